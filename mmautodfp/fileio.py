@@ -1,0 +1,148 @@
+"""Files that are written whole or not at all, and checkpoints that are read without running what is in them."""
+
+import json
+import os
+import pickle
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import AutoDFPError
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary name beside ``path``, renamed to it when the block ends well and removed when it does not.
+
+    Args:
+        path (str | os.PathLike): Where the content shall appear; its folder is made if need be.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f'.{path.stem}.', suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    scratch = Path(name)
+    try:
+        yield scratch
+        # mkstemp makes files private; give this one what open() would have given.
+        mask = os.umask(0)
+        os.umask(mask)
+        scratch.chmod(0o666 & ~mask)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def save_text(text: str, path: str | os.PathLike) -> None:
+    """Write ``text`` to ``path`` in one step."""
+    with atomic_path(path) as scratch:
+        scratch.write_text(text, encoding='utf-8')
+
+
+def save_json(content: Any, path: str | os.PathLike) -> None:
+    """Write ``content`` as indented JSON in one step. nan and inf are refused: JSON has no word for them."""
+    save_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + '\n', path)
+
+
+def load_json(path: str | os.PathLike, what: str) -> Any:
+    """Read JSON.
+
+    Args:
+        path (str | os.PathLike): The file.
+        what (str): What it is to the user, for the message, such as 'the plan'.
+
+    Raises:
+        AutoDFPError: The file is missing or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise AutoDFPError(f'{what} was to be read from {path}, but there is no such file') from None
+    except (OSError, ValueError) as error:
+        raise AutoDFPError(f'{what} was to be read from {path}, but that is not readable JSON ({error})') from None
+
+
+def save_tensors(content: dict, path: str | os.PathLike) -> None:
+    """``torch.save`` in one step. ``content`` must be plain enough for ``torch.load(weights_only=True)``."""
+    with atomic_path(path) as scratch:
+        torch.save(content, scratch)
+
+
+def load_tensors(path: str | os.PathLike, what: str = 'the checkpoint', trust: bool = False) -> dict:
+    """Read a ``.pth`` file onto the CPU.
+
+    Args:
+        path (str | os.PathLike): The file.
+        what (str): What it is to the user, for the message. Defaults to 'the checkpoint'.
+        trust (bool): Allow a file whose reading can run any code in it (pickle). Defaults to False.
+
+    Returns:
+        dict: Its content.
+
+    Raises:
+        AutoDFPError: The file is missing, damaged, or needs pickle and is not trusted.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AutoDFPError(f'{what} was to be read from {path}, but there is no such file')
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=not trust)
+    except pickle.UnpicklingError as error:
+        # torch raises this both for a file that is no checkpoint and for one that holds other objects than tensors.
+        foreign = re.search(r'Unsupported class ([\w.]+)', str(error))
+        if foreign:
+            raise AutoDFPError(
+                f'{what} {path} holds more than tensors (a {foreign[1]}), and reading that can run code hidden in it; '
+                'if you trust its origin, pass --trust-checkpoint'
+            ) from None
+        raise _damaged(path, what, error) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+        raise _damaged(path, what, error) from None
+    if not isinstance(content, dict):
+        raise AutoDFPError(f'{what} {path} holds a {type(content).__name__}, expected a dict of tensors')
+    return content
+
+
+def check_state_fits(state: dict, model: nn.Module, source: str | os.PathLike) -> None:
+    """Refuse weights that were made for another architecture, which mmengine would load in part with a warning.
+
+    Args:
+        state (dict): State dict, with or without the ``module.`` that DistributedDataParallel puts before names.
+        model (nn.Module): The model that is to receive it.
+        source (str | os.PathLike): Where the state came from, for the message.
+
+    Raises:
+        AutoDFPError: A parameter or buffer of the model is missing or has another shape.
+    """
+    state = {key.removeprefix('module.'): value for key, value in state.items()}
+    wanted = model.state_dict()
+    # Counters that old checkpoints lack and inference never reads.
+    missing = [key for key in wanted if key not in state and not key.endswith('num_batches_tracked')]
+    reshaped = [
+        f'{key} {list(state[key].shape)} instead of {list(wanted[key].shape)}'
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
+    if missing or reshaped:
+        groups = ((missing, 'are missing'), (reshaped, 'have other shapes'))
+        parts = [f'{len(keys)} {what} (such as {keys[0]})' for keys, what in groups if keys]
+        raise AutoDFPError(
+            f'checkpoint {source} does not fit the model of the config: of its {len(wanted)} tensors '
+            f'{" and ".join(parts)}; name the checkpoint that was trained with this config'
+        )
+
+
+def _damaged(path: Path, what: str, error: Exception) -> AutoDFPError:
+    return AutoDFPError(f'{what} {path} cannot be read, it is damaged or no checkpoint at all ({_first_line(error)})')
+
+
+def _first_line(error: Exception) -> str:
+    # torch puts a paragraph of advice before the cause.
+    text = str(error).rpartition('WeightsUnpickler error:')[2].strip() or type(error).__name__
+    return text.splitlines()[0].rstrip('.')[:160]

@@ -1,0 +1,50 @@
+"""Child registries of mmengine's under the scope ``mmautodfp``, and the project's own.
+
+In a config an object is named with its scope, ``type='mmautodfp.AutoDFPHook'``; that alone imports it.
+"""
+
+import inspect
+from typing import Any
+
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+from .errors import AutoDFPError
+
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmautodfp', locations=['mmautodfp.hooks'])
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmautodfp', locations=['mmautodfp.surgery'])
+# How a search chooses its actions: SAC, RandomSearch, UniformPlan.
+AGENTS = Registry('agent', scope='mmautodfp', locations=['mmautodfp.search'])
+# How a pruned channel's work is handed on: SimilarityReconstructor, NeuronMerging, PruneOnly.
+RECONSTRUCTORS = Registry('reconstructor', scope='mmautodfp', locations=['mmautodfp.surgery'])
+# What is limited: ParamBudget, FlopBudget.
+BUDGETS = Registry('budget', scope='mmautodfp', locations=['mmautodfp.surgery'])
+# What a pruned model is worth: CocoReward.
+REWARDS = Registry('reward', scope='mmautodfp', locations=['mmautodfp.rewards'])
+
+
+def build(registry: Registry, config: dict, **extra: Any) -> Any:
+    """Build an object from its config, with the user's mistakes told in a sentence.
+
+    Args:
+        registry (Registry): One of this module's.
+        config (dict): ``type`` and arguments.
+        **extra: Further arguments, which those of ``config`` override.
+
+    Raises:
+        AutoDFPError: The type is unknown, or an argument is.
+    """
+    arguments = dict(config)
+    name = arguments.pop('type', None)
+    cls = name if inspect.isclass(name) else registry.get(name) if isinstance(name, str) else None
+    if cls is None:
+        raise AutoDFPError(
+            f'{registry.name} type {name!r} is not known; known are {", ".join(sorted(registry.module_dict))}'
+        )
+    try:
+        inspect.signature(cls).bind(**(extra | arguments))
+    except TypeError as error:
+        known = ', '.join(inspect.signature(cls).parameters)
+        raise AutoDFPError(f'{registry.name} {name!r} was asked for, but {error}; its arguments are {known}') from None
+    return cls(**(extra | arguments))

@@ -1,0 +1,94 @@
+"""Shared by all tests: networks with lively norms, the digits data set, the demo detector."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from mmautodfp.datasets import make_digits
+from mmautodfp.surgery import PruningPlan, UnitPlan, find_units
+
+REPO = Path(__file__).parents[1]
+SHARED = REPO.parent / 'shared'
+sys.path.insert(0, str(REPO / 'tools'))
+
+
+def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every norm random statistics, as training would, and switch to eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            size = layer.weight.shape
+            layer.weight.data = torch.rand(size, generator=generator) + 0.5
+            layer.bias.data = torch.randn(size, generator=generator) * 0.3
+            layer.running_mean = torch.randn(size, generator=generator) * 0.3
+            layer.running_var = torch.rand(size, generator=generator) + 0.5
+    model.eval()
+    return model
+
+
+def random_plan(module: nn.Module, seed: int = 0) -> PruningPlan:
+    """A plan of random widths, random channels and random lambdas for every unit."""
+    generator = torch.Generator().manual_seed(seed)
+    units = {}
+    for unit in find_units(module):
+        width = int(torch.randint(1, unit.num_channels + 1, (), generator=generator))
+        keep = torch.randperm(unit.num_channels, generator=generator)[:width].sort().values
+        units[unit.name] = UnitPlan(tuple(keep.tolist()), unit.num_channels, torch.rand((), generator=generator).item())
+    return PruningPlan(units)
+
+
+def build_resnet(depth: int = 50, seed: int = 0, **settings) -> nn.Module:
+    """mmdet's ResNet at a quarter of its width unless told otherwise, with random weights."""
+    import mmdet.models  # noqa: F401, registers the model
+
+    torch.manual_seed(seed)
+    config = dict(type='mmdet.ResNet', depth=depth, base_channels=16, norm_cfg=dict(type='BN')) | settings
+    return enliven(MODELS.build(config), seed)
+
+
+@pytest.fixture(autouse=True)
+def _mmdet_scope():
+    """Transforms are found in the scope of the last Runner; tests must not depend on their order."""
+    init_default_scope('mmdet')
+
+
+@pytest.fixture(scope='session')
+def digits_root() -> Path:
+    """The digits data set where the demo configs look for it; made once, kept between runs."""
+    return make_digits(REPO / 'data' / 'digits')
+
+
+@pytest.fixture
+def demo_config(digits_root, monkeypatch, tmp_path) -> Config:
+    """The demo's config, made small: few images, few episodes, a work dir of its own."""
+    monkeypatch.chdir(REPO)
+    cfg = Config.fromfile('configs/demo/faster_rcnn_digits_autodfp.py')
+    cfg.work_dir = str(tmp_path / 'run')
+    cfg.merge_from_dict(small_demo())
+    return cfg
+
+
+def small_demo() -> dict:
+    """Overrides that let the demo's whole path run in seconds."""
+    return {
+        'autodfp.num_episodes': 4,
+        'autodfp.reward.num_images': 8,
+        'autodfp.reward.batch_size': 8,
+        'autodfp.agent.warmup_episodes': 2,
+        'autodfp.budget.preserve_ratio': 0.9,
+        'test_dataloader.dataset.indices': 24,
+        'train_dataloader.dataset.indices': 32,
+        'val_dataloader.dataset.indices': 40,
+        'train_dataloader.num_workers': 0,
+        'train_dataloader.persistent_workers': False,
+        'val_dataloader.num_workers': 0,
+        'val_dataloader.persistent_workers': False,
+        'test_dataloader.num_workers': 0,
+        'test_dataloader.persistent_workers': False,
+    }
