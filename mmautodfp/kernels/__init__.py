@@ -1,0 +1,35 @@
+"""Tensors in, tensors out: how alike the channels of a layer are, which are kept, and which stand in for the others.
+
+Everything here takes the producer's weight (a convolution [N, C, kH, kW] or a linear layer [N, C]) and the statistics
+of its BatchNorm, on any device and in any float dtype, and knows no module. No result carries a gradient. Half
+precision is computed in, and returned as, float32.
+"""
+
+from .reconstruction import delivery_matrix, merge_input_channels, neuron_merging_delivery
+from .selection import keep_indices, rank_channels
+from .similarity import (
+    BatchNormStats,
+    ChannelClusters,
+    ChannelSimilarity,
+    alive_channels,
+    bias_matrix,
+    cluster_channels,
+    cosine_distance,
+    reconstruction_scale,
+)
+
+__all__ = [
+    'BatchNormStats',
+    'ChannelClusters',
+    'ChannelSimilarity',
+    'alive_channels',
+    'bias_matrix',
+    'cluster_channels',
+    'cosine_distance',
+    'delivery_matrix',
+    'keep_indices',
+    'merge_input_channels',
+    'neuron_merging_delivery',
+    'rank_channels',
+    'reconstruction_scale',
+]

@@ -1,0 +1,115 @@
+"""Moving the work of pruned channels to kept ones, inside the weights of the next layer."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .selection import assign_partners, flat_channels, widen
+from .similarity import BatchNormStats, ChannelSimilarity, alive_channels, cosine_distance
+
+
+def delivery_matrix(
+    weight: Tensor,
+    bn: BatchNormStats,
+    keep: Tensor | Sequence[int],
+    lam: float,
+    normalization: str = 'minmax',
+    min_cosine: float | None = None,
+) -> Tensor:
+    """How every channel is expressed by the kept ones (Eqs. 12 and 16).
+
+    The row of a kept channel is one-hot. The row of a pruned channel p holds s_pr at the kept channel r with the least
+    ``lam * cosine_distance(p, r) + (1 - lam) * |b_pr|``, |b_pr| being normalised over p's candidates. A dead kept
+    channel is no candidate. A row is zero where p is dead (its constant output can move into a bias: see
+    :attr:`BatchNormStats.shift`) or where no candidate is left.
+
+    Args:
+        weight (Tensor): [N, C, kH, kW] or [N, C], the producer's.
+        bn (BatchNormStats): [N] each, the norm behind it.
+        keep (Tensor | Sequence[int]): [K], distinct kept channels; column k belongs to ``keep[k]``.
+        lam (float): Weight of the direction against the left-over constant, 0 to 1.
+        normalization (str): 'max' divides |b| by its largest, 'minmax' subtracts its least first. Defaults to 'minmax'.
+        min_cosine (float | None): Leave p's row zero if the chosen r's cosine similarity is below it. Defaults to None.
+
+    Returns:
+        Tensor: [N, K].
+
+    Raises:
+        ValueError: ``keep`` is empty, names a channel twice or one that does not exist; ``lam`` is outside 0 to 1;
+            ``normalization`` is unknown; ``bn`` belongs to another number of channels.
+    """
+    return ChannelSimilarity.from_weight(weight, bn).delivery(keep, lam, normalization, min_cosine)
+
+
+@torch.no_grad()
+def neuron_merging_delivery(
+    weight: Tensor,
+    bn: BatchNormStats,
+    keep: Tensor | Sequence[int],
+    lam: float = 0.85,
+    min_cosine: float | None = 0.1,
+) -> Tensor:
+    """The delivery matrix of Neuron Merging, in the form that its authors released.
+
+    It differs from :func:`delivery_matrix` in three ways. The scale is
+    ``s_pr = |W_p| / |W_r| * (gamma_r / gamma_p) * (v_p / v_r)`` with v the running variance. The left-over constant is
+    taken at that scale's ratio, ``|gamma_r / v_r * (n (mu_p - v_p beta_p / gamma_p) - mu_r) + beta_r| / s_pr`` with
+    ``n = |W_p| / |W_r|``, and min-max normalised; where s_pr is negative it counts as a gain. No channel is merged if
+    its partner's cosine similarity is below ``min_cosine``.
+
+    For layers without BatchNorm the authors compare rows with the bias appended, by direction alone:
+    ``neuron_merging_delivery(torch.cat([weight, bias[:, None]], 1), BatchNormStats.identity(N), keep, lam=1)``.
+
+    Where the released code divides by zero (a dead channel, a variance of zero, candidates that do not differ) this one
+    follows :func:`delivery_matrix`: no partner, a zero row, a constant of zero.
+
+    Args:
+        weight (Tensor): [N, C, kH, kW] or [N, C], the producer's.
+        bn (BatchNormStats): [N] each, the norm behind it.
+        keep (Tensor | Sequence[int]): [K], distinct kept channels; column k belongs to ``keep[k]``.
+        lam (float): Weight of the direction against the left-over constant, 0 to 1. Defaults to 0.85.
+        min_cosine (float | None): Least cosine similarity of a merge. Defaults to 0.1.
+
+    Returns:
+        Tensor: [N, K].
+
+    Raises:
+        ValueError: As :func:`delivery_matrix`.
+    """
+    alive = alive_channels(weight, bn) & (bn.var > 1e-12)
+    norm = torch.where(alive, flat_channels(weight).norm(dim=1), 1)
+    slope = torch.where(alive, widen(bn.weight) / widen(bn.var), 1)
+    mean, bias = widen(bn.mean), widen(bn.bias)
+    # Rows are pruned channels, columns kept ones, as everywhere.
+    ratio = norm[:, None] / norm
+    scale = ratio * slope / slope[:, None]
+    constant = (slope * (ratio * (mean - bias / slope)[:, None] - mean) + bias).abs() / scale
+    return assign_partners(cosine_distance(weight), scale, constant, alive, keep, lam, 'minmax', min_cosine)
+
+
+@torch.no_grad()
+def merge_input_channels(next_weight: Tensor, delivery: Tensor) -> Tensor:
+    """Rewrite a consumer's weight so that it reads the kept channels only.
+
+    Args:
+        next_weight (Tensor): [M, N, ...] of a convolution, or [M, N * cols] of a linear layer behind a flattened map,
+            where each channel owns ``cols`` consecutive columns.
+        delivery (Tensor): [N, K].
+
+    Returns:
+        Tensor: [M, K, ...] or [M, K * cols], in the dtype and on the device of ``next_weight``.
+
+    Raises:
+        ValueError: The inputs of ``next_weight`` are not those N channels.
+    """
+    num_channels, num_kept = delivery.shape
+    found = next_weight.shape[1] if next_weight.ndim > 1 else 0
+    fits = found % num_channels == 0 if next_weight.ndim == 2 else found == num_channels
+    if not fits or not found:
+        shape = tuple(next_weight.shape)
+        raise ValueError(f'the next layer should read {num_channels} channels, but its weight has shape {shape}')
+    wide = widen(next_weight)
+    columns = wide.reshape(len(wide), num_channels, -1)
+    merged = torch.einsum('mnx,nk->mkx', columns, delivery.to(columns))
+    return merged.reshape(len(wide), found // num_channels * num_kept, *wide.shape[2:]).to(next_weight.dtype)

@@ -1,0 +1,270 @@
+"""How alike the channels of one layer are, from its weight and BatchNorm alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from sklearn.cluster import DBSCAN
+from sklearn.metrics import silhouette_score
+from torch import Tensor
+
+from .selection import assign_partners, first_ranked, flat_channels, rank_channels, widen
+
+# A channel is dead below this share of its layer's largest |gamma| or |W|. In networks that were trained with weight
+# decay the two shrink together and without end, so the exact value matters little.
+DEAD_RELATIVE = 1e-4
+DEAD_ABSOLUTE = 1e-8
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNormStats:
+    """The BatchNorm behind a producer, which maps the channel's output z to ``slope * z + shift``.
+
+    A producer's own bias is a shift of z: subtract it from ``mean``.
+
+    Attributes:
+        weight (Tensor): [N], gamma.
+        bias (Tensor): [N], beta.
+        mean (Tensor): [N], mu, the running mean.
+        var (Tensor): [N], the running variance.
+        eps (float): What the norm adds to the variance. Defaults to 1e-5.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    var: Tensor
+    eps: float = 1e-5
+
+    @classmethod
+    def identity(
+        cls,
+        num_channels: int,
+        bias: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> 'BatchNormStats':
+        """The stand-in for a producer without BatchNorm: gamma = sigma = 1, mu = 0, beta = its bias.
+
+        Args:
+            num_channels (int): N.
+            bias (Tensor | None): [N], the producer's bias. Defaults to None, which is zero.
+            dtype (torch.dtype | None): Defaults to the bias's, else to torch's default.
+            device (torch.device | str | None): Defaults to the bias's, else to torch's default.
+
+        Raises:
+            ValueError: ``bias`` does not have N entries.
+        """
+        if bias is None:
+            bias = torch.zeros(num_channels, dtype=dtype, device=device)
+        if bias.shape != (num_channels,):
+            raise ValueError(f'a bias for {num_channels} channels was expected, but it has shape {tuple(bias.shape)}')
+        bias = bias.detach().to(dtype=dtype or bias.dtype, device=device or bias.device)
+        return cls(torch.ones_like(bias), bias, torch.zeros_like(bias), torch.ones_like(bias), eps=0.0)
+
+    @property
+    def sigma(self) -> Tensor:
+        """[N], sqrt(var + eps)."""
+        return (widen(self.var) + self.eps).sqrt()
+
+    @property
+    def slope(self) -> Tensor:
+        """[N], gamma / sigma; 0 where sigma is."""
+        return torch.where(self.sigma > 0, widen(self.weight) / self.sigma, 0)
+
+    @property
+    def shift(self) -> Tensor:
+        """[N], beta - gamma * mu / sigma: what a dead channel, whose z is 0, hands to the activation, always."""
+        return widen(self.bias) - self.slope * widen(self.mean)
+
+
+@torch.no_grad()
+def cosine_distance(weight: Tensor) -> Tensor:
+    """One minus the cosine similarity of every two channels.
+
+    Args:
+        weight (Tensor): [N, C, kH, kW] or [N, C].
+
+    Returns:
+        Tensor: [N, N], 0 to 2, zero on the diagonal; an all-zero channel is at 1 from all others.
+    """
+    rows = flat_channels(weight)
+    norm = rows.norm(dim=1, keepdim=True)
+    rows = rows / torch.where(norm > 0, norm, 1)
+    return (1 - rows @ rows.T).clamp_(0, 2).fill_diagonal_(0)
+
+
+@torch.no_grad()
+def alive_channels(weight: Tensor, bn: BatchNormStats) -> Tensor:
+    """Which channels depend on their input at all.
+
+    A channel is dead if its |gamma| or its |W| is at most 1e-4 of the layer's largest, or at most 1e-8, or if
+    its sigma is 0. Before the activation it puts out the constant :attr:`BatchNormStats.shift`.
+
+    Args:
+        weight (Tensor): [N, C, kH, kW] or [N, C].
+        bn (BatchNormStats): [N] each.
+
+    Returns:
+        Tensor: [N] of bool.
+
+    Raises:
+        ValueError: ``bn`` belongs to another number of channels.
+    """
+    norm, gamma = flat_channels(weight).norm(dim=1), widen(bn.weight).abs()
+    for name in ('weight', 'bias', 'mean', 'var'):
+        if getattr(bn, name).shape != norm.shape:
+            found = tuple(getattr(bn, name).shape)
+            raise ValueError(f'a BatchNorm for {len(norm)} channels was expected, but its {name} has shape {found}')
+    return _stands_out(norm) & _stands_out(gamma) & (bn.sigma > 0)
+
+
+def _stands_out(size: Tensor) -> Tensor:
+    return size > (DEAD_RELATIVE * size.max()).clamp_min(DEAD_ABSOLUTE)
+
+
+@torch.no_grad()
+def reconstruction_scale(weight: Tensor, bn: BatchNormStats) -> Tensor:
+    """What a kept channel's output is multiplied with to stand in for a pruned one (Eq. 12).
+
+    ``s_pr = |W_p| / |W_r| * (sigma_r / gamma_r) * (gamma_p / sigma_p)``, so it is negative where the gammas' signs
+    differ. It is 0 where p or r is dead (see :func:`alive_channels`), and always finite.
+
+    Args:
+        weight (Tensor): [N, C, kH, kW] or [N, C].
+        bn (BatchNormStats): [N] each.
+
+    Returns:
+        Tensor: [N, N], [p, r] is s_pr.
+
+    Raises:
+        ValueError: ``bn`` belongs to another number of channels.
+    """
+    alive = alive_channels(weight, bn)
+    gain = torch.where(alive, flat_channels(weight).norm(dim=1) * bn.slope, 0)
+    return (gain[:, None] / gain).nan_to_num_(nan=0, posinf=0, neginf=0)  # what was divided by a dead channel's 0
+
+
+def bias_matrix(weight: Tensor, bn: BatchNormStats) -> Tensor:
+    """The constant that is left over where one channel stands in for another (Eq. 18).
+
+    ``b_ij = s_ij * (gamma_j mu_j / sigma_j - beta_j) - gamma_i mu_i / sigma_i + beta_i``, signed.
+
+    Args:
+        weight (Tensor): [N, C, kH, kW] or [N, C].
+        bn (BatchNormStats): [N] each.
+
+    Returns:
+        Tensor: [N, N], [i, j] is b_ij, where j stands in for i.
+
+    Raises:
+        ValueError: ``bn`` belongs to another number of channels.
+    """
+    return _left_over(reconstruction_scale(weight, bn), bn)
+
+
+@torch.no_grad()
+def _left_over(scale: Tensor, bn: BatchNormStats) -> Tensor:
+    return bn.shift[:, None] - scale * bn.shift  # Eq. 18: its two brackets are the two channels' shifts
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelClusters:
+    """Groups of channels that point the same way.
+
+    Attributes:
+        labels (Tensor): [N], cluster of each channel from 0 on, -1 for noise.
+        num_clusters (int): Clusters found, noise not counted.
+        noise_ratio (float): Share of the channels that belong to no cluster, 0 to 1.
+        silhouette (float): Mean silhouette of the clustered channels, -1 to 1; 0 if it is not defined.
+    """
+
+    labels: Tensor
+    num_clusters: int
+    noise_ratio: float
+    silhouette: float
+
+
+def cluster_channels(weight: Tensor, eps: float = 0.5, min_samples: int = 5) -> ChannelClusters:
+    """Group the channels with DBSCAN on their cosine distances.
+
+    Noise is left out of the silhouette: it is no cluster, and ``noise_ratio`` already tells of it. The silhouette is 0
+    where scikit-learn defines none, with fewer than two clusters or with every channel a cluster of its own.
+
+    Args:
+        weight (Tensor): [N, C, kH, kW] or [N, C].
+        eps (float): Largest cosine distance between neighbours. Defaults to 0.5.
+        min_samples (int): Neighbours, itself included, that make a channel the core of a cluster. Defaults to 5.
+
+    Returns:
+        ChannelClusters: The labels on the weight's device, and three summaries.
+    """
+    distance = cosine_distance(weight).double().cpu().numpy()
+    labels = DBSCAN(eps=eps, min_samples=min_samples, metric='precomputed').fit(distance).labels_
+    inside = labels >= 0
+    num_clusters, silhouette = int(labels.max()) + 1, 0.0
+    if 2 <= num_clusters < inside.sum():
+        silhouette = float(silhouette_score(distance[inside][:, inside], labels[inside], metric='precomputed'))
+    labels = torch.from_numpy(labels).to(weight.device)
+    return ChannelClusters(labels, num_clusters, 1 - float(inside.mean()), silhouette)
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelSimilarity:
+    """Everything about one layer that an episode of the search needs, taken once from its original weights.
+
+    Attributes:
+        distance (Tensor): [N, N], :func:`cosine_distance`.
+        scale (Tensor): [N, N], :func:`reconstruction_scale`.
+        bias (Tensor): [N, N], :func:`bias_matrix`.
+        alive (Tensor): [N] of bool, :func:`alive_channels`.
+        constant (Tensor): [N], what a dead channel puts out before the activation, :attr:`BatchNormStats.shift`.
+        ranking (Tensor): [N], :func:`rank_channels`.
+    """
+
+    distance: Tensor
+    scale: Tensor
+    bias: Tensor
+    alive: Tensor
+    constant: Tensor
+    ranking: Tensor
+
+    @classmethod
+    def from_weight(cls, weight: Tensor, bn: BatchNormStats) -> 'ChannelSimilarity':
+        """Compare the channels of ``weight`` ([N, C, kH, kW] or [N, C]) under ``bn`` ([N] each)."""
+        scale = reconstruction_scale(weight, bn)
+        return cls(
+            distance=cosine_distance(weight),
+            scale=scale,
+            bias=_left_over(scale, bn),
+            alive=alive_channels(weight, bn),
+            constant=bn.shift.detach(),
+            ranking=rank_channels(weight),
+        )
+
+    @property
+    def num_channels(self) -> int:
+        """N."""
+        return len(self.distance)
+
+    @cached_property
+    def magnitude(self) -> Tensor:
+        """[N, N], |b_ij|."""
+        return self.bias.abs()
+
+    def keep_indices(self, num_keep: int) -> Tensor:
+        """[K], ascending: the ``num_keep`` channels with the largest l2 norms; ValueError if it is not 1 to N."""
+        return first_ranked(self.ranking, num_keep)
+
+    def delivery(
+        self,
+        keep: Tensor | Sequence[int],
+        lam: float,
+        normalization: str = 'minmax',
+        min_cosine: float | None = None,
+    ) -> Tensor:
+        """The delivery matrix of :func:`mmautodfp.kernels.delivery_matrix`, with the same arguments and errors."""
+        return assign_partners(
+            self.distance, self.scale, self.magnitude, self.alive, keep, lam, normalization, min_cosine
+        )

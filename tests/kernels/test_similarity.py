@@ -1,0 +1,348 @@
+"""How alike channels are: every matrix against loops written from its equation."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmautodfp.kernels import (
+    BatchNormStats,
+    ChannelSimilarity,
+    alive_channels,
+    bias_matrix,
+    cluster_channels,
+    cosine_distance,
+    delivery_matrix,
+    keep_indices,
+    rank_channels,
+    reconstruction_scale,
+)
+
+SHAPES = [(1, 4, 3, 3), (6, 3, 3, 3), (17, 5, 1, 1), (9, 12)]
+
+
+def random_layer(shape, dtype=torch.float64, seed=0):
+    """A weight and a BatchNorm with gammas of either sign."""
+    generator = torch.Generator().manual_seed(seed)
+    rand = lambda *size: torch.rand(*size, generator=generator, dtype=torch.float64)
+    randn = lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)
+    n = shape[0]
+    gamma = (0.2 + rand(n)) * torch.where(rand(n) < 0.2, -1.0, 1.0)
+    weight = randn(*shape) * (0.5 + rand(n)).view(n, *[1] * (len(shape) - 1))
+    tensors = [tensor.to(dtype) for tensor in (gamma, randn(n), randn(n), 0.1 + rand(n))]
+    return weight.to(dtype), BatchNormStats(*tensors, eps=1e-3)
+
+
+def pairwise_loop(weight, function):
+    """function(i, j) for every pair of channels, as [N, N]."""
+    n = len(weight)
+    return torch.tensor([[function(i, j) for j in range(n)] for i in range(n)], dtype=torch.float64)
+
+
+def length(row):
+    return math.sqrt(sum(value**2 for value in row.flatten().tolist()))
+
+
+def loop_scale(weight, bn, p, r):
+    """Eq. 12, word by word."""
+    sigma = [math.sqrt(v + bn.eps) for v in bn.var.tolist()]
+    return length(weight[p]) / length(weight[r]) * float(sigma[r] / bn.weight[r]) * float(bn.weight[p] / sigma[p])
+
+
+def loop_bias(weight, bn, i, j):
+    """Eq. 18, word by word."""
+    sigma = [math.sqrt(v + bn.eps) for v in bn.var.tolist()]
+    other = float(bn.weight[j] * bn.mean[j] / sigma[j] - bn.bias[j])
+    return loop_scale(weight, bn, i, j) * other - float(bn.weight[i] * bn.mean[i] / sigma[i]) + float(bn.bias[i])
+
+
+def kill(weight, bn, zero_weight=(), zero_gamma=()):
+    weight[list(zero_weight)] = 0
+    bn.weight[list(zero_gamma)] = 0
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_cosine_distance_equals_a_loop(shape):
+    weight, _ = random_layer(shape)
+
+    def one(i, j):
+        return 1 - float((weight[i] * weight[j]).sum()) / length(weight[i]) / length(weight[j])
+
+    torch.testing.assert_close(cosine_distance(weight), pairwise_loop(weight, one), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_cosine_distance_is_never_negative_and_exactly_zero_on_the_diagonal(dtype):
+    weight, _ = random_layer((64, 3, 3, 3), dtype)
+    weight[32:] = weight[:32] * torch.linspace(0.1, 9, 32, dtype=dtype).view(-1, 1, 1, 1)
+    distance = cosine_distance(weight)
+    assert distance.dtype == dtype
+    assert distance.min() >= 0
+    assert (distance.diagonal() == 0).all()
+    assert distance[:32, 32:].diagonal().max() < 1e-6
+
+
+def test_opposite_channels_are_two_apart():
+    weight = torch.tensor([[1.0, 2.0], [-3.0, -6.0]])
+    torch.testing.assert_close(cosine_distance(weight), torch.tensor([[0.0, 2.0], [2.0, 0.0]]))
+
+
+def test_an_all_zero_channel_is_one_away_from_all_others():
+    weight, _ = random_layer((5, 3, 3, 3))
+    weight[[1, 4]] = 0
+    expected = torch.ones(5, dtype=torch.float64)
+    distance = cosine_distance(weight)
+    for zero in (1, 4):
+        expected_row = expected.index_fill(0, torch.tensor([zero]), 0)
+        assert torch.equal(distance[zero], expected_row)
+        assert torch.equal(distance[:, zero], expected_row)
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize(('kernel', 'loop'), [(reconstruction_scale, loop_scale), (bias_matrix, loop_bias)])
+def test_scale_and_bias_equal_a_loop(kernel, loop, shape):
+    weight, bn = random_layer(shape)
+    expected = pairwise_loop(weight, lambda i, j: loop(weight, bn, i, j))
+    torch.testing.assert_close(kernel(weight, bn), expected, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize('kernel', [reconstruction_scale, bias_matrix])
+def test_single_precision_agrees_with_double(kernel):
+    weight, bn = random_layer((12, 4, 3, 3))
+    single = kernel(weight.float(), BatchNormStats(*(t.float() for t in (bn.weight, bn.bias, bn.mean, bn.var)), bn.eps))
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), kernel(weight, bn), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_single(dtype):
+    weight, bn = random_layer((8, 64, 3, 3), dtype)
+    weight = weight * 30  # squares and their sums leave the range of float16
+    wide = BatchNormStats(*(t.float() for t in (bn.weight, bn.bias, bn.mean, bn.var)), bn.eps)
+    assert torch.equal(cosine_distance(weight), cosine_distance(weight.float()))
+    assert torch.equal(bias_matrix(weight, bn), bias_matrix(weight.float(), wide))
+    assert bias_matrix(weight, bn).dtype == torch.float32
+
+
+def test_bias_is_what_a_parallel_channel_leaves_over_on_every_input():
+    weight, bn = random_layer((6, 8), seed=1)
+    weight[1] = 0.4 * weight[0]
+    z = torch.randn(50, 8, dtype=torch.float64) @ weight.T
+    normed = F.batch_norm(z, bn.mean, bn.var, bn.weight, bn.bias, eps=bn.eps)
+    left_over = normed[:, 1] - reconstruction_scale(weight, bn)[1, 0] * normed[:, 0]
+    torch.testing.assert_close(left_over, bias_matrix(weight, bn)[1, 0].expand(50))
+
+
+def test_scale_is_reciprocal_and_the_diagonals_are_one_and_zero():
+    weight, bn = random_layer((10, 3, 3, 3))
+    scale = reconstruction_scale(weight, bn)
+    torch.testing.assert_close(scale * scale.T, torch.ones_like(scale))
+    assert (scale.diagonal() == 1).all()
+    torch.testing.assert_close(bias_matrix(weight, bn).diagonal(), torch.zeros(10, dtype=torch.float64))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_dead_channels_have_no_scale_and_leave_their_constant_over(dtype):
+    weight, bn = random_layer((6, 3, 3, 3), dtype)
+    kill(weight, bn, zero_weight=[1], zero_gamma=[4])
+    scale, bias, dead = reconstruction_scale(weight, bn), bias_matrix(weight, bn), [1, 4]
+    assert alive_channels(weight, bn).tolist() == [True, False, True, True, False, True]
+    assert (scale[dead] == 0).all()
+    assert (scale[:, dead] == 0).all()
+    assert torch.equal(bias[dead], bn.shift[dead][:, None].expand(2, 6))
+    assert torch.equal(bias[:, dead], bn.shift[:, None].expand(6, 2))
+    alive = [0, 2, 3, 5]
+    assert (scale[alive][:, alive] != 0).all()
+
+
+@pytest.mark.parametrize('factor', [1e-5, 1e-30, 0.0])
+@pytest.mark.parametrize('field', ['weight', 'gamma'])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_a_channel_far_smaller_than_the_others_is_dead(dtype, field, factor):
+    weight, bn = random_layer((8, 4), dtype)
+    (weight if field == 'weight' else bn.weight)[3] *= factor
+    assert alive_channels(weight, bn).logical_not().nonzero().flatten().tolist() == [3]
+    assert reconstruction_scale(weight, bn).isfinite().all()
+    assert bias_matrix(weight, bn).isfinite().all()
+
+
+def test_a_layer_of_small_channels_is_not_dead():
+    weight, bn = random_layer((8, 4))
+    assert alive_channels(weight * 1e-5, bn).all()
+    assert not alive_channels(weight * 1e-12, bn).any()
+
+
+def test_a_norm_without_any_deviation_gives_finite_matrices():
+    weight, bn = random_layer((4, 5))
+    bn = BatchNormStats(bn.weight, bn.bias, bn.mean, torch.tensor([0.0, 1, 1, 0], dtype=torch.float64), eps=0.0)
+    assert alive_channels(weight, bn).tolist() == [False, True, True, False]
+    assert reconstruction_scale(weight, bn).isfinite().all()
+    assert bias_matrix(weight, bn).isfinite().all()
+
+
+def test_slope_and_shift_are_the_norm():
+    _, bn = random_layer((7, 4))
+    z = torch.randn(20, 7, dtype=torch.float64)
+    expected = F.batch_norm(z, bn.mean, bn.var, bn.weight, bn.bias, eps=bn.eps)
+    torch.testing.assert_close(bn.slope * z + bn.shift, expected)
+    torch.testing.assert_close(bn.sigma**2, bn.var + bn.eps)
+
+
+def test_a_channel_with_a_zero_kernel_puts_out_its_shift():
+    weight, bn = random_layer((5, 3, 3, 3))
+    kill(weight, bn, zero_weight=[2])
+    z = F.conv2d(torch.randn(2, 3, 6, 6, dtype=torch.float64), weight)
+    output = F.batch_norm(z, bn.mean, bn.var, bn.weight, bn.bias, eps=bn.eps)
+    torch.testing.assert_close(output[:, 2], bn.shift[2].expand(2, 4, 4))
+
+
+def test_identity_stats_leave_norms_and_biases_only():
+    weight, _ = random_layer((6, 4))
+    bias = torch.randn(6, dtype=torch.float64)
+    bn = BatchNormStats.identity(6, bias)
+    norm = weight.norm(dim=1)
+    assert torch.equal(bn.sigma, torch.ones(6, dtype=torch.float64))
+    torch.testing.assert_close(reconstruction_scale(weight, bn), norm[:, None] / norm)
+    torch.testing.assert_close(bias_matrix(weight, bn), bias[:, None] - norm[:, None] / norm * bias)
+
+
+def test_identity_stats_take_dtype_and_device_from_the_bias_or_the_caller():
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    assert BatchNormStats.identity(3, bias).var.dtype == torch.float64
+    assert not BatchNormStats.identity(3, bias).bias.requires_grad
+    assert BatchNormStats.identity(3, bias, dtype=torch.float32).bias.dtype == torch.float32
+    empty = BatchNormStats.identity(3, dtype=torch.float64, device='cpu')
+    assert torch.equal(empty.bias, torch.zeros(3, dtype=torch.float64))
+    assert (empty.weight.device.type, empty.weight.dtype) == ('cpu', torch.float64)
+
+
+def test_identity_stats_refuse_a_bias_of_another_length():
+    with pytest.raises(ValueError, match=r'4 channels was expected.*\(3,\)'):
+        BatchNormStats.identity(4, torch.zeros(3))
+
+
+@pytest.mark.parametrize('kernel', [alive_channels, reconstruction_scale, bias_matrix, ChannelSimilarity.from_weight])
+def test_a_norm_of_another_layer_is_refused(kernel):
+    weight, bn = random_layer((6, 4))
+    with pytest.raises(ValueError, match=r'5 channels was expected, but its weight has shape \(6,\)'):
+        kernel(weight[:5], bn)
+
+
+@pytest.mark.parametrize('shape', [(4,), (0, 3, 3, 3), (3, 0)])
+def test_what_is_no_weight_is_refused(shape):
+    with pytest.raises(ValueError, match='not empty'):
+        cosine_distance(torch.zeros(shape))
+
+
+def test_no_result_carries_a_gradient():
+    weight, bn = random_layer((6, 4))
+    weight.requires_grad_()
+    bn.weight.requires_grad_()
+    bn.bias.requires_grad_()
+    similarity = ChannelSimilarity.from_weight(weight, bn)
+    for name in ('distance', 'scale', 'bias', 'alive', 'constant', 'ranking'):
+        assert not getattr(similarity, name).requires_grad, name
+    assert not similarity.delivery([0, 1], 0.5).requires_grad
+
+
+@pytest.mark.parametrize('kernel', [cosine_distance, reconstruction_scale, bias_matrix])
+def test_matrices_follow_a_permutation_of_the_channels(kernel):
+    weight, bn = random_layer((9, 3, 3, 3))
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(3))
+    moved = BatchNormStats(*(t[order] for t in (bn.weight, bn.bias, bn.mean, bn.var)), bn.eps)
+    norms = [(), ()] if kernel is cosine_distance else [(bn,), (moved,)]
+    expected = kernel(weight, *norms[0])[order][:, order]
+    torch.testing.assert_close(kernel(weight[order], *norms[1]), expected)
+
+
+def bundles(*sizes, spread=0.05, seed=0):
+    """Channels scattered narrowly around one axis a bundle, in 16 dimensions."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.eye(16, dtype=torch.float64)[: len(sizes)].repeat_interleave(torch.tensor(sizes), 0)
+    return centres + spread * torch.randn(*centres.shape, generator=generator, dtype=torch.float64)
+
+
+def loop_silhouette(distance, labels):
+    """Mean of (b - a) / max(a, b), from the definition; noise (-1) left out."""
+    members = {label: [i for i, other in enumerate(labels) if other == label] for label in set(labels) - {-1}}
+    scores = []
+    for label, own in members.items():
+        for i in own:
+            if len(own) == 1:
+                scores.append(0.0)
+                continue
+            a = sum(float(distance[i, j]) for j in own if j != i) / (len(own) - 1)
+            others = [rows for other, rows in members.items() if other != label]
+            b = min(sum(float(distance[i, j]) for j in rows) / len(rows) for rows in others)
+            scores.append((b - a) / max(a, b))
+    return sum(scores) / len(scores)
+
+
+def test_bundles_become_clusters_and_the_rest_noise():
+    weight = torch.cat([bundles(7, 6, 5), -torch.eye(16, dtype=torch.float64)[12:14]])
+    clusters = cluster_channels(weight, eps=0.3)
+    assert clusters.labels.tolist() == [0] * 7 + [1] * 6 + [2] * 5 + [-1] * 2
+    assert clusters.num_clusters == 3
+    assert clusters.noise_ratio == pytest.approx(2 / 20)
+    expected = loop_silhouette(cosine_distance(weight), clusters.labels.tolist())
+    assert clusters.silhouette == pytest.approx(expected, abs=1e-9)
+    assert 0.8 < clusters.silhouette < 1
+
+
+def test_clusters_do_not_depend_on_the_lengths_of_channels():
+    weight = bundles(6, 6)
+    lengths = torch.linspace(0.01, 50, 12, dtype=torch.float64)[:, None]
+    one, other = cluster_channels(weight), cluster_channels(weight * lengths)
+    assert torch.equal(one.labels, other.labels)
+    assert one.silhouette == pytest.approx(other.silhouette)
+
+
+def test_min_samples_and_eps_decide_what_is_noise():
+    weight = bundles(6, 4)
+    assert cluster_channels(weight).num_clusters == 1
+    assert cluster_channels(weight).noise_ratio == pytest.approx(0.4)
+    assert cluster_channels(weight, min_samples=4).num_clusters == 2
+    assert cluster_channels(weight, eps=1e-6).noise_ratio == 1
+    assert cluster_channels(weight, eps=2.0).num_clusters == 1
+
+
+@pytest.mark.parametrize(
+    ('weight', 'settings', 'num_clusters', 'noise_ratio'),
+    [
+        pytest.param(bundles(8), {}, 1, 0, id='one cluster'),
+        pytest.param(torch.eye(6), {}, 0, 1, id='nothing but noise'),
+        pytest.param(torch.eye(6), dict(min_samples=1), 6, 0, id='every channel a cluster'),
+        pytest.param(torch.ones(1, 3, 3, 3), {}, 0, 1, id='one channel'),
+        pytest.param(torch.zeros(6, 4), {}, 0, 1, id='all zero'),
+    ],
+)
+def test_silhouette_is_zero_where_it_is_not_defined(weight, settings, num_clusters, noise_ratio):
+    clusters = cluster_channels(weight, **settings)
+    assert (clusters.num_clusters, clusters.noise_ratio, clusters.silhouette) == (num_clusters, noise_ratio, 0)
+
+
+def test_similarity_of_a_layer_holds_the_kernels_results():
+    weight, bn = random_layer((10, 3, 3, 3))
+    kill(weight, bn, zero_gamma=[7])
+    similarity = ChannelSimilarity.from_weight(weight, bn)
+    assert similarity.num_channels == 10
+    assert torch.equal(similarity.distance, cosine_distance(weight))
+    assert torch.equal(similarity.scale, reconstruction_scale(weight, bn))
+    assert torch.equal(similarity.bias, bias_matrix(weight, bn))
+    assert torch.equal(similarity.alive, alive_channels(weight, bn))
+    assert torch.equal(similarity.ranking, rank_channels(weight))
+    assert similarity.constant[7] == bn.bias[7]
+
+
+def test_similarity_of_a_layer_answers_for_every_episode():
+    weight, bn = random_layer((10, 3, 3, 3))
+    similarity = ChannelSimilarity.from_weight(weight, bn)
+    for num_keep, lam in ((1, 0.0), (4, 0.3), (10, 1.0)):
+        keep = similarity.keep_indices(num_keep)
+        assert torch.equal(keep, keep_indices(weight, num_keep))
+        settings = (keep, lam, 'max', 0.1)
+        assert torch.equal(similarity.delivery(*settings), delivery_matrix(weight, bn, *settings))
+    assert torch.equal(similarity.delivery([2, 5], 0.5), delivery_matrix(weight, bn, [2, 5], 0.5))
+    with pytest.raises(ValueError, match='11 channels were to be kept, but the layer has 10'):
+        similarity.keep_indices(11)
