@@ -1,0 +1,47 @@
+"""What can be pruned in a live model, what it costs, and doing it."""
+
+from .budget import Budget, CostModel, FlopBudget, ModelCosts, ParamBudget, measure_positions, model_costs, round_widths
+from .plan import PruningPlan, UnitPlan
+from .reconstructors import NeuronMerging, PruneOnly, Reconstruction, Reconstructor, SimilarityReconstructor
+from .slim import Restore, Slim, apply_plan
+from .units import (
+    UNIT_FINDERS,
+    Consumer,
+    PrunableUnit,
+    ResidualBlockFinder,
+    UnitFinder,
+    UnitSurvey,
+    find_units,
+    survey_units,
+    unit_statistics,
+)
+
+__all__ = [
+    'UNIT_FINDERS',
+    'Budget',
+    'Consumer',
+    'CostModel',
+    'FlopBudget',
+    'ModelCosts',
+    'NeuronMerging',
+    'ParamBudget',
+    'PrunableUnit',
+    'PruneOnly',
+    'PruningPlan',
+    'Reconstruction',
+    'Reconstructor',
+    'ResidualBlockFinder',
+    'Restore',
+    'SimilarityReconstructor',
+    'Slim',
+    'UnitFinder',
+    'UnitPlan',
+    'UnitSurvey',
+    'apply_plan',
+    'find_units',
+    'measure_positions',
+    'model_costs',
+    'round_widths',
+    'survey_units',
+    'unit_statistics',
+]

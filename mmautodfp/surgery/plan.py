@@ -1,0 +1,102 @@
+"""A pruning plan is data: search makes it, surgery carries it out, files keep it, the report draws it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from mmautodfp.errors import AutoDFPError
+from mmautodfp.fileio import load_json, save_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class UnitPlan:
+    """What becomes of one unit.
+
+    Attributes:
+        keep (tuple[int, ...]): Channels that stay, ascending.
+        num_channels (int): Dense number of channels N, so that the plan cannot be applied to another width.
+        lam (float): lambda of Eq. 16 in [0, 1]: 1 looks only at the cosine distance, 0 only at the bias.
+    """
+
+    keep: tuple[int, ...]
+    num_channels: int
+    lam: float = 0.5
+
+    def __post_init__(self):
+        ascending = all(a < b for a, b in zip(self.keep, self.keep[1:], strict=False))
+        if not self.keep or not ascending or self.keep[0] < 0 or self.keep[-1] >= self.num_channels:
+            raise AutoDFPError(
+                f'a plan keeps one or more ascending channels out of 0..{self.num_channels - 1}, got {list(self.keep)}'
+            )
+        if not 0 <= self.lam <= 1:
+            raise AutoDFPError(f'lambda of a plan lies in [0, 1], got {self.lam}')
+
+    @property
+    def width(self) -> int:
+        """Number of channels that stay, K."""
+        return len(self.keep)
+
+    @property
+    def ratio(self) -> float:
+        """Share of the channels that stay, p of Eq. 15 after rounding."""
+        return self.width / self.num_channels
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """What becomes of every unit of a module.
+
+    Attributes:
+        units (Mapping[str, UnitPlan]): Unit name to its plan, in forward order; units that are absent stay whole.
+    """
+
+    units: Mapping[str, UnitPlan]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Unit name to the number of channels that stay, as ``Slim`` takes it."""
+        return {name: unit.width for name, unit in self.units.items()}
+
+    def to_dict(self) -> dict:
+        """The plan as plain lists and numbers; :meth:`from_dict` reads it."""
+        units = {name: asdict(unit) | dict(keep=list(unit.keep)) for name, unit in self.units.items()}
+        return dict(format=FORMAT, units=units)
+
+    @classmethod
+    def from_dict(cls, content: dict, source: str = 'a plan') -> 'PruningPlan':
+        """Read what :meth:`to_dict` gave; keys beside ``format`` and ``units`` are passed over.
+
+        Args:
+            content (dict): The plan as plain data.
+            source (str): Where it came from, for messages. Defaults to 'a plan'.
+
+        Raises:
+            AutoDFPError: ``content`` is no plan, is of an unknown format or keeps channels that cannot be.
+        """
+        if not isinstance(content, dict) or content.get('format') != FORMAT:
+            found = content.get('format') if isinstance(content, dict) else type(content).__name__
+            raise AutoDFPError(f'{source} was expected to be a pruning plan of format {FORMAT}, found {found}')
+        try:
+            units = {
+                name: UnitPlan(tuple(int(i) for i in unit['keep']), int(unit['num_channels']), float(unit['lam']))
+                for name, unit in content['units'].items()
+            }
+        except (KeyError, TypeError, AttributeError) as error:
+            raise AutoDFPError(f'{source} lacks what a pruning plan holds: {type(error).__name__} {error}') from None
+        return cls(units)
+
+    def to_json(self, path: str | os.PathLike, **extra) -> None:
+        """Write the plan in one step.
+
+        Args:
+            path (str | os.PathLike): File to write.
+            **extra: JSON-able facts to keep beside the plan.
+        """
+        save_json(self.to_dict() | extra, path)
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike) -> 'PruningPlan':
+        """Read a plan; :class:`AutoDFPError` if the file is missing, damaged or no plan."""
+        return cls.from_dict(load_json(path, 'the pruning plan'), str(path))
