@@ -1,0 +1,225 @@
+"""COCO mAP on a validation subset, as a reward."""
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.registry import DATASETS
+from mmengine.dataset import pseudo_collate
+from mmengine.logging import print_log
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import nn
+
+from mmautodfp.errors import AutoDFPError
+from mmautodfp.registry import REWARDS
+
+from .base import Reward
+
+
+@REWARDS.register_module()
+class CocoReward(Reward):
+    """Box mAP (IoU 0.50:0.95) of a detector on some images of a COCO-format data set.
+
+    It is the raw ``COCOeval.stats[0]``; mmdet's ``CocoMetric`` rounds it to three decimals. No detections at all are
+    worth 0.
+
+    Args:
+        num_images (int | None): Size of the subset; None takes all images. Defaults to 500.
+        seed (int): Seed of the choice. Defaults to 0.
+        batch_size (int | None): Images evaluated at once. Defaults to None, the data loader's.
+        cache_gb (float): Memory for the preprocessed images in GB. What does not fit is kept as uint8 before
+            normalisation, and what does not fit even so is read and resized again each time. Defaults to 4.
+
+    Raises:
+        AutoDFPError: ``num_images`` or ``batch_size`` is below 1.
+    """
+
+    name = 'bbox_mAP'
+
+    def __init__(
+        self, num_images: int | None = 500, seed: int = 0, batch_size: int | None = None, cache_gb: float = 4.0
+    ):
+        for setting, value in (('num_images', num_images), ('batch_size', batch_size)):
+            if value is not None and value < 1:
+                raise AutoDFPError(f'CocoReward was asked for {setting}={value}; it must be 1 or more')
+        self.num_images = num_images
+        self.seed = seed
+        self.batch_size = batch_size
+        self.cache_gb = cache_gb
+
+    def prepare(self, model: nn.Module, dataloader: dict) -> None:
+        self._prepare(model, dataloader, excluded=set())
+
+    def _prepare(self, model: nn.Module, dataloader: dict, excluded: set[str]) -> None:
+        self._dataset = _build_dataset(dataloader['dataset'])
+        self._preprocess = model.data_preprocessor
+        self._truth = _load_annotations(self._dataset.ann_file)
+        infos = [self._dataset.get_data_info(index) for index in range(len(self._dataset))]
+        left = [index for index, info in enumerate(infos) if info['img_path'] not in excluded]
+        labels = {index: {box['bbox_label'] for box in infos[index]['instances']} for index in left}
+        chosen = choose_covering(labels, self.num_images, self.seed)
+        # Neighbours of one shape need no padding.
+        self.indices = sorted(chosen, key=lambda i: (infos[i]['width'] / infos[i]['height'], i))
+        self._paths = [infos[index]['img_path'] for index in self.indices]
+        self._image_ids = [infos[index]['img_id'] for index in self.indices]
+        self._batch_size = self.batch_size or dataloader.get('batch_size', 1)
+        self._cache = self._fill_cache() if self.indices else []
+
+    @property
+    def images(self) -> list[str]:
+        return self._paths
+
+    def held_out(self, model: nn.Module, dataloader: dict) -> 'CocoReward | None':
+        other = CocoReward(None, self.seed, self._batch_size, cache_gb=0)
+        other._prepare(model, dataloader, excluded=set(self._paths))
+        return other if other.indices else None
+
+    def one_batch(self) -> dict[str, Any]:
+        return self._preprocess(pseudo_collate([self._load(self.indices[0])]), False)
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> float:
+        detections = []
+        for data in self._batches():
+            for sample in model(**data, mode='predict'):
+                detections.extend(self._to_coco(sample))
+        return coco_map(self._truth, detections, self._image_ids, self._dataset.cat_ids)
+
+    def _to_coco(self, sample) -> Iterator[dict]:
+        found = sample.pred_instances
+        boxes = found.bboxes.cpu().numpy().astype(np.float64)
+        boxes[:, 2:] -= boxes[:, :2]
+        scores, labels = found.scores.tolist(), found.labels.tolist()
+        for box, score, label in zip(boxes.tolist(), scores, labels, strict=True):
+            yield dict(image_id=sample.img_id, bbox=box, score=score, category_id=self._dataset.cat_ids[label])
+
+    def _batches(self) -> Iterator[dict]:
+        chunks = [self.indices[i : i + self._batch_size] for i in range(0, len(self.indices), self._batch_size)]
+        for number, chunk in enumerate(chunks):
+            if number < len(self._cache):
+                data = self._cache[number]
+            else:
+                data = pseudo_collate([self._load(index) for index in chunk])
+            if isinstance(data['inputs'], list):  # not preprocessed yet
+                data = self._preprocess(data, False)
+            # Predictions are written into the samples: the cached ones stay clean.
+            yield dict(inputs=data['inputs'], data_samples=[sample.clone() for sample in data['data_samples']])
+
+    def _fill_cache(self) -> list[dict]:
+        """As many batches as fit: all of them preprocessed, or else as many as possible as uint8."""
+        cache: list[dict] = []
+        room = self.cache_gb * 1e9
+        if not room:
+            return cache
+        first = self.one_batch()['inputs']
+        preprocessed = first.numel() * first.element_size() * len(self.indices) <= room
+        for start in range(0, len(self.indices), self._batch_size):
+            batch = pseudo_collate([self._load(index) for index in self.indices[start : start + self._batch_size]])
+            if preprocessed:
+                batch = self._preprocess(batch, False)
+            room -= sum(image.numel() * image.element_size() for image in batch['inputs'])
+            if room < 0:
+                print_log(
+                    f'{start} of {len(self.indices)} reward images fit into cache_gb={self.cache_gb:g}; the others '
+                    'are read again in each episode',
+                    logger='current',
+                )
+                break
+            cache.append(batch)
+        return cache
+
+    def _load(self, index: int) -> dict:
+        try:
+            return self._dataset[index]
+        except OSError as error:
+            path = self._dataset.get_data_info(index)['img_path']
+            raise AutoDFPError(
+                f'the reward needs image {path}, which cannot be read ({type(error).__name__}); check data_root and '
+                'data_prefix of val_dataloader.dataset'
+            ) from None
+
+
+def choose_covering(labels: dict[int, set], num: int | None, seed: int) -> list[int]:
+    """Choose images at random such that as many categories as possible occur.
+
+    Args:
+        labels (dict[int, set]): Image to the categories on it.
+        num (int | None): How many to choose; None or too many: all.
+        seed (int): Seed of the choice.
+
+    Returns:
+        list[int]: Images, in the order of choice: each of the first ones brings a category that was missing, the
+        others are drawn at random.
+    """
+    order = np.random.default_rng(seed).permutation(sorted(labels)).tolist()
+    covered: set = set()
+    first, rest = [], []
+    for image in order:
+        (rest if labels[image] <= covered else first).append(image)
+        covered |= labels[image]
+    return (first + rest)[:num]
+
+
+def coco_map(truth: COCO, detections: list[dict], image_ids: Sequence[int], category_ids: Sequence[int]) -> float:
+    """Box mAP over IoU 0.50:0.95, unrounded and without a word on the console.
+
+    Args:
+        truth (COCO): Ground truth; may hold more images.
+        detections (list[dict]): In COCO's result format.
+        image_ids (Sequence[int]): The images to evaluate on.
+        category_ids (Sequence[int]): The categories to evaluate on.
+
+    Returns:
+        float: In [0, 1]; 0 if there are no detections.
+
+    Raises:
+        AutoDFPError: No object of these categories is on these images, so that there is no mAP.
+    """
+    if not truth.getAnnIds(imgIds=list(image_ids), catIds=list(category_ids), iscrowd=False):
+        raise AutoDFPError(
+            f'mAP was to be measured on {len(image_ids)} images, but no object of the classes is annotated on them; '
+            'choose more images or check the classes in metainfo'
+        )
+    if not detections:
+        return 0.0
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(truth, truth.loadRes(detections), 'bbox')
+        evaluation.params.imgIds = list(image_ids)
+        evaluation.params.catIds = list(category_ids)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return float(evaluation.stats[0])
+
+
+def _build_dataset(config: dict):
+    """The data set of a data loader's config, with missing files named."""
+    try:
+        dataset = DATASETS.build(config)
+    except OSError as error:
+        raise AutoDFPError(
+            f'the reward needs the annotations {error.filename or config.get("ann_file")}, but there is no such file; '
+            'check data_root and ann_file of val_dataloader.dataset'
+        ) from None
+    except ValueError as error:
+        if 'at least one array' not in str(error):  # so mmengine says that a data set is empty
+            raise
+        raise AutoDFPError(
+            f'the reward was to use images of {config.get("ann_file")}, but the data set has none; check ann_file, '
+            'filter_cfg and indices of val_dataloader.dataset'
+        ) from None
+    if not hasattr(dataset, 'cat_ids'):
+        raise AutoDFPError(
+            f'CocoReward needs a COCO-format data set in val_dataloader, found {type(dataset).__name__}; use '
+            'CocoDataset or a subclass of it'
+        )
+    return dataset
+
+
+def _load_annotations(path: str) -> COCO:
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(path)
