@@ -11,6 +11,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmautodfp.datasets import make_digits
+from mmautodfp.fileio import load_json, save_json
 from mmautodfp.surgery import PruningPlan, UnitPlan, find_units
 
 REPO = Path(__file__).parents[1]
@@ -64,31 +65,36 @@ def digits_root() -> Path:
     return make_digits(REPO / 'data' / 'digits')
 
 
-@pytest.fixture
-def demo_config(digits_root, monkeypatch, tmp_path) -> Config:
-    """The demo's config, made small: few images, few episodes, a work dir of its own."""
-    monkeypatch.chdir(REPO)
-    cfg = Config.fromfile('configs/demo/faster_rcnn_digits_autodfp.py')
-    cfg.work_dir = str(tmp_path / 'run')
-    cfg.merge_from_dict(small_demo())
-    return cfg
-
-
-def small_demo() -> dict:
-    """Overrides that let the demo's whole path run in seconds."""
+@pytest.fixture(scope='session')
+def small_demo(digits_root, tmp_path_factory) -> dict:
+    """Overrides that let the demo's whole path run in seconds, on 24 test images and four episodes."""
+    content = load_json(digits_root / 'annotations/instances_test.json', 'annotations')
+    content['images'] = content['images'][:24]
+    content['annotations'] = [a for a in content['annotations'] if a['image_id'] <= 24]
+    small = tmp_path_factory.mktemp('annotations') / 'small.json'
+    save_json(content, small)
+    loaders = {
+        f'{split}_dataloader': dict(num_workers=0, persistent_workers=False) for split in ('train', 'val', 'test')
+    }
     return {
         'autodfp.num_episodes': 4,
         'autodfp.reward.num_images': 8,
         'autodfp.reward.batch_size': 8,
         'autodfp.agent.warmup_episodes': 2,
         'autodfp.budget.preserve_ratio': 0.9,
-        'test_dataloader.dataset.indices': 24,
         'train_dataloader.dataset.indices': 32,
         'val_dataloader.dataset.indices': 40,
-        'train_dataloader.num_workers': 0,
-        'train_dataloader.persistent_workers': False,
-        'val_dataloader.num_workers': 0,
-        'val_dataloader.persistent_workers': False,
-        'test_dataloader.num_workers': 0,
-        'test_dataloader.persistent_workers': False,
+        'test_dataloader.dataset.ann_file': str(small),
+        'test_evaluator.ann_file': str(small),
+        **{f'{loader}.{key}': value for loader, settings in loaders.items() for key, value in settings.items()},
     }
+
+
+@pytest.fixture
+def demo_config(small_demo, monkeypatch, tmp_path) -> Config:
+    """The demo's config, made small, with a work dir of its own."""
+    monkeypatch.chdir(REPO)
+    cfg = Config.fromfile('configs/demo/faster_rcnn_digits_autodfp.py')
+    cfg.work_dir = str(tmp_path / 'run')
+    cfg.merge_from_dict(small_demo)
+    return cfg

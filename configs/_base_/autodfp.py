@@ -1,0 +1,27 @@
+"""The search's settings, as in section 4.3.4 of the paper; the detectors' configs share them."""
+
+autodfp = dict(
+    type='mmautodfp.AutoDFPHook',
+    module='backbone',  # what is pruned, by its path in the model
+    budget=dict(type='ParamBudget', preserve_ratio=0.9, scope='module'),
+    p_min=0.2,
+    p_max=1.0,
+    num_episodes=5000,
+    agent=dict(
+        type='SAC',
+        hidden_sizes=(256, 256),
+        actor_lr=1e-3,
+        critic_lr=1e-3,
+        alpha_lr=3e-4,
+        gamma=1.0,
+        tau=0.01,
+        batch_size=128,
+        buffer_episodes=100,
+        warmup_episodes=200,
+    ),
+    reconstructor=dict(type='SimilarityReconstructor'),
+    reward=dict(type='CocoReward', num_images=500, seed=0),
+    clustering=dict(eps=0.5, min_samples=5),
+    bias_threshold=0.5,
+    seed=0,
+)

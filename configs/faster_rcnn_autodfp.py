@@ -1,0 +1,8 @@
+"""Faster R-CNN, ResNet-50, FPN on COCO 2017 under data/coco, with the public checkpoint of MMDetection."""
+
+_base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', './_base_/autodfp.py']
+
+load_from = (
+    'https://download.openmmlab.com/mmdetection/v2.0/faster_rcnn/faster_rcnn_r50_fpn_1x_coco/'
+    'faster_rcnn_r50_fpn_1x_coco_20200130-047c8118.pth'
+)

@@ -1,0 +1,126 @@
+"""What the command-line tools do, callable from Python."""
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch.hub import download_url_to_file, get_dir
+
+from .errors import AutoDFPError
+from .fileio import check_state_fits, load_tensors
+from .registry import HOOKS, build
+
+
+def prune(
+    config: str | os.PathLike,
+    checkpoint: str | None = None,
+    work_dir: str | None = None,
+    preserve_ratio: float | None = None,
+    episodes: int | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    launcher: str = 'none',
+    trust_checkpoint: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+) -> dict[str, float]:
+    """Search a plan for a trained detector, prune it, write the result and evaluate it.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry, see ``configs/_base_/autodfp.py``.
+        checkpoint (str | None): Weights of the dense model, file or URL. Defaults to the config's ``load_from``.
+        work_dir (str | None): Where the results go. Defaults to the config's, else ``work_dirs/<config name>``.
+        preserve_ratio (float | None): Overrides ``autodfp.budget.preserve_ratio``.
+        episodes (int | None): Overrides ``autodfp.num_episodes``.
+        seed (int | None): Overrides ``autodfp.seed``.
+        resume (bool): Go on from ``search.pth`` in the work dir. Defaults to False.
+        launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'. Defaults to 'none'.
+        trust_checkpoint (bool): Allow a checkpoint whose reading can run code in it. Defaults to False.
+        cfg_options (dict | None): Further overrides, dotted keys to values.
+
+    Returns:
+        dict[str, float]: Metrics of the test loop on the pruned model.
+
+    Raises:
+        AutoDFPError: The request cannot be met; one sentence says why.
+    """
+    cfg = _load_config(config, work_dir, launcher, cfg_options)
+    if not isinstance(cfg.get('autodfp'), dict):
+        raise AutoDFPError(
+            f"{config} was to be pruned, but it has no 'autodfp' entry; put '_base_/autodfp.py' among its bases"
+        )
+    overrides = {'budget.preserve_ratio': preserve_ratio, 'num_episodes': episodes, 'seed': seed}
+    cfg.merge_from_dict({f'autodfp.{key}': value for key, value in overrides.items() if value is not None})
+    hook = build(HOOKS, cfg.autodfp.to_dict(), resume=resume)
+    cfg.load_from = _find_checkpoint(checkpoint or cfg.get('load_from'), config)
+    runner = _build_runner(cfg, trust_checkpoint)
+    runner.register_hook(hook)
+    return runner.test()
+
+
+def evaluate(
+    config: str | os.PathLike,
+    checkpoint: str,
+    work_dir: str | None = None,
+    launcher: str = 'none',
+    trust_checkpoint: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+) -> dict[str, float]:
+    """Evaluate a detector, dense or pruned, on the config's test set; arguments as in :func:`prune`.
+
+    Returns:
+        dict[str, float]: Metrics of the test loop.
+
+    Raises:
+        AutoDFPError: The request cannot be met; one sentence says why.
+    """
+    cfg = _load_config(config, work_dir, launcher, cfg_options)
+    cfg.load_from = _find_checkpoint(checkpoint, config)
+    return _build_runner(cfg, trust_checkpoint).test()
+
+
+def _load_config(
+    config: str | os.PathLike, work_dir: str | None, launcher: str, cfg_options: dict[str, Any] | None
+) -> Config:
+    if not Path(config).is_file():
+        raise AutoDFPError(f'config {config} was asked for, but there is no such file')
+    try:
+        cfg = Config.fromfile(config)
+        cfg.merge_from_dict(cfg_options or {})
+    except (SyntaxError, KeyError, TypeError, ValueError, OSError, AttributeError, ImportError) as error:
+        raise AutoDFPError(f'config {config} cannot be read: {type(error).__name__} {error}') from None
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
+    return cfg
+
+
+def _find_checkpoint(source: str | None, config: str | os.PathLike) -> str:
+    """A local path; URLs are fetched into torch's cache, once."""
+    if not source:
+        raise AutoDFPError(f'a checkpoint is needed: name one on the command line or as load_from in {config}')
+    if urlparse(source).scheme not in ('http', 'https'):
+        return source
+    path = Path(get_dir()) / 'checkpoints' / Path(urlparse(source).path).name
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            download_url_to_file(source, str(path))
+        except (URLError, OSError) as error:
+            raise AutoDFPError(
+                f'checkpoint {source} cannot be fetched ({error}); fetch it by other means and name the file'
+            ) from None
+    return str(path)
+
+
+def _build_runner(cfg: Config, trust_checkpoint: bool) -> Runner:
+    content = load_tensors(cfg.load_from, trust=trust_checkpoint)
+    state = content.get('state_dict', content)
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise AutoDFPError(f"checkpoint {cfg.load_from} holds no 'state_dict'; found {', '.join(map(str, content))}")
+    runner = Runner.from_cfg(cfg)
+    check_state_fits(state, runner.model, cfg.load_from)
+    return runner

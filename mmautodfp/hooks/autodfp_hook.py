@@ -1,0 +1,289 @@
+"""The piece that faces MMEngine: Runner in, search, pruned model out."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from mmautodfp.errors import AutoDFPError
+from mmautodfp.kernels import rank_channels
+from mmautodfp.registry import AGENTS, BUDGETS, HOOKS, RECONSTRUCTORS, REWARDS, build
+from mmautodfp.search import AgentSpec, Progress, PruningEnv, RatioRange, Searcher, layer_state, scale_states
+from mmautodfp.surgery import (
+    NeuronMerging,
+    PruneOnly,
+    PruningPlan,
+    Reconstructor,
+    apply_plan,
+    measure_positions,
+    model_costs,
+    round_widths,
+    survey_units,
+    unit_statistics,
+)
+
+from .artifacts import Row, RunArtifacts, slim_config
+
+
+@HOOKS.register_module()
+class AutoDFPHook(Hook):
+    """Search a pruning plan before the test loop and leave the pruned model in the runner, for that loop to evaluate.
+
+    It needs no optimizer and no training data. The reward uses images of ``val_dataloader``; figures to report come
+    from the images of ``test_dataloader`` that the reward does not use.
+
+    Args:
+        module (str): Path of the module to prune inside the model; '' prunes the whole model. Defaults to 'backbone'.
+        budget (dict | None): Config of the limit, see :class:`mmautodfp.surgery.Budget`. Defaults to None: 90 % of
+            the module's parameters.
+        agent (dict | None): Config of the agent. Defaults to None: SAC with the paper's settings.
+        reconstructor (dict | None): Config of the compensation. Defaults to None: the paper's (Eq. 12 and 16).
+        reward (dict | None): Config of the reward. Defaults to None: COCO mAP on 500 images.
+        num_episodes (int): Episodes of the search, warm-up and opening included. Defaults to 5000.
+        p_min (float): Least share of channels that any unit keeps. Defaults to 0.2.
+        p_max (float): Largest. Defaults to 1.
+        opening_lams (Sequence[float]): The first episodes play the uniform plan with these lambdas, so that the
+            search never ends below it. Defaults to (0.0, 0.5, 1.0); () leaves it out, as in the paper.
+        clustering (dict | None): DBSCAN's ``eps`` and ``min_samples``. Defaults to None: 0.5 and 5.
+        bias_threshold (float): t of Eq. 17. Defaults to 0.5.
+        compare (bool): Also evaluate the dense model and the uniform plan (pruned only, with Neuron Merging, with
+            this reconstructor), on the reward's images and on the held-out ones. Defaults to True.
+        checkpoint_interval (int): Episodes between two writings of ``search.pth``. Defaults to 1.
+        log_interval (int): Episodes between two lines in the log; a new best plan is always told. Defaults to 10.
+        resume (bool): Go on from ``search.pth`` in the work dir. Defaults to False.
+        seed (int): Seed of the agent. Defaults to 0.
+
+    Raises:
+        AutoDFPError: An argument is out of its range.
+    """
+
+    priority = 'VERY_LOW'  # other hooks may still change the weights, as EMA does
+
+    def __init__(
+        self,
+        module: str = 'backbone',
+        budget: dict | None = None,
+        agent: dict | None = None,
+        reconstructor: dict | None = None,
+        reward: dict | None = None,
+        num_episodes: int = 5000,
+        p_min: float = 0.2,
+        p_max: float = 1.0,
+        opening_lams: Sequence[float] = (0.0, 0.5, 1.0),
+        clustering: dict | None = None,
+        bias_threshold: float = 0.5,
+        compare: bool = True,
+        checkpoint_interval: int = 1,
+        log_interval: int = 10,
+        resume: bool = False,
+        seed: int = 0,
+    ):
+        counts = dict(num_episodes=num_episodes, checkpoint_interval=checkpoint_interval, log_interval=log_interval)
+        for name, value in counts.items():
+            if not isinstance(value, int) or value < 1:
+                raise AutoDFPError(f'AutoDFPHook was asked for {name}={value!r}; it must be an integer of 1 or more')
+        if not all(0 <= lam <= 1 for lam in opening_lams):
+            raise AutoDFPError(f'AutoDFPHook was asked for opening_lams={opening_lams}; each must lie in [0, 1]')
+        self.module = module
+        self.ratios = RatioRange(p_min, p_max)
+        self.budget = build(BUDGETS, budget or dict(type='ParamBudget', preserve_ratio=0.9))
+        self.agent = agent or dict(type='SAC')
+        self.reconstructor = build(RECONSTRUCTORS, reconstructor or dict(type='SimilarityReconstructor'))
+        self.reward = build(REWARDS, reward or dict(type='CocoReward'))
+        self.num_episodes = num_episodes
+        self.opening_lams = tuple(opening_lams)
+        self.clustering = clustering or {}
+        self.bias_threshold = bias_threshold
+        self.compare = compare
+        self.checkpoint_interval = checkpoint_interval
+        self.log_interval = log_interval
+        self.resume = resume
+        self.seed = seed
+        # Built once more with the real task in before_test; this tells a wrong setting before anything is loaded.
+        build(AGENTS, self.agent, spec=AgentSpec(1, uniform_action=(0.5, 0.5), seed=seed))
+
+    def before_test(self, runner: Runner) -> None:
+        """Search, prune the runner's model and write what the run leaves behind."""
+        self.logger, self.visualizer = runner.logger, runner.visualizer
+        self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.model.eval()
+        self.target = find_module(self.model, self.module)
+        slim_config(runner.cfg, self.module, {}, None)  # better to know now than after the search
+        self.units = self._survey()
+        self.reconstructor.ensure_fitted(self.target)
+        self.reward.prepare(self.model, runner.cfg.val_dataloader)
+        self.logger.info(f'each episode is rewarded with {self.reward.name} on {len(self.reward.images)} images')
+        self._bind_budget()
+        self.env = self._build_env()
+
+        searcher = self._build_searcher(Path(runner.work_dir) / 'search.pth')
+        start = time.perf_counter()
+        plan = _from_main_process(searcher.run())
+        seconds = time.perf_counter() - start
+        rows = self._compare(plan, searcher.best_reward, runner.cfg.test_dataloader)
+        apply_plan(self.target, plan, self.reconstructor)
+
+        self.artifacts = RunArtifacts(
+            runner.cfg, Path(runner.work_dir), module=self.module, plan=plan, layer_states=self.layer_states, rows=rows
+        )
+        facts = dict(
+            episodes=len(searcher.history),
+            best_episode=searcher.history.best,
+            seconds=dict(search=sum(searcher.history.seconds), this_run=seconds),
+            seed=self.seed,
+            budget=dict(type=type(self.budget).__name__, preserve_ratio=self.budget.preserve_ratio)
+            | dict(scope=self.budget.scope),
+            metric=self.reward.name,
+            search_images=len(self.reward.images),
+        )
+        if is_main_process():
+            self.artifacts.write(self.model, searcher.history, facts, runner.test_dataloader.dataset.metainfo)
+            for line in self.artifacts.table():
+                self.logger.info(line)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Add the test loop's figures to the summary and say where everything is."""
+        if is_main_process():
+            self.artifacts.add_test_metrics(metrics or {})
+            for line in self.artifacts.next_steps():
+                self.logger.info(line)
+
+    def _survey(self) -> list:
+        survey = survey_units(self.target)
+        name = f'{type(self.target).__name__} {self.module!r}' if self.module else type(self.target).__name__
+        if not survey.units:
+            reasons = '; '.join(survey.describe_left()) or 'no convolution and no linear layer'
+            raise AutoDFPError(f'there is nothing to prune in the {name}, which has {reasons}')
+        self.logger.info(f'{len(survey.units)} prunable units in the {name}; left alone:')
+        for line in survey.describe_left():
+            self.logger.info(f'  {line}')
+        return survey.units
+
+    @torch.no_grad()
+    def _bind_budget(self) -> None:
+        batch = self.reward.one_batch()
+        positions = measure_positions(self.model, lambda: self.model(**batch, mode='tensor'))
+        self.costs = model_costs(self.model, self.target, self.units, positions)
+        self.dense_widths = [unit.num_channels for unit in self.units]
+        self.budget.bind(self.costs, round_widths(self.ratios.low, self.dense_widths))
+
+    def _build_env(self) -> PruningEnv:
+        statistics = [unit_statistics(self.target, unit) for unit in self.units]
+        self.layer_states = [
+            layer_state(index, weight, bn, threshold=self.bias_threshold, **self.clustering)
+            for index, (weight, bn) in enumerate(statistics)
+        ]
+        return PruningEnv(
+            names=[unit.name for unit in self.units],
+            rankings=[rank_channels(weight) for weight, _ in statistics],
+            states=scale_states(self.layer_states),
+            budget=self.budget,
+            evaluate=self._evaluate,
+            ratios=self.ratios,
+        )
+
+    def _build_searcher(self, checkpoint: Path) -> Searcher:
+        uniform = self.ratios.to_action(self.budget.uniform_ratio())
+        spec = AgentSpec(self.env.horizon, uniform_action=(uniform, 0.5), seed=self.seed)
+        searcher = Searcher(
+            self.env,
+            build(AGENTS, self.agent, spec=spec),
+            self.num_episodes,
+            opening=[torch.tensor([[uniform, lam]] * self.env.horizon) for lam in self.opening_lams],
+            checkpoint=checkpoint if is_main_process() else None,
+            checkpoint_interval=self.checkpoint_interval,
+            identity=self._identity(),
+            report=self._report,
+        )
+        if self.resume:
+            searcher.resume(checkpoint)
+            self.logger.info(f'resumed after {len(searcher.history)} episodes, best {searcher.best_reward:.4f}')
+        return searcher
+
+    def _identity(self) -> dict[str, Any]:
+        """What a search must share with the one that it resumes; the agent checks its own settings."""
+        weights = hashlib.sha256()
+        for name, tensor in self.model.state_dict().items():
+            weights.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return dict(
+            module=self.module,
+            units={unit.name: unit.num_channels for unit in self.units},
+            budget=[type(self.budget).__name__, self.budget.preserve_ratio, self.budget.scope],
+            ratios=[self.ratios.low, self.ratios.high],
+            opening_lams=list(self.opening_lams),
+            reconstructor=repr(sorted((k, v) for k, v in vars(self.reconstructor).items() if not k.startswith('_'))),
+            reward=self.reward.name,
+            images=hashlib.sha256('\n'.join(self.reward.images).encode()).hexdigest(),
+            weights=weights.hexdigest(),
+            seed=self.seed,
+        )
+
+    def _evaluate(self, plan: PruningPlan, reconstructor: Reconstructor | None = None) -> float:
+        with apply_plan(self.target, plan, reconstructor or self.reconstructor):
+            return self.reward(self.model)
+
+    def _report(self, progress: Progress) -> None:
+        scalars = dict(reward=progress.reward, best=progress.best_reward, **progress.scalars)
+        scalars |= dict(params=self.costs.params[self.budget.scope].ratio(self.env.widths))
+        self.visualizer.add_scalars({f'autodfp/{k}': v for k, v in scalars.items()}, step=progress.episode)
+        done = progress.episode + 1
+        if progress.improved or done % self.log_interval == 0 or done == progress.num_episodes:
+            minutes, seconds = divmod(round(progress.eta), 60)
+            self.logger.info(
+                f'episode {done}/{progress.num_episodes}  reward {progress.reward:.4f}  best {progress.best_reward:.4f}'
+                f'{" (new)" if progress.improved else ""}  {progress.seconds:.1f} s  eta {minutes}:{seconds:02d}'
+            )
+
+    def _compare(self, plan: PruningPlan, reward: float, dataloader: dict) -> list[Row]:
+        """The dense model, the uniform plan and the found one, on the search's images and on others."""
+        dense, uniform = PruningPlan({}), self.env.uniform_plan()
+        contestants = [
+            ('dense', dense, PruneOnly()),
+            ('uniform, pruned only', uniform, PruneOnly()),
+            ('uniform, Neuron Merging', uniform, NeuronMerging()),
+            ('uniform, same compensation', uniform, self.reconstructor),
+            ('AutoDFP', plan, self.reconstructor),
+        ]
+        if not self.compare:
+            return [Row('AutoDFP', reward, None, self._counts(plan))]
+        held_out = self.reward.held_out(self.model, dataloader)
+        if held_out is None:
+            self.logger.warning('every image of test_dataloader has rewarded the search: nothing is held out')
+        else:
+            self.logger.info(f'comparing on the search images and on {len(held_out.images)} that it has not seen')
+        rows = []
+        for name, contestant, reconstructor in contestants:
+            with apply_plan(self.target, contestant, reconstructor):
+                figures = [metric(self.model) if metric else None for metric in (self.reward, held_out)]
+            rows.append(Row(name, *figures, self._counts(contestant)))
+        return rows
+
+    def _counts(self, plan: PruningPlan) -> dict[str, dict]:
+        widths = [plan.widths.get(unit.name, unit.num_channels) for unit in self.units]
+        return self.costs.summary(widths)
+
+
+def find_module(model: nn.Module, path: str) -> nn.Module:
+    """The submodule at a path; an :class:`AutoDFPError` names what is there if it is not."""
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        children = ', '.join(name for name, _ in model.named_children())
+        raise AutoDFPError(
+            f'module {path!r} was to be pruned, but the {type(model).__name__} has no such part; it has {children}'
+        ) from None
+
+
+def _from_main_process(plan: PruningPlan) -> PruningPlan:
+    """All ranks go on with one plan, whatever rounding has made of theirs."""
+    content = [plan.to_dict()]
+    broadcast_object_list(content)
+    return PruningPlan.from_dict(content[0])

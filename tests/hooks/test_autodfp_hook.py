@@ -1,0 +1,263 @@
+"""The whole way, on the demo's detector and a few images: prune, reload, evaluate, fine-tune, refuse."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from conftest import REPO, random_plan
+from mmdet.apis import inference_detector, init_detector
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch import nn
+
+from mmautodfp import AutoDFPError, apis
+from mmautodfp.hooks import find_module
+from mmautodfp.hooks.artifacts import slim_config
+from mmautodfp.surgery import PruningPlan, SimilarityReconstructor, apply_plan, find_units
+
+CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
+CHECKPOINT = 'configs/demo/faster_rcnn_digits.pth'
+
+
+@pytest.fixture(scope='module')
+def run(small_demo, tmp_path_factory):
+    """One run of the main job: its work dir and what its test loop said."""
+    work_dir = tmp_path_factory.mktemp('run')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPO)
+        metrics = apis.prune(CONFIG, work_dir=str(work_dir), cfg_options=small_demo)
+    return work_dir, metrics
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_a_run_leaves_what_it_promises(run):
+    work_dir, metrics = run
+    for name in ('pruned.pth', 'pruned.py', 'strategy.json', 'summary.json', 'search.pth', 'report.png'):
+        assert (work_dir / name).stat().st_size > 500
+    assert not list(work_dir.glob('.*'))  # no temporary file is left
+    summary = read(work_dir / 'summary.json')
+    assert summary['test'] == metrics
+    assert summary['episodes'] == 4
+    assert summary['search_images'] == 8
+    names = [row['name'] for row in summary['results']]
+    assert names == [
+        'dense',
+        'uniform, pruned only',
+        'uniform, Neuron Merging',
+        'uniform, same compensation',
+        'AutoDFP',
+    ]
+    dense, *_, pruned = summary['results']
+    assert dense['module_params'] == dict(count=1_480_976, ratio=1.0)
+    assert 0.88 < pruned['module_params']['ratio'] <= 0.9
+    assert pruned['search_metric'] > 0.3
+    # The test loop evaluated the pruned model, on the same images as the held-out column, rounded by CocoMetric.
+    assert round(pruned['held_out_metric'], 3) == metrics['coco/bbox_mAP']
+    strategy = read(work_dir / 'strategy.json')
+    assert len(strategy['layers']) == len(strategy['units']) == 32
+
+
+def test_the_search_is_at_least_as_good_as_the_uniform_plan(run):
+    rows = {row['name']: row for row in read(run[0] / 'summary.json')['results']}
+    assert rows['AutoDFP']['search_metric'] >= rows['uniform, same compensation']['search_metric']
+
+
+def test_scalars_of_every_episode_reach_the_visualizer(run):
+    lines = next(run[0].glob('*/vis_data/scalars.json')).read_text().splitlines()
+    rewards = [json.loads(line) for line in lines if 'autodfp/reward' in line]
+    assert [row['step'] for row in rewards] == [0, 1, 2, 3]
+    history = torch.load(run[0] / 'search.pth', weights_only=True)
+    assert [row['autodfp/reward'] for row in rewards] == pytest.approx(history['rewards'].tolist())
+
+
+def test_the_checkpoint_is_plain_and_holds_what_the_counts_say(run):
+    content = torch.load(run[0] / 'pruned.pth', weights_only=True)
+    json.dumps(content['meta'])
+    assert tuple(content['meta']['dataset_meta']['classes']) == tuple('0123456789')
+    plan = PruningPlan.from_dict(content['meta']['autodfp']['plan'])
+    assert plan == PruningPlan.from_json(run[0] / 'strategy.json')
+    buffers = ('running_mean', 'running_var', 'num_batches_tracked')
+    size = sum(
+        tensor.numel()
+        for name, tensor in content['state_dict'].items()
+        if name.startswith('backbone.') and not name.endswith(buffers)
+    )
+    assert size == read(run[0] / 'summary.json')['results'][-1]['module_params']['count']
+
+
+def test_stock_init_detector_loads_it_and_detects_digits(run, digits_root):
+    model = init_detector(str(run[0] / 'pruned.py'), str(run[0] / 'pruned.pth'), device='cpu')
+    assert type(model.backbone).__name__ == 'ResNet'
+    assert model.dataset_meta['classes'][3] == '3'
+    result = inference_detector(model, cv2.imread(str(digits_root / 'test' / '00001.png')))
+    assert result.pred_instances.scores.max() > 0.5
+
+
+def test_stock_runner_evaluates_it_to_the_same_map(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
+    cfg = Config.fromfile(run[0] / 'pruned.py')
+    assert 'autodfp' not in cfg
+    cfg.work_dir = str(tmp_path)
+    cfg.load_from = str(run[0] / 'pruned.pth')
+    assert Runner.from_cfg(cfg).test() == run[1]
+
+
+def test_fine_tuning_starts_from_the_pruned_weights(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
+    cfg = Config.fromfile(run[0] / 'pruned.py')
+    assert cfg.load_from == str(run[0] / 'pruned.pth')
+    cfg.work_dir = str(tmp_path)
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1, val_interval=1)
+    cfg.val_dataloader.dataset.indices = 8
+    runner = Runner.from_cfg(cfg)
+    model = runner.train()
+    trained = model.state_dict()
+    before = torch.load(run[0] / 'pruned.pth', weights_only=True)['state_dict']
+    assert {name: t.shape for name, t in trained.items()} == {name: t.shape for name, t in before.items()}
+    name = 'backbone.layer1.0.conv1.weight'
+    step = (trained[name] - before[name]).norm() / before[name].norm()
+    assert 0 < step < 0.1  # trained, and from there
+
+
+def test_the_same_seed_gives_the_same_plan_and_resume_goes_on_from_it(run, small_demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
+    settings = small_demo | {'autodfp.compare': False}
+    apis.prune(CONFIG, work_dir=str(tmp_path / 'a'), episodes=2, cfg_options=settings)
+    apis.prune(CONFIG, work_dir=str(tmp_path / 'a'), episodes=4, resume=True, cfg_options=settings)
+    for name in ('rewards', 'widths', 'lams'):
+        ours, first = (torch.load(path / 'search.pth', weights_only=True)[name] for path in (tmp_path / 'a', run[0]))
+        assert torch.equal(ours, first)
+    assert PruningPlan.from_json(tmp_path / 'a' / 'strategy.json') == PruningPlan.from_json(run[0] / 'strategy.json')
+    with pytest.raises(AutoDFPError, match='budget'):
+        apis.prune(CONFIG, work_dir=str(tmp_path / 'a'), preserve_ratio=0.5, resume=True, cfg_options=settings)
+
+
+def test_slim_demo_detector_detects_what_the_masked_dense_one_detects(demo_config, digits_root):
+    # The layout of features matters to RoIAlign, which the backbone's output alone would not show.
+    model = init_detector(demo_config, CHECKPOINT, device='cpu')
+    backbone, plan = model.backbone, random_plan(init_detector(demo_config, CHECKPOINT, device='cpu').backbone, 5)
+    reconstructor = SimilarityReconstructor()
+    reconstructor.ensure_fitted(backbone)
+    masked = copy.deepcopy(model)
+    for unit in find_units(backbone):
+        unit_plan = plan.units[unit.name]
+        delivery = reconstructor.reconstruct(unit, torch.tensor(unit_plan.keep), unit_plan.lam).delivery
+        layer = masked.backbone.get_submodule(unit.consumers[0].name)
+        spread = torch.zeros(unit.num_channels, unit.num_channels)
+        spread[:, list(unit_plan.keep)] = delivery
+        layer.weight.data.copy_(torch.einsum('mnhw,nk->mkhw', layer.weight.data, spread))
+    apply_plan(backbone, plan, reconstructor)
+    for number in range(1, 4):
+        image = cv2.imread(str(digits_root / 'test' / f'{number:05d}.png'))
+        slim, dense = (inference_detector(m, image).pred_instances for m in (model, masked))
+        assert len(slim) == len(dense)
+        assert torch.allclose(slim.scores, dense.scores, atol=1e-5)
+        assert torch.allclose(slim.bboxes, dense.bboxes, atol=1e-3)
+
+
+def test_the_dense_weights_come_back_after_a_search_of_episodes(demo_config):
+    model = init_detector(demo_config, CHECKPOINT, device='cpu')
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    reconstructor = SimilarityReconstructor()
+    for seed in range(3):
+        with apply_plan(model.backbone, random_plan(model.backbone, seed), reconstructor):
+            pass
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (
+            {'autodfp.module': 'trunk'},
+            "'trunk' was to be pruned, but the FasterRCNN has no such part; it has.*backbone",
+        ),
+        ({'autodfp.module': 'backbone.layer1'}, 'has no model.backbone.layer1 that could be replaced'),
+        ({'autodfp.module': 'neck'}, "nothing to prune in the FPN 'neck'"),
+        ({'autodfp.agent.type': 'PPO'}, "agent type 'PPO' is not known; known are RandomSearch, SAC, UniformPlan"),
+        ({'autodfp.agent.learning_rate': 1}, 'learning_rate'),
+        ({'autodfp.reward.type': 'Magic'}, "reward type 'Magic' is not known; known are CocoReward"),
+        ({'autodfp.reward.images': 3}, "unexpected keyword argument 'images'.*num_images"),
+        ({'autodfp.budget.preserve_ratio': 0.1}, 'can only reach 0.*; raise the ratio or lower p_min'),
+        ({'autodfp.budget.type': 'Price'}, 'known are FlopBudget, ParamBudget'),
+        ({'autodfp.num_episodes': 0}, 'num_episodes=0'),
+        ({'autodfp.episodes': 3}, "unexpected keyword argument 'episodes'"),
+        ({'autodfp.p_min': 1.5}, 'p_min'),
+        ({'autodfp.opening_lams': (2.0,)}, 'opening_lams'),
+        ({'val_dataloader.dataset.ann_file': 'absent.json'}, r'absent\.json'),
+        ({'val_dataloader.dataset.data_prefix.img': 'absent/'}, r'absent/.*which cannot be read'),
+        ({'val_dataloader.dataset.indices': 0}, 'the data set has none'),
+        (
+            {'model.backbone.groups': 2, 'model.backbone.type': 'ResNeXt', 'model.backbone.base_width': 4},
+            'grouped conv',
+        ),
+    ],
+)
+def test_bad_settings_end_in_one_clear_sentence(small_demo, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(REPO)
+    checkpoint = CHECKPOINT
+    if 'model.backbone.type' in options:  # other shapes than the shipped weights have
+        cfg = Config.fromfile(CONFIG)
+        cfg.merge_from_dict(options)
+        checkpoint = tmp_path / 'random.pth'
+        torch.save(dict(state_dict=init_detector(cfg, device='cpu').state_dict()), checkpoint)
+    with pytest.raises(AutoDFPError, match=message) as caught:
+        apis.prune(CONFIG, str(checkpoint), work_dir=str(tmp_path / 'w'), cfg_options=small_demo | options)
+    assert '\n' not in str(caught.value)
+
+
+def test_bad_checkpoints_and_configs_end_in_one_clear_sentence(digits_root, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
+    shutil.copy(CHECKPOINT, tmp_path / 'cut.pth')
+    (tmp_path / 'cut.pth').write_bytes((tmp_path / 'cut.pth').read_bytes()[:100_000])
+    torch.save(dict(state_dict=nn.Linear(2, 2).state_dict()), tmp_path / 'other.pth')
+    torch.save(dict(weights='none'), tmp_path / 'empty.pth')
+    (tmp_path / 'broken.py').write_text('model = dict(')
+    cases = [
+        (CONFIG, tmp_path / 'absent.pth', 'there is no such file'),
+        (CONFIG, tmp_path / 'cut.pth', 'damaged'),
+        (CONFIG, tmp_path / 'other.pth', 'does not fit the model of the config: of its .* are missing'),
+        (CONFIG, tmp_path / 'empty.pth', "holds no 'state_dict'"),
+        (CONFIG, 'http://localhost:9/x.pth', 'cannot be fetched'),
+        (tmp_path / 'absent.py', CHECKPOINT, 'absent.py was asked for, but there is no such file'),
+        (tmp_path / 'broken.py', CHECKPOINT, 'cannot be read: SyntaxError'),
+        ('configs/demo/faster_rcnn_digits.py', CHECKPOINT, "no 'autodfp' entry"),
+    ]
+    for config, checkpoint, message in cases:
+        with pytest.raises(AutoDFPError, match=message) as caught:
+            apis.prune(config, str(checkpoint), work_dir=str(tmp_path / 'w'), cfg_options=None)
+        assert '\n' not in str(caught.value), caught.value
+
+
+def test_find_module_takes_the_whole_model_for_an_empty_path():
+    model = nn.Sequential(nn.Linear(1, 1))
+    assert find_module(model, '') is model
+    assert find_module(model, '0') is model[0]
+
+
+def test_the_written_config_forgets_the_search_and_stale_weights():
+    cfg = Config(
+        dict(
+            model=dict(type='D', backbone=dict(type='ResNet', init_cfg=dict(type='Pretrained', checkpoint='x'))),
+            custom_hooks=[dict(type='mmautodfp.AutoDFPHook'), dict(type='EMAHook')],
+            autodfp=dict(num_episodes=3),
+            work_dir='somewhere',
+        )
+    )
+    slim = slim_config(cfg, 'backbone', {'layer1.0.conv1': 3}, 'pruned.pth')
+    assert slim.model.backbone.type == 'mmautodfp.Slim'
+    assert slim.model.backbone.widths == {'layer1.0.conv1': 3}
+    assert slim.model.backbone.module == dict(type='ResNet', init_cfg=None)
+    assert slim.custom_hooks == [dict(type='EMAHook')]
+    assert not {'autodfp', 'work_dir'} & set(slim)
+    assert cfg.model.backbone.type == 'ResNet'  # the run's own config is untouched
+    whole = slim_config(cfg, '', {}, None)
+    assert whole.model.type == 'mmautodfp.Slim'
+    assert whole.model.module.type == 'D'

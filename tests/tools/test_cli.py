@@ -1,0 +1,60 @@
+"""The tools as a user starts them, in a process of their own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import REPO
+
+
+def run(*arguments: str, cwd=REPO) -> subprocess.CompletedProcess:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=str(REPO)))
+
+
+@pytest.mark.parametrize('tool', ['prune.py', 'test.py', 'train_demo.py', 'make_digits.py'])
+def test_help_shows_an_example_and_every_argument(tool):
+    result = run(f'tools/{tool}', '--help')
+    assert result.returncode == 0
+    assert 'Example:' in result.stdout
+    expected = {
+        'prune.py': ['config', 'checkpoint', '--preserve-ratio', '--episodes', '--seed', '--resume'],
+        'test.py': ['config', 'checkpoint'],
+    }
+    common = ['--work-dir', '--device', '--launcher', '--cfg-options', '--trust-checkpoint']
+    for argument in expected.get(tool, []) + (common if tool in expected else []):
+        assert argument in result.stdout
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['absent.py'], 'config absent.py was asked for, but there is no such file'),
+        (['configs/demo/faster_rcnn_digits_autodfp.py', 'absent.pth'], 'there is no such file'),
+        (['configs/demo/faster_rcnn_digits_autodfp.py', '--preserve-ratio', '7'], 'lies in (0, 1], got 7'),
+        (['configs/demo/faster_rcnn_digits_autodfp.py', '--cfg-options', 'nonsense'], 'takes KEY=VALUE'),
+        (['configs/demo/faster_rcnn_digits_autodfp.py', '--device', 'tpu'], "'tpu' is no device"),
+    ],
+)
+def test_bad_requests_end_with_code_2_and_a_sentence_without_traceback(arguments, message, tmp_path):
+    result = run('tools/prune.py', *arguments, '--work-dir', str(tmp_path))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert 'Traceback' not in result.stderr
+
+
+def test_the_evaluation_tool_reports_the_shipped_checkpoints_map(small_demo, tmp_path):
+    options = [f'{key}={value}' for key, value in small_demo.items() if key.startswith('test_')]
+    result = run(
+        'tools/test.py',
+        'configs/demo/faster_rcnn_digits.py',
+        'configs/demo/faster_rcnn_digits.pth',
+        '--device=cpu',
+        f'--work-dir={tmp_path}',
+        '--cfg-options',
+        *options,
+    )
+    assert result.returncode == 0, result.stderr
+    value = float(result.stdout.split('coco/bbox_mAP: ')[1].split()[0])
+    assert 0.7 < value < 0.95

@@ -1,0 +1,79 @@
+"""What the command-line tools share: common arguments, the choice of device, errors without a traceback."""
+
+import argparse
+import os
+import sys
+
+
+def new_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser that shows a tool's docstring as it is."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that mmdet's tools have as well."""
+    parser.add_argument('--work-dir', help='where the results go (default: work_dirs/<config name>)')
+    parser.add_argument('--device', type=_device, help="'cpu', 'cuda' or 'cuda:N' (default: a GPU if there is one)")
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='allow a checkpoint that holds Python objects; reading it can run code hidden in it',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='override settings of the config, such as autodfp.reward.num_images=200',
+    )
+
+
+def _device(text: str) -> str:
+    kind, _, index = text.partition(':')
+    if kind not in ('cpu', 'cuda') or (index and not (kind == 'cuda' and index.isdigit())):
+        raise argparse.ArgumentTypeError(f"{text!r} is no device; say 'cpu', 'cuda' or 'cuda:N'")
+    return text
+
+
+def main(command: str, args: argparse.Namespace) -> None:
+    """Run a function of :mod:`mmautodfp.apis`; exit code 2 and one sentence if the request cannot be met."""
+    # mmengine looks for a GPU when it is imported, so the choice has to be made before that.
+    kind, _, index = (args.device or '').partition(':')
+    if kind == 'cpu':
+        os.environ['CUDA_VISIBLE_DEVICES'] = ''
+    elif index:
+        os.environ['CUDA_VISIBLE_DEVICES'] = index
+    os.environ.setdefault('LOCAL_RANK', '0')
+
+    import torch
+
+    from mmautodfp import AutoDFPError, apis
+
+    arguments = vars(args)
+    device = arguments.pop('device')
+    try:
+        if kind == 'cuda' and not torch.cuda.is_available():
+            raise AutoDFPError(f'device {device} was asked for, but torch finds no GPU; use --device cpu')
+        arguments['cfg_options'] = _read_options(arguments['cfg_options'])
+        getattr(apis, command)(**arguments)
+    except AutoDFPError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print('interrupted; a search goes on with the same command and --resume', file=sys.stderr)
+        sys.exit(130)
+
+
+def _read_options(options: list[str]) -> dict:
+    """KEY=VALUE pairs, read as mmengine reads them."""
+    from mmengine.config import DictAction
+
+    from mmautodfp import AutoDFPError
+
+    for option in options:
+        if '=' not in option:
+            raise AutoDFPError(f'--cfg-options takes KEY=VALUE, got {option!r}')
+    namespace = argparse.Namespace()
+    DictAction(['--cfg-options'], 'options')(None, namespace, options)
+    return namespace.options
