@@ -1,4 +1,4 @@
-"""The search's settings, as in section 4.3.4 of the paper; the detectors' configs share them."""
+"""The search's settings; the detectors' configs share them. Values are the paper's (4.3.4) unless a comment says why."""
 
 autodfp = dict(
     type='mmautodfp.AutoDFPHook',
@@ -18,6 +18,8 @@ autodfp = dict(
         batch_size=128,
         buffer_episodes=100,
         warmup_episodes=200,
+        # The paper's 'bootstrap' learns from the next state, which does not depend on the action; see SACConfig.credit.
+        credit='episode',
     ),
     reconstructor=dict(type='SimilarityReconstructor'),
     reward=dict(type='CocoReward', num_images=500, seed=0),

@@ -44,7 +44,8 @@ class AutoDFPHook(Hook):
         module (str): Path of the module to prune inside the model; '' prunes the whole model. Defaults to 'backbone'.
         budget (dict | None): Config of the limit, see :class:`mmautodfp.surgery.Budget`. Defaults to None: 90 % of
             the module's parameters.
-        agent (dict | None): Config of the agent. Defaults to None: SAC with the paper's settings.
+        agent (dict | None): Config of the agent. Defaults to None: SAC with the paper's settings but for its credit,
+            see :class:`mmautodfp.search.SACConfig`.
         reconstructor (dict | None): Config of the compensation. Defaults to None: the paper's (Eq. 12 and 16).
         reward (dict | None): Config of the reward. Defaults to None: COCO mAP on 500 images.
         num_episodes (int): Episodes of the search, warm-up and opening included. Defaults to 5000.
@@ -95,7 +96,7 @@ class AutoDFPHook(Hook):
         self.module = module
         self.ratios = RatioRange(p_min, p_max)
         self.budget = build(BUDGETS, budget or dict(type='ParamBudget', preserve_ratio=0.9))
-        self.agent = agent or dict(type='SAC')
+        self.agent = agent or dict(type='SAC', credit='episode')
         self.reconstructor = build(RECONSTRUCTORS, reconstructor or dict(type='SimilarityReconstructor'))
         self.reward = build(REWARDS, reward or dict(type='CocoReward'))
         self.num_episodes = num_episodes

@@ -1,0 +1,161 @@
+"""What a search asks of an agent: an action a unit, and to learn from the finished episode."""
+
+from abc import ABC, abstractmethod
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmautodfp.errors import AutoDFPError
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """The task as an agent sees it.
+
+    Attributes:
+        horizon (int): Number of units L, which is the number of actions in an episode.
+        uniform_action (tuple[float, ...]): [A], each in [0, 1]: the action that, taken for every unit, makes the
+            uniform plan. Its first component decides the share of kept channels.
+        state_dim (int): Length D of a state. Defaults to 9 (Eq. 17).
+        action_dim (int): Length A of an action. Defaults to 2: the preserve ratio and lambda.
+        seed (int): Seed of all the agent's choices, 0 or more. Defaults to 0.
+
+    Raises:
+        AutoDFPError: A value is out of range, or ``uniform_action`` is not of length A.
+    """
+
+    horizon: int
+    _: KW_ONLY
+    uniform_action: tuple[float, ...]
+    state_dim: int = 9
+    action_dim: int = 2
+    seed: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, 'uniform_action', tuple(float(value) for value in self.uniform_action))
+        for name in ('horizon', 'state_dim', 'action_dim'):
+            if getattr(self, name) < 1:
+                raise AutoDFPError(f'an agent was asked to have {name}={getattr(self, name)}; it must be 1 or more')
+        if self.seed < 0:
+            raise AutoDFPError(f'the seed {self.seed} was asked for; it must be 0 or more')
+        if len(self.uniform_action) != self.action_dim or not all(0 <= value <= 1 for value in self.uniform_action):
+            raise AutoDFPError(
+                f'uniform_action={self.uniform_action} was given; it must be {self.action_dim} numbers in [0, 1]'
+            )
+
+    def generator(self, stream: int) -> torch.Generator:
+        """A CPU random generator of the agent's own; different streams of one seed are independent."""
+        seed = int(np.random.SeedSequence((self.seed, stream)).generate_state(1)[0])
+        return torch.Generator().manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One finished episode; its last transition is terminal.
+
+    Attributes:
+        states (Tensor): [L, D], what the agent saw.
+        actions (Tensor): [L, A] in [0, 1], as executed: the budget may have lowered what the agent asked for.
+        rewards (Tensor): [L], zero before the last one.
+
+    Raises:
+        AutoDFPError: The lengths differ, or a number is not finite.
+    """
+
+    states: Tensor
+    actions: Tensor
+    rewards: Tensor
+
+    def __post_init__(self):
+        lengths = [len(self.states), len(self.actions), len(self.rewards)]
+        if self.rewards.dim() != 1 or len(set(lengths)) != 1 or not lengths[0]:
+            raise AutoDFPError(f'an episode has as many states as actions and rewards; found {lengths}')
+        for name in ('states', 'actions', 'rewards'):
+            if not getattr(self, name).isfinite().all():
+                # One such number would stay in the networks for the rest of the search.
+                raise AutoDFPError(f'the {name} of an episode must be finite, but one of them is infinite or nan')
+
+
+class Agent(ABC):
+    """How a search chooses its actions.
+
+    An episode is ``begin_episode``, L times ``act``, then ``learn``. Agents work on the CPU, in float32, and draw from
+    generators of their own: the global random state is never touched, and two agents of one seed act alike.
+
+    Args:
+        spec (AgentSpec): The task.
+    """
+
+    def __init__(self, spec: AgentSpec):
+        self.spec = spec
+        self.episode = 0
+
+    def begin_episode(self, episode: int) -> None:
+        """Prepare for an episode.
+
+        Args:
+            episode (int): Its number, counted from 0.
+        """
+        self.episode = episode
+
+    @abstractmethod
+    def act(self, state: Tensor, greedy: bool = False) -> Tensor:
+        """Choose the action for one unit.
+
+        Args:
+            state (Tensor): [D], each about in [0, 1].
+            greedy (bool): Whether to take what is held for best, without exploring and without drawing a random
+                number, where the agent can tell. Defaults to False.
+
+        Returns:
+            Tensor: [A] in [0, 1].
+        """
+
+    def learn(self, trajectory: Trajectory) -> dict[str, float]:
+        """Take in a finished episode, once after each.
+
+        Returns:
+            dict[str, float]: Scalars for the log, possibly none.
+        """
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on after an episode, bit for bit, as a copy.
+
+        It holds tensors, numbers, strings, lists and dicts only: ``torch.load(weights_only=True)`` reads it.
+        """
+        return dict(type=type(self).__name__, episode=self.episode, **self._sizes())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of :meth:`state_dict`; the agent's seed gives way to the saved random state.
+
+        Raises:
+            AutoDFPError: The state is another kind of agent's, or that of another task or other settings.
+        """
+        require_same('agent', dict(type=type(self).__name__, **self._sizes()), state)
+        self.episode = state['episode']
+
+    def _sizes(self) -> dict[str, int]:
+        return {name: getattr(self.spec, name) for name in ('horizon', 'state_dim', 'action_dim')}
+
+
+def require_same(owner: str, asked: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Refuse a saved state whose settings are not the present ones.
+
+    Args:
+        owner (str): Whose settings they are, for the message.
+        asked (dict): The present settings.
+        saved (dict): The saved state; keys beyond ``asked`` are not looked at.
+
+    Raises:
+        AutoDFPError: A setting differs or is missing.
+    """
+    for name, value in asked.items():
+        if saved.get(name) != value:
+            raise AutoDFPError(
+                f'the {owner} to resume was saved with {name}={saved.get(name)!r}, but {name}={value!r} is asked for; '
+                'resume with the saved settings or start a new search'
+            )

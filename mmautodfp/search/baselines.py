@@ -1,0 +1,83 @@
+"""Agents that do not learn: what SAC has to beat, and how it explores before it has learned."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmautodfp.errors import AutoDFPError
+from mmautodfp.registry import AGENTS
+
+from .agent import Agent, AgentSpec, require_same
+
+EXPLORE_STREAM = 0
+# Narrow and wide episodes both: nearly uniform plans tell units apart at a small loss, wide ones find the far ones.
+RATIO_WIDTHS = (0.02, 0.3)
+
+
+@AGENTS.register_module()
+class RandomSearch(Agent):
+    """Random plans. SAC's warm-up episodes of the same seed are exactly these.
+
+    Args:
+        spec (AgentSpec): The task.
+        around_uniform (bool): Whether the first component of an action, which decides the share of kept channels, is
+            normally distributed around that of the uniform plan and clipped to [0, 1], with a standard deviation
+            drawn for each episode from [0.02, 0.3]. A tight budget leaves independent uniform ratios hardly a plan
+            that is better than the uniform one. The other components are uniform in either case. Defaults to False.
+    """
+
+    def __init__(self, spec: AgentSpec, around_uniform: bool = False):
+        super().__init__(spec)
+        self.around_uniform = around_uniform
+        self.random = spec.generator(EXPLORE_STREAM)
+        self.width = RATIO_WIDTHS[1]
+
+    def begin_episode(self, episode: int) -> None:
+        super().begin_episode(episode)
+        if self.around_uniform:
+            narrowest, widest = RATIO_WIDTHS
+            self.width = narrowest + (widest - narrowest) * torch.rand((), generator=self.random).item()
+
+    def act(self, state: Tensor, greedy: bool = False) -> Tensor:
+        """A random action [A] in [0, 1]; the state and ``greedy`` change nothing."""
+        action = torch.rand(self.spec.action_dim, generator=self.random)
+        if self.around_uniform:
+            noise = self.width * torch.randn((), generator=self.random)
+            action[0] = (self.spec.uniform_action[0] + noise).clamp(0, 1)
+        return action
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(
+            super().state_dict(), around_uniform=self.around_uniform, width=self.width, random=self.random.get_state()
+        )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        require_same('agent', dict(around_uniform=self.around_uniform), state)
+        self.width = state['width']
+        self.random.set_state(state['random'])
+
+
+@AGENTS.register_module()
+class UniformPlan(Agent):
+    """Every unit alike: the plan that needs no search.
+
+    Args:
+        spec (AgentSpec): The task.
+        lam (float): The second component of every action, lambda of Eq. 16, in [0, 1]. Defaults to 0.5.
+
+    Raises:
+        AutoDFPError: ``lam`` is out of range.
+    """
+
+    def __init__(self, spec: AgentSpec, lam: float = 0.5):
+        super().__init__(spec)
+        if not 0 <= lam <= 1:
+            raise AutoDFPError(f'UniformPlan was asked for lam={lam}; it must lie in [0, 1]')
+        self.action = torch.tensor(spec.uniform_action)
+        self.action[1:2] = lam
+
+    def act(self, state: Tensor, greedy: bool = False) -> Tensor:
+        """The uniform action [A]; the state and ``greedy`` change nothing."""
+        return self.action.clone()

@@ -1,0 +1,121 @@
+"""The pruning of a network as an episode: one step a unit, the reward at the end (section 4.2)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmautodfp.errors import AutoDFPError
+from mmautodfp.surgery import Budget, PruningPlan, UnitPlan, round_widths
+
+
+@dataclass(frozen=True)
+class RatioRange:
+    """Bounds of each unit's preserve ratio, p_min and p_max of Algorithm 1.
+
+    Attributes:
+        low (float): p_min. Defaults to 0.2.
+        high (float): p_max. Defaults to 1.
+    """
+
+    low: float = 0.2
+    high: float = 1.0
+
+    def __post_init__(self):
+        if not 0 < self.low < self.high <= 1:
+            raise AutoDFPError(f'p_min and p_max must satisfy 0 < p_min < p_max <= 1, got {self.low} and {self.high}')
+
+    def to_ratio(self, action: float) -> float:
+        """Preserve ratio p of an action in [0, 1]."""
+        return self.low + action * (self.high - self.low)
+
+    def to_action(self, ratio: float) -> float:
+        """Action in [0, 1] that gives ratio ``p``, as near as the range allows."""
+        return min(1.0, max(0.0, (ratio - self.low) / (self.high - self.low)))
+
+
+class PruningEnv:
+    """One episode prunes a network unit by unit; signatures as in Gymnasium.
+
+    Args:
+        names (Sequence[str]): The units' names, L of them, in forward order.
+        rankings (Sequence[Tensor]): [N] each, the units' channels by falling importance.
+        states (Tensor): [L, D], what the agent sees at each unit.
+        budget (Budget): Bound to the model, with the least widths of ``ratios``; answers how wide a unit may be.
+        evaluate (Callable): From a finished plan to its reward.
+        ratios (RatioRange): Range of the preserve ratios. Defaults to [0.2, 1].
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        rankings: Sequence[Tensor],
+        states: Tensor,
+        budget: Budget,
+        evaluate: Callable[[PruningPlan], float],
+        ratios: RatioRange | None = None,
+    ):
+        self.names = list(names)
+        self.rankings = [ranking.cpu() for ranking in rankings]
+        self.states = states
+        self.budget = budget
+        self.evaluate = evaluate
+        self.ratios = ratios or RatioRange()
+        self.reset()
+
+    @property
+    def horizon(self) -> int:
+        """Number of steps in an episode, L."""
+        return len(self.names)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Tensor, dict]:
+        """Begin an episode with the dense network. ``seed`` and ``options`` have no effect: nothing is random here.
+
+        Returns:
+            tuple[Tensor, dict]: State [D] of the first unit, and an empty info.
+        """
+        self.widths: list[int] = []
+        self.lams: list[float] = []
+        return self.states[0], {}
+
+    def step(self, action: Tensor) -> tuple[Tensor, float, bool, bool, dict]:
+        """Prune the next unit.
+
+        Args:
+            action (Tensor): [2] in [0, 1]: the preserve ratio's place between p_min and p_max, and lambda.
+
+        Returns:
+            tuple: Next state [D] (the last one again at the end), reward (0 before the end), terminated, truncated
+            (always False), and info: ``action`` [2], as executed after the budget's bound; ``width``, the channels
+            kept; at the end ``plan``.
+        """
+        index = len(self.widths)
+        channels = len(self.rankings[index])
+        share, lam = (float(value) for value in action)
+        ratio = self.ratios.to_ratio(share)
+        (width,) = round_widths(ratio, [channels])  # Eq. 15
+        bound = self.budget.max_width(self.widths)  # Algorithm 1
+        if width > bound:
+            width = bound
+            share = self.ratios.to_action(bound / channels)
+        self.widths.append(width)
+        self.lams.append(lam)
+        info = dict(action=torch.tensor([share, lam]), width=width)
+        if index + 1 < self.horizon:
+            return self.states[index + 1], 0.0, False, False, info
+        info['plan'] = self.plan(self.widths, self.lams)
+        return self.states[index], self.evaluate(info['plan']), True, False, info
+
+    def plan(self, widths: Sequence[int], lams: Sequence[float]) -> PruningPlan:
+        """The plan that keeps the ``widths`` highest-ranked channels; L widths and L lambdas."""
+        units = {}
+        for name, ranking, width, lam in zip(self.names, self.rankings, widths, lams, strict=True):
+            keep = tuple(ranking[:width].sort().values.tolist())
+            units[name] = UnitPlan(keep, len(ranking), lam)
+        return PruningPlan(units)
+
+    def uniform_plan(self, lam: float = 0.5) -> PruningPlan:
+        """The plan with one ratio for all units, the largest within the budget."""
+        widths = round_widths(self.budget.uniform_ratio(), [len(ranking) for ranking in self.rankings])
+        return self.plan(widths, [lam] * self.horizon)

@@ -1,0 +1,105 @@
+"""The memory of past transitions, as tensors."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmautodfp.errors import AutoDFPError
+
+from .agent import Trajectory, require_same
+
+
+class Batch(NamedTuple):
+    """B transitions.
+
+    Attributes:
+        states (Tensor): [B, D].
+        actions (Tensor): [B, A] in [0, 1].
+        rewards (Tensor): [B].
+        next_states (Tensor): [B, D]; a terminal transition repeats its state, as Algorithm 1 has it.
+        dones (Tensor): [B] of bool, whether the transition is terminal.
+    """
+
+    states: Tensor
+    actions: Tensor
+    rewards: Tensor
+    next_states: Tensor
+    dones: Tensor
+
+
+class ReplayBuffer:
+    """A ring of the latest transitions.
+
+    Args:
+        capacity (int): Number of transitions kept; the oldest give way.
+        state_dim (int): Length D of a state.
+        action_dim (int): Length A of an action.
+
+    Raises:
+        AutoDFPError: ``capacity`` is less than 1.
+    """
+
+    def __init__(self, capacity: int, state_dim: int, action_dim: int):
+        if capacity < 1:
+            raise AutoDFPError(f'a replay buffer for {capacity} transitions was asked for; it must hold 1 or more')
+        self.capacity = capacity
+        self.cursor = 0
+        self.size = 0
+        self.data = Batch(
+            states=torch.zeros(capacity, state_dim),
+            actions=torch.zeros(capacity, action_dim),
+            rewards=torch.zeros(capacity),
+            next_states=torch.zeros(capacity, state_dim),
+            dones=torch.zeros(capacity, dtype=torch.bool),
+        )
+
+    def __len__(self) -> int:
+        return self.size
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Store an episode's L transitions; of one longer than the capacity the last ones stay."""
+        length = len(trajectory.rewards)
+        states = trajectory.states
+        dones = torch.zeros(length, dtype=torch.bool)
+        dones[-1] = True
+        columns = Batch(states, trajectory.actions, trajectory.rewards, torch.cat([states[1:], states[-1:]]), dones)
+        slots = (self.cursor + torch.arange(length)) % self.capacity
+        for stored, column in zip(self.data, columns, strict=True):
+            stored[slots[-self.capacity :]] = column[-self.capacity :].detach().to(stored)
+        self.cursor = (self.cursor + length) % self.capacity
+        self.size = min(self.size + length, self.capacity)
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """Draw transitions, each as likely as the other, with replacement.
+
+        Args:
+            batch_size (int): Number of transitions B.
+            generator (torch.Generator): Source of the choice.
+
+        Returns:
+            Batch: Copies of the stored transitions.
+
+        Raises:
+            AutoDFPError: The buffer is empty.
+        """
+        if not self.size:
+            raise AutoDFPError('a batch was asked of an empty replay buffer; add an episode first')
+        chosen = torch.randint(self.size, (batch_size,), generator=generator)
+        return Batch(*(stored[chosen] for stored in self.data))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copy of the content, with the cursor."""
+        content = {name: stored.clone() for name, stored in self.data._asdict().items()}
+        return dict(capacity=self.capacity, cursor=self.cursor, size=self.size, **content)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a saved content.
+
+        Raises:
+            AutoDFPError: It was saved with another capacity.
+        """
+        require_same('replay buffer', dict(capacity=self.capacity), state)
+        self.cursor, self.size = state['cursor'], state['size']
+        for name, stored in self.data._asdict().items():
+            stored.copy_(state[name])

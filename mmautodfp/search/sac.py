@@ -1,0 +1,300 @@
+"""Soft Actor-Critic as in section 4.3.4 of the paper, for episodes whose reward comes at their end."""
+
+import copy
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmautodfp.errors import AutoDFPError
+from mmautodfp.registry import AGENTS
+
+from .agent import Agent, AgentSpec, Trajectory, require_same
+from .baselines import RandomSearch
+from .networks import Actor, Critic, one_thread
+from .replay import Batch, ReplayBuffer
+
+POLICY_STREAM, INIT_STREAM = 1, 2
+NETWORKS = ('actor', 'qf1', 'qf2', 'qf1_target', 'qf2_target')
+OPTIMIZERS = ('actor_optimizer', 'critic_optimizer', 'alpha_optimizer')
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    """Settings of the agent; a default not marked otherwise is the paper's.
+
+    Attributes:
+        hidden_sizes (tuple[int, ...]): Neurons of each hidden layer, of actor and critics. Defaults to (256, 256).
+        actor_lr (float): Adam's learning rate for the actor. Defaults to 1e-3.
+        critic_lr (float): Adam's learning rate for the critics. Defaults to 1e-3.
+        alpha_lr (float): Adam's learning rate for the log of the entropy coefficient. Defaults to 3e-4.
+        gamma (float): Discount, in [0, 1]. Defaults to 1.
+        tau (float): Share of the critics that moves into their targets at each update, in (0, 1]. Defaults to 0.01.
+        batch_size (int): Transitions in an update. Defaults to 128.
+        buffer_episodes (int): Episodes that the replay buffer holds. Defaults to 100.
+        warmup_episodes (int): Episodes at the start that only fill the buffer. Defaults to 200.
+        warmup (str): How they act: 'random', as in the paper, or 'around_uniform', where the ratios lie around the
+            uniform plan (see :class:`RandomSearch`) and the untrained policy is centred on it. Defaults to 'random'.
+        initial_alpha (float): Entropy coefficient at the start. The paper does not tell it. Defaults to 0.01.
+        target_entropy (float | None): What the policy's entropy is held at, in nats, for actions in [-1, 1]. The
+            paper does not tell it. Defaults to None, which is minus the action's length.
+        updates_per_episode (int | None): Updates after an episode. Defaults to None, one a unit as in Algorithm 1.
+        reward_scale (float): Factor on all rewards. Defaults to 1.
+        credit (str): What a unit's action is held to be worth. 'bootstrap', as in Algorithm 1, is what the target
+            critics say of the next state. As the paper's states do not depend on what was done before, that is the
+            same for every action: only the last unit's is learned. 'episode' is the reward that the rest of the
+            episode brought. Defaults to 'bootstrap'.
+
+    Raises:
+        AutoDFPError: A value is out of range.
+    """
+
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    actor_lr: float = 1e-3
+    critic_lr: float = 1e-3
+    alpha_lr: float = 3e-4
+    gamma: float = 1.0
+    tau: float = 0.01
+    batch_size: int = 128
+    buffer_episodes: int = 100
+    warmup_episodes: int = 200
+    warmup: str = 'random'
+    initial_alpha: float = 0.01
+    target_entropy: float | None = None
+    updates_per_episode: int | None = None
+    reward_scale: float = 1.0
+    credit: str = 'bootstrap'
+
+    def __post_init__(self):
+        object.__setattr__(self, 'hidden_sizes', tuple(self.hidden_sizes))
+        self._require('hidden_sizes', all(_is_count(size) for size in self.hidden_sizes), 'integers of 1 or more')
+        for name in ('batch_size', 'buffer_episodes'):
+            self._require(name, _is_count(getattr(self, name)), 'an integer of 1 or more')
+        self._require('warmup_episodes', _is_count(self.warmup_episodes, least=0), 'an integer of 0 or more')
+        if self.updates_per_episode is not None:
+            self._require('updates_per_episode', _is_count(self.updates_per_episode), 'None or an integer of 1 or more')
+        for name in ('actor_lr', 'critic_lr', 'alpha_lr', 'initial_alpha', 'reward_scale'):
+            value = getattr(self, name)
+            self._require(name, _is_number(value) and value > 0, 'a finite number above 0')
+        self._require('gamma', _is_number(self.gamma) and 0 <= self.gamma <= 1, 'in [0, 1]')
+        self._require('tau', _is_number(self.tau) and 0 < self.tau <= 1, 'above 0 and at most 1')
+        self._require('warmup', self.warmup in ('random', 'around_uniform'), "'random' or 'around_uniform'")
+        self._require('credit', self.credit in ('bootstrap', 'episode'), "'bootstrap' or 'episode'")
+        if self.target_entropy is not None:
+            self._require('target_entropy', _is_number(self.target_entropy), 'None or a finite number')
+
+    def _require(self, name: str, met: bool, allowed: str) -> None:
+        if not met:
+            raise AutoDFPError(f'SAC was asked for {name}={getattr(self, name)!r}; it must be {allowed}')
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_count(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and value >= least
+
+
+@AGENTS.register_module()
+class SAC(Agent):
+    """Soft Actor-Critic with one policy, twin critics and a learned entropy coefficient.
+
+    The networks see actions in [-1, 1]; everybody else sees them in [0, 1].
+
+    Args:
+        spec (AgentSpec): The task.
+        config (SACConfig | None): The settings. Defaults to None, which is those of ``settings``.
+        **settings: The fields of :class:`SACConfig`, instead of ``config``.
+
+    Raises:
+        AutoDFPError: A setting is unknown or out of range, or both ways of setting are used.
+    """
+
+    def __init__(self, spec: AgentSpec, config: SACConfig | None = None, **settings: Any):
+        super().__init__(spec)
+        config = _read_config(config, settings)
+        if config.target_entropy is None:
+            config = replace(config, target_entropy=-float(spec.action_dim))
+        if config.updates_per_episode is None:
+            config = replace(config, updates_per_episode=spec.horizon)
+        self.config = config
+        self.updates = 0
+        self.explorer = RandomSearch(spec, around_uniform=config.warmup == 'around_uniform')
+        self.random = spec.generator(POLICY_STREAM)
+        self.buffer = ReplayBuffer(config.buffer_episodes * spec.horizon, spec.state_dim, spec.action_dim)
+        self._build_networks()
+        self._build_optimizers()
+
+    def _build_networks(self) -> None:
+        spec, config = self.spec, self.config
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed, which would also seed the GPUs.
+            torch.default_generator.set_state(spec.generator(INIT_STREAM).get_state())
+            self.actor = Actor(spec, config.hidden_sizes)
+            self.qf1, self.qf2 = (Critic(spec, config.hidden_sizes) for _ in range(2))
+        if config.warmup == 'around_uniform':
+            self.actor.centre(_to_network(torch.tensor(spec.uniform_action)))
+        self.qf1_target, self.qf2_target = (copy.deepcopy(qf).requires_grad_(False) for qf in (self.qf1, self.qf2))
+        self.log_alpha = nn.Parameter(torch.tensor(math.log(config.initial_alpha)))
+
+    def _build_optimizers(self) -> None:
+        config = self.config
+        critics = [*self.qf1.parameters(), *self.qf2.parameters()]
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.actor_lr)
+        self.critic_optimizer = torch.optim.Adam(critics, lr=config.critic_lr)
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=config.alpha_lr)
+
+    @property
+    def alpha(self) -> float:
+        """Entropy coefficient."""
+        return self.log_alpha.exp().item()
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether the present episode only fills the buffer."""
+        return self.episode < self.config.warmup_episodes
+
+    def begin_episode(self, episode: int) -> None:
+        super().begin_episode(episode)
+        if self.warming_up:
+            self.explorer.begin_episode(episode)
+
+    @torch.no_grad()
+    def act(self, state: Tensor, greedy: bool = False) -> Tensor:
+        """A random action [A] in a warm-up episode, else one of the policy's; if ``greedy``, the policy's mean."""
+        states = state.to(self.log_alpha).unsqueeze(0)
+        if greedy:
+            return _to_public(torch.tanh(self.actor(states)[0])).squeeze(0)
+        if self.warming_up:
+            return self.explorer.act(state)
+        return _to_public(self.actor.sample(states, self.random)[0]).squeeze(0)
+
+    @one_thread()
+    def learn(self, trajectory: Trajectory) -> dict[str, float]:
+        """Store the episode and, after the warm-up, update ``config.updates_per_episode`` times.
+
+        Returns:
+            dict[str, float]: Means over the updates: ``qf_loss`` (of both critics together), ``qf1_values``,
+            ``actor_loss``, ``alpha`` and ``entropy`` (nats). Empty in the warm-up.
+        """
+        self.buffer.add(self._credited(trajectory))
+        if self.warming_up:
+            return {}
+        config = self.config
+        logs = [
+            self.update(self.buffer.sample(config.batch_size, self.random)) for _ in range(config.updates_per_episode)
+        ]
+        return {name: sum(log[name] for log in logs) / len(logs) for name in logs[0]}
+
+    def _credited(self, trajectory: Trajectory) -> Trajectory:
+        if self.config.credit == 'bootstrap':
+            return trajectory
+        rewards = trajectory.rewards.clone()
+        for step in reversed(range(len(rewards) - 1)):
+            rewards[step] += self.config.gamma * rewards[step + 1]
+        return replace(trajectory, rewards=rewards)
+
+    def update(self, batch: Batch) -> dict[str, float]:
+        """One round of Algorithm 1's updates: critics, policy, entropy coefficient, targets."""
+        batch = batch._replace(actions=_to_network(batch.actions))
+        log = self._update_critics(batch)
+        log_probs = self._update_actor(batch, log)
+        self._update_alpha(log_probs)
+        self._update_targets()
+        self.updates += 1
+        return log
+
+    @torch.no_grad()
+    def critic_targets(self, batch: Batch) -> Tensor:
+        """What the critics are drawn towards, [B]: reward plus the soft value of what follows, if anything does."""
+        rewards = self.config.reward_scale * batch.rewards
+        if self.config.credit == 'episode':
+            return rewards  # what follows is already in it
+        actions, log_probs = self.actor.sample(batch.next_states, self.random)
+        values = torch.minimum(self.qf1_target(batch.next_states, actions), self.qf2_target(batch.next_states, actions))
+        soft_values = values - self.log_alpha.exp() * log_probs
+        return torch.where(batch.dones, rewards, rewards + self.config.gamma * soft_values)
+
+    def _update_critics(self, batch: Batch) -> dict[str, float]:
+        targets = self.critic_targets(batch)
+        qf1_values = self.qf1(batch.states, batch.actions)
+        qf_loss = F.mse_loss(qf1_values, targets) + F.mse_loss(self.qf2(batch.states, batch.actions), targets)
+        self.critic_optimizer.zero_grad()
+        qf_loss.backward()
+        self.critic_optimizer.step()
+        return dict(qf_loss=qf_loss.item(), qf1_values=qf1_values.mean().item())
+
+    def _update_actor(self, batch: Batch, log: dict[str, float]) -> Tensor:
+        actions, log_probs = self.actor.sample(batch.states, self.random)
+        values = torch.minimum(self.qf1(batch.states, actions), self.qf2(batch.states, actions))
+        alpha = self.log_alpha.detach().exp()
+        actor_loss = (alpha * log_probs - values).mean()
+        self.actor_optimizer.zero_grad()
+        actor_loss.backward(inputs=list(self.actor.parameters()))  # spares the critics' weight gradients
+        self.actor_optimizer.step()
+        log_probs = log_probs.detach()
+        log.update(actor_loss=actor_loss.item(), alpha=alpha.item(), entropy=-log_probs.mean().item())
+        return log_probs
+
+    def _update_alpha(self, log_probs: Tensor) -> None:
+        alpha_loss = -(self.log_alpha.exp() * (log_probs + self.config.target_entropy)).mean()
+        self.alpha_optimizer.zero_grad()
+        alpha_loss.backward()
+        self.alpha_optimizer.step()
+
+    @torch.no_grad()
+    def _update_targets(self) -> None:
+        for online, target in ((self.qf1, self.qf1_target), (self.qf2, self.qf2_target)):
+            for source, lagging in zip(online.parameters(), target.parameters(), strict=True):
+                lagging.lerp_(source, self.config.tau)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = dict(
+            super().state_dict(), config=self._plain_config(), updates=self.updates, explorer=self.explorer.state_dict()
+        )
+        state.update(random=self.random.get_state(), buffer=self.buffer.state_dict(), log_alpha=self.log_alpha.detach())
+        state.update({name: dict(getattr(self, name).state_dict()) for name in NETWORKS})
+        # An optimizer's settings follow from the config, and hold tuples and None.
+        state.update({name: getattr(self, name).state_dict()['state'] for name in OPTIMIZERS})
+        return copy.deepcopy(state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        require_same('agent', self._plain_config(), state['config'])
+        state = copy.deepcopy(state)  # an optimizer would take the tensors over and write to them
+        self.updates = state['updates']
+        self.random.set_state(state['random'])
+        for name in ('explorer', 'buffer', *NETWORKS):
+            getattr(self, name).load_state_dict(state[name])
+        for name in OPTIMIZERS:
+            optimizer = getattr(self, name)
+            optimizer.load_state_dict(dict(optimizer.state_dict(), state=state[name]))
+        with torch.no_grad():
+            self.log_alpha.copy_(state['log_alpha'])
+
+    def _plain_config(self) -> dict[str, Any]:
+        return dict(asdict(self.config), hidden_sizes=list(self.config.hidden_sizes))
+
+
+def _read_config(config: SACConfig | None, settings: dict[str, Any]) -> SACConfig:
+    known = [field.name for field in fields(SACConfig)]
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise AutoDFPError(
+            f'SAC was asked for {", ".join(unknown)}, which it does not know; it knows {", ".join(known)}'
+        )
+    if config is not None and settings:
+        raise AutoDFPError(f'SAC was given a config and {", ".join(settings)} beside it; put all of it in one place')
+    return SACConfig(**settings) if config is None else config
+
+
+def _to_network(actions: Tensor) -> Tensor:
+    return 2 * actions - 1
+
+
+def _to_public(actions: Tensor) -> Tensor:
+    return (actions + 1) / 2

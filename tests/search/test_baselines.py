@@ -1,0 +1,130 @@
+import pytest
+import torch
+
+from mmautodfp.errors import AutoDFPError
+from mmautodfp.registry import AGENTS
+from mmautodfp.search.agent import AgentSpec, Trajectory
+from mmautodfp.search.baselines import RandomSearch, UniformPlan
+from mmautodfp.search.sac import SAC
+
+SPEC = AgentSpec(4, uniform_action=(0.4, 0.7), state_dim=3, seed=5)
+STATE = torch.full((3,), 0.5)
+
+
+def episodes(agent, numbers):
+    """Actions [E, L, A] of the episodes with these numbers."""
+    plans = []
+    for number in numbers:
+        agent.begin_episode(number)
+        actions = torch.stack([agent.act(STATE) for _ in range(agent.spec.horizon)])
+        agent.learn(Trajectory(STATE.expand(len(actions), -1), actions, torch.zeros(len(actions))))
+        plans.append(actions)
+    return torch.stack(plans)
+
+
+def test_random_actions_are_uniform_in_the_unit_square():
+    actions = episodes(RandomSearch(SPEC), range(1000)).flatten(0, 1)
+    assert actions.min() >= 0
+    assert actions.max() <= 1
+    for component in actions.T:
+        histogram = torch.histc(component, 10, 0, 1) / len(component)
+        assert torch.allclose(histogram, torch.full((10,), 0.1), atol=0.02)
+
+
+def test_actions_around_the_uniform_plan_have_a_width_of_each_episode():
+    spec = AgentSpec(500, uniform_action=(0.5, 0.7), state_dim=3)
+    actions = episodes(RandomSearch(spec, around_uniform=True), range(40))
+    ratios, others = actions[..., 0], actions[..., 1]
+    widths = ratios.std(1)
+    assert actions.min() >= 0
+    assert actions.max() <= 1
+    assert torch.allclose(ratios.mean(1), torch.tensor(0.5), atol=0.05)
+    assert widths.min() < 0.08
+    assert widths.max() > 0.22
+    assert torch.allclose(others.mean(1), torch.tensor(0.5), atol=0.06)  # lambda does not stay near the uniform one
+
+
+@pytest.mark.parametrize('warmup', ['random', 'around_uniform'])
+def test_warmup_of_sac_is_the_random_search_of_the_same_seed(warmup):
+    random_search = RandomSearch(SPEC, around_uniform=warmup == 'around_uniform')
+    sac = SAC(SPEC, warmup_episodes=6, warmup=warmup, hidden_sizes=(8,))
+    assert torch.equal(episodes(sac, range(6)), episodes(random_search, range(6)))
+
+
+@pytest.mark.parametrize('around_uniform', [False, True])
+def test_random_search_resumes_bit_for_bit(tmp_path, around_uniform):
+    expected = episodes(RandomSearch(SPEC, around_uniform), range(8))
+    agent = RandomSearch(SPEC, around_uniform)
+    episodes(agent, range(4))
+    torch.save(agent.state_dict(), tmp_path / 'agent.pth')
+    resumed = RandomSearch(SPEC, around_uniform)
+    resumed.load_state_dict(torch.load(tmp_path / 'agent.pth', weights_only=True))
+    assert torch.equal(episodes(resumed, range(4, 8)), expected[4:])
+
+
+def test_random_search_follows_its_seed_and_not_the_global_state():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = episodes(RandomSearch(SPEC), range(3))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert torch.equal(episodes(RandomSearch(SPEC), range(3)), first)
+    other = AgentSpec(4, uniform_action=(0.4, 0.7), state_dim=3, seed=6)
+    assert not torch.equal(episodes(RandomSearch(other), range(3)), first)
+
+
+def test_uniform_plan_repeats_the_uniform_ratio_with_the_lambda_asked_for():
+    assert torch.equal(episodes(UniformPlan(SPEC), range(2)), torch.tensor([0.4, 0.5]).expand(2, 4, 2))
+    assert torch.equal(episodes(UniformPlan(SPEC, lam=0.85), [0])[0, 0], torch.tensor([0.4, 0.85]))
+    agent = UniformPlan(AgentSpec(2, uniform_action=(0.3,), state_dim=3, action_dim=1))
+    assert torch.equal(agent.act(STATE), torch.tensor([0.3]))
+
+
+def test_action_of_the_uniform_plan_cannot_be_spoilt_by_its_receiver():
+    agent = UniformPlan(SPEC)
+    agent.act(STATE).zero_()
+    assert torch.equal(agent.act(STATE), torch.tensor([0.4, 0.5]))
+
+
+def test_baselines_are_built_by_name_and_have_nothing_to_log():
+    agents = [AGENTS.build(dict(type=name, spec=SPEC)) for name in ('RandomSearch', 'UniformPlan')]
+    trajectory = Trajectory(torch.zeros(4, 3), torch.zeros(4, 2), torch.zeros(4))
+    assert [agent.learn(trajectory) for agent in agents] == [{}, {}]
+
+
+def test_state_of_another_agent_or_task_is_refused():
+    state = UniformPlan(SPEC).state_dict()
+    with pytest.raises(AutoDFPError, match="type='UniformPlan', but type='RandomSearch'"):
+        RandomSearch(SPEC).load_state_dict(state)
+    longer = AgentSpec(5, uniform_action=(0.4, 0.7), state_dim=3)
+    with pytest.raises(AutoDFPError, match='horizon=4, but horizon=5'):
+        UniformPlan(longer).load_state_dict(state)
+    with pytest.raises(AutoDFPError, match='around_uniform=False, but around_uniform=True'):
+        RandomSearch(SPEC, around_uniform=True).load_state_dict(RandomSearch(SPEC).state_dict())
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(horizon=0, uniform_action=(0.5, 0.5)), 'horizon=0'),
+        (dict(horizon=1, uniform_action=(0.5, 0.5), state_dim=0), 'state_dim=0'),
+        (dict(horizon=1, uniform_action=(0.5,)), '2 numbers in'),
+        (dict(horizon=1, uniform_action=(0.5, 1.5)), '1.5'),
+        (dict(horizon=1, uniform_action=(0.5, 0.5), seed=-1), 'seed -1'),
+    ],
+)
+def test_impossible_task_is_refused(settings, message):
+    with pytest.raises(AutoDFPError, match=message):
+        AgentSpec(**settings)
+
+
+def test_lambda_out_of_range_is_refused():
+    with pytest.raises(AutoDFPError, match=r'lam=1\.2'):
+        UniformPlan(SPEC, lam=1.2)
+
+
+def test_episode_with_unequal_lengths_or_a_nan_is_refused():
+    with pytest.raises(AutoDFPError, match=r'\[3, 3, 2\]'):
+        Trajectory(torch.zeros(3, 9), torch.zeros(3, 2), torch.zeros(2))
+    with pytest.raises(AutoDFPError, match='rewards of an episode must be finite'):
+        Trajectory(torch.zeros(2, 9), torch.zeros(2, 2), torch.tensor([0, float('nan')]))

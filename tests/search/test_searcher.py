@@ -1,0 +1,138 @@
+import pytest
+import torch
+from test_environment import make_env
+
+from mmautodfp import AutoDFPError
+from mmautodfp.search import SAC, AgentSpec, RandomSearch, Searcher, UniformPlan
+
+
+def taste(plan) -> float:
+    """A reward that likes the first unit wide and lambda near 0.3."""
+    first, *_, last = plan.units.values()
+    return first.ratio - 0.1 * last.ratio - abs(last.lam - 0.3)
+
+
+SMALL = dict(warmup_episodes=3, batch_size=8, hidden_sizes=(16,), buffer_episodes=5)
+
+
+def make_searcher(episodes, path=None, reward=taste, seed=0, agent=SAC, identity=None, **settings):
+    spec = AgentSpec(3, uniform_action=(0.5, 0.5), seed=seed)
+    settings = settings or (SMALL if agent is SAC else {})
+    opening = [torch.full((3, 2), 0.5)]
+    return Searcher(
+        make_env(0.7, reward=reward),
+        agent(spec, **settings),
+        episodes,
+        opening=opening,
+        checkpoint=path,
+        checkpoint_interval=2,
+        identity=identity or dict(weights='a'),
+    )
+
+
+def test_the_best_plan_is_the_one_with_the_highest_reward():
+    rewards = []
+    searcher = make_searcher(12, reward=lambda plan: rewards.append((taste(plan), plan)) or taste(plan))
+    best = searcher.run()
+    assert len(rewards) == 12
+    assert best == max(rewards, key=lambda pair: pair[0])[1]
+    assert searcher.best_reward == max(reward for reward, _ in rewards)
+    assert searcher.history.rewards == [reward for reward, _ in rewards]
+
+
+def test_the_opening_is_played_first():
+    searcher = make_searcher(2)
+    searcher.run()
+    assert searcher.history.lams[0] == [0.5] * 3
+    assert searcher.history.lams[1] != [0.5] * 3
+
+
+def test_the_same_seed_gives_the_same_search_and_another_seed_another():
+    first, second, other = (make_searcher(8, seed=seed) for seed in (5, 5, 6))
+    assert first.run() == second.run()
+    assert first.history.rewards == second.history.rewards
+    other.run()
+    assert other.history.rewards != first.history.rewards
+
+
+@pytest.mark.parametrize('agent', [SAC, RandomSearch])
+@pytest.mark.parametrize('stopped_after', [1, 2, 5, 7])
+def test_an_interrupted_and_resumed_search_equals_the_uninterrupted_one(tmp_path, agent, stopped_after):
+    whole = make_searcher(9, agent=agent)
+    whole.run()
+
+    make_searcher(stopped_after, tmp_path / 'search.pth', agent=agent).run()
+    resumed = make_searcher(9, tmp_path / 'search.pth', agent=agent)
+    resumed.resume(tmp_path / 'search.pth')
+    torch.rand(3)  # the global random state is nobody's business
+    assert resumed.run() == whole.best_plan
+    assert resumed.history.rewards == whole.history.rewards
+    assert resumed.history.widths == whole.history.widths
+    assert resumed.history.lams == whole.history.lams
+
+
+def test_the_checkpoint_is_written_while_the_search_goes_on(tmp_path):
+    path = tmp_path / 'search.pth'
+    lengths = []
+
+    def reward(plan):
+        lengths.append(len(torch.load(path, weights_only=True)['rewards']) if path.exists() else 0)
+        return taste(plan)
+
+    make_searcher(5, path, reward=reward).run()
+    assert lengths == [0, 0, 2, 2, 4]
+    assert len(torch.load(path, weights_only=True)['rewards']) == 5
+    assert [file.name for file in tmp_path.iterdir()] == ['search.pth']
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_a_reward_that_is_no_number_stops_with_the_search_intact(tmp_path, bad):
+    path = tmp_path / 'search.pth'
+    rewards = iter([0.1, 0.2, bad])
+    with pytest.raises(AutoDFPError, match=f'episode 2 was rewarded with {bad}.*--resume'):
+        make_searcher(5, path, reward=lambda plan: next(rewards)).run()
+    assert torch.load(path, weights_only=True)['rewards'].tolist() == [0.1, 0.2]
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(identity=dict(weights='b')), "saved with weights='a', but weights='b'"),
+        (dict(agent=RandomSearch), "saved with type='SAC'"),
+        (dict(SMALL, batch_size=16), 'batch_size'),
+    ],
+)
+def test_resuming_something_else_is_refused_with_the_difference(tmp_path, change, message):
+    path = tmp_path / 'search.pth'
+    make_searcher(2, path).run()
+    with pytest.raises(AutoDFPError, match=message):
+        make_searcher(4, path, **change).resume(path)
+
+
+def test_a_missing_or_damaged_search_is_refused(tmp_path):
+    path = tmp_path / 'search.pth'
+    with pytest.raises(AutoDFPError, match='no such file'):
+        make_searcher(2).resume(path)
+    make_searcher(2, path).run()
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(AutoDFPError, match='damaged'):
+        make_searcher(2).resume(path)
+    torch.save(dict(format=7), path)
+    with pytest.raises(AutoDFPError, match='found 7'):
+        make_searcher(2).resume(path)
+
+
+def test_progress_is_told_after_each_episode():
+    told = []
+    searcher = make_searcher(3, agent=UniformPlan)
+    searcher.report = told.append
+    searcher.run()
+    assert [(p.episode, p.num_episodes, p.improved) for p in told] == [(0, 3, True), (1, 3, False), (2, 3, False)]
+    assert told[-1].eta == 0
+    assert told[0].eta > 0
+
+
+@pytest.mark.parametrize('episodes', [0, -1])
+def test_fewer_than_one_episode_is_refused(episodes):
+    with pytest.raises(AutoDFPError, match='num_episodes must be 1 or more'):
+        make_searcher(episodes)
