@@ -1,0 +1,38 @@
+VENV ?= .venv
+PYTHON ?=
+export VENV PYTHON
+python := $(VENV)/bin/python
+
+.PHONY: help setup demo test lint format clean
+
+help:
+	@echo 'make demo     prune a small detector that comes with the project, on a CPU'
+	@echo 'make test     run the tests'
+	@echo 'make lint     check the code with ruff; make format puts it right'
+	@echo 'make setup    only make the environment; the others do that first where it is missing'
+	@echo 'make clean    remove .venv and the caches; data and work_dirs stay'
+	@echo
+	@echo 'PYTHON=...    Python 3.10 or 3.11 to use (default: looked for)'
+	@echo 'VENV=...      folder of the environment (default: .venv)'
+
+setup:
+	@tools/setup.sh
+
+demo: setup
+	$(python) tools/make_digits.py
+	$(python) tools/prune.py configs/demo/faster_rcnn_digits_autodfp.py
+
+test: setup
+	$(python) -m pytest
+
+lint: setup
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+
+format: setup
+	$(python) -m ruff check --fix .
+	$(python) -m ruff format .
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
