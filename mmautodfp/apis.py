@@ -8,6 +8,7 @@ from urllib.parse import urlparse
 
 import torch
 from mmengine.config import Config
+from mmengine.fileio import exists
 from mmengine.runner import Runner
 from torch.hub import download_url_to_file, get_dir
 
@@ -56,10 +57,11 @@ def prune(
     overrides = {'budget.preserve_ratio': preserve_ratio, 'num_episodes': episodes, 'seed': seed}
     cfg.merge_from_dict({f'autodfp.{key}': value for key, value in overrides.items() if value is not None})
     hook = build(HOOKS, cfg.autodfp.to_dict(), resume=resume)
+    _require_data(cfg, 'val', 'test')
     cfg.load_from = _find_checkpoint(checkpoint or cfg.get('load_from'), config)
     runner = _build_runner(cfg, trust_checkpoint)
     runner.register_hook(hook)
-    return runner.test()
+    return _test(runner)
 
 
 def evaluate(
@@ -79,8 +81,9 @@ def evaluate(
         AutoDFPError: The request cannot be met; one sentence says why.
     """
     cfg = _load_config(config, work_dir, launcher, cfg_options)
+    _require_data(cfg, 'test')
     cfg.load_from = _find_checkpoint(checkpoint, config)
-    return _build_runner(cfg, trust_checkpoint).test()
+    return _test(_build_runner(cfg, trust_checkpoint))
 
 
 def _load_config(
@@ -96,6 +99,36 @@ def _load_config(
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
     return cfg
+
+
+def _require_data(cfg: Config, *splits: str) -> None:
+    """Miss annotation files before a model is built and a search is run, not after."""
+    for split in splits:
+        if not cfg.get(f'{split}_dataloader') or not cfg.get(f'{split}_evaluator'):
+            raise AutoDFPError(f'{cfg.filename} has no {split}_dataloader or no {split}_evaluator; both are needed')
+        dataset = cfg[f'{split}_dataloader'].dataset
+        while isinstance(dataset.get('dataset'), dict):  # wrapped
+            dataset = dataset.dataset
+        evaluators = cfg[f'{split}_evaluator']
+        evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
+        files = {
+            f'{split}_dataloader.dataset': os.path.join(dataset.get('data_root') or '', dataset.get('ann_file', ''))
+        }
+        files |= {f'{split}_evaluator': evaluator.get('ann_file') for evaluator in evaluators}
+        for name, file in files.items():
+            if file and not exists(file):
+                raise AutoDFPError(
+                    f'{name} names the annotations {file}, but there is no such file; put the data there or set '
+                    'data_root and ann_file'
+                )
+
+
+def _test(runner: Runner) -> dict[str, float]:
+    try:
+        return runner.test()
+    except FileNotFoundError as error:  # from a worker of the data loader it comes with the worker's traceback
+        reason = str(error).strip().splitlines()[-1]
+        raise AutoDFPError(f'the test loop needs a file that is not there: {reason}') from None
 
 
 def _find_checkpoint(source: str | None, config: str | os.PathLike) -> str:

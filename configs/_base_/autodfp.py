@@ -1,4 +1,4 @@
-"""The search's settings; the detectors' configs share them. Values are the paper's (4.3.4) unless a comment says why."""
+"""Settings of the search, shared by the detectors. Values are the paper's (4.3.4) unless a comment says why not."""
 
 autodfp = dict(
     type='mmautodfp.AutoDFPHook',

@@ -207,6 +207,10 @@ class AutoDFPHook(Hook):
         if self.resume:
             searcher.resume(checkpoint)
             self.logger.info(f'resumed after {len(searcher.history)} episodes, best {searcher.best_reward:.4f}')
+        elif is_main_process() and checkpoint.exists():
+            previous = checkpoint.with_name('search.previous.pth')
+            checkpoint.replace(previous)
+            self.logger.warning(f'{checkpoint} holds an earlier search, which is not resumed; it is now {previous}')
         return searcher
 
     def _identity(self) -> dict[str, Any]:

@@ -139,7 +139,7 @@ class CocoReward(Reward):
             path = self._dataset.get_data_info(index)['img_path']
             raise AutoDFPError(
                 f'the reward needs image {path}, which cannot be read ({type(error).__name__}); check data_root and '
-                'data_prefix of val_dataloader.dataset'
+                'data_prefix of its data loader'
             ) from None
 
 

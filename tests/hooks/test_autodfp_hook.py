@@ -135,8 +135,17 @@ def test_the_same_seed_gives_the_same_plan_and_resume_goes_on_from_it(run, small
         ours, first = (torch.load(path / 'search.pth', weights_only=True)[name] for path in (tmp_path / 'a', run[0]))
         assert torch.equal(ours, first)
     assert PruningPlan.from_json(tmp_path / 'a' / 'strategy.json') == PruningPlan.from_json(run[0] / 'strategy.json')
-    with pytest.raises(AutoDFPError, match='budget'):
+    with pytest.raises(AutoDFPError, match=r"saved with budget=.*0.9, 'module'.* but .*0.5, 'module'"):
         apis.prune(CONFIG, work_dir=str(tmp_path / 'a'), preserve_ratio=0.5, resume=True, cfg_options=settings)
+
+
+def test_an_earlier_search_that_is_not_resumed_is_kept_aside(small_demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
+    settings = small_demo | {'autodfp.compare': False}
+    for episodes in (2, 1):
+        apis.prune(CONFIG, work_dir=str(tmp_path), episodes=episodes, cfg_options=settings)
+    lengths = {path.name: len(torch.load(path, weights_only=True)['rewards']) for path in tmp_path.glob('search*.pth')}
+    assert lengths == {'search.pth': 1, 'search.previous.pth': 2}
 
 
 def test_slim_demo_detector_detects_what_the_masked_dense_one_detects(demo_config, digits_root):
@@ -191,7 +200,11 @@ def test_the_dense_weights_come_back_after_a_search_of_episodes(demo_config):
         ({'autodfp.episodes': 3}, "unexpected keyword argument 'episodes'"),
         ({'autodfp.p_min': 1.5}, 'p_min'),
         ({'autodfp.opening_lams': (2.0,)}, 'opening_lams'),
-        ({'val_dataloader.dataset.ann_file': 'absent.json'}, r'absent\.json'),
+        ({'val_dataloader.dataset.ann_file': 'absent.json'}, r'val_dataloader\.dataset names .*absent\.json, but'),
+        ({'test_dataloader.dataset.ann_file': 'absent.json'}, r'test_dataloader\.dataset names .*absent\.json, but'),
+        ({'test_evaluator.ann_file': 'absent.json'}, r'test_evaluator names the annotations absent\.json, but'),
+        ({'test_dataloader.dataset.data_prefix.img': 'absent/'}, r'image .*absent/.*which cannot be read'),
+        ({'val_dataloader': None}, 'has no val_dataloader'),
         ({'val_dataloader.dataset.data_prefix.img': 'absent/'}, r'absent/.*which cannot be read'),
         ({'val_dataloader.dataset.indices': 0}, 'the data set has none'),
         (
