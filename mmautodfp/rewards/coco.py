@@ -10,8 +10,10 @@ import torch
 from mmdet.registry import DATASETS
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import print_log
+from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from pycocotools.mask import encode
 from torch import nn
 
 from mmautodfp.errors import AutoDFPError
@@ -19,10 +21,12 @@ from mmautodfp.registry import REWARDS
 
 from .base import Reward
 
+IOU_TYPES = {'bbox': ['bbox'], 'segm': ['segm'], 'mean': ['bbox', 'segm']}
+
 
 @REWARDS.register_module()
 class CocoReward(Reward):
-    """Box mAP (IoU 0.50:0.95) of a detector on some images of a COCO-format data set.
+    """Box or mask mAP (IoU 0.50:0.95) of a detector on some images of a COCO-format data set.
 
     It is the raw ``COCOeval.stats[0]``; mmdet's ``CocoMetric`` rounds it to three decimals. No detections at all are
     worth 0.
@@ -30,24 +34,32 @@ class CocoReward(Reward):
     Args:
         num_images (int | None): Size of the subset; None takes all images. Defaults to 500.
         seed (int): Seed of the choice. Defaults to 0.
+        metric (str): 'bbox', 'segm' or 'mean', the mean of the two. Defaults to 'bbox'.
         batch_size (int | None): Images evaluated at once. Defaults to None, the data loader's.
         cache_gb (float): Memory for the preprocessed images in GB. What does not fit is kept as uint8 before
             normalisation, and what does not fit even so is read and resized again each time. Defaults to 4.
 
     Raises:
-        AutoDFPError: ``num_images`` or ``batch_size`` is below 1.
+        AutoDFPError: ``num_images`` or ``batch_size`` is below 1, or ``metric`` is none of the three.
     """
 
-    name = 'bbox_mAP'
-
     def __init__(
-        self, num_images: int | None = 500, seed: int = 0, batch_size: int | None = None, cache_gb: float = 4.0
+        self,
+        num_images: int | None = 500,
+        seed: int = 0,
+        metric: str = 'bbox',
+        batch_size: int | None = None,
+        cache_gb: float = 4.0,
     ):
+        if metric not in IOU_TYPES:
+            raise AutoDFPError(f'CocoReward was asked for metric={metric!r}; it must be one of {", ".join(IOU_TYPES)}')
         for setting, value in (('num_images', num_images), ('batch_size', batch_size)):
             if value is not None and value < 1:
                 raise AutoDFPError(f'CocoReward was asked for {setting}={value}; it must be 1 or more')
         self.num_images = num_images
         self.seed = seed
+        self.metric = metric
+        self.name = f'{metric}_mAP'
         self.batch_size = batch_size
         self.cache_gb = cache_gb
 
@@ -74,7 +86,7 @@ class CocoReward(Reward):
         return self._paths
 
     def held_out(self, model: nn.Module, dataloader: dict) -> 'CocoReward | None':
-        other = CocoReward(None, self.seed, self._batch_size, cache_gb=0)
+        other = CocoReward(None, self.seed, self.metric, self._batch_size, cache_gb=0)
         other._prepare(model, dataloader, excluded=set(self._paths))
         return other if other.indices else None
 
@@ -87,15 +99,30 @@ class CocoReward(Reward):
         for data in self._batches():
             for sample in model(**data, mode='predict'):
                 detections.extend(self._to_coco(sample))
-        return coco_map(self._truth, detections, self._image_ids, self._dataset.cat_ids)
+        values = [
+            coco_map(self._truth, detections, self._image_ids, self._dataset.cat_ids, iou_type)
+            for iou_type in IOU_TYPES[self.metric]
+        ]
+        return sum(values) / len(values)
 
     def _to_coco(self, sample) -> Iterator[dict]:
         found = sample.pred_instances
+        masks = self._encode_masks(found) if 'segm' in IOU_TYPES[self.metric] else [{}] * len(found)
         boxes = found.bboxes.cpu().numpy().astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]
         scores, labels = found.scores.tolist(), found.labels.tolist()
-        for box, score, label in zip(boxes.tolist(), scores, labels, strict=True):
-            yield dict(image_id=sample.img_id, bbox=box, score=score, category_id=self._dataset.cat_ids[label])
+        for box, score, label, mask in zip(boxes.tolist(), scores, labels, masks, strict=True):
+            category = self._dataset.cat_ids[label]
+            yield dict(image_id=sample.img_id, bbox=box, score=score, category_id=category) | mask
+
+    @staticmethod
+    def _encode_masks(found: InstanceData) -> list[dict]:
+        if 'masks' not in found:
+            raise AutoDFPError("mask mAP was asked for, but the detector predicts no masks; use metric='bbox'")
+        if not len(found):
+            return []
+        masks = found.masks.cpu().numpy().astype(np.uint8)
+        return [dict(segmentation=code) for code in encode(np.asfortranarray(masks.transpose(1, 2, 0)))]
 
     def _batches(self) -> Iterator[dict]:
         chunks = [self.indices[i : i + self._batch_size] for i in range(0, len(self.indices), self._batch_size)]
@@ -164,14 +191,21 @@ def choose_covering(labels: dict[int, set], num: int | None, seed: int) -> list[
     return (first + rest)[:num]
 
 
-def coco_map(truth: COCO, detections: list[dict], image_ids: Sequence[int], category_ids: Sequence[int]) -> float:
-    """Box mAP over IoU 0.50:0.95, unrounded and without a word on the console.
+def coco_map(
+    truth: COCO,
+    detections: list[dict],
+    image_ids: Sequence[int],
+    category_ids: Sequence[int],
+    iou_type: str = 'bbox',
+) -> float:
+    """mAP over IoU 0.50:0.95, unrounded and without a word on the console.
 
     Args:
         truth (COCO): Ground truth; may hold more images.
         detections (list[dict]): In COCO's result format.
         image_ids (Sequence[int]): The images to evaluate on.
         category_ids (Sequence[int]): The categories to evaluate on.
+        iou_type (str): 'bbox' or 'segm'. Defaults to 'bbox'.
 
     Returns:
         float: In [0, 1]; 0 if there are no detections.
@@ -187,7 +221,7 @@ def coco_map(truth: COCO, detections: list[dict], image_ids: Sequence[int], cate
     if not detections:
         return 0.0
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth, truth.loadRes(detections), 'bbox')
+        evaluation = COCOeval(truth, truth.loadRes(detections), iou_type)
         evaluation.params.imgIds = list(image_ids)
         evaluation.params.catIds = list(category_ids)
         evaluation.evaluate()

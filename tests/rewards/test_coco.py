@@ -10,6 +10,7 @@ from mmdet.evaluation import CocoMetric
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.structures import InstanceData
+from pycocotools.coco import COCO
 from torch import nn
 
 from mmautodfp import AutoDFPError
@@ -57,10 +58,11 @@ class Preprocessor(nn.Module):
 class Oracle(nn.Module):
     """Predicts the ground truth, shaken: boxes moved, some classes wrong, some missed, some invented."""
 
-    def __init__(self, ann_file, seed=0, shake=0.15, silent=False):
+    def __init__(self, ann_file, seed=0, shake=0.15, silent=False, masks=False):
         super().__init__()
         self.data_preprocessor = Preprocessor()
         self.silent = silent
+        self.truth = COCO(str(ann_file)) if masks else None
         content = load_json(ann_file, 'annotations')
         categories = sorted(category['id'] for category in content['categories'])
         rng = np.random.default_rng(seed)
@@ -72,36 +74,44 @@ class Oracle(nn.Module):
             if rng.random() < 0.2:
                 label = int(rng.integers(len(categories)))
             if rng.random() < 0.9:
-                self.found[annotation['image_id']].append(([x, y, x + w, y + h], rng.random(), label))
+                move = rng.normal(0, shake * np.sqrt(w * h) / 2, 2).round().astype(int)
+                self.found[annotation['image_id']].append(([x, y, x + w, y + h], rng.random(), label, annotation, move))
 
     def forward(self, inputs, data_samples, mode):
         assert mode == 'predict'
         for sample in data_samples:
             assert 'pred_instances' not in sample  # nothing of the last episode is left in the cache
             found = [] if self.silent else self.found[sample.img_id]
-            boxes, scores, labels = zip(*found, strict=True) if found else ([], [], [])
+            boxes, scores, labels, annotations, moves = zip(*found, strict=True) if found else ([],) * 5
             sample.pred_instances = InstanceData(
                 bboxes=torch.tensor(boxes).reshape(-1, 4),
                 scores=torch.tensor(scores),
                 labels=torch.tensor(labels).long(),
             )
+            if self.truth:
+                masks = [
+                    np.roll(self.truth.annToMask(annotation).astype(bool), move, (0, 1))
+                    for annotation, move in zip(annotations, moves, strict=True)
+                ]
+                sample.pred_instances.masks = torch.from_numpy(np.array(masks).reshape(len(masks), *sample.ori_shape))
         return data_samples
 
 
-def mmdet_map(reward: CocoReward, model: Oracle, tmp_path) -> float:
-    """CocoMetric's own mAP on the reward's images: a subset file, and COCOeval's figure before it is rounded."""
+def mmdet_map(reward: CocoReward, model: Oracle, tmp_path) -> dict[str, float]:
+    """CocoMetric's own mAPs on the reward's images: a subset file, and COCOeval's figure before it is rounded."""
     content = load_json(reward._dataset.ann_file, 'annotations')
     chosen = set(reward._image_ids)
     content['images'] = [image for image in content['images'] if image['id'] in chosen]
     content['annotations'] = [a for a in content['annotations'] if a['image_id'] in chosen]
     (tmp_path / 'subset.json').write_text(json.dumps(content))
-    metric = CocoMetric(ann_file=str(tmp_path / 'subset.json'), metric='bbox')
+    kinds = ['bbox', 'segm'] if model.truth else ['bbox']
+    metric = CocoMetric(ann_file=str(tmp_path / 'subset.json'), metric=kinds)
     metric.dataset_meta = reward._dataset.metainfo
     sizes = {image['id']: (image['height'], image['width']) for image in content['images']}
     samples = [DetDataSample(metainfo=dict(img_id=i, ori_shape=sizes[i])) for i in reward._image_ids]
     samples = model(None, samples, 'predict')
     metric.process({}, [sample.to_dict() for sample in samples])
-    return metric.evaluate(len(samples))['coco/bbox_mAP']
+    return metric.evaluate(len(samples))
 
 
 @pytest.mark.parametrize('num_images', [20, None])
@@ -112,19 +122,37 @@ def test_digits_reward_equals_mmdets_metric(digits_root, tmp_path, num_images, s
     reward.prepare(model, digits_loader(digits_root))
     value = reward(model)
     assert 0.05 < value < 0.95
-    assert round(value, 3) == mmdet_map(reward, model, tmp_path)
+    assert round(value, 3) == mmdet_map(reward, model, tmp_path)['coco/bbox_mAP']
     assert reward(model) == value
 
 
 @pytest.mark.parametrize('num_images', [30, None])
 def test_real_coco_reward_equals_mmdets_metric_with_crowds_and_empty_images(tmp_path, num_images):
     loader = coco_loader()
-    reward = CocoReward(num_images)
-    model = Oracle(SHARED / 'data/coco/annotations/instances_val2017_mini.json')
-    reward.prepare(model, loader)
-    value = reward(model)
-    assert 0.05 < value < 0.95
-    assert round(value, 3) == mmdet_map(reward, model, tmp_path)
+    model = Oracle(SHARED / 'data/coco/annotations/instances_val2017_mini.json', masks=True)
+    values = {}
+    for metric in ('bbox', 'segm', 'mean'):
+        reward = CocoReward(num_images, metric=metric)
+        reward.prepare(model, loader)
+        values[metric] = reward(model)
+        assert reward.name == f'{metric}_mAP'
+    assert 0.05 < values['segm'] < 0.95
+    assert abs(values['segm'] - values['bbox']) > 0.01
+    assert values['mean'] == (values['bbox'] + values['segm']) / 2
+    expected = mmdet_map(reward, model, tmp_path)
+    assert {key: round(values[key], 3) for key in ('bbox', 'segm')} == {
+        key: expected[f'coco/{key}_mAP'] for key in ('bbox', 'segm')
+    }
+
+
+def test_masks_that_are_not_predicted_are_missed(digits_root):
+    model = Oracle(digits_root / 'annotations/instances_val.json')
+    reward = CocoReward(4, metric='segm')
+    reward.prepare(model, digits_loader(digits_root))
+    with pytest.raises(AutoDFPError, match='predicts no masks'):
+        reward(model)
+    with pytest.raises(AutoDFPError, match="metric='panoptic'; it must be one of bbox, segm, mean"):
+        CocoReward(4, metric='panoptic')
 
 
 def test_no_detections_are_worth_nothing(digits_root, capsys):
