@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 
 
@@ -50,6 +51,10 @@ def main(command: str, args: argparse.Namespace) -> None:
 
     from mmautodfp import AutoDFPError, apis
 
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)  # as schedulers stop a job
     arguments = vars(args)
     device = arguments.pop('device')
     try:
@@ -61,7 +66,7 @@ def main(command: str, args: argparse.Namespace) -> None:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print('interrupted; a search goes on with the same command and --resume', file=sys.stderr)
+        print('interrupted; finished episodes are kept: the same command with --resume goes on', file=sys.stderr)
         sys.exit(130)
 
 

@@ -117,14 +117,23 @@ class Searcher:
     def run(self) -> PruningPlan:
         """Play the episodes that are still to come.
 
+        Whatever ends it early, an error or an interrupt, the finished episodes are in the checkpoint.
+
         Returns:
             PruningPlan: The best plan of all episodes.
         """
-        while len(self.history) < self.num_episodes:
-            self._episode()
-            done = len(self.history)
-            if self.checkpoint and (done % self.checkpoint_interval == 0 or done == self.num_episodes):
-                save_tensors(self.state_dict(), self.checkpoint)
+        unsaved = None
+        try:
+            while len(self.history) < self.num_episodes:
+                self._episode()
+                # Taken between two episodes: in the middle of one, the agent's random state is already ahead.
+                unsaved = self.state_dict() if self.checkpoint else None
+                if unsaved and len(self.history) % self.checkpoint_interval == 0:
+                    save_tensors(unsaved, self.checkpoint)
+                    unsaved = None
+        finally:
+            if unsaved:
+                save_tensors(unsaved, self.checkpoint)
         return self.best_plan
 
     @property

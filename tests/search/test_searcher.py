@@ -1,5 +1,11 @@
+import multiprocessing
+import os
+import random
+import time
+
 import pytest
 import torch
+from conftest import REPO
 from test_environment import make_env
 
 from mmautodfp import AutoDFPError
@@ -15,7 +21,7 @@ def taste(plan) -> float:
 SMALL = dict(warmup_episodes=3, batch_size=8, hidden_sizes=(16,), buffer_episodes=5)
 
 
-def make_searcher(episodes, path=None, reward=taste, seed=0, agent=SAC, identity=None, **settings):
+def make_searcher(episodes, path=None, reward=taste, seed=0, agent=SAC, identity=None, interval=2, **settings):
     spec = AgentSpec(3, uniform_action=(0.5, 0.5), seed=seed)
     settings = settings or (SMALL if agent is SAC else {})
     opening = [torch.full((3, 2), 0.5)]
@@ -25,7 +31,7 @@ def make_searcher(episodes, path=None, reward=taste, seed=0, agent=SAC, identity
         episodes,
         opening=opening,
         checkpoint=path,
-        checkpoint_interval=2,
+        checkpoint_interval=interval,
         identity=identity or dict(weights='a'),
     )
 
@@ -69,6 +75,59 @@ def test_an_interrupted_and_resumed_search_equals_the_uninterrupted_one(tmp_path
     assert resumed.history.rewards == whole.history.rewards
     assert resumed.history.widths == whole.history.widths
     assert resumed.history.lams == whole.history.lams
+
+
+@pytest.mark.parametrize('interruption', [KeyboardInterrupt, OSError('an image has vanished')])
+def test_an_interrupt_in_mid_episode_loses_no_finished_one(tmp_path, interruption):
+    path = tmp_path / 'search.pth'
+    calls = []
+
+    def reward(plan):
+        calls.append(plan)
+        if len(calls) == 6:
+            raise interruption
+        return taste(plan)
+
+    with pytest.raises(type(interruption) if isinstance(interruption, OSError) else interruption):
+        make_searcher(9, path, reward=reward, interval=100).run()
+    resumed = make_searcher(9, path)
+    resumed.resume(path)
+    assert len(resumed.history) == 5
+    whole = make_searcher(9)
+    assert resumed.run() == whole.run()
+    assert resumed.history.rewards == whole.history.rewards
+
+
+def search_until_killed(path, ready) -> None:
+    searcher = make_searcher(60, path, interval=1)
+    if path.exists():
+        searcher.resume(path)
+    ready.set()
+    searcher.run()
+
+
+def test_kill_9_at_20_random_moments_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(REPO), str(REPO / 'tests'), str(REPO / 'tests/search')]))
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['test_searcher'])
+    path, rng = tmp_path / 'search.pth', random.Random(0)
+    readable = 0
+    for _ in range(20):
+        ready = context.Event()
+        process = context.Process(target=search_until_killed, args=(path, ready))
+        process.start()
+        assert ready.wait(60)
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.join()
+        if path.exists():
+            readable += len(torch.load(path, weights_only=True)['rewards']) > 0
+    assert readable >= 10
+    whole, last = make_searcher(60), make_searcher(60, path)
+    last.resume(path)
+    assert last.run() == whole.run()
+    assert last.history.rewards == whole.history.rewards
+    assert last.history.widths == whole.history.widths
 
 
 def test_the_checkpoint_is_written_while_the_search_goes_on(tmp_path):
