@@ -49,7 +49,7 @@ def prune(
     Raises:
         AutoDFPError: The request cannot be met; one sentence says why.
     """
-    cfg = _load_config(config, work_dir, launcher, cfg_options)
+    cfg = load_config(config, work_dir, launcher, cfg_options)
     if not isinstance(cfg.get('autodfp'), dict):
         raise AutoDFPError(
             f"{config} was to be pruned, but it has no 'autodfp' entry; put '_base_/autodfp.py' among its bases"
@@ -58,8 +58,8 @@ def prune(
     cfg.merge_from_dict({f'autodfp.{key}': value for key, value in overrides.items() if value is not None})
     hook = build(HOOKS, cfg.autodfp.to_dict(), resume=resume)
     _require_data(cfg, 'val', 'test')
-    cfg.load_from = _find_checkpoint(checkpoint or cfg.get('load_from'), config)
-    runner = _build_runner(cfg, trust_checkpoint)
+    cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
+    runner = build_runner(cfg, trust_checkpoint)
     runner.register_hook(hook)
     return _test(runner)
 
@@ -80,15 +80,16 @@ def evaluate(
     Raises:
         AutoDFPError: The request cannot be met; one sentence says why.
     """
-    cfg = _load_config(config, work_dir, launcher, cfg_options)
+    cfg = load_config(config, work_dir, launcher, cfg_options)
     _require_data(cfg, 'test')
-    cfg.load_from = _find_checkpoint(checkpoint, config)
-    return _test(_build_runner(cfg, trust_checkpoint))
+    cfg.load_from = find_checkpoint(checkpoint, config)
+    return _test(build_runner(cfg, trust_checkpoint))
 
 
-def _load_config(
+def load_config(
     config: str | os.PathLike, work_dir: str | None, launcher: str, cfg_options: dict[str, Any] | None
 ) -> Config:
+    """Read a config and put in what the command line says; errors in one sentence."""
     if not Path(config).is_file():
         raise AutoDFPError(f'config {config} was asked for, but there is no such file')
     try:
@@ -131,7 +132,7 @@ def _test(runner: Runner) -> dict[str, float]:
         raise AutoDFPError(f'the test loop needs a file that is not there: {reason}') from None
 
 
-def _find_checkpoint(source: str | None, config: str | os.PathLike) -> str:
+def find_checkpoint(source: str | None, config: str | os.PathLike) -> str:
     """A local path; URLs are fetched into torch's cache, once."""
     if not source:
         raise AutoDFPError(f'a checkpoint is needed: name one on the command line or as load_from in {config}')
@@ -149,7 +150,8 @@ def _find_checkpoint(source: str | None, config: str | os.PathLike) -> str:
     return str(path)
 
 
-def _build_runner(cfg: Config, trust_checkpoint: bool) -> Runner:
+def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
+    """A runner whose ``load_from`` has been read and found to fit the model."""
     content = load_tensors(cfg.load_from, trust=trust_checkpoint)
     state = content.get('state_dict', content)
     if not all(isinstance(value, torch.Tensor) for value in state.values()):

@@ -21,7 +21,6 @@ from mmautodfp.surgery import (
     NeuronMerging,
     PruneOnly,
     PruningPlan,
-    Reconstructor,
     apply_plan,
     measure_positions,
     model_costs,
@@ -111,8 +110,8 @@ class AutoDFPHook(Hook):
         # Built once more with the real task in before_test; this tells a wrong setting before anything is loaded.
         build(AGENTS, self.agent, spec=AgentSpec(1, uniform_action=(0.5, 0.5), seed=seed))
 
-    def before_test(self, runner: Runner) -> None:
-        """Search, prune the runner's model and write what the run leaves behind."""
+    def prepare(self, runner: Runner) -> None:
+        """Survey the loaded model, load the reward's images and set up the environment; :meth:`before_test` does it."""
         self.logger, self.visualizer = runner.logger, runner.visualizer
         self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.model.eval()
@@ -125,6 +124,9 @@ class AutoDFPHook(Hook):
         self._bind_budget()
         self.env = self._build_env()
 
+    def before_test(self, runner: Runner) -> None:
+        """Search, prune the runner's model and write what the run leaves behind."""
+        self.prepare(runner)
         searcher = self._build_searcher(Path(runner.work_dir) / 'search.pth')
         start = time.perf_counter()
         plan = _from_main_process(searcher.run())
@@ -187,7 +189,7 @@ class AutoDFPHook(Hook):
             rankings=[rank_channels(weight) for weight, _ in statistics],
             states=scale_states(self.layer_states),
             budget=self.budget,
-            evaluate=self._evaluate,
+            evaluate=self.evaluate,
             ratios=self.ratios,
         )
 
@@ -231,8 +233,9 @@ class AutoDFPHook(Hook):
             seed=self.seed,
         )
 
-    def _evaluate(self, plan: PruningPlan, reconstructor: Reconstructor | None = None) -> float:
-        with apply_plan(self.target, plan, reconstructor or self.reconstructor):
+    def evaluate(self, plan: PruningPlan) -> float:
+        """What an episode does at its end: prune, reward, restore."""
+        with apply_plan(self.target, plan, self.reconstructor):
             return self.reward(self.model)
 
     def _report(self, progress: Progress) -> None:

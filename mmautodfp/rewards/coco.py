@@ -85,6 +85,11 @@ class CocoReward(Reward):
     def images(self) -> list[str]:
         return self._paths
 
+    @property
+    def annotation_file(self) -> str:
+        """The data set's COCO file."""
+        return self._dataset.ann_file
+
     def held_out(self, model: nn.Module, dataloader: dict) -> 'CocoReward | None':
         other = CocoReward(None, self.seed, self.metric, self._batch_size, cache_gb=0)
         other._prepare(model, dataloader, excluded=set(self._paths))
@@ -93,12 +98,20 @@ class CocoReward(Reward):
     def one_batch(self) -> dict[str, Any]:
         return self._preprocess(pseudo_collate([self._load(self.indices[0])]), False)
 
-    @torch.no_grad()
     def __call__(self, model: nn.Module) -> float:
+        return self.score(self.detect(model))
+
+    @torch.no_grad()
+    def detect(self, model: nn.Module) -> list[dict]:
+        """Run a model on the images; detections in COCO's result format."""
         detections = []
-        for data in self._batches():
+        for data in self.batches():
             for sample in model(**data, mode='predict'):
                 detections.extend(self._to_coco(sample))
+        return detections
+
+    def score(self, detections: list[dict]) -> float:
+        """The metric of detections that :meth:`detect` gave."""
         values = [
             coco_map(self._truth, detections, self._image_ids, self._dataset.cat_ids, iou_type)
             for iou_type in IOU_TYPES[self.metric]
@@ -124,7 +137,8 @@ class CocoReward(Reward):
         masks = found.masks.cpu().numpy().astype(np.uint8)
         return [dict(segmentation=code) for code in encode(np.asfortranarray(masks.transpose(1, 2, 0)))]
 
-    def _batches(self) -> Iterator[dict]:
+    def batches(self) -> Iterator[dict]:
+        """The images as the model takes them, cached ones first."""
         chunks = [self.indices[i : i + self._batch_size] for i in range(0, len(self.indices), self._batch_size)]
         for number, chunk in enumerate(chunks):
             if number < len(self._cache):

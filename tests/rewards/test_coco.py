@@ -99,7 +99,7 @@ class Oracle(nn.Module):
 
 def mmdet_map(reward: CocoReward, model: Oracle, tmp_path) -> dict[str, float]:
     """CocoMetric's own mAPs on the reward's images: a subset file, and COCOeval's figure before it is rounded."""
-    content = load_json(reward._dataset.ann_file, 'annotations')
+    content = load_json(reward.annotation_file, 'annotations')
     chosen = set(reward._image_ids)
     content['images'] = [image for image in content['images'] if image['id'] in chosen]
     content['annotations'] = [a for a in content['annotations'] if a['image_id'] in chosen]

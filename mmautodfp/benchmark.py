@@ -1,0 +1,127 @@
+"""Measurements of the tool itself, each a ratio within one process; ``tools/benchmark.py`` runs them."""
+
+import contextlib
+import copy
+import io
+import logging
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.runner import Runner
+
+from .apis import build_runner, find_checkpoint, load_config
+from .fileio import load_json, save_json
+from .hooks import AutoDFPHook
+from .registry import HOOKS, build
+from .surgery import apply_plan
+
+
+def benchmark_reward(config: str | os.PathLike, repeat: int = 5, checkpoint: str | None = None) -> dict[str, Any]:
+    """What one episode of a search costs, beside MMDetection's own ``runner.val()`` on the same images.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry.
+        repeat (int): Measurements, of which the median counts. Defaults to 5.
+        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
+
+    Returns:
+        dict[str, Any]: Median seconds of an episode, of its parts and of ``runner.val()``, both on the uniformly
+        pruned model, the ratio of the two, and the machine.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        cfg = load_config(config, scratch, 'none', None)
+        cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
+        cfg.log_level = 'ERROR'
+        hook = build(HOOKS, cfg.autodfp.to_dict())
+        with quiet():
+            runner = build_runner(cfg)
+            runner.load_or_resume()
+            hook.prepare(runner)
+            _restrict_validation(runner, hook, Path(scratch))
+        plan = hook.env.uniform_plan()
+        with quiet():
+            seconds = dict(
+                episode=median(repeat, lambda: hook.evaluate(plan)),
+                surgery=median(repeat, lambda: apply_plan(hook.target, plan, hook.reconstructor)()),
+            )
+            with apply_plan(hook.target, plan, hook.reconstructor):
+                seconds |= _reward_parts(hook, repeat)
+                seconds['mmdet_val'] = median(repeat, lambda: runner.val())
+    return dict(
+        images=len(hook.reward.images),
+        seconds=seconds,
+        ratio=seconds['mmdet_val'] / seconds['episode'],
+        machine=describe_machine(),
+    )
+
+
+def _restrict_validation(runner: Runner, hook: AutoDFPHook, scratch: Path) -> None:
+    """Let the runner's validation see the images of the reward and no others."""
+    cfg = runner.cfg
+    chosen = {os.path.basename(image) for image in hook.reward.images}
+    content = load_json(hook.reward.annotation_file, 'the annotations')
+    content['images'] = [image for image in content['images'] if os.path.basename(image['file_name']) in chosen]
+    ids = {image['id'] for image in content['images']}
+    content['annotations'] = [a for a in content['annotations'] if a['image_id'] in ids]
+    save_json(content, scratch / 'subset.json')
+    loader = copy.deepcopy(cfg.val_dataloader)
+    loader.dataset.ann_file = cfg.val_evaluator.ann_file = str(scratch / 'subset.json')
+    runner._val_dataloader, runner._val_evaluator = loader, cfg.val_evaluator
+    runner.val()  # builds the loop and starts the workers
+
+
+@torch.no_grad()
+def _reward_parts(hook: AutoDFPHook, repeat: int) -> dict[str, float]:
+    batches = list(hook.reward.batches())
+    found = hook.reward.detect(hook.model)
+
+    def forward() -> None:
+        for batch in batches:
+            hook.model.extract_feat(batch['inputs'])
+
+    features = median(repeat, forward)
+    detections = median(repeat, lambda: hook.reward.detect(hook.model))
+    metric = median(repeat, lambda: hook.reward.score(found))
+    return dict(backbone_and_neck=features, heads_and_post_processing=detections - features, mAP=metric)
+
+
+def median(repeat: int, call: Callable[[], Any]) -> float:
+    """Median seconds of ``repeat`` calls, after one that does not count."""
+    call()
+    seconds = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+@contextlib.contextmanager
+def quiet():
+    """No tables and no log lines, inside."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, threads and versions, to go with a measurement."""
+    with contextlib.suppress(OSError):
+        models = [line for line in Path('/proc/cpuinfo').read_text().splitlines() if line.startswith('model name')]
+    return dict(
+        processor=models[0].partition(': ')[2] if models else platform.processor(),
+        threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        torch=str(torch.__version__),
+    )
