@@ -1,6 +1,7 @@
 """What the command-line tools do, callable from Python."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -9,6 +10,7 @@ from urllib.parse import urlparse
 import torch
 from mmengine.config import Config
 from mmengine.fileio import exists
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.hub import download_url_to_file, get_dir
 
@@ -54,9 +56,20 @@ def prune(
         raise AutoDFPError(
             f"{config} was to be pruned, but it has no 'autodfp' entry; put '_base_/autodfp.py' among its bases"
         )
-    overrides = {'budget.preserve_ratio': preserve_ratio, 'num_episodes': episodes, 'seed': seed}
+    overrides = {
+        'budget.preserve_ratio': preserve_ratio,
+        'num_episodes': episodes,
+        'seed': seed,
+        'resume': resume or None,
+    }
     cfg.merge_from_dict({f'autodfp.{key}': value for key, value in overrides.items() if value is not None})
-    hook = build(HOOKS, cfg.autodfp.to_dict(), resume=resume)
+    hook = build(HOOKS, cfg.autodfp.to_dict())
+    if hook.resume and not (Path(cfg.work_dir) / 'search.pth').is_file():
+        raise AutoDFPError(
+            f'a search was to be resumed, but there is no search.pth in {cfg.work_dir}; leave out --resume'
+        )
+    # The state dict already holds the averaged weights; the hook would swap dense ones into the pruned model.
+    cfg.custom_hooks = [other for other in cfg.get('custom_hooks') or [] if 'EMAHook' not in str(other.get('type'))]
     _require_data(cfg, 'val', 'test')
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
     runner = build_runner(cfg, trust_checkpoint)
@@ -97,6 +110,8 @@ def load_config(
         cfg.merge_from_dict(cfg_options or {})
     except (SyntaxError, KeyError, TypeError, ValueError, OSError, AttributeError, ImportError) as error:
         raise AutoDFPError(f'config {config} cannot be read: {type(error).__name__} {error}') from None
+    if launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise AutoDFPError('--launcher pytorch was asked for, but this process was not started by torchrun; use it')
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
     return cfg
@@ -105,19 +120,20 @@ def load_config(
 def _require_data(cfg: Config, *splits: str) -> None:
     """Miss annotation files before a model is built and a search is run, not after."""
     for split in splits:
-        if not cfg.get(f'{split}_dataloader') or not cfg.get(f'{split}_evaluator'):
-            raise AutoDFPError(f'{cfg.filename} has no {split}_dataloader or no {split}_evaluator; both are needed')
+        missing = [key for key in (f'{split}_dataloader', f'{split}_evaluator', f'{split}_cfg') if not cfg.get(key)]
+        if missing:
+            raise AutoDFPError(f'{cfg.filename} has no {" and no ".join(missing)}; an evaluation needs it')
         dataset = cfg[f'{split}_dataloader'].dataset
         while isinstance(dataset.get('dataset'), dict):  # wrapped
             dataset = dataset.dataset
         evaluators = cfg[f'{split}_evaluator']
         evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
         files = {
-            f'{split}_dataloader.dataset': os.path.join(dataset.get('data_root') or '', dataset.get('ann_file', ''))
+            f'{split}_dataloader.dataset': os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
         }
         files |= {f'{split}_evaluator': evaluator.get('ann_file') for evaluator in evaluators}
         for name, file in files.items():
-            if file and not exists(file):
+            if file and not exists(file, backend_args=dataset.get('backend_args')):
                 raise AutoDFPError(
                     f'{name} names the annotations {file}, but there is no such file; put the data there or set '
                     'data_root and ann_file'
@@ -129,7 +145,7 @@ def _test(runner: Runner) -> dict[str, float]:
         return runner.test()
     except FileNotFoundError as error:  # from a worker of the data loader it comes with the worker's traceback
         reason = str(error).strip().splitlines()[-1]
-        raise AutoDFPError(f'the test loop needs a file that is not there: {reason}') from None
+        raise AutoDFPError(f'a file is needed that is not there: {reason}') from None
 
 
 def find_checkpoint(source: str | None, config: str | os.PathLike) -> str:
@@ -142,8 +158,9 @@ def find_checkpoint(source: str | None, config: str | os.PathLike) -> str:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            download_url_to_file(source, str(path))
-        except (URLError, OSError) as error:
+            digest = re.search(r'-([0-9a-f]{8,})\.\w+$', path.name)  # OpenMMLab puts it into the name
+            download_url_to_file(source, str(path), hash_prefix=digest[1] if digest else None)
+        except (URLError, OSError, RuntimeError) as error:
             raise AutoDFPError(
                 f'checkpoint {source} cannot be fetched ({error}); fetch it by other means and name the file'
             ) from None
@@ -156,6 +173,20 @@ def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
     state = content.get('state_dict', content)
     if not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise AutoDFPError(f"checkpoint {cfg.load_from} holds no 'state_dict'; found {', '.join(map(str, content))}")
+    if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available():
+        runner = _cpu_ranks_runner(cfg)
+    else:
+        runner = Runner.from_cfg(cfg)
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    check_state_fits(state, model, cfg.load_from)
+    return runner
+
+
+def _cpu_ranks_runner(cfg: Config) -> Runner:
+    """A distributed runner without GPUs; mmengine's defaults ask for one, for the group and for the model's wrapper."""
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
     runner = Runner.from_cfg(cfg)
-    check_state_fits(state, runner.model, cfg.load_from)
+    runner.cfg.pop('model_wrapper_cfg')  # of this run, not of the pruned model's config
     return runner

@@ -95,7 +95,7 @@ def load_tensors(path: str | os.PathLike, what: str = 'the checkpoint', trust: b
         content = torch.load(path, map_location='cpu', weights_only=not trust)
     except pickle.UnpicklingError as error:
         # torch raises this both for a file that is no checkpoint and for one that holds other objects than tensors.
-        foreign = re.search(r'Unsupported class ([\w.]+)', str(error))
+        foreign = re.search(r'Unsupported (?:class|global: GLOBAL) ([\w.]+)', str(error))  # torch 2.1, torch 2.6
         if foreign:
             raise AutoDFPError(
                 f'{what} {path} holds more than tensors (a {foreign[1]}), and reading that can run code hidden in it; '

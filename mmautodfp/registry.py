@@ -46,5 +46,8 @@ def build(registry: Registry, config: dict, **extra: Any) -> Any:
         inspect.signature(cls).bind(**(extra | arguments))
     except TypeError as error:
         known = ', '.join(inspect.signature(cls).parameters)
-        raise AutoDFPError(f'{registry.name} {name!r} was asked for, but {error}; its arguments are {known}') from None
+        raise AutoDFPError(
+            f'{registry.name} {name!r} was asked for, but {error}; its arguments are {known} '
+            "(a base config's settings for another type stay unless _delete_=True is among yours)"
+        ) from None
     return cls(**(extra | arguments))

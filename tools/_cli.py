@@ -15,6 +15,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that mmdet's tools have as well."""
     parser.add_argument('--work-dir', help='where the results go (default: work_dirs/<config name>)')
     parser.add_argument('--device', type=_device, help="'cpu', 'cuda' or 'cuda:N' (default: a GPU if there is one)")
+    # torch.distributed.launch passes it, and so do scripts written for mmdet's tools.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     parser.add_argument(
         '--trust-checkpoint',
@@ -44,8 +46,10 @@ def main(command: str, args: argparse.Namespace) -> None:
     if kind == 'cpu':
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
     elif index:
-        os.environ['CUDA_VISIBLE_DEVICES'] = index
-    os.environ.setdefault('LOCAL_RANK', '0')
+        # A scheduler may have given this job some of the GPUs: N counts among those.
+        visible = [gpu for gpu in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',') if gpu]
+        os.environ['CUDA_VISIBLE_DEVICES'] = visible[int(index)] if int(index) < len(visible) else index
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
     import torch
 
@@ -57,6 +61,7 @@ def main(command: str, args: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, interrupt)  # as schedulers stop a job
     arguments = vars(args)
     device = arguments.pop('device')
+    arguments.pop('local_rank')
     try:
         if kind == 'cuda' and not torch.cuda.is_available():
             raise AutoDFPError(f'device {device} was asked for, but torch finds no GPU; use --device cpu')
@@ -66,7 +71,8 @@ def main(command: str, args: argparse.Namespace) -> None:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print('interrupted; finished episodes are kept: the same command with --resume goes on', file=sys.stderr)
+        kept = '; finished episodes are kept: the same command with --resume goes on' if command == 'prune' else ''
+        print(f'interrupted{kept}', file=sys.stderr)
         sys.exit(130)
 
 

@@ -158,7 +158,7 @@ say 'mmengine, mmdet and opencv (1 minute)'
 need numpy opencv-python mmengine mmdet
 check_opencv
 install_mmcv
-say 'mmautodfp itself and the tools to test it (30 seconds)'
+say 'mmautodfp itself and the tools to test it (1 minute)'
 need --no-build-isolation -e '.[dev]'
 check_opencv
 "$py" -c 'import mmdet, pycocotools, sklearn, torchvision; from mmcv.ops import nms' ||

@@ -18,12 +18,15 @@ autodfp = dict(
         batch_size=128,
         buffer_episodes=100,
         warmup_episodes=200,
-        # The paper's 'bootstrap' learns from the next state, which does not depend on the action; see SACConfig.credit.
-        credit='episode',
+        credit='episode',  # the paper's is 'bootstrap', which only teaches the last unit; see SACConfig
     ),
     reconstructor=dict(type='SimilarityReconstructor'),
     reward=dict(type='CocoReward', num_images=500, seed=0),
     clustering=dict(eps=0.5, min_samples=5),
-    bias_threshold=0.5,
+    bias_threshold=0.5,  # the paper does not tell it
+    opening_lams=(0.0, 0.5, 1.0),  # uniform plans played first; the paper has none
+    compare=True,
+    checkpoint_interval=1,
+    log_interval=10,
     seed=0,
 )

@@ -21,6 +21,7 @@ from mmautodfp.errors import AutoDFPError
 DIGIT_CLASSES = tuple(str(digit) for digit in range(10))
 IMAGE_SIZE = 128
 VERSION = 1
+STAMP = '.mmautodfp-digits'  # holds the version; marks a folder as ours to replace
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def make_digits(root: str | os.PathLike) -> Path:
         AutoDFPError: ``root`` exists and holds something else.
     """
     root = Path(root)
-    stamp = root / 'VERSION'
+    stamp = root / STAMP
     if stamp.is_file() and stamp.read_text().strip() == str(VERSION):
         return root
     if root.exists() and not stamp.is_file() and any(root.iterdir()):
@@ -75,7 +76,7 @@ def make_digits(root: str | os.PathLike) -> Path:
         for name, split in SPLITS.items():
             chosen = order[slice(*split.digits)]
             _draw_split(scratch, name, split, glyphs.images[chosen], glyphs.target[chosen])
-        (scratch / 'VERSION').write_text(f'{VERSION}\n')
+        (scratch / STAMP).write_text(f'{VERSION}\n')
         scratch.chmod(0o755)  # mkdtemp makes it private
         shutil.rmtree(root, ignore_errors=True)
         scratch.rename(root)

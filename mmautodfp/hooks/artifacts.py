@@ -1,6 +1,7 @@
 """The files that a run leaves in its work dir."""
 
 import copy
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -66,15 +67,22 @@ def slim_config(cfg: Config, module: str, widths: dict[str, int], checkpoint: st
                 'name a part that has a config of its own, or its parent'
             )
     dense = place[key]
-    for stale in ('init_cfg', 'pretrained'):  # weights of the dense shapes
-        if dense.get(stale):
-            dense[stale] = None
+    _forget_pretrained(dense)
     place[key] = ConfigDict(type='mmautodfp.Slim', module=dense, widths=dict(widths))
     for name in ('autodfp', 'work_dir', 'launcher', 'resume'):
         cfg.pop(name, None)
     cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks', []) if 'AutoDFPHook' not in str(hook.get('type'))]
     cfg.load_from = None if checkpoint is None else str(checkpoint)
     return cfg
+
+
+def _forget_pretrained(config: dict) -> None:
+    """Remove weights of the dense shapes from a module's config and the configs inside it."""
+    for name, value in config.items():
+        if name in ('init_cfg', 'pretrained') and value:
+            config[name] = None
+        elif isinstance(value, dict):
+            _forget_pretrained(value)
 
 
 class RunArtifacts:
@@ -85,8 +93,7 @@ class RunArtifacts:
         work_dir (Path): Where to.
         module (str): Path of the pruned module.
         plan (PruningPlan): What was found.
-        layer_states (Sequence[LayerState]): [L], what the agent saw of the units.
-        rows (Sequence[Row]): The comparison; the last one is the pruned model.
+        settings (dict): Configs of the agent and the reconstructor, to tell how the plan came about.
     """
 
     def __init__(
@@ -95,70 +102,71 @@ class RunArtifacts:
         work_dir: Path,
         module: str,
         plan: PruningPlan,
-        layer_states: Sequence[LayerState],
-        rows: Sequence[Row],
+        settings: dict[str, Any],
     ):
         self.cfg = cfg
         self.work_dir = work_dir
         self.module = module
         self.plan = plan
-        self.layer_states = layer_states
-        self.rows = rows
+        self.settings = settings
         self.summary: dict[str, Any] = {}
 
-    def write(self, model: nn.Module, history: History, facts: dict[str, Any], metainfo: dict[str, Any]) -> None:
-        """Write all files.
+    def write_model(self, model: nn.Module, layer_states: Sequence[LayerState], metainfo: dict[str, Any]) -> None:
+        """Write ``strategy.json``, ``pruned.pth`` and ``pruned.py``.
 
         Args:
             model (nn.Module): The pruned model.
-            history (History): Of the search.
-            facts (dict): What else belongs into ``summary.json``; ``metric`` names the reward.
+            layer_states (Sequence[LayerState]): [L], what the agent saw of the units.
             metainfo (dict): Of the data set; its classes go into the checkpoint, for ``init_detector``.
         """
-        self.summary = dict(
-            config=str(self.cfg.filename),
-            model=self.cfg.model.type,
-            module=self.module,
-            **facts,
-            results=[
-                dict(name=row.name, search_metric=row.search_metric, held_out_metric=row.held_out_metric, **row.counts)
-                for row in self.rows
-            ],
-            versions=_versions(),
+        self.summary['model'] = type(model).__name__
+        layers = [state.to_dict() for state in layer_states]
+        self.plan.to_json(self.work_dir / 'strategy.json', module=self.module, layers=layers, **self.settings)
+        state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        meta = dict(
+            dataset_meta={key: value for key, value in metainfo.items() if _is_plain(value)},
+            autodfp=dict(module=self.module, plan=self.plan.to_dict(), versions=_versions(), **self.settings),
         )
-        layers = [state.to_dict() for state in self.layer_states]
-        self.plan.to_json(self.work_dir / 'strategy.json', module=self.module, layers=layers)
-        self._save_model(model, metainfo)
+        save_tensors(dict(state_dict=state, meta=meta), self.work_dir / 'pruned.pth')
+        # mmengine fills in the folder of the config: the two files can be moved together.
+        pruned = slim_config(self.cfg, self.module, self.plan.widths, '{{ fileDirname }}/pruned.pth')
+        save_text(pruned.pretty_text, self.work_dir / 'pruned.py')
+
+    def write_summary(self, history: History, facts: dict[str, Any], rows: Sequence[Row]) -> None:
+        """Write ``summary.json`` and ``report.png``.
+
+        Args:
+            history (History): Of the search.
+            facts (dict): What else belongs into ``summary.json``; ``metric`` names the reward.
+            rows (Sequence[Row]): The comparison; the last one is the pruned model.
+        """
+        self.summary |= dict(config=str(self.cfg.filename), module=self.module, **facts)
+        self.summary['results'] = [
+            dict(name=row.name, search_metric=row.search_metric, held_out_metric=row.held_out_metric, **row.counts)
+            for row in rows
+        ]
+        self.summary['versions'] = _versions()
         draw_run(
             self.work_dir / 'report.png',
             rewards=history.rewards,
-            baselines={row.name: row.search_metric for row in self.rows[:-1]},
+            baselines={row.name: row.search_metric for row in rows[:-1]},
             ratios={name: unit.ratio for name, unit in self.plan.units.items()},
             lams=[unit.lam for unit in self.plan.units.values()],
             metric=facts['metric'],
         )
         save_json(self.summary, self.work_dir / 'summary.json')
 
-    def _save_model(self, model: nn.Module, metainfo: dict[str, Any]) -> None:
-        state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        meta = dict(
-            dataset_meta={key: value for key, value in metainfo.items() if _is_plain(value)},
-            autodfp=dict(module=self.module, plan=self.plan.to_dict(), versions=_versions()),
-        )
-        checkpoint = self.work_dir / 'pruned.pth'
-        save_tensors(dict(state_dict=state, meta=meta), checkpoint)
-        pruned = slim_config(self.cfg, self.module, self.plan.widths, checkpoint)
-        save_text(pruned.pretty_text, self.work_dir / 'pruned.py')
-
     def add_test_metrics(self, metrics: dict[str, float]) -> None:
         """Put the test loop's figures of the pruned model into ``summary.json``."""
-        self.summary['test'] = {name: float(value) for name, value in metrics.items()}
+        values = {name: float(value) for name, value in metrics.items()}
+        # A class that does not occur has no mAP, which mmdet tells as nan; JSON has no word for it.
+        self.summary['test'] = {name: value if math.isfinite(value) else None for name, value in values.items()}
         save_json(self.summary, self.work_dir / 'summary.json')
 
-    def table(self) -> list[str]:
+    def table(self, rows: Sequence[Row]) -> list[str]:
         """The comparison as lines of text."""
-        lines = [f'{"":28}{"search":>9}{"held-out":>10}{"params":>16}{"FLOPs":>18}   of {self.module or "the model"}']
-        for row in self.rows:
+        lines = [f'{"":28}{"search":>9}{"held-out":>10}{"params":>16}{"FLOPs":>18}   of the {self.module}']
+        for row in rows:
             params, flops = row.counts['module_params'], row.counts['module_flops']
             metrics = [
                 f'{"-" if value is None else format(value, ".4f"):>{width}}'

@@ -1,12 +1,14 @@
 """The piece that faces MMEngine: Runner in, search, pruned model out."""
 
 import hashlib
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -40,11 +42,10 @@ class AutoDFPHook(Hook):
     from the images of ``test_dataloader`` that the reward does not use.
 
     Args:
-        module (str): Path of the module to prune inside the model; '' prunes the whole model. Defaults to 'backbone'.
+        module (str): Path of the module to prune inside the model and its config. Defaults to 'backbone'.
         budget (dict | None): Config of the limit, see :class:`mmautodfp.surgery.Budget`. Defaults to None: 90 % of
             the module's parameters.
-        agent (dict | None): Config of the agent. Defaults to None: SAC with the paper's settings but for its credit,
-            see :class:`mmautodfp.search.SACConfig`.
+        agent (dict | None): Config of the agent. Defaults to None: SAC, see :class:`mmautodfp.search.SACConfig`.
         reconstructor (dict | None): Config of the compensation. Defaults to None: the paper's (Eq. 12 and 16).
         reward (dict | None): Config of the reward. Defaults to None: COCO mAP on 500 images.
         num_episodes (int): Episodes of the search, warm-up and opening included. Defaults to 5000.
@@ -65,7 +66,7 @@ class AutoDFPHook(Hook):
         AutoDFPError: An argument is out of its range.
     """
 
-    priority = 'VERY_LOW'  # other hooks may still change the weights, as EMA does
+    priority = 'VERY_LOW'  # what other hooks do before the test is done by then
 
     def __init__(
         self,
@@ -94,19 +95,25 @@ class AutoDFPHook(Hook):
             raise AutoDFPError(f'AutoDFPHook was asked for opening_lams={opening_lams}; each must lie in [0, 1]')
         self.module = module
         self.ratios = RatioRange(p_min, p_max)
-        self.budget = build(BUDGETS, budget or dict(type='ParamBudget', preserve_ratio=0.9))
-        self.agent = agent or dict(type='SAC', credit='episode')
+        self.budget = build(BUDGETS, budget or dict(type='ParamBudget'))
+        self.agent = agent or dict(type='SAC')
         self.reconstructor = build(RECONSTRUCTORS, reconstructor or dict(type='SimilarityReconstructor'))
         self.reward = build(REWARDS, reward or dict(type='CocoReward'))
         self.num_episodes = num_episodes
         self.opening_lams = tuple(opening_lams)
         self.clustering = clustering or {}
+        if not set(self.clustering) <= {'eps', 'min_samples'}:
+            raise AutoDFPError(f'clustering takes eps and min_samples, got {", ".join(self.clustering)}')
+        if not module:
+            raise AutoDFPError("AutoDFPHook was asked for module=''; name a part of the model, such as 'backbone'")
         self.bias_threshold = bias_threshold
         self.compare = compare
         self.checkpoint_interval = checkpoint_interval
         self.log_interval = log_interval
         self.resume = resume
         self.seed = seed
+        self.settings = dict(agent=self.agent, reconstructor=reconstructor or dict(type='SimilarityReconstructor'))
+        self.artifacts: RunArtifacts | None = None
         # Built once more with the real task in before_test; this tells a wrong setting before anything is loaded.
         build(AGENTS, self.agent, spec=AgentSpec(1, uniform_action=(0.5, 0.5), seed=seed))
 
@@ -121,22 +128,29 @@ class AutoDFPHook(Hook):
         self.reconstructor.ensure_fitted(self.target)
         self.reward.prepare(self.model, runner.cfg.val_dataloader)
         self.logger.info(f'each episode is rewarded with {self.reward.name} on {len(self.reward.images)} images')
+        self.held_out = self.reward.held_out(self.model, runner.cfg.test_dataloader) if self.compare else None
+        if self.compare and self.held_out is None:
+            self.logger.warning(
+                'test_dataloader has no annotated image beyond those of the reward: nothing is held out'
+            )
         self._bind_budget()
         self.env = self._build_env()
 
     def before_test(self, runner: Runner) -> None:
         """Search, prune the runner's model and write what the run leaves behind."""
+        if self.artifacts is not None:
+            return  # tested once more: the model is pruned already
         self.prepare(runner)
-        searcher = self._build_searcher(Path(runner.work_dir) / 'search.pth')
+        searcher = self._build_searcher(runner.cfg, Path(runner.work_dir) / 'search.pth')
         start = time.perf_counter()
         plan = _from_main_process(searcher.run())
         seconds = time.perf_counter() - start
-        rows = self._compare(plan, searcher.best_reward, runner.cfg.test_dataloader)
+        self.artifacts = RunArtifacts(runner.cfg, Path(runner.work_dir), self.module, plan, self.settings)
+        with apply_plan(self.target, plan, self.reconstructor):
+            if is_main_process():  # before anything else can go wrong
+                self.artifacts.write_model(self.model, self.layer_states, runner.test_dataloader.dataset.metainfo)
+        rows = self._compare(plan, searcher.best_reward)
         apply_plan(self.target, plan, self.reconstructor)
-
-        self.artifacts = RunArtifacts(
-            runner.cfg, Path(runner.work_dir), module=self.module, plan=plan, layer_states=self.layer_states, rows=rows
-        )
         facts = dict(
             episodes=len(searcher.history),
             best_episode=searcher.history.best,
@@ -146,10 +160,13 @@ class AutoDFPHook(Hook):
             | dict(scope=self.budget.scope),
             metric=self.reward.name,
             search_images=len(self.reward.images),
+            held_out_images=len(self.held_out.images) if self.held_out else 0,
+            flops_input=self.flops_input,
+            **self.settings,
         )
         if is_main_process():
-            self.artifacts.write(self.model, searcher.history, facts, runner.test_dataloader.dataset.metainfo)
-            for line in self.artifacts.table():
+            self.artifacts.write_summary(searcher.history, facts, rows)
+            for line in self.artifacts.table(rows):
                 self.logger.info(line)
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
@@ -161,7 +178,7 @@ class AutoDFPHook(Hook):
 
     def _survey(self) -> list:
         survey = survey_units(self.target)
-        name = f'{type(self.target).__name__} {self.module!r}' if self.module else type(self.target).__name__
+        name = f'{type(self.target).__name__} {self.module!r}'
         if not survey.units:
             reasons = '; '.join(survey.describe_left()) or 'no convolution and no linear layer'
             raise AutoDFPError(f'there is nothing to prune in the {name}, which has {reasons}')
@@ -173,6 +190,7 @@ class AutoDFPHook(Hook):
     @torch.no_grad()
     def _bind_budget(self) -> None:
         batch = self.reward.one_batch()
+        self.flops_input = list(batch['inputs'].shape)
         positions = measure_positions(self.model, lambda: self.model(**batch, mode='tensor'))
         self.costs = model_costs(self.model, self.target, self.units, positions)
         self.dense_widths = [unit.num_channels for unit in self.units]
@@ -193,42 +211,56 @@ class AutoDFPHook(Hook):
             ratios=self.ratios,
         )
 
-    def _build_searcher(self, checkpoint: Path) -> Searcher:
+    def _build_searcher(self, cfg: Config, checkpoint: Path) -> Searcher:
         uniform = self.ratios.to_action(self.budget.uniform_ratio())
         spec = AgentSpec(self.env.horizon, uniform_action=(uniform, 0.5), seed=self.seed)
+        agent = build(AGENTS, self.agent, spec=spec)
+        warmup = getattr(getattr(agent, 'config', None), 'warmup_episodes', 0)
+        if self.num_episodes <= warmup:
+            self.logger.warning(
+                f'all {self.num_episodes} episodes are warm-up: the plans are random; lower agent.warmup_episodes '
+                f'({warmup}) or raise num_episodes'
+            )
         searcher = Searcher(
             self.env,
-            build(AGENTS, self.agent, spec=spec),
+            agent,
             self.num_episodes,
             opening=[torch.tensor([[uniform, lam]] * self.env.horizon) for lam in self.opening_lams],
             checkpoint=checkpoint if is_main_process() else None,
             checkpoint_interval=self.checkpoint_interval,
-            identity=self._identity(),
+            identity=self._identity(cfg),
             report=self._report,
         )
         if self.resume:
             searcher.resume(checkpoint)
             self.logger.info(f'resumed after {len(searcher.history)} episodes, best {searcher.best_reward:.4f}')
         elif is_main_process() and checkpoint.exists():
-            previous = checkpoint.with_name('search.previous.pth')
+            previous = checkpoint.with_name(f'search.{time.strftime("%Y%m%d_%H%M%S")}_{os.getpid()}.pth')
             checkpoint.replace(previous)
             self.logger.warning(f'{checkpoint} holds an earlier search, which is not resumed; it is now {previous}')
         return searcher
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self, cfg: Config) -> dict[str, Any]:
         """What a search must share with the one that it resumes; the agent checks its own settings."""
         weights = hashlib.sha256()
         for name, tensor in self.model.state_dict().items():
-            weights.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+            weights.update(name.encode() + tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
+        dataset = cfg.val_dataloader.dataset.to_dict()
+        dataset.pop('data_root', None)  # the data may move
+        names = [os.path.basename(image) for image in self.reward.images]
         return dict(
             module=self.module,
             units={unit.name: unit.num_channels for unit in self.units},
+            model=repr(cfg.model.to_dict()),
+            data=repr(dataset),
+            clustering=repr(sorted(self.clustering.items())),
+            bias_threshold=self.bias_threshold,
             budget=[type(self.budget).__name__, self.budget.preserve_ratio, self.budget.scope],
             ratios=[self.ratios.low, self.ratios.high],
             opening_lams=list(self.opening_lams),
-            reconstructor=repr(sorted((k, v) for k, v in vars(self.reconstructor).items() if not k.startswith('_'))),
+            reconstructor=repr(self.settings['reconstructor']),
             reward=self.reward.name,
-            images=hashlib.sha256('\n'.join(self.reward.images).encode()).hexdigest(),
+            images=hashlib.sha256('\n'.join(names).encode()).hexdigest(),
             weights=weights.hexdigest(),
             seed=self.seed,
         )
@@ -250,7 +282,7 @@ class AutoDFPHook(Hook):
                 f'{" (new)" if progress.improved else ""}  {progress.seconds:.1f} s  eta {minutes}:{seconds:02d}'
             )
 
-    def _compare(self, plan: PruningPlan, reward: float, dataloader: dict) -> list[Row]:
+    def _compare(self, plan: PruningPlan, reward: float) -> list[Row]:
         """The dense model, the uniform plan and the found one, on the search's images and on others."""
         dense, uniform = PruningPlan({}), self.env.uniform_plan()
         contestants = [
@@ -262,15 +294,12 @@ class AutoDFPHook(Hook):
         ]
         if not self.compare:
             return [Row('AutoDFP', reward, None, self._counts(plan))]
-        held_out = self.reward.held_out(self.model, dataloader)
-        if held_out is None:
-            self.logger.warning('every image of test_dataloader has rewarded the search: nothing is held out')
-        else:
-            self.logger.info(f'comparing on the search images and on {len(held_out.images)} that it has not seen')
+        unseen = len(self.held_out.images) if self.held_out else 0
+        self.logger.info(f'comparing on the search images and on {unseen} that it has not seen')
         rows = []
         for name, contestant, reconstructor in contestants:
             with apply_plan(self.target, contestant, reconstructor):
-                figures = [metric(self.model) if metric else None for metric in (self.reward, held_out)]
+                figures = [metric(self.model) if metric else None for metric in (self.reward, self.held_out)]
             rows.append(Row(name, *figures, self._counts(contestant)))
         return rows
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from mmdet.registry import DATASETS
 from mmengine.dataset import pseudo_collate
+from mmengine.dist import all_gather_object, get_dist_info
 from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
@@ -36,8 +38,9 @@ class CocoReward(Reward):
         seed (int): Seed of the choice. Defaults to 0.
         metric (str): 'bbox', 'segm' or 'mean', the mean of the two. Defaults to 'bbox'.
         batch_size (int | None): Images evaluated at once. Defaults to None, the data loader's.
-        cache_gb (float): Memory for the preprocessed images in GB. What does not fit is kept as uint8 before
-            normalisation, and what does not fit even so is read and resized again each time. Defaults to 4.
+        cache_gb (float): Memory for the preprocessed images in GB, on the model's device. If they do not fit, they
+            are kept as uint8 in main memory, before normalisation; those that do not fit even so are read and resized
+            again each time. Defaults to 4.
 
     Raises:
         AutoDFPError: ``num_images`` or ``batch_size`` is below 1, or ``metric`` is none of the three.
@@ -54,7 +57,7 @@ class CocoReward(Reward):
         if metric not in IOU_TYPES:
             raise AutoDFPError(f'CocoReward was asked for metric={metric!r}; it must be one of {", ".join(IOU_TYPES)}')
         for setting, value in (('num_images', num_images), ('batch_size', batch_size)):
-            if value is not None and value < 1:
+            if value is not None and not (isinstance(value, int) and value >= 1):
                 raise AutoDFPError(f'CocoReward was asked for {setting}={value}; it must be 1 or more')
         self.num_images = num_images
         self.seed = seed
@@ -71,14 +74,16 @@ class CocoReward(Reward):
         self._preprocess = model.data_preprocessor
         self._truth = _load_annotations(self._dataset.ann_file)
         infos = [self._dataset.get_data_info(index) for index in range(len(self._dataset))]
-        left = [index for index, info in enumerate(infos) if info['img_path'] not in excluded]
+        left = [index for index, info in enumerate(infos) if os.path.realpath(info['img_path']) not in excluded]
         labels = {index: {box['bbox_label'] for box in infos[index]['instances']} for index in left}
         chosen = choose_covering(labels, self.num_images, self.seed)
         # Neighbours of one shape need no padding.
         self.indices = sorted(chosen, key=lambda i: (infos[i]['width'] / infos[i]['height'], i))
-        self._paths = [infos[index]['img_path'] for index in self.indices]
+        self._paths = [os.path.realpath(infos[index]['img_path']) for index in self.indices]
         self._image_ids = [infos[index]['img_id'] for index in self.indices]
         self._batch_size = self.batch_size or dataloader.get('batch_size', 1)
+        size = self._batch_size
+        self._chunks = [self.indices[start : start + size] for start in range(0, len(self.indices), size)]
         self._cache = self._fill_cache() if self.indices else []
 
     @property
@@ -93,22 +98,35 @@ class CocoReward(Reward):
     def held_out(self, model: nn.Module, dataloader: dict) -> 'CocoReward | None':
         other = CocoReward(None, self.seed, self.metric, self._batch_size, cache_gb=0)
         other._prepare(model, dataloader, excluded=set(self._paths))
-        return other if other.indices else None
+        if not other.indices or not other.has_objects():
+            return None
+        other.one_batch()  # an image that is missing is better missed now than after the search
+        return other
+
+    def has_objects(self) -> bool:
+        """Whether any object of the classes is annotated on the images, without which there is no mAP."""
+        return bool(self._truth.getAnnIds(imgIds=self._image_ids, catIds=self._dataset.cat_ids, iscrowd=False))
 
     def one_batch(self) -> dict[str, Any]:
-        return self._preprocess(pseudo_collate([self._load(self.indices[0])]), False)
+        middle = self.indices[len(self.indices) // 2]  # by aspect ratio: neither the narrowest nor the widest
+        return self._preprocess(pseudo_collate([self._load(middle)]), False)
 
     def __call__(self, model: nn.Module) -> float:
         return self.score(self.detect(model))
 
     @torch.no_grad()
     def detect(self, model: nn.Module) -> list[dict]:
-        """Run a model on the images; detections in COCO's result format."""
-        detections = []
+        """Run a model on the images; detections in COCO's result format.
+
+        Ranks of a distributed run share the batches out. All get all detections, in the order of a single process.
+        """
+        found = []
         for data in self.batches():
-            for sample in model(**data, mode='predict'):
-                detections.extend(self._to_coco(sample))
-        return detections
+            samples = model(**data, mode='predict')
+            found.append([detection for sample in samples for detection in self._to_coco(sample)])
+        ranks = all_gather_object(found)
+        in_order = (ranks[number % len(ranks)][number // len(ranks)] for number in range(len(self._chunks)))
+        return [detection for batch in in_order for detection in batch]
 
     def score(self, detections: list[dict]) -> float:
         """The metric of detections that :meth:`detect` gave."""
@@ -138,9 +156,8 @@ class CocoReward(Reward):
         return [dict(segmentation=code) for code in encode(np.asfortranarray(masks.transpose(1, 2, 0)))]
 
     def batches(self) -> Iterator[dict]:
-        """The images as the model takes them, cached ones first."""
-        chunks = [self.indices[i : i + self._batch_size] for i in range(0, len(self.indices), self._batch_size)]
-        for number, chunk in enumerate(chunks):
+        """This rank's images as the model takes them, cached ones first."""
+        for number, chunk in enumerate(self._own_chunks()):
             if number < len(self._cache):
                 data = self._cache[number]
             else:
@@ -150,23 +167,28 @@ class CocoReward(Reward):
             # Predictions are written into the samples: the cached ones stay clean.
             yield dict(inputs=data['inputs'], data_samples=[sample.clone() for sample in data['data_samples']])
 
+    def _own_chunks(self) -> list[list[int]]:
+        rank, world_size = get_dist_info()
+        return self._chunks[rank::world_size]
+
     def _fill_cache(self) -> list[dict]:
         """As many batches as fit: all of them preprocessed, or else as many as possible as uint8."""
+        chunks = self._own_chunks()
         cache: list[dict] = []
         room = self.cache_gb * 1e9
         if not room:
             return cache
         first = self.one_batch()['inputs']
-        preprocessed = first.numel() * first.element_size() * len(self.indices) <= room
-        for start in range(0, len(self.indices), self._batch_size):
-            batch = pseudo_collate([self._load(index) for index in self.indices[start : start + self._batch_size]])
+        preprocessed = first.numel() * first.element_size() * sum(map(len, chunks)) <= room
+        for number, chunk in enumerate(chunks):
+            batch = pseudo_collate([self._load(index) for index in chunk])
             if preprocessed:
                 batch = self._preprocess(batch, False)
             room -= sum(image.numel() * image.element_size() for image in batch['inputs'])
             if room < 0:
                 print_log(
-                    f'{start} of {len(self.indices)} reward images fit into cache_gb={self.cache_gb:g}; the others '
-                    'are read again in each episode',
+                    f'{number} of {len(chunks)} batches of reward images fit into cache_gb={self.cache_gb:g}; the '
+                    'others are read again in each episode',
                     logger='current',
                 )
                 break

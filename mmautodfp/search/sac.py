@@ -46,7 +46,7 @@ class SACConfig:
         credit (str): What a unit's action is held to be worth. 'bootstrap', as in Algorithm 1, is what the target
             critics say of the next state. As the paper's states do not depend on what was done before, that is the
             same for every action: only the last unit's is learned. 'episode' is the reward that the rest of the
-            episode brought. Defaults to 'bootstrap'.
+            episode brought. Defaults to 'episode', not the paper's.
 
     Raises:
         AutoDFPError: A value is out of range.
@@ -66,7 +66,7 @@ class SACConfig:
     target_entropy: float | None = None
     updates_per_episode: int | None = None
     reward_scale: float = 1.0
-    credit: str = 'bootstrap'
+    credit: str = 'episode'
 
     def __post_init__(self):
         object.__setattr__(self, 'hidden_sizes', tuple(self.hidden_sizes))

@@ -4,6 +4,7 @@ from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar
 
 from torch import nn
@@ -193,7 +194,7 @@ class Budget(ABC):
     """A limit on one cost, and Algorithm 1's bound with exact counts.
 
     Args:
-        preserve_ratio (float): Share of the dense cost that may stay, in (0, 1]. Defaults to 0.7.
+        preserve_ratio (float): Share of the dense cost that may stay, in (0, 1]. Defaults to 0.9.
         scope (str): What the share is of: 'module', the part that is pruned, or 'model', all of it. Defaults to
             'module'.
 
@@ -203,7 +204,7 @@ class Budget(ABC):
 
     metric: ClassVar[str]
 
-    def __init__(self, preserve_ratio: float = 0.7, scope: str = 'module'):
+    def __init__(self, preserve_ratio: float = 0.9, scope: str = 'module'):
         if not 0 < preserve_ratio <= 1:
             raise AutoDFPError(f'preserve_ratio is the share that stays and lies in (0, 1], got {preserve_ratio}')
         if scope not in ('module', 'model'):
@@ -246,17 +247,13 @@ class Budget(ABC):
 
     def uniform_ratio(self) -> float:
         """The largest ratio p that, alike in all units (Eq. 15), stays within the limit."""
-        steps = sorted({(k + 0.5) / n for n in self.cost.dense for k in range(1, n)} | {1.0})
-        low, high = 0, len(steps) - 1  # steps[low] always fits: just below it, p is as small as can be
         if self.cost(self.cost.dense) <= self.limit:
             return 1.0
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self.cost(round_widths(steps[middle] - 1e-9, self.cost.dense)) <= self.limit:
-                low = middle
-            else:
-                high = middle
-        return steps[low] - 1e-9
+        # Widths change where p N passes a half. A ratio halfway between two such steps survives rounding to float32.
+        steps = sorted({0.0} | {(k + 0.5) / n for n in self.cost.dense for k in range(n)})
+        plateaus = [(a + b) / 2 for a, b in pairwise(steps)]
+        fits = [self.cost(round_widths(ratio, self.cost.dense)) <= self.limit for ratio in plateaus]
+        return plateaus[max(index for index, fit in enumerate(fits) if fit)]
 
 
 @BUDGETS.register_module()
@@ -268,7 +265,7 @@ class ParamBudget(Budget):
 
 @BUDGETS.register_module()
 class FlopBudget(Budget):
-    """Limits the number of multiply-accumulates at the size of the reward's images."""
+    """Limits the number of multiply-accumulates on one of the reward's images (``flops_input`` in the summary)."""
 
     metric = 'flops'
 

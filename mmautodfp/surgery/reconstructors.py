@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mmautodfp.errors import AutoDFPError
 from mmautodfp.kernels import ChannelSimilarity, neuron_merging_delivery
 from mmautodfp.registry import RECONSTRUCTORS
 
@@ -70,10 +71,15 @@ class SimilarityReconstructor(Reconstructor):
             'max' or 'minmax'. Defaults to 'minmax', which is the better on ResNet-56 at all ratios.
         min_cosine (float | None): Pruned channels whose stand-in is less similar than this are dropped without
             replacement. Defaults to None, the paper's: always replaced.
+
+    Raises:
+        AutoDFPError: ``normalization`` is neither.
     """
 
     def __init__(self, normalization: str = 'minmax', min_cosine: float | None = None):
         super().__init__()
+        if normalization not in ('max', 'minmax'):
+            raise AutoDFPError(f"normalization of |B| is 'max' or 'minmax', got {normalization!r}")
         self.normalization = normalization
         self.min_cosine = min_cosine
         self._similarity: dict[str, ChannelSimilarity] = {}

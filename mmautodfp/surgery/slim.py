@@ -135,7 +135,7 @@ def _prune_unit(
         layer = restore.remember(module.get_submodule(consumer.name))
         if reconstruction.constant is not None:
             _absorb_constant(module, consumer, reconstruction.constant, restore)
-        _replace(layer, 'weight', merge_input_channels(layer.weight, reconstruction.delivery.to(layer.weight.dtype)))
+        _replace(layer, 'weight', merge_input_channels(layer.weight, reconstruction.delivery))
         _count_inputs(layer)
 
 
@@ -159,7 +159,7 @@ def _absorb_constant(module: nn.Module, consumer: Consumer, constant: Tensor, re
     """Put what channels [N] of constant value contribute to a consumer into its norm's running mean or its bias."""
     layer = module.get_submodule(consumer.name)
     per_channel = layer.weight.flatten(1).unflatten(1, (len(constant), -1)).sum(-1)  # [M, N]
-    shift = per_channel @ constant.to(per_channel.dtype)
+    shift = per_channel @ constant.to(per_channel)
     if consumer.norm is not None:
         norm = restore.remember(module.get_submodule(consumer.norm))
         _replace(norm, 'running_mean', norm.running_mean - shift)

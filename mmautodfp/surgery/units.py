@@ -124,9 +124,10 @@ class ResidualBlockFinder(UnitFinder):
                 return f'grouped convolution at {conv_name}'
         if getattr(block, f'after_{producer}_plugin_names', None):
             return f'plugin between {producer} and {consumer}'
-        norm = getattr(block, _norm_name(block, producer), None)
-        if norm is not None and not (isinstance(norm, _BatchNorm) and norm.track_running_stats):
-            return f'{type(norm).__name__} without running statistics of its channels behind {producer}'
+        for conv_name in (producer, consumer):
+            norm = getattr(block, _norm_name(block, conv_name), None)
+            if norm is not None and not (isinstance(norm, _BatchNorm) and norm.track_running_stats):
+                return f'{type(norm).__name__} without running statistics of its channels behind {conv_name}'
         return None
 
     @staticmethod

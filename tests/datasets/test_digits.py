@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from mmautodfp import AutoDFPError
 from mmautodfp.datasets import DIGIT_CLASSES, SPLITS, make_digits
-from mmautodfp.datasets.digits import VERSION, Split, draw_picture, outline
+from mmautodfp.datasets.digits import STAMP, VERSION, Split, draw_picture, outline
 
 
 def annotations(root, split) -> dict:
@@ -73,7 +73,7 @@ def test_a_made_data_set_is_not_made_again(digits_root):
     stamp = (digits_root / 'annotations/instances_val.json').stat().st_mtime_ns
     make_digits(digits_root)
     assert (digits_root / 'annotations/instances_val.json').stat().st_mtime_ns == stamp
-    assert (digits_root / 'VERSION').read_text() == f'{VERSION}\n'
+    assert (digits_root / STAMP).read_text() == f'{VERSION}\n'
 
 
 def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
@@ -85,6 +85,7 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
 
 def test_a_folder_with_other_files_is_not_touched(tmp_path):
     (tmp_path / 'thesis.tex').write_text('years of work')
+    (tmp_path / 'VERSION').write_text('2.4.1')
     with pytest.raises(AutoDFPError, match='holds other files'):
         make_digits(tmp_path)
     assert (tmp_path / 'thesis.tex').read_text() == 'years of work'

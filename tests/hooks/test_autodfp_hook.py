@@ -2,7 +2,10 @@
 
 import copy
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -17,6 +20,7 @@ from torch import nn
 from mmautodfp import AutoDFPError, apis
 from mmautodfp.hooks import find_module
 from mmautodfp.hooks.artifacts import slim_config
+from mmautodfp.registry import HOOKS, build
 from mmautodfp.surgery import PruningPlan, SimilarityReconstructor, apply_plan, find_units
 
 CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
@@ -45,7 +49,7 @@ def test_a_run_leaves_what_it_promises(run):
     summary = read(work_dir / 'summary.json')
     assert summary['test'] == metrics
     assert summary['episodes'] == 4
-    assert summary['search_images'] == 8
+    assert (summary['search_images'], summary['held_out_images']) == (8, 24)
     names = [row['name'] for row in summary['results']]
     assert names == [
         'dense',
@@ -145,7 +149,8 @@ def test_an_earlier_search_that_is_not_resumed_is_kept_aside(small_demo, tmp_pat
     for episodes in (2, 1):
         apis.prune(CONFIG, work_dir=str(tmp_path), episodes=episodes, cfg_options=settings)
     lengths = {path.name: len(torch.load(path, weights_only=True)['rewards']) for path in tmp_path.glob('search*.pth')}
-    assert lengths == {'search.pth': 1, 'search.previous.pth': 2}
+    assert sorted(lengths.values()) == [1, 2]
+    assert lengths['search.pth'] == 1
 
 
 def test_slim_demo_detector_detects_what_the_masked_dense_one_detects(demo_config, digits_root):
@@ -171,14 +176,119 @@ def test_slim_demo_detector_detects_what_the_masked_dense_one_detects(demo_confi
         assert torch.allclose(slim.bboxes, dense.bboxes, atol=1e-3)
 
 
-def test_the_dense_weights_come_back_after_a_search_of_episodes(demo_config):
+def test_the_dense_weights_come_back_after_every_episode(demo_config):
     model = init_detector(demo_config, CHECKPOINT, device='cpu')
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    reconstructor = SimilarityReconstructor()
-    for seed in range(3):
-        with apply_plan(model.backbone, random_plan(model.backbone, seed), reconstructor):
-            pass
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    hook, runner = prepared_hook(demo_config)
+    values = [hook.evaluate(random_plan(hook.target, seed)) for seed in range(3)]
+    assert len(set(values)) > 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in runner.model.state_dict().items())
+
+
+def prepared_hook(cfg, **settings):
+    cfg.load_from = CHECKPOINT
+    hook = build(HOOKS, cfg.autodfp.to_dict() | settings)
+    runner = Runner.from_cfg(cfg)
+    runner.load_or_resume()
+    hook.prepare(runner)
+    return hook, runner
+
+
+def test_the_opening_is_the_uniform_plan(demo_config):
+    hook, _ = prepared_hook(demo_config)
+    searcher = hook._build_searcher(demo_config, Path(demo_config.work_dir) / 'search.pth')
+    for actions, lam in zip(searcher.opening, hook.opening_lams, strict=True):
+        hook.env.reset()
+        hook.env.evaluate = lambda plan: 0.0
+        plan = [hook.env.step(action) for action in actions][-1][4]['plan']
+        assert plan == hook.env.uniform_plan(lam)
+
+
+def test_the_dense_row_is_what_stock_evaluation_says(run, small_demo, monkeypatch):
+    monkeypatch.chdir(REPO)
+    options = {key: value for key, value in small_demo.items() if key.startswith('test_')}
+    metrics = apis.evaluate(
+        'configs/demo/faster_rcnn_digits.py', CHECKPOINT, str(run[0] / 'dense'), cfg_options=options
+    )
+    assert round(read(run[0] / 'summary.json')['results'][0]['held_out_metric'], 3) == metrics['coco/bbox_mAP']
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'autodfp.clustering.eps': 1.0}, 'clustering'),
+        ({'autodfp.reconstructor.type': 'NeuronMerging'}, 'reconstructor'),
+        ({'val_dataloader.dataset.pipeline.1.scale': (64, 64)}, 'data'),
+        ({'model.test_cfg.rcnn.score_thr': 0.3}, 'model'),
+        ({'autodfp.reward.seed': 3}, 'images'),
+        ({'autodfp.agent.batch_size': 64}, 'batch_size'),
+    ],
+)
+def test_a_search_for_something_else_is_not_resumed(run, small_demo, tmp_path, monkeypatch, change, message):
+    monkeypatch.chdir(REPO)
+    shutil.copy(run[0] / 'search.pth', tmp_path)
+    with pytest.raises(AutoDFPError, match=f'saved with {message}='):
+        apis.prune(CONFIG, work_dir=str(tmp_path), episodes=5, resume=True, cfg_options=small_demo | change)
+
+
+def test_a_moved_result_still_finds_its_weights(run, tmp_path):
+    for name in ('pruned.py', 'pruned.pth'):
+        shutil.copy(run[0] / name, tmp_path)
+    assert Config.fromfile(tmp_path / 'pruned.py').load_from == str(tmp_path / 'pruned.pth')
+
+
+def test_a_second_test_does_not_prune_the_pruned_model(demo_config):
+    demo_config.load_from = CHECKPOINT
+    hook = build(HOOKS, demo_config.autodfp.to_dict() | dict(num_episodes=1, compare=False))
+    runner = Runner.from_cfg(demo_config)
+    runner.register_hook(hook)
+    assert runner.test() == runner.test()
+
+
+def test_averaged_weights_and_classes_that_do_not_occur_are_no_obstacle(small_demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
+    options = small_demo | {
+        'custom_hooks': [dict(type='EMAHook')],
+        'test_evaluator.classwise': True,
+        'autodfp.compare': False,
+        'autodfp.num_episodes': 1,
+    }
+    content = json.loads(Path(small_demo['test_evaluator.ann_file']).read_text())
+    content['annotations'] = [a for a in content['annotations'] if a['category_id'] != 4]
+    (tmp_path / 'no_threes.json').write_text(json.dumps(content))
+    options['test_evaluator.ann_file'] = str(tmp_path / 'no_threes.json')
+    apis.prune(CONFIG, work_dir=str(tmp_path), cfg_options=options)
+    test = read(tmp_path / 'summary.json')['test']
+    assert test['coco/3_precision'] is None
+    assert test['coco/4_precision'] > 0.3
+
+
+def test_flops_of_the_whole_model_can_be_limited(small_demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
+    budget = {
+        'autodfp.budget.type': 'FlopBudget',
+        'autodfp.budget.scope': 'model',
+        'autodfp.budget.preserve_ratio': 0.8,
+    }
+    options = small_demo | budget | {'autodfp.compare': False, 'autodfp.num_episodes': 2}
+    apis.prune(CONFIG, work_dir=str(tmp_path), cfg_options=options)
+    summary = read(tmp_path / 'summary.json')
+    assert summary['results'][0]['model_flops']['ratio'] <= 0.8
+    assert summary['flops_input'] == [1, 3, 128, 128]
+
+
+def test_two_processes_find_what_one_finds(run, small_demo, tmp_path):
+    options = [f'{key}={value}' for key, value in small_demo.items()]
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29531']
+    tool = ['tools/prune.py', CONFIG, '--launcher=pytorch', '--device=cpu', f'--work-dir={tmp_path}', '--cfg-options']
+    environment = os.environ | dict(PYTHONPATH=str(REPO), OMP_NUM_THREADS='1')
+    result = subprocess.run([*torchrun, *tool, *options, 'autodfp.reward.batch_size=3'], cwd=REPO, env=environment)
+    assert result.returncode == 0
+    ours, alone = (read(path / 'summary.json') for path in (tmp_path, run[0]))
+    assert ours['test'] == alone['test']
+    for row, expected in zip(ours['results'], alone['results'], strict=True):
+        assert row == expected
+    assert PruningPlan.from_json(tmp_path / 'strategy.json') == PruningPlan.from_json(run[0] / 'strategy.json')
 
 
 @pytest.mark.parametrize(
@@ -197,6 +307,12 @@ def test_the_dense_weights_come_back_after_a_search_of_episodes(demo_config):
         ({'autodfp.budget.preserve_ratio': 0.1}, 'can only reach 0.*; raise the ratio or lower p_min'),
         ({'autodfp.budget.type': 'Price'}, 'known are FlopBudget, ParamBudget'),
         ({'autodfp.num_episodes': 0}, 'num_episodes=0'),
+        ({'autodfp.module': ''}, 'name a part of the model'),
+        ({'autodfp.agent.type': 'RandomSearch'}, '_delete_=True'),
+        ({'autodfp.reconstructor.normalization': 'l1'}, "'max' or 'minmax', got 'l1'"),
+        ({'autodfp.clustering.radius': 1}, 'eps and min_samples'),
+        ({'autodfp.reward.num_images': 'many'}, 'num_images=many'),
+        ({'test_cfg': None}, 'has no test_cfg'),
         ({'autodfp.episodes': 3}, "unexpected keyword argument 'episodes'"),
         ({'autodfp.p_min': 1.5}, 'p_min'),
         ({'autodfp.opening_lams': (2.0,)}, 'opening_lams'),
@@ -271,6 +387,3 @@ def test_the_written_config_forgets_the_search_and_stale_weights():
     assert slim.custom_hooks == [dict(type='EMAHook')]
     assert not {'autodfp', 'work_dir'} & set(slim)
     assert cfg.model.backbone.type == 'ResNet'  # the run's own config is untouched
-    whole = slim_config(cfg, '', {}, None)
-    assert whole.model.type == 'mmautodfp.Slim'
-    assert whole.model.module.type == 'D'

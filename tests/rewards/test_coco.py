@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from torch import nn
 
 from mmautodfp import AutoDFPError
-from mmautodfp.fileio import load_json
+from mmautodfp.fileio import load_json, save_json
 from mmautodfp.rewards import CocoReward, choose_covering
 
 PIPELINE = [
@@ -191,6 +191,27 @@ def test_the_choice_covers_the_categories_and_depends_on_the_seed_alone():
     assert choose_covering(labels, 17, 0) != choose_covering(labels, 17, 1)
     assert sorted(choose_covering(labels, None, 0)) == list(range(100))
     assert sorted(choose_covering(labels, 1000, 0)) == list(range(100))
+
+
+def test_an_image_is_the_same_by_whatever_path_it_is_named(digits_root, tmp_path):
+    (tmp_path / 'link').symlink_to(digits_root)
+    model = Oracle(digits_root / 'annotations/instances_val.json')
+    reward = CocoReward(20)
+    reward.prepare(model, digits_loader(digits_root))
+    for root in (f'{digits_root}/../digits', tmp_path / 'link'):
+        assert len(reward.held_out(model, digits_loader(root)).images) == 280
+
+
+def test_images_without_annotations_are_not_held_out(digits_root, tmp_path):
+    content = load_json(digits_root / 'annotations/instances_test.json', 'annotations')
+    content['annotations'] = []
+    save_json(content, tmp_path / 'bare.json')
+    loader = digits_loader(digits_root, 'test')
+    loader['dataset']['ann_file'] = str(tmp_path / 'bare.json')
+    model = Oracle(digits_root / 'annotations/instances_val.json')
+    reward = CocoReward(20)
+    reward.prepare(model, digits_loader(digits_root))
+    assert reward.held_out(model, loader) is None
 
 
 def test_held_out_images_are_all_the_others(digits_root):

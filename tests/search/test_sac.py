@@ -107,7 +107,7 @@ def test_bootstrapping_carries_a_late_reward_back_where_states_tell_what_was_don
 
 @pytest.mark.parametrize('junk', [0.0, 1e6, float('inf'), float('nan')])
 def test_terminal_target_is_the_reward_whatever_the_target_networks_say(junk):
-    agent, batch = SAC(make_spec(), reward_scale=2.0, **SMALL), make_batch()
+    agent, batch = SAC(make_spec(), reward_scale=2.0, credit='bootstrap', **SMALL), make_batch()
     for network in (agent.qf1_target, agent.qf2_target):
         torch.nn.init.constant_(network.net[-1].bias, junk)
     targets = agent.critic_targets(batch)
@@ -115,7 +115,7 @@ def test_terminal_target_is_the_reward_whatever_the_target_networks_say(junk):
 
 
 def test_other_targets_add_the_discounted_soft_minimum_of_the_twins():
-    agent, batch = SAC(make_spec(), gamma=0.9, initial_alpha=0.3, **SMALL), make_batch()
+    agent, batch = SAC(make_spec(), gamma=0.9, initial_alpha=0.3, credit='bootstrap', **SMALL), make_batch()
     draws = torch.Generator()
     draws.set_state(agent.random.get_state())
     targets = agent.critic_targets(batch)

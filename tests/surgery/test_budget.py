@@ -118,6 +118,17 @@ def test_the_uniform_ratio_is_the_largest_that_fits(resnet50_costs):
     assert budget.uniform_ratio() == 1.0
 
 
+def test_the_uniform_ratio_survives_rounding_to_float32_as_an_action(resnet50_costs):
+    dense = resnet50_costs.params['module'].dense
+    for kind in (ParamBudget, FlopBudget):
+        for percent in range(30, 100, 3):
+            budget = kind(percent / 100)
+            budget.bind(resnet50_costs, round_widths(0.2, dense))
+            p = budget.uniform_ratio()
+            action = torch.tensor((p - 0.2) / 0.8).item()
+            assert round_widths(0.2 + 0.8 * action, dense) == round_widths(p, dense)
+
+
 def test_an_unreachable_ratio_is_refused_with_the_reachable_range(resnet50_costs):
     dense = resnet50_costs.params['module'].dense
     least = resnet50_costs.params['module'].ratio(round_widths(0.2, dense))

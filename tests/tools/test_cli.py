@@ -13,7 +13,7 @@ def run(*arguments: str, cwd=REPO) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=str(REPO)))
 
 
-@pytest.mark.parametrize('tool', ['prune.py', 'test.py', 'train_demo.py', 'make_digits.py'])
+@pytest.mark.parametrize('tool', ['prune.py', 'test.py', 'train_demo.py', 'make_digits.py', 'benchmark.py'])
 def test_help_shows_an_example_and_every_argument(tool):
     result = run(f'tools/{tool}', '--help')
     assert result.returncode == 0
@@ -35,6 +35,8 @@ def test_help_shows_an_example_and_every_argument(tool):
         (['configs/demo/faster_rcnn_digits_autodfp.py', '--preserve-ratio', '7'], 'lies in (0, 1], got 7'),
         (['configs/demo/faster_rcnn_digits_autodfp.py', '--cfg-options', 'nonsense'], 'takes KEY=VALUE'),
         (['configs/demo/faster_rcnn_digits_autodfp.py', '--device', 'tpu'], "'tpu' is no device"),
+        (['configs/demo/faster_rcnn_digits_autodfp.py', '--launcher', 'pytorch'], 'not started by torchrun'),
+        (['configs/demo/faster_rcnn_digits_autodfp.py', '--resume'], 'there is no search.pth in'),
     ],
 )
 def test_bad_requests_end_with_code_2_and_a_sentence_without_traceback(arguments, message, tmp_path):
