@@ -97,10 +97,17 @@ def median(repeat: int, call: Callable[[], Any]) -> float:
     call()
     seconds = []
     for _ in range(repeat):
+        _wait_for_gpu()
         start = time.perf_counter()
         call()
+        _wait_for_gpu()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
+
+
+def _wait_for_gpu() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 @contextlib.contextmanager

@@ -200,7 +200,7 @@ def cluster_channels(weight: Tensor, eps: float = 0.5, min_samples: int = 5) -> 
     Returns:
         ChannelClusters: The labels on the weight's device, and three summaries.
     """
-    distance = cosine_distance(weight).double().cpu().numpy()
+    distance = cosine_distance(weight).cpu().double().numpy()
     labels = DBSCAN(eps=eps, min_samples=min_samples, metric='precomputed').fit(distance).labels_
     inside = labels >= 0
     num_clusters, silhouette = int(labels.max()) + 1, 0.0

@@ -207,7 +207,7 @@ class CocoReward(Reward):
 
 
 def choose_covering(labels: dict[int, set], num: int | None, seed: int) -> list[int]:
-    """Choose images at random such that as many categories as possible occur.
+    """Choose images in random order, first of all those that bring a category which was missing so far.
 
     Args:
         labels (dict[int, set]): Image to the categories on it.

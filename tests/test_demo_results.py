@@ -1,0 +1,51 @@
+"""The figures of the README: what `make demo` wrote is kept in configs/demo/results and measured again here."""
+
+import pytest
+from conftest import REPO
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmautodfp.fileio import load_json
+from mmautodfp.registry import HOOKS, build
+from mmautodfp.surgery import NeuronMerging, PruneOnly, PruningPlan, SimilarityReconstructor, apply_plan
+
+RESULTS = REPO / 'configs/demo/results'
+
+
+@pytest.fixture(scope='module')
+def recorded() -> dict[str, dict]:
+    summary = load_json(RESULTS / 'summary.json', 'the recorded summary')
+    assert summary['episodes'] >= 100
+    assert summary['budget'] == dict(type='ParamBudget', preserve_ratio=0.7, scope='module')
+    assert summary['held_out_images'] == 800
+    return {row['name']: row for row in summary['results']}
+
+
+def test_autodfp_is_ahead_of_uniform_pruning_and_neuron_merging_within_the_budget(recorded):
+    found = recorded['AutoDFP']
+    assert found['module_params']['ratio'] <= 0.7
+    for name in ('uniform, pruned only', 'uniform, Neuron Merging', 'uniform, same compensation'):
+        assert found['held_out_metric'] > recorded[name]['held_out_metric'] + 0.02
+        assert found['module_params']['count'] <= recorded[name]['module_params']['count'] * 1.01
+
+
+@pytest.mark.slow
+def test_the_recorded_figures_are_measured_again(recorded, digits_root, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
+    cfg = Config.fromfile('configs/demo/faster_rcnn_digits_autodfp.py')
+    cfg.work_dir = str(tmp_path)
+    hook = build(HOOKS, cfg.autodfp.to_dict())
+    runner = Runner.from_cfg(cfg)
+    runner.load_or_resume()
+    hook.prepare(runner)
+    found, uniform = PruningPlan.from_json(RESULTS / 'strategy.json'), hook.env.uniform_plan()
+    contestants = [
+        ('dense', PruningPlan({}), PruneOnly()),
+        ('uniform, pruned only', uniform, PruneOnly()),
+        ('uniform, Neuron Merging', uniform, NeuronMerging()),
+        ('AutoDFP', found, SimilarityReconstructor()),
+    ]
+    for name, plan, reconstructor in contestants:
+        with apply_plan(hook.target, plan, reconstructor):
+            # Another processor rounds differently, and a detection near the threshold may come or go.
+            assert hook.held_out(hook.model) == pytest.approx(recorded[name]['held_out_metric'], abs=0.005)
