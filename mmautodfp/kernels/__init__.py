@@ -5,6 +5,7 @@ of its BatchNorm, on any device and in any float dtype, and knows no module. No 
 precision is computed in, and returned as, float32.
 """
 
+from .moments import Moments, dead_leaves, least_squares_delivery, rank_by_explanation, solve_ridge, white_noise
 from .reconstruction import delivery_matrix, merge_input_channels, neuron_merging_delivery
 from .selection import keep_indices, rank_channels
 from .similarity import (
@@ -22,14 +23,20 @@ __all__ = [
     'BatchNormStats',
     'ChannelClusters',
     'ChannelSimilarity',
+    'Moments',
     'alive_channels',
     'bias_matrix',
     'cluster_channels',
     'cosine_distance',
+    'dead_leaves',
     'delivery_matrix',
     'keep_indices',
+    'least_squares_delivery',
     'merge_input_channels',
     'neuron_merging_delivery',
+    'rank_by_explanation',
     'rank_channels',
     'reconstruction_scale',
+    'solve_ridge',
+    'white_noise',
 ]

@@ -1,0 +1,260 @@
+"""Synthetic images, streaming moments of channels, and what the kept channels explain of the others."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .selection import checked_keep
+
+# Numbers taken into one matrix product, for its memory and for the digits of sums in single precision.
+CHUNK = 1 << 23
+
+
+@torch.no_grad()
+def dead_leaves(
+    num_images: int,
+    size: int | tuple[int, int],
+    mean: Sequence[float] | Tensor = (0.0,),
+    std: Sequence[float] | Tensor = (1.0,),
+    seed: int = 0,
+    first: int = 0,
+    num_leaves: int = 30,
+    texture: float = 0.15,
+) -> Tensor:
+    """Images of overlapping random ellipses on a plain ground, as a data preprocessor would hand them on.
+
+    Pixels lie in 0 to 255 before they are normalised. Image number i depends on the seed, the size and its number
+    alone, so that images drawn in batches are those drawn at once.
+
+    Args:
+        num_images (int): M.
+        size (int | tuple[int, int]): Height and width, or one number for both.
+        mean (Sequence[float] | Tensor): [C], subtracted from the pixels. Defaults to one channel's 0.
+        std (Sequence[float] | Tensor): [C], what they are divided by then. Defaults to one channel's 1.
+        seed (int): Seed. Defaults to 0.
+        first (int): Number of the first image. Defaults to 0.
+        num_leaves (int): Ellipses in each image. Defaults to 30.
+        texture (float): Deviation of each pixel's own noise, in deviations of the ellipses' grey. Defaults to 0.15.
+
+    Returns:
+        Tensor: [M, C, H, W], float32.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    channels = len(mean)
+    drawn = [_draw_leaves(seed, first + i, channels, height, width, num_leaves) for i in range(num_images)]
+    place, colour, noise = (torch.stack(parts) for parts in zip(*drawn, strict=True))
+    y, x = torch.arange(height)[:, None], torch.arange(width)
+    top = torch.zeros(num_images, height, width, dtype=torch.long)  # the ground is leaf 0
+    for leaf in range(num_leaves):
+        cy, cx, radius, stretch = place[:, leaf, :, None, None].unbind(1)
+        inside = ((y - cy) * stretch) ** 2 + ((x - cx) / stretch) ** 2 < radius**2
+        top.masked_fill_(inside, leaf + 1)
+    index = top.flatten(1)[:, None].expand(-1, channels, -1)
+    image = colour.gather(2, index).unflatten(2, (height, width)) + texture * noise
+    return normalize(image, mean, std)
+
+
+@torch.no_grad()
+def white_noise(
+    num_images: int,
+    size: int | tuple[int, int],
+    mean: Sequence[float] | Tensor = (0.0,),
+    std: Sequence[float] | Tensor = (1.0,),
+    seed: int = 0,
+    first: int = 0,
+) -> Tensor:
+    """Images without any structure, to compare :func:`dead_leaves` with; same arguments, same scale."""
+    height, width = (size, size) if isinstance(size, int) else size
+    noise = [
+        torch.randn(len(mean), height, width, generator=_generator(seed, first + index)) for index in range(num_images)
+    ]
+    return normalize(torch.stack(noise), mean, std)
+
+
+def normalize(image: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
+    """From deviations of a grey of 127.5 +- 58 to pixels of 0 to 255, and on to a data preprocessor's scale."""
+    mean, std = (torch.as_tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (mean, std))
+    return ((127.5 + 58 * image).clamp(0, 255) - mean) / std
+
+
+class Moments:
+    """Means and second moments of samples that come in batches; nothing else of them is kept.
+
+    Batches are centred on their own means and merged (Chan et al. 1979), in float64, so that neither many samples nor
+    a mean far from zero cost digits.
+
+    Args:
+        num_inputs (int): D, length of a sample x.
+        num_targets (int): T, length of a sample y that comes with each x; of y only the variances and the covariance
+            with x are kept. Defaults to 0.
+
+    Attributes:
+        count (int): Samples so far.
+        mean (Tensor): [D], mean of x, float64.
+        target_mean (Tensor): [T].
+    """
+
+    def __init__(self, num_inputs: int, num_targets: int = 0, device: torch.device | str | None = None):
+        zeros = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=device)
+        self.count = 0
+        self.mean, self.target_mean = zeros(num_inputs), zeros(num_targets)
+        self._scatter, self._cross = zeros(num_inputs, num_inputs), zeros(num_targets, num_inputs)
+        self._target_scatter = zeros(num_targets)
+
+    @torch.no_grad()
+    def update(self, inputs: Tensor, targets: Tensor | None = None) -> None:
+        """Take in samples.
+
+        Args:
+            inputs (Tensor): [S, D].
+            targets (Tensor | None): [S, T]. Defaults to None, for T = 0.
+        """
+        if targets is None:
+            targets = inputs.new_zeros(len(inputs), 0)
+        rows = max(64, CHUNK // (inputs.shape[1] + targets.shape[1]))
+        for x, y in zip(inputs.split(rows), targets.split(rows), strict=True):
+            self._merge(x, y)
+
+    def _merge(self, x: Tensor, y: Tensor) -> None:
+        x_mean, y_mean = (part.mean(0, dtype=torch.float64) for part in (x, y))
+        x, y = x - x_mean.to(x.dtype), y - y_mean.to(y.dtype)
+        total = self.count + len(x)
+        step, target_step = x_mean - self.mean, y_mean - self.target_mean
+        weight = self.count * len(x) / total
+        self._scatter += (x.T @ x).double() + weight * torch.outer(step, step)
+        self._cross += (y.T @ x).double() + weight * torch.outer(target_step, step)
+        self._target_scatter += y.pow(2).sum(0, dtype=torch.float64) + weight * target_step**2
+        self.mean += step * (len(x) / total)
+        self.target_mean += target_step * (len(x) / total)
+        self.count = total
+
+    @property
+    def covariance(self) -> Tensor:
+        """[D, D], of x, over the number of samples."""
+        return self._scatter / max(1, self.count)
+
+    @property
+    def cross_covariance(self) -> Tensor:
+        """[T, D], of y with x."""
+        return self._cross / max(1, self.count)
+
+    @property
+    def target_variance(self) -> Tensor:
+        """[T], of y."""
+        return self._target_scatter / max(1, self.count)
+
+
+@torch.no_grad()
+def solve_ridge(covariance: Tensor, cross: Tensor, ridge: float = 0.0, prior: Tensor | None = None) -> Tensor:
+    """Coefficients A [T, D] that make ``A x`` the best guess at y.
+
+    They minimise the mean square of ``y - A x`` plus ``ridge * v * |A - prior|^2``, v being the mean variance of x.
+
+    Args:
+        covariance (Tensor): [D, D], of x. May be singular.
+        cross (Tensor): [T, D], of y with x.
+        ridge (float): Strength. Defaults to 0.
+        prior (Tensor | None): [T, D], what the ridge pulls to. Defaults to None, zero.
+
+    Returns:
+        Tensor: [T, D], float64.
+    """
+    covariance, cross = covariance.double(), cross.double()
+    scale = covariance.diagonal().mean()
+    start = torch.zeros_like(cross) if prior is None else prior.double()
+    if scale <= 0:  # x never changes: nothing can be learned from it
+        return start
+    eye = torch.eye(len(covariance), dtype=torch.float64, device=covariance.device)
+    # Without a ridge, a singular covariance takes the least one at which rounding leaves it positive.
+    jitter = 0.0
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(covariance + (ridge + jitter) * scale * eye)
+        if not failed and factor.diagonal().amin() > 1e-8 * scale.sqrt():
+            break
+        jitter = max(jitter * 10, 1e-12)
+    return start + torch.cholesky_solve((cross - start @ covariance).T, factor).T
+
+
+@torch.no_grad()
+def least_squares_delivery(
+    mean: Tensor, covariance: Tensor, keep: Tensor | Sequence[int], ridge: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """How every channel is made up from the kept ones, and the constant that is left over.
+
+    Args:
+        mean (Tensor): [N], of the channels as the consumers read them.
+        covariance (Tensor): [N, N].
+        keep (Tensor | Sequence[int]): [K], distinct kept channels; column k belongs to ``keep[k]``.
+        ridge (float): Share of the kept channels' mean variance that is added to each. Defaults to 0.
+
+    Returns:
+        tuple[Tensor, Tensor]: The delivery matrix [N, K], rows of kept channels one-hot; and the constants [N], 0 for
+        kept channels: channel p is guessed as ``delivery[p] @ x[keep] + constant[p]``. float64.
+
+    Raises:
+        ValueError: ``keep`` is empty, names a channel twice or one that does not exist.
+    """
+    mean, covariance = mean.double(), covariance.double()
+    keep = checked_keep(keep, len(mean), mean.device)
+    delivery = solve_ridge(covariance[keep][:, keep], covariance[:, keep], ridge)
+    delivery[keep] = torch.eye(len(keep), dtype=torch.float64, device=mean.device)
+    constant = mean - delivery @ mean[keep]
+    constant[keep] = 0
+    return delivery, constant
+
+
+@torch.no_grad()
+def rank_by_explanation(covariance: Tensor, consumer: Tensor) -> Tensor:
+    """Order the channels so that each next one explains most of what the consumer still misses.
+
+    A pivoted Cholesky factorisation: the channel is taken whose regression leaves the least of ``tr(consumer @ R)``,
+    R being the covariance that the channels taken before do not explain. Channels that add nothing come last, in order
+    of their index.
+
+    Args:
+        covariance (Tensor): [N, N], of the channels as the consumers read them.
+        consumer (Tensor): [N, N], how much errors in two channels matter together: ``sum_os W[o, n, s] W[o, m, s]``
+            of the consumer's weight.
+
+    Returns:
+        Tensor: [N], channel indices, the most explaining first.
+    """
+    rest, consumer = covariance.double().clone(), consumer.double()
+    floor = rest.diagonal().amax().clamp_min(0) * 1e-10
+    taken: list[int] = []
+    left = torch.ones(len(rest), dtype=torch.bool, device=rest.device)
+    for _ in range(len(rest)):
+        variance = rest.diagonal()
+        useful = left & (variance > floor)
+        if not useful.any():
+            break
+        # What tr(consumer @ R) loses by channel j: r_j^T consumer r_j / R_jj.
+        gain = ((consumer @ rest) * rest).sum(0) / variance.clamp_min(1e-300)
+        pivot = int(gain.masked_fill(~useful, -torch.inf).argmax())
+        taken.append(pivot)
+        left[pivot] = False
+        column = rest[:, pivot].clone()
+        rest -= torch.outer(column, column) / column[pivot]
+    return torch.tensor(taken + left.nonzero().squeeze(1).tolist(), device=covariance.device)
+
+
+def _generator(seed: int, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed * 1_000_003 + number)
+
+
+def _draw_leaves(
+    seed: int, number: int, channels: int, height: int, width: int, num_leaves: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One image's places [leaves, 4], colours [C, 1 + leaves] (the ground first) and noise [1, H, W]."""
+    generator = _generator(seed, number)
+    extent = torch.tensor([height, width, 1, 1])
+    place = torch.rand(num_leaves, 4, generator=generator)
+    # From a 16th to half of the image, small ones more often.
+    place[:, 2] = min(height, width) * (1 / 16 + place[:, 2] ** 3 * 7 / 16)
+    place[:, 3] += 0.5
+    place = place * extent
+    grey = torch.randn(1, 1 + num_leaves, generator=generator)
+    tint = torch.randn(channels, 1 + num_leaves, generator=generator)
+    noise = torch.randn(1, height, width, generator=generator)
+    return place, grey + 0.5 * tint, noise
