@@ -5,7 +5,16 @@ of its BatchNorm, on any device and in any float dtype, and knows no module. No 
 precision is computed in, and returned as, float32.
 """
 
-from .moments import Moments, dead_leaves, least_squares_delivery, rank_by_explanation, solve_ridge, white_noise
+from .moments import (
+    Moments,
+    TapCorrelation,
+    dead_leaves,
+    least_squares_delivery,
+    output_variance,
+    rank_by_explanation,
+    solve_ridge,
+    white_noise,
+)
 from .reconstruction import delivery_matrix, merge_input_channels, neuron_merging_delivery
 from .selection import keep_indices, rank_channels
 from .similarity import (
@@ -24,6 +33,7 @@ __all__ = [
     'ChannelClusters',
     'ChannelSimilarity',
     'Moments',
+    'TapCorrelation',
     'alive_channels',
     'bias_matrix',
     'cluster_channels',
@@ -34,6 +44,7 @@ __all__ = [
     'least_squares_delivery',
     'merge_input_channels',
     'neuron_merging_delivery',
+    'output_variance',
     'rank_by_explanation',
     'rank_channels',
     'reconstruction_scale',

@@ -145,6 +145,59 @@ class Moments:
         return self._target_scatter / max(1, self.count)
 
 
+class TapCorrelation:
+    """How alike the inputs at the taps of a kernel are, on average over the channels.
+
+    Together with the channels' covariance C it stands for the covariance of all inputs of a convolution, which is as
+    large as the square of channels times taps: ``Cov[(n, s), (m, t)]`` is taken as ``C[n, m] * matrix[s, t]``.
+
+    Args:
+        kernel (tuple[int, int]): Its height and width.
+        dilation (tuple[int, int]): Distance of neighbouring taps. Defaults to (1, 1).
+    """
+
+    def __init__(self, kernel: tuple[int, int], dilation: tuple[int, int] = (1, 1)):
+        self.kernel, self.dilation = kernel, dilation
+        height, width = kernel
+        self._lags = {(dy, dx): [0.0, 0.0] for dy in range(height) for dx in range(1 - width, width)}
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Take in the input [B, N, H, W] of the convolution."""
+        x = x - x.mean((0, 2, 3), keepdim=True)
+        height, width = x.shape[2:]
+        for (dy, dx), sums in self._lags.items():
+            down, right = dy * self.dilation[0], dx * self.dilation[1]
+            if down < height and abs(right) < width:
+                here = x[:, :, : height - down, max(0, -right) : width - max(0, right)]
+                there = x[:, :, down:, max(0, right) : width - max(0, -right)]
+                sums[0] += (here * there).sum().item()
+                sums[1] += ((here * here).sum() + (there * there).sum()).item() / 2
+
+    @property
+    def matrix(self) -> Tensor:
+        """[taps, taps], float64, ones on its diagonal."""
+        taps = [(y, x) for y in range(self.kernel[0]) for x in range(self.kernel[1])]
+        share = {lag: product / energy if energy > 0 else 0.0 for lag, (product, energy) in self._lags.items()}
+        share[0, 0] = 1.0
+        rows = [[share[max((t[0] - s[0], t[1] - s[1]), (s[0] - t[0], s[1] - t[1]))] for t in taps] for s in taps]
+        return torch.tensor(rows, dtype=torch.float64)
+
+
+@torch.no_grad()
+def output_variance(weight: Tensor, covariance: Tensor, taps: Tensor) -> Tensor:
+    """Variance [M] of a layer's outputs.
+
+    Args:
+        weight (Tensor): [M, N, taps].
+        covariance (Tensor): [N, N], of the channels that it reads.
+        taps (Tensor): [taps, taps], from :class:`TapCorrelation`.
+    """
+    weight, covariance, taps = (part.float() for part in (weight, covariance, taps))
+    spread = weight @ taps
+    return ((covariance @ weight) * spread).sum((1, 2)).clamp_min(0).double()
+
+
 @torch.no_grad()
 def solve_ridge(covariance: Tensor, cross: Tensor, ridge: float = 0.0, prior: Tensor | None = None) -> Tensor:
     """Coefficients A [T, D] that make ``A x`` the best guess at y.

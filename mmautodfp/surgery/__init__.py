@@ -1,9 +1,19 @@
 """What can be pruned in a live model, what it costs, and doing it."""
 
 from .budget import Budget, CostModel, FlopBudget, ModelCosts, ParamBudget, measure_positions, model_costs, round_widths
+from .least_squares import SyntheticLeastSquares
 from .plan import PruningPlan, UnitPlan
-from .reconstructors import NeuronMerging, PruneOnly, Reconstruction, Reconstructor, SimilarityReconstructor
+from .reconstructors import (
+    NeuronMerging,
+    OutputChange,
+    PruneOnly,
+    Reconstruction,
+    Reconstructor,
+    SimilarityReconstructor,
+)
+from .refine import Refinement
 from .slim import Restore, Slim, apply_plan
+from .synthetic import SyntheticImages, features_of
 from .units import (
     UNIT_FINDERS,
     Consumer,
@@ -24,20 +34,25 @@ __all__ = [
     'FlopBudget',
     'ModelCosts',
     'NeuronMerging',
+    'OutputChange',
     'ParamBudget',
     'PrunableUnit',
     'PruneOnly',
     'PruningPlan',
     'Reconstruction',
     'Reconstructor',
+    'Refinement',
     'ResidualBlockFinder',
     'Restore',
     'SimilarityReconstructor',
     'Slim',
+    'SyntheticImages',
+    'SyntheticLeastSquares',
     'UnitFinder',
     'UnitPlan',
     'UnitSurvey',
     'apply_plan',
+    'features_of',
     'find_units',
     'measure_positions',
     'model_costs',
