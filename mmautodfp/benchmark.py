@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from mmengine.runner import Runner
@@ -20,7 +21,7 @@ from .apis import build_runner, find_checkpoint, load_config
 from .fileio import load_json, save_json
 from .hooks import AutoDFPHook
 from .registry import HOOKS, build
-from .surgery import apply_plan
+from .surgery import PruningPlan, apply_plan
 
 
 def benchmark_reward(config: str | os.PathLike, repeat: int = 5, checkpoint: str | None = None) -> dict[str, Any]:
@@ -32,8 +33,8 @@ def benchmark_reward(config: str | os.PathLike, repeat: int = 5, checkpoint: str
         checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
 
     Returns:
-        dict[str, Any]: Median seconds of an episode, of its parts and of ``runner.val()``, both on the uniformly
-        pruned model, the ratio of the two, and the machine.
+        dict[str, Any]: Median seconds of an episode and of ``runner.val()``, both on the uniformly pruned model, the
+        ratio of the two, an episode's parts on one thread, and the machine.
     """
     with tempfile.TemporaryDirectory() as scratch:
         cfg = load_config(config, scratch, 'none', None)
@@ -49,15 +50,17 @@ def benchmark_reward(config: str | os.PathLike, repeat: int = 5, checkpoint: str
         with quiet():
             seconds = dict(
                 episode=median(repeat, lambda: hook.evaluate(plan)),
-                surgery=median(repeat, lambda: apply_plan(hook.target, plan, hook.reconstructor)()),
             )
             with apply_plan(hook.target, plan, hook.reconstructor):
-                seconds |= _reward_parts(hook, repeat)
                 seconds['mmdet_val'] = median(repeat, lambda: runner.val())
+            parts = _reward_parts(hook, plan, repeat)
     return dict(
         images=len(hook.reward.images),
         seconds=seconds,
         ratio=seconds['mmdet_val'] / seconds['episode'],
+        precision=hook.reward.precision,
+        one_thread=parts,
+        share_beside_forward=1 - parts['forward'] / parts['episode'],
         machine=describe_machine(),
     )
 
@@ -77,19 +80,45 @@ def _restrict_validation(runner: Runner, hook: AutoDFPHook, scratch: Path) -> No
     runner.val()  # builds the loop and starts the workers
 
 
-@torch.no_grad()
-def _reward_parts(hook: AutoDFPHook, repeat: int) -> dict[str, float]:
-    batches = list(hook.reward.batches())
-    found = hook.reward.detect(hook.model)
+def _reward_parts(hook: AutoDFPHook, plan: PruningPlan, repeat: int) -> dict[str, float]:
+    """Where an episode's seconds go, on one thread, so that they add up."""
+    reward, clock = hook.reward, {}
 
-    def forward() -> None:
-        for batch in batches:
-            hook.model.extract_feat(batch['inputs'])
+    def timed(name: str, call: Callable) -> Callable:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            _wait_for_gpu()
+            start = time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                _wait_for_gpu()
+                clock[name] = clock.get(name, 0.0) + time.perf_counter() - start
 
-    features = median(repeat, forward)
-    detections = median(repeat, lambda: hook.reward.detect(hook.model))
-    metric = median(repeat, lambda: hook.reward.score(found))
-    return dict(backbone_and_neck=features, heads_and_post_processing=detections - features, mAP=metric)
+        return run
+
+    heads = reward.detector.predictors() if reward.detector else []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with contextlib.ExitStack() as patches:
+        patches.callback(torch.set_num_threads, threads)
+        for head in heads:
+            patches.enter_context(patch.object(head, 'predict_by_feat', timed('post_processing', head.predict_by_feat)))
+        patches.enter_context(patch.object(reward, 'detect', timed('detect', reward.detect)))
+        patches.enter_context(patch.object(reward, 'score', timed('mAP', reward.score)))
+        episodes = []
+        for _ in range(repeat + 1):
+            clock.clear()
+            timed('episode', hook.evaluate)(plan)
+            episodes.append(dict(clock))
+    parts = {name: statistics.median(e.get(name, 0.0) for e in episodes[1:]) for name in episodes[0]}
+    post_processing = parts.get('post_processing', 0.0)
+    return dict(
+        episode=parts['episode'],
+        forward=parts['detect'] - post_processing,
+        post_processing=post_processing,
+        mAP=parts['mAP'],
+        surgery=parts['episode'] - parts['detect'] - parts['mAP'],
+    )
 
 
 def median(repeat: int, call: Callable[[], Any]) -> float:

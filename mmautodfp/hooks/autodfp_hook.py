@@ -126,7 +126,9 @@ class AutoDFPHook(Hook):
         slim_config(runner.cfg, self.module, {}, None)  # better to know now than after the search
         self.units = self._survey()
         self.reconstructor.ensure_fitted(self.target)
-        self.reward.prepare(self.model, runner.cfg.val_dataloader)
+        self.reward.prepare(
+            self.model, runner.cfg.val_dataloader, [f'{self.module}.{unit.name}' for unit in self.units]
+        )
         self.logger.info(f'each episode is rewarded with {self.reward.name} on {len(self.reward.images)} images')
         self.held_out = self.reward.held_out(self.model, runner.cfg.test_dataloader) if self.compare else None
         if self.compare and self.held_out is None:
@@ -259,7 +261,7 @@ class AutoDFPHook(Hook):
             ratios=[self.ratios.low, self.ratios.high],
             opening_lams=list(self.opening_lams),
             reconstructor=repr(self.settings['reconstructor']),
-            reward=self.reward.name,
+            reward=self.reward.identity,
             images=hashlib.sha256('\n'.join(names).encode()).hexdigest(),
             weights=weights.hexdigest(),
             seed=self.seed,

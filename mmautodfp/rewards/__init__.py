@@ -1,6 +1,8 @@
 """What a pruned model is worth."""
 
 from .base import Reward
-from .coco import CocoReward, choose_covering, coco_map
+from .coco import CocoReward
+from .coco_map import CocoTruth
+from .subset import ImageBatches, choose_covering
 
-__all__ = ['CocoReward', 'Reward', 'choose_covering', 'coco_map']
+__all__ = ['CocoReward', 'CocoTruth', 'ImageBatches', 'Reward', 'choose_covering']
