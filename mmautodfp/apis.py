@@ -10,6 +10,7 @@ from urllib.parse import urlparse
 import torch
 from mmengine.config import Config
 from mmengine.fileio import exists
+from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.hub import download_url_to_file, get_dir
@@ -46,7 +47,8 @@ def prune(
         cfg_options (dict | None): Further overrides, dotted keys to values.
 
     Returns:
-        dict[str, float]: Metrics of the test loop on the pruned model.
+        dict[str, float]: Metrics of the test loop on the pruned model; none if the reward needs no data, for then
+        no data set is opened.
 
     Raises:
         AutoDFPError: The request cannot be met; one sentence says why.
@@ -70,11 +72,12 @@ def prune(
         )
     # The state dict already holds the averaged weights; the hook would swap dense ones into the pruned model.
     cfg.custom_hooks = [other for other in cfg.get('custom_hooks') or [] if 'EMAHook' not in str(other.get('type'))]
-    _require_data(cfg, 'val', 'test')
+    if hook.reward.needs_data:
+        _require_data(cfg, 'val', 'test')
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
     runner = build_runner(cfg, trust_checkpoint)
     runner.register_hook(hook)
-    return _test(runner)
+    return _test(runner) if hook.reward.needs_data else _prune_without_data(runner, hook)
 
 
 def evaluate(
@@ -138,6 +141,16 @@ def _require_data(cfg: Config, *splits: str) -> None:
                     f'{name} names the annotations {file}, but there is no such file; put the data there or set '
                     'data_root and ann_file'
                 )
+
+
+def _prune_without_data(runner: Runner, hook: Hook) -> dict[str, float]:
+    """What a test does to a runner, but not the test itself: it and the hooks behind it open the data set."""
+    runner.call_hook('before_run')
+    runner.load_or_resume()
+    hook.before_test(runner)
+    hook.after_test_epoch(runner)
+    runner.call_hook('after_run')
+    return {}
 
 
 def _test(runner: Runner) -> dict[str, float]:

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import nn
 
@@ -21,6 +22,7 @@ from mmautodfp.registry import AGENTS, BUDGETS, HOOKS, RECONSTRUCTORS, REWARDS, 
 from mmautodfp.search import AgentSpec, Progress, PruningEnv, RatioRange, Searcher, layer_state, scale_states
 from mmautodfp.surgery import (
     NeuronMerging,
+    PrunableUnit,
     PruneOnly,
     PruningPlan,
     apply_plan,
@@ -125,13 +127,14 @@ class AutoDFPHook(Hook):
         self.target = find_module(self.model, self.module)
         slim_config(runner.cfg, self.module, {}, None)  # better to know now than after the search
         self.units = self._survey()
-        self.reconstructor.ensure_fitted(self.target)
+        self.reconstructor.ensure_fitted(self.target, self.model)
         self.reward.prepare(
-            self.model, runner.cfg.val_dataloader, [f'{self.module}.{unit.name}' for unit in self.units]
+            self.model, runner.cfg.get('val_dataloader'), [f'{self.module}.{unit.name}' for unit in self.units]
         )
         self.logger.info(f'each episode is rewarded with {self.reward.name} on {len(self.reward.images)} images')
-        self.held_out = self.reward.held_out(self.model, runner.cfg.test_dataloader) if self.compare else None
-        if self.compare and self.held_out is None:
+        held_out = self.compare and self.reward.needs_data
+        self.held_out = self.reward.held_out(self.model, runner.cfg.test_dataloader) if held_out else None
+        if held_out and self.held_out is None:
             self.logger.warning(
                 'test_dataloader has no annotated image beyond those of the reward: nothing is held out'
             )
@@ -148,11 +151,14 @@ class AutoDFPHook(Hook):
         plan = _from_main_process(searcher.run())
         seconds = time.perf_counter() - start
         self.artifacts = RunArtifacts(runner.cfg, Path(runner.work_dir), self.module, plan, self.settings)
-        with apply_plan(self.target, plan, self.reconstructor):
-            if is_main_process():  # before anything else can go wrong
-                self.artifacts.write_model(self.model, self.layer_states, runner.test_dataloader.dataset.metainfo)
-        rows = self._compare(plan, searcher.best_reward)
-        apply_plan(self.target, plan, self.reconstructor)
+        pruned = apply_plan(self.target, plan, self.reconstructor, finish=True)
+        if is_main_process():  # before anything else can go wrong
+            self.artifacts.write_model(self.model, self.layer_states, _metainfo(runner, self.reward.needs_data))
+        rows = [Row('AutoDFP', *self._figures(searcher.best_reward), self._counts(plan))]
+        if self.compare:
+            pruned.swap()
+            rows = self._baselines() + rows
+            pruned.swap()
         facts = dict(
             episodes=len(searcher.history),
             best_episode=searcher.history.best,
@@ -206,12 +212,16 @@ class AutoDFPHook(Hook):
         ]
         return PruningEnv(
             names=[unit.name for unit in self.units],
-            rankings=[rank_channels(weight) for weight, _ in statistics],
+            rankings=[self._ranking(unit, weight) for unit, (weight, _) in zip(self.units, statistics, strict=True)],
             states=scale_states(self.layer_states),
             budget=self.budget,
             evaluate=self.evaluate,
             ratios=self.ratios,
         )
+
+    def _ranking(self, unit: PrunableUnit, weight: torch.Tensor) -> torch.Tensor:
+        own = self.reconstructor.ranking(unit)
+        return rank_channels(weight) if own is None else own
 
     def _build_searcher(self, cfg: Config, checkpoint: Path) -> Searcher:
         uniform = self.ratios.to_action(self.budget.uniform_ratio())
@@ -247,7 +257,7 @@ class AutoDFPHook(Hook):
         weights = hashlib.sha256()
         for name, tensor in self.model.state_dict().items():
             weights.update(name.encode() + tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
-        dataset = cfg.val_dataloader.dataset.to_dict()
+        dataset = cfg.val_dataloader.dataset.to_dict() if self.reward.needs_data else {}
         dataset.pop('data_root', None)  # the data may move
         names = [os.path.basename(image) for image in self.reward.images]
         return dict(
@@ -284,25 +294,27 @@ class AutoDFPHook(Hook):
                 f'{" (new)" if progress.improved else ""}  {progress.seconds:.1f} s  eta {minutes}:{seconds:02d}'
             )
 
-    def _compare(self, plan: PruningPlan, reward: float) -> list[Row]:
-        """The dense model, the uniform plan and the found one, on the search's images and on others."""
+    def _figures(self, reward: float | None = None) -> tuple[float | None, float | None]:
+        """The model's metric on the search's images and on others; without a comparison the first is ``reward``."""
+        if not self.compare:
+            return reward, None
+        return self.reward(self.model), self.held_out(self.model) if self.held_out else None
+
+    def _baselines(self) -> list[Row]:
+        """The dense model and the uniform plan, on the search's images and on others."""
         dense, uniform = PruningPlan({}), self.env.uniform_plan()
         contestants = [
             ('dense', dense, PruneOnly()),
             ('uniform, pruned only', uniform, PruneOnly()),
             ('uniform, Neuron Merging', uniform, NeuronMerging()),
             ('uniform, same compensation', uniform, self.reconstructor),
-            ('AutoDFP', plan, self.reconstructor),
         ]
-        if not self.compare:
-            return [Row('AutoDFP', reward, None, self._counts(plan))]
         unseen = len(self.held_out.images) if self.held_out else 0
         self.logger.info(f'comparing on the search images and on {unseen} that it has not seen')
         rows = []
         for name, contestant, reconstructor in contestants:
-            with apply_plan(self.target, contestant, reconstructor):
-                figures = [metric(self.model) if metric else None for metric in (self.reward, self.held_out)]
-            rows.append(Row(name, *figures, self._counts(contestant)))
+            with apply_plan(self.target, contestant, reconstructor, finish=True):
+                rows.append(Row(name, *self._figures(), self._counts(contestant)))
         return rows
 
     def _counts(self, plan: PruningPlan) -> dict[str, dict]:
@@ -319,6 +331,16 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
         raise AutoDFPError(
             f'module {path!r} was to be pruned, but the {type(model).__name__} has no such part; it has {children}'
         ) from None
+
+
+def _metainfo(runner: Runner, may_open: bool) -> dict[str, Any]:
+    """What is known of the data set; its class and the config must do where no file may be opened."""
+    if may_open:
+        return runner.test_dataloader.dataset.metainfo
+    loader = runner.cfg.get('test_dataloader') or {}
+    dataset = loader.get('dataset') or {}
+    cls = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
+    return {**getattr(cls, 'METAINFO', {}), **(dataset.get('metainfo') or runner.cfg.get('metainfo') or {})}
 
 
 def _from_main_process(plan: PruningPlan) -> PruningPlan:

@@ -13,7 +13,7 @@ from .reconstructors import (
 )
 from .refine import Refinement
 from .slim import Restore, Slim, apply_plan
-from .synthetic import SyntheticImages, features_of
+from .synthetic import SyntheticImages, batch_statistics, features_of
 from .units import (
     UNIT_FINDERS,
     Consumer,
@@ -52,6 +52,7 @@ __all__ = [
     'UnitPlan',
     'UnitSurvey',
     'apply_plan',
+    'batch_statistics',
     'features_of',
     'find_units',
     'measure_positions',

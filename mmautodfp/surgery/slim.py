@@ -41,6 +41,15 @@ class Restore:
                 setattr(layer, name, value)
         self._saved.clear()
 
+    def swap(self) -> None:
+        """Bring the dense weights back and keep what was there instead; a second call reverses it."""
+        dense, self._saved = self._saved, {}
+        for layer in dense:
+            self.remember(layer)
+        pruned, self._saved = self._saved, dense
+        self()
+        self._saved = pruned
+
     def __enter__(self) -> 'Restore':
         return self
 

@@ -166,7 +166,8 @@ class NormStatistics:
 
     def twin(self, module: nn.Module) -> nn.Module:
         """A copy of ``module`` whose norms hold these statistics: on the images it works as it did when trained."""
-        twin = copy.deepcopy(module).eval()
+        twin = copy.deepcopy(module)
+        twin.eval()  # mmdet's ResNet returns nothing here
         for name, moments in self._moments.items():
             norm = twin.get_submodule(name)
             norm.running_mean = moments.target_mean.to(norm.running_mean)
