@@ -178,7 +178,8 @@ def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
     else:
         runner = Runner.from_cfg(cfg)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    check_state_fits(state, model, cfg.load_from)
+    adapt = getattr(model, 'adapt_state_dict', None)  # a classifier takes the names of a bare network too
+    check_state_fits(adapt(state) if adapt else state, model, cfg.load_from)
     return runner
 
 
