@@ -16,7 +16,7 @@ from torch.hub import download_url_to_file, get_dir
 
 from .errors import AutoDFPError
 from .fileio import check_state_fits, load_tensors
-from .registry import HOOKS, build
+from .registry import DATASETS, HOOKS, build
 
 
 def prune(
@@ -126,6 +126,9 @@ def _require_data(cfg: Config, *splits: str) -> None:
         dataset = cfg[f'{split}_dataloader'].dataset
         while isinstance(dataset.get('dataset'), dict):  # wrapped
             dataset = dataset.dataset
+        if str(dataset.get('type')).startswith('mmautodfp.'):
+            build(DATASETS, dataset.to_dict())  # says itself what it misses
+            continue
         evaluators = cfg[f'{split}_evaluator']
         evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
         files = {
