@@ -17,7 +17,7 @@ from torch.hub import download_url_to_file, get_dir
 
 from .errors import AutoDFPError
 from .fileio import check_state_fits, load_tensors
-from .registry import HOOKS, build
+from .registry import DATASETS, HOOKS, build
 
 
 def prune(
@@ -129,6 +129,9 @@ def _require_data(cfg: Config, *splits: str) -> None:
         dataset = cfg[f'{split}_dataloader'].dataset
         while isinstance(dataset.get('dataset'), dict):  # wrapped
             dataset = dataset.dataset
+        if str(dataset.get('type')).startswith('mmautodfp.'):
+            build(DATASETS, dataset.to_dict())  # says itself what it misses
+            continue
         evaluators = cfg[f'{split}_evaluator']
         evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
         files = {
@@ -191,7 +194,8 @@ def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
     else:
         runner = Runner.from_cfg(cfg)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    check_state_fits(state, model, cfg.load_from)
+    adapt = getattr(model, 'adapt_state_dict', None)  # a classifier takes the names of a bare network too
+    check_state_fits(adapt(state) if adapt else state, model, cfg.load_from)
     return runner
 
 

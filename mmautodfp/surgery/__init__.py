@@ -1,6 +1,7 @@
 """What can be pruned in a live model, what it costs, and doing it."""
 
 from .budget import Budget, CostModel, FlopBudget, ModelCosts, ParamBudget, measure_positions, model_costs, round_widths
+from .finders import ChainFinder, ChannelPath, InvertedResidualFinder, ResidualBlockFinder, chain_units
 from .least_squares import SyntheticLeastSquares
 from .plan import PruningPlan, UnitPlan
 from .reconstructors import (
@@ -18,20 +19,23 @@ from .units import (
     UNIT_FINDERS,
     Consumer,
     PrunableUnit,
-    ResidualBlockFinder,
     UnitFinder,
     UnitSurvey,
     find_units,
     survey_units,
     unit_statistics,
+    walk_units,
 )
 
 __all__ = [
     'UNIT_FINDERS',
     'Budget',
+    'ChainFinder',
+    'ChannelPath',
     'Consumer',
     'CostModel',
     'FlopBudget',
+    'InvertedResidualFinder',
     'ModelCosts',
     'NeuronMerging',
     'OutputChange',
@@ -53,6 +57,7 @@ __all__ = [
     'UnitSurvey',
     'apply_plan',
     'batch_statistics',
+    'chain_units',
     'features_of',
     'find_units',
     'measure_positions',
@@ -60,4 +65,5 @@ __all__ = [
     'round_widths',
     'survey_units',
     'unit_statistics',
+    'walk_units',
 ]
