@@ -1,13 +1,17 @@
 """What each part of the compensation is worth, on uniform plans and without a search; ``tools/ablation.py`` runs it."""
 
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
 
 from .apis import build_runner, find_checkpoint, load_config
 from .benchmark import describe_machine, quiet
@@ -69,7 +73,8 @@ VARIANTS: dict[str, Variant] = {
     'full, ridge 1e-1': _ours(ridge=1e-1, refinement=dict(ridge=1e-1)),
     'full, patch ridge 1e-2': _ours(refinement=dict(patch_ridge=1e-2)),
     'full, patch ridge 1': _ours(refinement=dict(patch_ridge=1.0)),
-    'full, 1 unit a pass': _ours(refinement=dict(units_per_pass=1)),
+    'full, 2 units a pass': _ours(refinement=dict(units_per_pass=2)),
+    'full, 4 units a pass': _ours(refinement=dict(units_per_pass=4)),
     'full, 8 units a pass': _ours(refinement=dict(units_per_pass=8)),
 }
 
@@ -81,10 +86,15 @@ class Bench:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
         checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
         images (Mapping | None): Settings of the synthetic images. Defaults to None: the reconstructor's own.
+        refinement (Mapping | None): Settings of the full pass. Defaults to None: its own.
     """
 
     def __init__(
-        self, config: str | os.PathLike, checkpoint: str | None = None, images: Mapping[str, Any] | None = None
+        self,
+        config: str | os.PathLike,
+        checkpoint: str | None = None,
+        images: Mapping[str, Any] | None = None,
+        refinement: Mapping[str, Any] | None = None,
     ):
         with tempfile.TemporaryDirectory() as scratch, quiet():
             cfg = load_config(config, scratch, 'none', None)
@@ -93,7 +103,7 @@ class Bench:
             runner = build_runner(cfg)
             runner.load_or_resume()
         self.settings = cfg.autodfp.to_dict()
-        self.images = dict(images or {})
+        self.images, self.refinement = dict(images or {}), dict(refinement or {})
         self.model = runner.model
         self.model.eval()
         self.module = find_module(self.model, self.settings.get('module', 'backbone'))
@@ -109,7 +119,8 @@ class Bench:
     def reconstructor(self, config: dict) -> Reconstructor:
         """Build a reconstructor and fit it to the dense module."""
         if config['type'] == 'SyntheticLeastSquares':
-            config = config | dict(images=self.images | (config.get('images') or {}))
+            own = {key: config.get(key, {}) for key in ('images', 'refinement')}
+            config = config | dict(images=self.images | own['images'], refinement=self.refinement | own['refinement'])
         reconstructor = build(RECONSTRUCTORS, config)
         reconstructor.ensure_fitted(self.module, self.model)
         return reconstructor
@@ -150,6 +161,7 @@ def ablate(
     checkpoint: str | None = None,
     of_channels: bool = False,
     images: Mapping[str, Any] | None = None,
+    refinement: Mapping[str, Any] | None = None,
     known: dict[str, Any] | None = None,
     report: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -164,18 +176,20 @@ def ablate(
             Defaults to False.
         images (Mapping | None): Settings of the synthetic images, of which a variant overrides its own. Defaults to
             None: the reconstructor's.
+        refinement (Mapping | None): Likewise, settings of the full pass.
         known (dict | None): An earlier result for the same config; what it holds is not measured again.
         report (Callable | None): Told the result so far whenever it grows.
 
     Returns:
         dict[str, Any]: Metric and seconds by variant and share; the dense metric; what the shares are of; the machine.
     """
-    bench = Bench(config, checkpoint, images)
+    bench = Bench(config, checkpoint, images, refinement)
     result = known or dict(
-        config=str(config),
+        config=Path(config).as_posix(),
         metric=bench.reward.name,
         images=len(bench.reward.images),
         synthetic_images=bench.images,
+        refinement=bench.refinement,
         shares_of='channels' if of_channels else 'module parameters',
         dense=bench.reward(bench.model),
         variants={},
@@ -195,3 +209,56 @@ def ablate(
             rows[f'{ratio:g}'] = score | dict(fit_seconds=fit, params=bench.costs.params['module'].ratio(widths))
             report(result)
     return result
+
+
+def measure_cost(
+    config: str | os.PathLike, settings: Mapping[str, Any] | None = None, ratio: float = 0.5
+) -> dict[str, Any]:
+    """Seconds and memory of the moments and of the full pass, on a model of random weights: nothing is fetched.
+
+    Args:
+        config (str | os.PathLike): Config of a detector with an ``autodfp`` entry.
+        settings (Mapping | None): Of :class:`mmautodfp.surgery.SyntheticLeastSquares`. Defaults to None: its own.
+        ratio (float): Share of each unit's channels that stays. Defaults to 0.5.
+
+    Returns:
+        dict[str, Any]: Seconds by step, peak resident memory of this process in GB, before and after; the machine.
+    """
+    register_all_modules()
+    cfg = load_config(config, None, 'none', None)
+    cfg.model.backbone.init_cfg = None
+    model = MODELS.build(cfg.model)
+    model.eval()
+    module = find_module(model, cfg.autodfp.get('module', 'backbone'))
+    memory = [_peak_memory()]
+    reconstructor = build(RECONSTRUCTORS, dict(type='SyntheticLeastSquares', **(settings or {})))
+    widths = round_widths(ratio, [unit.num_channels for unit in find_units(module)])
+    marks = [time.perf_counter()]
+    reconstructor.ensure_fitted(module, model)
+    marks.append(time.perf_counter())
+    plans = {}
+    for unit, width in zip(find_units(module), widths, strict=True):
+        order = reconstructor.ranking(unit)
+        order = torch.arange(unit.num_channels) if order is None else order
+        plans[unit.name] = UnitPlan(tuple(order[:width].sort().values.tolist()), unit.num_channels)
+    plan = PruningPlan(plans)
+    marks.append(time.perf_counter())
+    apply_plan(module, plan, reconstructor)()
+    marks.append(time.perf_counter())
+    apply_plan(module, plan, reconstructor, finish=True)
+    marks.append(time.perf_counter())
+    memory.append(_peak_memory())
+    names = ('moments', 'ranking', 'episode', 'full')
+    seconds = {name: round(b - a, 2) for name, a, b in zip(names, marks, marks[1:], strict=False)}
+    return dict(
+        config=Path(config).as_posix(),
+        settings=dict(settings or {}),
+        ratio=ratio,
+        seconds=seconds,
+        peak_memory_gb=dict(zip(('before', 'after'), memory, strict=True)),
+        machine=describe_machine(),
+    )
+
+
+def _peak_memory() -> float:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)  # Linux counts in KB

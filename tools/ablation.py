@@ -20,12 +20,22 @@ def main() -> None:
     parser.add_argument('--channels', action='store_true', help="shares of each unit's channels, not of parameters")
     parser.add_argument('--image-size', type=int, default=256, help='of the synthetic images (default: 256)')
     parser.add_argument('--num-images', type=int, default=64, help='synthetic images (default: 64)')
+    parser.add_argument('--units-per-pass', type=int, default=1, help='of the full pass (default: 1)')
+    parser.add_argument('--cost', action='store_true', help='instead, seconds and memory on random weights')
     parser.add_argument('--only', default='', help='regular expression that the names of variants must match')
     parser.add_argument('--out', type=Path, required=True, help='JSON file to write')
     args = parser.parse_args()
 
-    from mmautodfp.ablation import VARIANTS, ablate
+    from mmautodfp.ablation import VARIANTS, ablate, measure_cost
     from mmautodfp.fileio import load_json, save_json
+
+    images = dict(size=args.image_size, num_images=args.num_images)
+    refinement = dict(units_per_pass=args.units_per_pass)
+    if args.cost:
+        result = measure_cost(args.config, dict(images=images, refinement=refinement))
+        save_json(result, args.out)
+        print(f'{result["seconds"]} s, {result["peak_memory_gb"]} GB')
+        return
 
     def report(result: dict) -> None:
         save_json(result, args.out)
@@ -35,8 +45,9 @@ def main() -> None:
 
     variants = {name: variant for name, variant in VARIANTS.items() if re.fullmatch(args.only or '.*', name)}
     known = load_json(args.out, 'the earlier result') if args.out.exists() else None
-    images = dict(size=args.image_size, num_images=args.num_images)
-    result = ablate(args.config, args.ratios, variants, args.checkpoint, args.channels, images, known, report)
+    result = ablate(
+        args.config, args.ratios, variants, args.checkpoint, args.channels, images, refinement, known, report
+    )
     print(f'dense {result["metric"]}: {result["dense"]:.4f}')
 
 

@@ -30,7 +30,7 @@ class Refinement:
             0 to 1. Defaults to 0.5.
         rematch (bool): Give the outputs back their deviation. Defaults to True.
         units_per_pass (int): Units that are solved between two passes over the images; those solved together do not
-            yet see each other's new weights. Defaults to 4.
+            yet see each other's new weights. Half of the passes take half of the time. Defaults to 1.
         positions (int): Of each image, at most, that a layer is fitted on. Defaults to 1024.
         max_patch (int): Inputs of a layer beyond which its weights stay merged ones. Defaults to 4608, which is 512
             channels under a 3x3 kernel.
@@ -44,7 +44,7 @@ class Refinement:
     patch_ridge: float = 0.1
     shortcut: float = 0.5
     rematch: bool = True
-    units_per_pass: int = 4
+    units_per_pass: int = 1
     positions: int = 1024
     max_patch: int = 4608
 
