@@ -88,8 +88,8 @@ class SyntheticLeastSquares(Reconstructor):
     def _fit(self, module: nn.Module, model: nn.Module | None) -> None:
         model = module if model is None else model
         device = next(module.parameters()).device
-        images = self.images.normalized_as(model)
-        self._batches = lambda: (inputs_of(model, module, batch) for batch in images.batches(device))
+        images = list(self.images.normalized_as(model).batches(device))  # small beside a layer's outputs
+        self._batches = lambda: (inputs_of(model, module, batch) for batch in images)
         units = find_units(module)
         layers = [(consumer.name, unit.num_channels) for unit in units for consumer in unit.consumers]
         training = model.training

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, takewhile
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from mmautodfp.errors import AutoDFPError
 from mmautodfp.kernels import Moments, solve_ridge
 
+from .paths import Paths, Seen
 from .plan import PruningPlan
 from .reconstructors import Reconstructor
 from .slim import Restore, prune_unit, replace_tensor, shift_outputs
-from .synthetic import Seen, as_channels, watch_layers
+from .synthetic import as_channels
 from .units import Consumer, PrunableUnit, find_units
 
 
@@ -29,11 +31,14 @@ class Refinement:
         shortcut (float): Share of the error on the shortcut that the last layer of a residual block is to make good,
             0 to 1. Defaults to 0.5.
         rematch (bool): Give the outputs back their deviation. Defaults to True.
-        units_per_pass (int): Units that are solved between two passes over the images; those solved together do not
-            yet see each other's new weights. Half of the passes take half of the time. Defaults to 1.
+        units_per_pass (int): Units of a block that are solved between two passes over the images; those solved
+            together do not yet see each other's new weights. Defaults to 1.
         positions (int): Of each image, at most, that a layer is fitted on. Defaults to 1024.
         max_patch (int): Inputs of a layer beyond which its weights stay merged ones. Defaults to 4608, which is 512
             channels under a 3x3 kernel.
+
+        cache_gb (float): Memory for what enters a block, for all images, in GB. If it does not fit, both paths are run
+            from their start for each pass. Defaults to 2.
 
     Raises:
         AutoDFPError: A setting is out of its range.
@@ -47,6 +52,7 @@ class Refinement:
     units_per_pass: int = 1
     positions: int = 1024
     max_patch: int = 4608
+    cache_gb: float = 2.0
 
     def __post_init__(self):
         for name in ('ridge', 'patch_ridge'):
@@ -78,7 +84,7 @@ def refine(
 ) -> None:
     """Solve every unit once more: inputs from the path that is pruned already, targets from the dense one.
 
-    Both paths are run anew for each unit, a batch at a time; only sums over the samples are kept.
+    A batch at a time; beside sums over the samples, what enters the block in question is kept, if there is room.
 
     Args:
         module (nn.Module): Pruned with ``plan`` and ``reconstructor``; changed in place.
@@ -96,33 +102,35 @@ def refine(
     for unit in units:
         if unit.name in plan.units:
             prune_unit(slim, unit, plan.units[unit.name], reconstructor, Restore())
+    paths = Paths(twin, slim, batches, settings.cache_gb)
     first = next((i for i, unit in enumerate(units) if len(keeps[unit.name]) < unit.num_channels), len(units))
-    for start in range(first, len(units), settings.units_per_pass):  # nothing changes before the first pruned one
-        group = [
-            _ConsumerFit(twin, slim, unit, consumer, keeps, settings)
-            for unit in units[start : start + settings.units_per_pass]
-            for consumer in unit.consumers
+    for block, group in _groups(units[first:], settings.units_per_pass):  # nothing changes before the first pruned one
+        fits = [
+            _ConsumerFit(twin, slim, unit, consumer, keeps, settings) for unit in group for consumer in unit.consumers
         ]
-        _run(twin, slim, group, batches, settings)
-        for fit in group:
+        layers = [(fit.consumer.name, fit.consumer.norm) for fit in fits]
+        for dense, pruned in paths.watch(block, layers, settings.shortcut > 0):
+            for fit in fits:
+                fit.update(dense[fit.consumer.name], pruned[fit.consumer.name])
+        for fit in fits:
             lam = plan.units[fit.unit.name].lam if fit.unit.name in plan.units else 0.5
             prior = reconstructor.reconstruct(fit.unit, fit.keep, lam).delivery
             fit.install(*fit.solve(prior), module, slim, restore)
 
 
-def _run(
-    twin: nn.Module,
-    slim: nn.Module,
-    group: Sequence['_ConsumerFit'],
-    batches: Callable[[], Iterator[tuple]],
-    settings: Refinement,
-) -> None:
-    """One pass over the images for the fits of a group."""
-    layers = [(fit.consumer.name, fit.consumer.norm) for fit in group]
-    for inputs in batches():
-        dense, pruned = (watch_layers(net, inputs, layers, settings.shortcut > 0) for net in (twin, slim))
-        for fit in group:
-            fit.update(dense[fit.consumer.name], pruned[fit.consumer.name])
+def _groups(units: Sequence[PrunableUnit], size: int) -> Iterator[tuple[str, list[PrunableUnit]]]:
+    """Units that are solved together: neighbours in one block, ``size`` of them at most."""
+    for block, members in groupby(units, _block_of):
+        members = list(members)
+        for start in range(0, len(members), size):
+            yield block, members[start : start + size]
+
+
+def _block_of(unit: PrunableUnit) -> str:
+    """Path of the smallest part that holds the producer, the consumers and their norms."""
+    paths = [unit.name, *(path for c in unit.consumers for path in (c.name, c.norm) if path)]
+    parents = [path.split('.')[:-1] for path in paths]
+    return '.'.join(parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False)))
 
 
 class _ConsumerFit:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
 from mmautodfp.errors import AutoDFPError
 from mmautodfp.kernels import Moments, TapCorrelation, dead_leaves, white_noise
@@ -173,104 +172,6 @@ class NormStatistics:
             norm.running_mean = moments.target_mean.to(norm.running_mean)
             norm.running_var = moments.target_variance.to(norm.running_var)
         return twin
-
-
-@dataclass
-class Seen:
-    """What a layer was given and what it made of it, in one forward pass.
-
-    Attributes:
-        input (Tensor): [B, N, ...].
-        output (Tensor): [B, M, ...], before a norm.
-        shortcut (Tensor | None): [B, M, ...], what was added to the output behind its norm; None if nothing was.
-    """
-
-    input: Tensor
-    output: Tensor
-    shortcut: Tensor | None = None
-
-
-class _Sums(TorchFunctionMode):
-    """Tells what is added to certain tensors, by whatever spelling of a sum."""
-
-    SUMS = frozenset({'add', 'add_', '__add__', '__radd__', '__iadd__'})
-
-    def __init__(self):
-        super().__init__()
-        self.waiting: dict[int, tuple[Tensor, Seen]] = {}
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        name = getattr(func, '__name__', '')
-        tensors = [arg for arg in args[:2] if isinstance(arg, Tensor)]
-        for index, tensor in enumerate(tensors):
-            if id(tensor) not in self.waiting:
-                continue
-            if name in self.SUMS and len(tensors) == 2:
-                self.waiting.pop(id(tensor))[1].shortcut = tensors[1 - index].clone()
-            elif name.endswith('_') and not name.startswith('__'):
-                self.waiting.pop(id(tensor))  # changed in place: no longer the norm's output
-        return func(*args, **(kwargs or {}))
-
-
-@torch.no_grad()
-def watch_layers(
-    module: nn.Module, inputs: tuple, layers: Iterable[tuple[str, str | None]], shortcuts: bool = True
-) -> dict[str, Seen]:
-    """Run a module as far as needed and keep what certain layers saw.
-
-    Args:
-        module (nn.Module): In eval mode.
-        inputs (tuple): What it is called with.
-        layers (Iterable[tuple[str, str | None]]): Path of each layer and of the norm behind it.
-        shortcuts (bool): Also find what is added behind the norms, for which the pass goes on to the end of their
-            parents. Defaults to True.
-
-    Returns:
-        dict[str, Seen]: By path. A layer that is called twice is seen in its last call.
-
-    Raises:
-        AutoDFPError: A layer was not reached.
-    """
-    layers = list(layers)
-    seen: dict[str, Seen] = {}
-    sums = _Sums()
-    finished: set[str] = set()
-
-    def keep(path):
-        def hook(_, args, output):
-            seen[path] = Seen(args[0].clone(), output.clone())
-
-        return hook
-
-    def await_sum(path):
-        def hook(_, __, output):
-            sums.waiting[id(output)] = (output, seen[path])
-
-        return hook
-
-    def finish(path):
-        def hook(*_):
-            finished.add(path)
-            if len(finished) == len(layers):
-                raise Stopped
-
-        return hook
-
-    with hooks() as handles:
-        for path, norm in layers:
-            handles.append(module.get_submodule(path).register_forward_hook(keep(path)))
-            last = module.get_submodule(norm or path)
-            if shortcuts:
-                handles.append(last.register_forward_hook(await_sum(path)))
-                last = module.get_submodule(path.rpartition('.')[0])
-            handles.append(last.register_forward_hook(finish(path)))
-        try:
-            with sums:
-                module(*inputs)
-        except Stopped:
-            pass
-    require_reached([path for path, _ in layers if path not in seen], module)
-    return seen
 
 
 class InputMoments:

@@ -22,8 +22,8 @@ from mmautodfp.surgery import (
     batch_statistics,
     find_units,
 )
+from mmautodfp.surgery.paths import Paths, Seen, watch_layers
 from mmautodfp.surgery.refine import patches_of
-from mmautodfp.surgery.synthetic import Seen, watch_layers
 
 IMAGES = dict(num_images=12, size=32, batch_size=4)
 
@@ -267,3 +267,31 @@ def test_a_refinement_can_be_left_out(resnet):
     assert reconstructor.refinement is None
     assert Refinement() == SyntheticLeastSquares().refinement
     assert copy.deepcopy(reconstructor._units).keys() == {unit.name for unit in find_units(resnet)}
+
+
+@pytest.mark.parametrize('build', [lambda: build_resnet(), lambda: enliven(CifarResNet(depth=14))])
+def test_carrying_on_from_block_to_block_gives_what_starting_at_the_images_gives(build):
+    module = build()
+    states = []
+    for cache_gb in (2.0, 0.0):
+        reconstructor = SyntheticLeastSquares(IMAGES, refinement=dict(cache_gb=cache_gb))
+        with apply_plan(module, random_plan(module), reconstructor, finish=True):
+            states.append(snapshot(module))
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_paths_know_which_block_follows_which():
+    resnet = build_resnet()
+    paths = Paths(resnet, copy.deepcopy(resnet), lambda: iter([(torch.randn(2, 3, 32, 32),)]), 1.0)
+    list(paths.watch('layer1.0', [('layer1.0.conv2', 'layer1.0.bn2')], True))
+    assert (paths._follows['layer1.1'], paths._follows['layer2.0']) == ('layer1.0', 'layer1.2')
+    assert 'layer2.0.downsample' in paths._follows
+    calls = []
+    resnet.conv1.register_forward_pre_hook(lambda *_: calls.append('from the images'))
+    for block in ('layer1.1', 'layer1.2', 'layer2.0'):
+        ((dense, pruned),) = paths.watch(block, [(f'{block}.conv2', f'{block}.bn2')], True)
+        assert torch.equal(dense[f'{block}.conv2'].output, pruned[f'{block}.conv2'].output)
+    assert calls == []
+    list(paths.watch('layer3.0', [('layer3.0.conv2', 'layer3.0.bn2')], True))  # layer2.1 and others lie between
+    assert calls == ['from the images']
