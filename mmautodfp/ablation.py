@@ -58,13 +58,14 @@ VARIANTS: dict[str, Variant] = {
     'episode': _ours(finish=False),
     'episode, l2 ranking': _ours(finish=False, ranking='l2'),
     'episode, norms not re-matched': _ours(finish=False, rematch=False),
+    'episode, ridge 1e-4': _ours(finish=False, ridge=1e-4),
+    'episode, ridge 1e-1': _ours(finish=False, ridge=1e-1),
     'full': _ours(),
     'full, l2 ranking': _ours(ranking='l2'),
     'full, norms not re-matched': _ours(refinement=dict(rematch=False)),
     'full, channels only': _ours(refinement=dict(patches=False)),
     'full, shortcut left alone': _ours(refinement=dict(shortcut=0.0)),
     'full, shortcut made good': _ours(refinement=dict(shortcut=1.0)),
-    'full, a quarter of the shortcut': _ours(refinement=dict(shortcut=0.25)),
     'full, half of the shortcut': _ours(refinement=dict(shortcut=0.5)),
     'full, recipe of the design': _ours(ranking='l2', refinement=dict(patches=False, shortcut=0.0)),
     'full, 16 images': _ours(images=dict(num_images=16)),
@@ -88,6 +89,7 @@ class Bench:
         checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
         images (Mapping | None): Settings of the synthetic images. Defaults to None: the reconstructor's own.
         refinement (Mapping | None): Settings of the full pass. Defaults to None: its own.
+        cfg_options (dict | None): Overrides of the config, dotted keys to values.
     """
 
     def __init__(
@@ -96,9 +98,10 @@ class Bench:
         checkpoint: str | None = None,
         images: Mapping[str, Any] | None = None,
         refinement: Mapping[str, Any] | None = None,
+        cfg_options: dict[str, Any] | None = None,
     ):
         with tempfile.TemporaryDirectory() as scratch, quiet():
-            cfg = load_config(config, scratch, 'none', None)
+            cfg = load_config(config, scratch, 'none', cfg_options)
             cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
             cfg.log_level = 'ERROR'
             runner = build_runner(cfg)
@@ -163,6 +166,7 @@ def ablate(
     of_channels: bool = False,
     images: Mapping[str, Any] | None = None,
     refinement: Mapping[str, Any] | None = None,
+    cfg_options: dict[str, Any] | None = None,
     known: dict[str, Any] | None = None,
     report: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -178,13 +182,14 @@ def ablate(
         images (Mapping | None): Settings of the synthetic images, of which a variant overrides its own. Defaults to
             None: the reconstructor's.
         refinement (Mapping | None): Likewise, settings of the full pass.
+        cfg_options (dict | None): Overrides of the config, dotted keys to values.
         known (dict | None): An earlier result for the same config; what it holds is not measured again.
         report (Callable | None): Told the result so far whenever it grows.
 
     Returns:
         dict[str, Any]: Metric and seconds by variant and share; the dense metric; what the shares are of; the machine.
     """
-    bench = Bench(config, checkpoint, images, refinement)
+    bench = Bench(config, checkpoint, images, refinement, cfg_options)
     result = known or dict(
         config=Path(config).as_posix(),
         metric=bench.reward.name,
@@ -231,7 +236,7 @@ def measure_cost(
     cfg.model.backbone.init_cfg = None
     model = MODELS.build(cfg.model)
     model.eval()
-    module = find_module(model, cfg.autodfp.get('module', 'backbone'))
+    module = find_module(model, (cfg.get('autodfp') or {}).get('module', 'backbone'))
     memory = [_peak_memory()]
     reconstructor = build(RECONSTRUCTORS, dict(type='SyntheticLeastSquares', **(settings or {})))
     widths = round_widths(ratio, [unit.num_channels for unit in find_units(module)])

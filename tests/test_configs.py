@@ -27,7 +27,10 @@ UNITS = {
     'vgg_digits_autodfp.py': 5,
     'resnet_digits_autodfp.py': 6,
 }
-AUTODFP_CONFIGS = sorted(path.relative_to(REPO).as_posix() for path in REPO.glob('configs/**/*_autodfp.py'))
+AUTODFP_CONFIGS = sorted(
+    path.relative_to(REPO).as_posix()
+    for path in [*REPO.glob('configs/**/*_autodfp.py'), *REPO.glob('configs/**/*_zero_data.py')]
+)
 
 
 @pytest.mark.parametrize('path', AUTODFP_CONFIGS)

@@ -9,7 +9,7 @@ Example:
 import re
 from pathlib import Path
 
-from _cli import new_parser
+from _cli import new_parser, read_options
 
 
 def main() -> None:
@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument('--cost', action='store_true', help='instead, seconds and memory on random weights')
     parser.add_argument('--only', default='', help='regular expression that the names of variants must match')
     parser.add_argument('--out', type=Path, required=True, help='JSON file to write')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='overrides of the config')
     args = parser.parse_args()
 
     from mmautodfp.ablation import VARIANTS, ablate, measure_cost
@@ -46,7 +47,16 @@ def main() -> None:
     variants = {name: variant for name, variant in VARIANTS.items() if re.fullmatch(args.only or '.*', name)}
     known = load_json(args.out, 'the earlier result') if args.out.exists() else None
     result = ablate(
-        args.config, args.ratios, variants, args.checkpoint, args.channels, images, refinement, known, report
+        args.config,
+        args.ratios,
+        variants,
+        args.checkpoint,
+        args.channels,
+        images,
+        refinement,
+        read_options(args.cfg_options),
+        known,
+        report,
     )
     print(f'dense {result["metric"]}: {result["dense"]:.4f}')
 

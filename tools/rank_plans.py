@@ -4,10 +4,9 @@ Example:
     python tools/rank_plans.py configs/demo/faster_rcnn_digits_autodfp.py --image-size 128 --out rank.json
 """
 
-import argparse
 from pathlib import Path
 
-from _cli import new_parser
+from _cli import new_parser, read_options
 
 
 def main() -> None:
@@ -21,13 +20,8 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='overrides of the config')
     args = parser.parse_args()
 
-    from mmengine.config import DictAction
-
     from mmautodfp.fileio import save_json
     from mmautodfp.rank_plans import rank_plans
-
-    options = argparse.Namespace()
-    DictAction(['--cfg-options'], 'options')(None, options, args.cfg_options)
 
     def report(result: dict) -> None:
         save_json(result, args.out)
@@ -35,7 +29,7 @@ def main() -> None:
         print(f'{result["plans"]} plans  {figures}', flush=True)
 
     images = dict(size=args.image_size, num_images=args.num_images)
-    rank_plans(args.config, args.plans, args.checkpoint, images, options.options, report)
+    rank_plans(args.config, args.plans, args.checkpoint, images, read_options(args.cfg_options), report)
 
 
 if __name__ == '__main__':

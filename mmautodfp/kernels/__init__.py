@@ -5,15 +5,14 @@ of its BatchNorm, on any device and in any float dtype, and knows no module. No 
 precision is computed in, and returned as, float32.
 """
 
+from .images import dead_leaves, white_noise
 from .moments import (
     Moments,
     TapCorrelation,
-    dead_leaves,
     least_squares_delivery,
     output_variance,
     rank_by_explanation,
     solve_ridge,
-    white_noise,
 )
 from .reconstruction import delivery_matrix, merge_input_channels, neuron_merging_delivery
 from .selection import keep_indices, rank_channels

@@ -29,7 +29,7 @@ class Refinement:
         patches (bool): Fit the consumers' weights themselves, tap by tap, to the dense outputs. Defaults to True.
         patch_ridge (float): Strength that holds them to the merged ones. Defaults to 0.1.
         shortcut (float): Share of the error on the shortcut that the last layer of a residual block is to make good,
-            0 to 1. Defaults to 0.5.
+            0 to 1. Defaults to 0.25.
         rematch (bool): Give the outputs back their deviation. Defaults to True.
         units_per_pass (int): Units of a block that are solved between two passes over the images; those solved
             together do not yet see each other's new weights. Defaults to 1.
@@ -47,7 +47,7 @@ class Refinement:
     ridge: float = 1e-2
     patches: bool = True
     patch_ridge: float = 0.1
-    shortcut: float = 0.5
+    shortcut: float = 0.25
     rematch: bool = True
     units_per_pass: int = 1
     positions: int = 1024

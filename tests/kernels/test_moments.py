@@ -7,9 +7,11 @@ import torch.nn.functional as F
 
 from mmautodfp.kernels import (
     Moments,
+    TapCorrelation,
     dead_leaves,
     least_squares_delivery,
     merge_input_channels,
+    output_variance,
     rank_by_explanation,
     solve_ridge,
     white_noise,
@@ -203,3 +205,36 @@ def test_dead_leaves_have_surfaces_and_edges():
     assert (steps == 0).float().mean() > 0.5
     assert steps.abs().max() > 0.5
     assert len(image[0].unique()) > 5
+
+
+def test_tap_correlation_is_that_of_shifted_inputs():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 40, 40, generator=generator)
+    x = F.avg_pool2d(x, 3, 1)  # neighbours share two thirds of what they are made of
+    correlation = TapCorrelation((3, 3))
+    for part in x.split(1):
+        correlation.update(part)
+    matrix = correlation.matrix
+    assert torch.equal(matrix, matrix.T)
+    assert matrix.diagonal().tolist() == [1.0] * 9
+    for (s, t), expected in {(4, 5): 2 / 3, (4, 7): 2 / 3, (4, 8): 4 / 9, (2, 6): 1 / 9, (0, 2): 1 / 3}.items():
+        assert matrix[s, t] == pytest.approx(expected, abs=0.05)
+
+
+def test_output_variance_of_a_pointwise_layer_is_exact():
+    x = correlated()
+    weight = torch.randn(5, 12, 1, dtype=torch.float64)
+    found = output_variance(weight, moments_of(x).covariance, torch.eye(1))
+    torch.testing.assert_close(found, (x @ weight[..., 0].T).var(0, correction=0), rtol=1e-4, atol=1e-6)
+
+
+def test_output_variance_of_a_kernel_is_near_that_of_the_convolution():
+    generator = torch.Generator().manual_seed(0)
+    x = F.avg_pool2d(torch.randn(8, 4, 34, 34, generator=generator), 3, 1)
+    x = torch.einsum('bchw,nc->bnhw', x, torch.randn(6, 4, generator=generator))
+    weight = torch.randn(5, 6, 3, 3, generator=generator)
+    correlation = TapCorrelation((3, 3))
+    correlation.update(x)
+    moments = moments_of(x.permute(0, 2, 3, 1).flatten(0, 2))
+    found = output_variance(weight.flatten(2), moments.covariance, correlation.matrix)
+    torch.testing.assert_close(found.float(), F.conv2d(x, weight).var((0, 2, 3)), rtol=0.15, atol=0)
