@@ -1,7 +1,12 @@
-"""Measure the tool itself; each figure is a ratio within one process.
+"""Measure the tool itself; each figure is a ratio within one run.
 
 Example:
     python tools/benchmark.py reward configs/demo/faster_rcnn_digits_autodfp.py --out reward.json
+
+reward      an episode against MMDetection's runner.val() on the same images, and where its time goes
+racing      searches with and without stopping hopeless plans early, over five seeds
+precision   whether lower precision ranks a hundred random plans as float32 does
+ranks       seconds an episode on one rank and on two
 """
 
 import json
@@ -9,18 +14,29 @@ from pathlib import Path
 
 from _cli import new_parser
 
+KINDS = ('reward', 'racing', 'precision', 'ranks')
+
 
 def main() -> None:
     parser = new_parser(__doc__)
-    parser.add_argument('what', choices=['reward'], help="'reward': an episode against MMDetection's runner.val()")
+    parser.add_argument('what', choices=KINDS, help='what to measure, see above')
     parser.add_argument('config', help='config of a detector with the search settings')
-    parser.add_argument('--repeat', type=int, default=5, help='measurements, of which the median counts (default: 5)')
+    parser.add_argument(
+        '--repeat', type=int, help='measurements (reward), seeds (racing), plans (precision) or episodes (ranks)'
+    )
     parser.add_argument('--out', type=Path, help='JSON file to write as well')
     args = parser.parse_args()
 
-    from mmautodfp.benchmark import benchmark_reward
+    from mmautodfp import benchmark
 
-    text = json.dumps(benchmark_reward(args.config, args.repeat), indent=2)
+    calls = dict(
+        reward=lambda n=5: benchmark.benchmark_reward(args.config, n),
+        racing=lambda n=5: benchmark.benchmark_racing(args.config, range(n)),
+        precision=lambda n=100: benchmark.benchmark_precision(args.config, n),
+        ranks=lambda n=24: benchmark.benchmark_ranks(args.config, episodes=n),
+    )
+    call = calls[args.what]
+    text = json.dumps(call() if args.repeat is None else call(args.repeat), indent=2)
     print(text)
     if args.out:
         args.out.write_text(text + '\n')

@@ -2,7 +2,9 @@
 
 from .agent import Agent, AgentSpec, Trajectory
 from .baselines import RandomSearch, UniformPlan
-from .environment import PruningEnv, RatioRange
+from .environment import PruningEnv, RatioRange, Rollout
+from .racing import Racing
+from .ranks import on_main, share_out
 from .replay import ReplayBuffer
 from .sac import SAC, SACConfig
 from .searcher import History, Progress, Searcher
@@ -16,13 +18,17 @@ __all__ = [
     'LayerState',
     'Progress',
     'PruningEnv',
+    'Racing',
     'RandomSearch',
     'RatioRange',
     'ReplayBuffer',
+    'Rollout',
     'SACConfig',
     'Searcher',
     'Trajectory',
     'UniformPlan',
     'layer_state',
+    'on_main',
     'scale_states',
+    'share_out',
 ]
