@@ -3,10 +3,11 @@ PYTHON ?=
 export VENV PYTHON
 python := $(VENV)/bin/python
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo demo-classifier test lint format clean
 
 help:
 	@echo 'make demo     prune a small detector that comes with the project, on a CPU'
+	@echo 'make demo-classifier   the short one: a classifier of handwritten digits, half a minute'
 	@echo 'make test     run the tests'
 	@echo 'make lint     check the code with ruff; make format puts it right'
 	@echo 'make setup    only make the environment; the others do that first where it is missing'
@@ -21,6 +22,9 @@ setup:
 demo: setup
 	$(python) tools/make_digits.py
 	$(python) tools/prune.py configs/demo/faster_rcnn_digits_autodfp.py
+
+demo-classifier: setup
+	$(python) tools/prune.py configs/demo/vgg_digits_autodfp.py
 
 test: setup
 	$(python) -m pytest

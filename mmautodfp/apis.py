@@ -10,13 +10,14 @@ from urllib.parse import urlparse
 import torch
 from mmengine.config import Config
 from mmengine.fileio import exists
+from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.hub import download_url_to_file, get_dir
 
 from .errors import AutoDFPError
 from .fileio import check_state_fits, load_tensors
-from .registry import HOOKS, build
+from .registry import DATASETS, HOOKS, build
 
 
 def prune(
@@ -46,7 +47,8 @@ def prune(
         cfg_options (dict | None): Further overrides, dotted keys to values.
 
     Returns:
-        dict[str, float]: Metrics of the test loop on the pruned model.
+        dict[str, float]: Metrics of the test loop on the pruned model; none if the reward needs no data, for then
+        no data set is opened.
 
     Raises:
         AutoDFPError: The request cannot be met; one sentence says why.
@@ -70,11 +72,12 @@ def prune(
         )
     # The state dict already holds the averaged weights; the hook would swap dense ones into the pruned model.
     cfg.custom_hooks = [other for other in cfg.get('custom_hooks') or [] if 'EMAHook' not in str(other.get('type'))]
-    _require_data(cfg, 'val', 'test')
+    if hook.reward.needs_data:
+        _require_data(cfg, 'val', 'test')
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
     runner = build_runner(cfg, trust_checkpoint)
     runner.register_hook(hook)
-    return _test(runner)
+    return _test(runner) if hook.reward.needs_data else _prune_without_data(runner, hook)
 
 
 def evaluate(
@@ -126,6 +129,9 @@ def _require_data(cfg: Config, *splits: str) -> None:
         dataset = cfg[f'{split}_dataloader'].dataset
         while isinstance(dataset.get('dataset'), dict):  # wrapped
             dataset = dataset.dataset
+        if str(dataset.get('type')).startswith('mmautodfp.'):
+            build(DATASETS, dataset.to_dict())  # says itself what it misses
+            continue
         evaluators = cfg[f'{split}_evaluator']
         evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
         files = {
@@ -138,6 +144,16 @@ def _require_data(cfg: Config, *splits: str) -> None:
                     f'{name} names the annotations {file}, but there is no such file; put the data there or set '
                     'data_root and ann_file'
                 )
+
+
+def _prune_without_data(runner: Runner, hook: Hook) -> dict[str, float]:
+    """What a test does to a runner, but not the test itself: it and the hooks behind it open the data set."""
+    runner.call_hook('before_run')
+    runner.load_or_resume()
+    hook.before_test(runner)
+    hook.after_test_epoch(runner)
+    runner.call_hook('after_run')
+    return {}
 
 
 def _test(runner: Runner) -> dict[str, float]:
@@ -178,7 +194,8 @@ def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
     else:
         runner = Runner.from_cfg(cfg)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    check_state_fits(state, model, cfg.load_from)
+    adapt = getattr(model, 'adapt_state_dict', None)  # a classifier takes the names of a bare network too
+    check_state_fits(adapt(state) if adapt else state, model, cfg.load_from)
     return runner
 
 

@@ -6,21 +6,27 @@ In a config an object is named with its scope, ``type='mmautodfp.AutoDFPHook'``;
 import inspect
 from typing import Any
 
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
 from .errors import AutoDFPError
 
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmautodfp', locations=['mmautodfp.hooks'])
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmautodfp', locations=['mmautodfp.surgery'])
+MODELS = Registry(
+    'model', parent=MMENGINE_MODELS, scope='mmautodfp', locations=['mmautodfp.surgery', 'mmautodfp.classification']
+)
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmautodfp', locations=['mmautodfp.classification'])
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmautodfp', locations=['mmautodfp.classification'])
 # How a search chooses its actions: SAC, RandomSearch, UniformPlan.
 AGENTS = Registry('agent', scope='mmautodfp', locations=['mmautodfp.search'])
 # How a pruned channel's work is handed on: SimilarityReconstructor, NeuronMerging, PruneOnly.
 RECONSTRUCTORS = Registry('reconstructor', scope='mmautodfp', locations=['mmautodfp.surgery'])
 # What is limited: ParamBudget, FlopBudget.
 BUDGETS = Registry('budget', scope='mmautodfp', locations=['mmautodfp.surgery'])
-# What a pruned model is worth: CocoReward.
+# What a pruned model is worth: CocoReward, AccuracyReward.
 REWARDS = Registry('reward', scope='mmautodfp', locations=['mmautodfp.rewards'])
 
 

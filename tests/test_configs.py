@@ -14,7 +14,23 @@ from mmautodfp.hooks import AutoDFPHook
 from mmautodfp.registry import HOOKS, build
 from mmautodfp.surgery import find_units
 
-AUTODFP_CONFIGS = sorted(path.relative_to(REPO).as_posix() for path in REPO.glob('configs/**/*_autodfp.py'))
+# Detectors have the two of each of ResNet-50's sixteen blocks.
+UNITS = {
+    'vgg16_cifar10_autodfp.py': 13,
+    'vgg19_cifar10_autodfp.py': 16,
+    'resnet56_cifar10_autodfp.py': 27,
+    'mobilenet_v1_cifar10_autodfp.py': 14,
+    'mobilenet_v1_imagenet_autodfp.py': 14,
+    'mobilenet_v2_cifar10_autodfp.py': 18,
+    'resnet34_imagenet_autodfp.py': 16,
+    'resnet101_imagenet_autodfp.py': 66,
+    'vgg_digits_autodfp.py': 5,
+    'resnet_digits_autodfp.py': 6,
+}
+AUTODFP_CONFIGS = sorted(
+    path.relative_to(REPO).as_posix()
+    for path in [*REPO.glob('configs/**/*_autodfp.py'), *REPO.glob('configs/**/*_zero_data.py')]
+)
 
 
 @pytest.mark.parametrize('path', AUTODFP_CONFIGS)
@@ -23,9 +39,10 @@ def test_every_config_builds_its_hook_and_has_units_to_prune(path):
     cfg = Config.fromfile(REPO / path)
     hook = build(HOOKS, cfg.autodfp.to_dict())
     assert isinstance(hook, AutoDFPHook)
-    cfg.model.backbone.init_cfg = None
+    if 'backbone' in cfg.model:
+        cfg.model.backbone.init_cfg = None
     model = MODELS.build(cfg.model)
-    assert len(find_units(model.get_submodule(hook.module))) == 32
+    assert len(find_units(model.get_submodule(hook.module))) == UNITS.get(path.split('/')[-1], 32)
 
 
 def test_shared_settings_are_the_papers():

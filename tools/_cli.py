@@ -84,7 +84,7 @@ def main(command: str, args: argparse.Namespace) -> None:
     try:
         if kind == 'cuda' and not torch.cuda.is_available():
             raise AutoDFPError(f'device {device} was asked for, but torch finds no GPU; use --device cpu')
-        arguments['cfg_options'] = _read_options(arguments['cfg_options'])
+        arguments['cfg_options'] = read_options(arguments['cfg_options'])
         commands[command](**arguments)
     except AutoDFPError as error:
         print(f'error: {error}', file=sys.stderr)
@@ -95,7 +95,7 @@ def main(command: str, args: argparse.Namespace) -> None:
         sys.exit(130)
 
 
-def _read_options(options: list[str]) -> dict:
+def read_options(options: list[str]) -> dict:
     """KEY=VALUE pairs, read as mmengine reads them."""
     from mmengine.config import DictAction
 

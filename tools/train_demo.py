@@ -1,4 +1,4 @@
-"""Train a demo detector from scratch and write the checkpoint that ships with the repository.
+"""Train a demo detector or classifier from scratch and write the checkpoint that ships with the repository.
 
 Example:
     python tools/train_demo.py configs/demo/faster_rcnn_digits.py
@@ -31,7 +31,8 @@ def main() -> None:
     cfg = Config.fromfile(args.config)
     cfg.work_dir = args.work_dir or f'work_dirs/{args.config.stem}'
     out = args.out or args.config.with_suffix('.pth')
-    make_digits(cfg.data_root)
+    if 'data_root' in cfg:  # a detector's; the classifiers' digits come with scikit-learn
+        make_digits(cfg.data_root)
     runner = Runner.from_cfg(cfg)
     start = time.time()
     runner.train()

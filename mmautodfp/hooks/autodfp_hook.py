@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import nn
 
@@ -31,6 +32,7 @@ from mmautodfp.search import (
     scale_states,
 )
 from mmautodfp.surgery import (
+    PrunableUnit,
     PruningPlan,
     apply_plan,
     measure_positions,
@@ -144,13 +146,14 @@ class AutoDFPHook(Hook):
         self.target = find_module(self.model, self.module)
         slim_config(runner.cfg, self.module, {}, None)  # better to know now than after the search
         self.units = self._survey()
-        self.reconstructor.ensure_fitted(self.target)
+        self.reconstructor.ensure_fitted(self.target, self.model)
         self.reward.prepare(
-            self.model, runner.cfg.val_dataloader, [f'{self.module}.{unit.name}' for unit in self.units]
+            self.model, runner.cfg.get('val_dataloader'), [f'{self.module}.{unit.name}' for unit in self.units]
         )
         self.logger.info(f'each episode is rewarded with {self.reward.name} on {len(self.reward.images)} images')
-        self.held_out = self.reward.held_out(self.model, runner.cfg.test_dataloader) if self.compare else None
-        if self.compare and self.held_out is None:
+        held_out = self.compare and self.reward.needs_data
+        self.held_out = self.reward.held_out(self.model, runner.cfg.test_dataloader) if held_out else None
+        if held_out and self.held_out is None:
             self.logger.warning(
                 'test_dataloader has no annotated image beyond those of the reward: nothing is held out'
             )
@@ -167,11 +170,12 @@ class AutoDFPHook(Hook):
         plan = searcher.run()
         seconds = time.perf_counter() - start
         self.artifacts = RunArtifacts(runner.cfg, Path(runner.work_dir), self.module, plan, self.settings)
-        with apply_plan(self.target, plan, self.reconstructor):
-            if is_main_process():  # before anything else can go wrong
-                self.artifacts.write_model(self.model, self.layer_states, runner.test_dataloader.dataset.metainfo)
+        pruned = apply_plan(self.target, plan, self.reconstructor, finish=True)
+        if is_main_process():  # before anything else can go wrong
+            self.artifacts.write_model(self.model, self.layer_states, _metainfo(runner, self.reward.needs_data))
+        pruned.swap()
         rows = self._compare(plan, searcher.best_reward)
-        apply_plan(self.target, plan, self.reconstructor)
+        pruned.swap()
         facts = dict(
             episodes=len(searcher.history),
             best_episode=searcher.history.best,
@@ -227,12 +231,16 @@ class AutoDFPHook(Hook):
         ]
         return PruningEnv(
             names=[unit.name for unit in self.units],
-            rankings=[rank_channels(weight) for weight, _ in statistics],
+            rankings=[self._ranking(unit, weight) for unit, (weight, _) in zip(self.units, statistics, strict=True)],
             states=scale_states(self.layer_states),
             budget=self.budget,
             evaluate=self.evaluate,
             ratios=self.ratios,
         )
+
+    def _ranking(self, unit: PrunableUnit, weight: torch.Tensor) -> torch.Tensor:
+        own = self.reconstructor.ranking(unit)
+        return rank_channels(weight) if own is None else own
 
     @property
     def spec(self) -> AgentSpec:
@@ -277,7 +285,7 @@ class AutoDFPHook(Hook):
 
     def _identity(self, cfg: Config) -> dict[str, Any]:
         """What a search must share with the one that it resumes; the agent checks its own settings."""
-        dataset = cfg.val_dataloader.dataset.to_dict()
+        dataset = cfg.val_dataloader.dataset.to_dict() if self.reward.needs_data else {}
         dataset.pop('data_root', None)  # the data may move
         names = [os.path.basename(image) for image in self.reward.images]
         return dict(
@@ -352,6 +360,16 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
         raise AutoDFPError(
             f'module {path!r} was to be pruned, but the {type(model).__name__} has no such part; it has {children}'
         ) from None
+
+
+def _metainfo(runner: Runner, may_open: bool) -> dict[str, Any]:
+    """What is known of the data set; its class and the config must do where no file may be opened."""
+    if may_open:
+        return runner.test_dataloader.dataset.metainfo
+    loader = runner.cfg.get('test_dataloader') or {}
+    dataset = loader.get('dataset') or {}
+    cls = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
+    return {**getattr(cls, 'METAINFO', {}), **(dataset.get('metainfo') or runner.cfg.get('metainfo') or {})}
 
 
 def _build_racing(settings: dict | bool) -> Racing | None:

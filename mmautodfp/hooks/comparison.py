@@ -61,7 +61,7 @@ def measure(
 def _measure(model: nn.Module, target: nn.Module, contestant: Contestant, metric: Reward | None) -> float | None:
     if metric is None:
         return None
-    with apply_plan(target, contestant.plan, contestant.reconstructor):
+    with apply_plan(target, contestant.plan, contestant.reconstructor, finish=True):
         return metric(model)
 
 

@@ -5,6 +5,15 @@ of its BatchNorm, on any device and in any float dtype, and knows no module. No 
 precision is computed in, and returned as, float32.
 """
 
+from .images import dead_leaves, white_noise
+from .moments import (
+    Moments,
+    TapCorrelation,
+    least_squares_delivery,
+    output_variance,
+    rank_by_explanation,
+    solve_ridge,
+)
 from .reconstruction import delivery_matrix, merge_input_channels, neuron_merging_delivery
 from .selection import keep_indices, rank_channels
 from .similarity import (
@@ -22,14 +31,22 @@ __all__ = [
     'BatchNormStats',
     'ChannelClusters',
     'ChannelSimilarity',
+    'Moments',
+    'TapCorrelation',
     'alive_channels',
     'bias_matrix',
     'cluster_channels',
     'cosine_distance',
+    'dead_leaves',
     'delivery_matrix',
     'keep_indices',
+    'least_squares_delivery',
     'merge_input_channels',
     'neuron_merging_delivery',
+    'output_variance',
+    'rank_by_explanation',
     'rank_channels',
     'reconstruction_scale',
+    'solve_ridge',
+    'white_noise',
 ]

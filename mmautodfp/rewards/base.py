@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -12,9 +12,11 @@ class Reward(ABC):
 
     Attributes:
         name (str): The metric's name in logs and tables.
+        needs_data (bool): Whether it reads a data set. If not, none is opened in the whole run.
     """
 
     name: str = 'reward'
+    needs_data: ClassVar[bool] = True
 
     @abstractmethod
     def prepare(self, model: nn.Module, dataloader: dict, units: Sequence[str] = ()) -> None:

@@ -1,7 +1,9 @@
 """How the work of a pruned channel is handed on to the retained ones."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,23 @@ from mmautodfp.registry import RECONSTRUCTORS
 
 from .units import PrunableUnit, find_units, unit_statistics
 
+if TYPE_CHECKING:
+    from .plan import PruningPlan
+    from .slim import Restore
+
+
+@dataclass(frozen=True)
+class OutputChange:
+    """How a consumer's outputs are changed once its inputs have been merged.
+
+    Attributes:
+        gain (Tensor): [M], what its weights are multiplied by.
+        shift (Tensor): [M], what is added then, in its norm or bias.
+    """
+
+    gain: Tensor
+    shift: Tensor
+
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -21,10 +40,12 @@ class Reconstruction:
         delivery (Tensor): [N, K]; row n says what stands in for channel n, one-hot for retained ones.
         constant (Tensor | None): [N], after the activation; what is still missing of channel n whatever the input, to
             be moved into the consumer's norm or bias. None if there is nothing to move.
+        changes (Mapping[str, OutputChange]): By consumer; those that are absent stay as the delivery makes them.
     """
 
     delivery: Tensor
     constant: Tensor | None = None
+    changes: Mapping[str, OutputChange] = field(default_factory=dict)
 
 
 class Reconstructor(ABC):
@@ -33,12 +54,21 @@ class Reconstructor(ABC):
     def __init__(self):
         self._fitted: nn.Module | None = None
 
-    def ensure_fitted(self, module: nn.Module) -> None:
-        """Fit to a dense module unless that has been done. Call it before the module is pruned for the first time."""
+    def ensure_fitted(self, module: nn.Module, model: nn.Module | None = None) -> None:
+        """Fit to a dense module unless that has been done. Call it before the module is pruned for the first time.
+
+        Args:
+            module (nn.Module): What is going to be pruned.
+            model (nn.Module | None): What it is a part of, for those who send images through it. Defaults to None: the
+                module takes images itself.
+        """
         if self._fitted is not module:
-            for unit in find_units(module):
-                self._fit_unit(module, unit)
+            self._fit(module, model)
             self._fitted = module
+
+    def _fit(self, module: nn.Module, model: nn.Module | None) -> None:
+        for unit in find_units(module):
+            self._fit_unit(module, unit)
 
     def _fit_unit(self, module: nn.Module, unit: PrunableUnit) -> None:  # noqa: B027, not all need it
         """Precompute what :meth:`reconstruct` needs for a unit of the dense module."""
@@ -51,6 +81,19 @@ class Reconstructor(ABC):
             unit (PrunableUnit): The unit.
             keep (Tensor): [K], retained channels, ascending.
             lam (float): The agent's second action, lambda of Eq. 16, in [0, 1].
+        """
+
+    def ranking(self, unit: PrunableUnit) -> Tensor | None:
+        """The unit's channels [N] in the order in which they are kept. None, the default: by their l2 norms."""
+        return None
+
+    def finish(self, module: nn.Module, plan: 'PruningPlan', restore: 'Restore') -> None:  # noqa: B027, most have no more
+        """Do what is too dear for an episode, on the plan that stays. Does nothing by default.
+
+        Args:
+            module (nn.Module): Just pruned with :meth:`reconstruct`; changed in place.
+            plan (PruningPlan): What it was pruned with.
+            restore (Restore): Is to remember every layer that is changed.
         """
 
 

@@ -41,6 +41,15 @@ class Restore:
                 setattr(layer, name, value)
         self._saved.clear()
 
+    def swap(self) -> None:
+        """Bring the dense weights back and keep what was there instead; a second call reverses it."""
+        dense, self._saved = self._saved, {}
+        for layer in dense:
+            self.remember(layer)
+        pruned, self._saved = self._saved, dense
+        self()
+        self._saved = pruned
+
     def __enter__(self) -> 'Restore':
         return self
 
@@ -49,7 +58,9 @@ class Restore:
 
 
 @torch.no_grad()
-def apply_plan(module: nn.Module, plan: PruningPlan, reconstructor: Reconstructor | None = None) -> Restore:
+def apply_plan(
+    module: nn.Module, plan: PruningPlan, reconstructor: Reconstructor | None = None, finish: bool = False
+) -> Restore:
     """Prune a module in place. Only shapes change: no module moves, so state-dict keys stay as they were.
 
     Args:
@@ -57,6 +68,7 @@ def apply_plan(module: nn.Module, plan: PruningPlan, reconstructor: Reconstructo
         plan (PruningPlan): What to keep.
         reconstructor (Reconstructor | None): Hands the pruned channels' work on; fitted to the dense module here if it
             has not been. Defaults to None, which prunes without compensation.
+        finish (bool): Also let the reconstructor do what it only does for a plan that stays. Defaults to False.
 
     Returns:
         Restore: Call it to get the dense module back.
@@ -70,7 +82,9 @@ def apply_plan(module: nn.Module, plan: PruningPlan, reconstructor: Reconstructo
     restore = Restore()
     try:
         for unit, unit_plan in steps:
-            _prune_unit(module, unit, unit_plan, reconstructor, restore)
+            prune_unit(module, unit, unit_plan, reconstructor, restore)
+        if finish:
+            reconstructor.finish(module, plan, restore)
     except BaseException:
         restore()
         raise
@@ -120,9 +134,10 @@ def _match(module: nn.Module, plan: PruningPlan) -> list[tuple[PrunableUnit, Uni
     return [(units[name], plan.units[name]) for name in units if name in plan.units]
 
 
-def _prune_unit(
+def prune_unit(
     module: nn.Module, unit: PrunableUnit, plan: UnitPlan, reconstructor: Reconstructor, restore: Restore
 ) -> None:
+    """Prune one unit in place; units must be pruned in forward order."""
     if plan.width == unit.num_channels:
         return
     producer = restore.remember(module.get_submodule(unit.name))
@@ -135,7 +150,12 @@ def _prune_unit(
         layer = restore.remember(module.get_submodule(consumer.name))
         if reconstruction.constant is not None:
             _absorb_constant(module, consumer, reconstruction.constant, restore)
-        _replace(layer, 'weight', merge_input_channels(layer.weight, reconstruction.delivery))
+        weight = merge_input_channels(layer.weight, reconstruction.delivery)
+        change = reconstruction.changes.get(consumer.name)
+        if change is not None:
+            weight = weight * change.gain.to(weight).view(-1, *[1] * (weight.ndim - 1))
+            shift_outputs(module, consumer, change.shift, restore)
+        replace_tensor(layer, 'weight', weight)
         _count_inputs(layer)
 
 
@@ -144,7 +164,7 @@ def _keep_channels(layer: nn.Module, keep: Tensor) -> None:
     for store in (layer._parameters, layer._buffers):
         for name, tensor in store.items():
             if tensor is not None and tensor.ndim:  # num_batches_tracked has no channels
-                _replace(layer, name, tensor[keep])
+                replace_tensor(layer, name, tensor[keep])
     if isinstance(layer, _BatchNorm):
         layer.num_features = len(keep)
     elif isinstance(layer, nn.Linear):
@@ -159,12 +179,18 @@ def _absorb_constant(module: nn.Module, consumer: Consumer, constant: Tensor, re
     """Put what channels [N] of constant value contribute to a consumer into its norm's running mean or its bias."""
     layer = module.get_submodule(consumer.name)
     per_channel = layer.weight.flatten(1).unflatten(1, (len(constant), -1)).sum(-1)  # [M, N]
-    shift = per_channel @ constant.to(per_channel)
+    shift_outputs(module, consumer, per_channel @ constant.to(per_channel), restore)
+
+
+def shift_outputs(module: nn.Module, consumer: Consumer, shift: Tensor, restore: Restore) -> None:
+    """Add ``shift`` [M] to a consumer's outputs, in its norm's running mean or its bias."""
+    layer = restore.remember(module.get_submodule(consumer.name))
+    shift = shift.to(layer.weight)
     if consumer.norm is not None:
         norm = restore.remember(module.get_submodule(consumer.norm))
-        _replace(norm, 'running_mean', norm.running_mean - shift)
+        replace_tensor(norm, 'running_mean', norm.running_mean - shift)
     else:
-        _replace(layer, 'bias', shift if layer.bias is None else layer.bias + shift)
+        replace_tensor(layer, 'bias', shift if layer.bias is None else layer.bias + shift)
 
 
 def _count_inputs(layer: nn.Module) -> None:
@@ -174,7 +200,7 @@ def _count_inputs(layer: nn.Module) -> None:
         layer.in_channels = layer.weight.shape[1]
 
 
-def _replace(layer: nn.Module, name: str, tensor: Tensor) -> None:
+def replace_tensor(layer: nn.Module, name: str, tensor: Tensor) -> None:
     """Put a new tensor in place of an old one, which stays untouched for :class:`Restore`."""
     # contiguous() would keep the strides of a merged 1x1 kernel, which torch reads as channels-last: the convolution
     # would answer in that layout, and mmcv's RoIAlign takes its input's memory for channels-first.

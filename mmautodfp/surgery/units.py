@@ -3,11 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmautodfp.kernels import BatchNormStats
 
@@ -35,7 +33,8 @@ class PrunableUnit:
         norm (str | None): Path of the producer's BatchNorm; None if there is none.
         consumers (tuple[Consumer, ...]): The layers that read the channels.
         between (tuple[str, ...]): Depthwise convs and norms on the way, sliced along.
-        activation (Callable): What the channels go through before the consumers, tensor to tensor, elementwise.
+        activation (Callable): What the channels go through before the consumers, constants [N] to constants [N];
+            elementwise where nothing but an activation is on the way.
     """
 
     name: str
@@ -67,11 +66,20 @@ class UnitSurvey:
 
 
 class UnitFinder(ABC):
-    """Knows one kind of block. To support another one, subclass it and append an instance to ``UNIT_FINDERS``."""
+    """Knows one kind of block. To support another one, subclass it and append an instance to ``UNIT_FINDERS``.
 
-    @abstractmethod
+    Attributes:
+        kinds (tuple[str, ...]): Names of the classes, or base classes, of such blocks.
+        needs_known_parent (bool): Whether such a block counts only at the top or in what a finder knows. Elsewhere,
+            something may read what is between its layers. Defaults to False.
+    """
+
+    kinds: tuple[str, ...] = ()
+    needs_known_parent: bool = False
+
     def matches(self, block: nn.Module) -> bool:
         """Whether ``block`` is of this kind."""
+        return any(base.__name__ in self.kinds for base in type(block).__mro__)
 
     @abstractmethod
     def find(self, block: nn.Module, name: str) -> Iterator[PrunableUnit | tuple[str, str]]:
@@ -83,61 +91,8 @@ class UnitFinder(ABC):
         """
 
 
-class ResidualBlockFinder(UnitFinder):
-    """conv1 -> conv2 (-> conv3) inside the residual blocks of mmdet, mmpretrain and torchvision.
-
-    The last conv and the shortcut feed the residual sum and stay whole, as in the paper.
-    """
-
-    def matches(self, block: nn.Module) -> bool:
-        names = {base.__name__ for base in type(block).__mro__}
-        return bool(names & {'BasicBlock', 'Bottleneck'}) and isinstance(getattr(block, 'conv1', None), nn.Module)
-
-    def find(self, block: nn.Module, name: str) -> Iterator[PrunableUnit | tuple[str, str]]:
-        convs = ['conv1', 'conv2', 'conv3'] if hasattr(block, 'conv3') else ['conv1', 'conv2']
-        for producer, consumer in pairwise(convs):
-            reason = self._obstacle(block, producer, consumer)
-            if reason:
-                yield _join(name, producer), reason
-                continue
-            yield PrunableUnit(
-                name=_join(name, producer),
-                num_channels=getattr(block, producer).out_channels,
-                norm=self._norm_path(block, producer, name),
-                consumers=(Consumer(_join(name, consumer), self._norm_path(block, consumer, name)),),
-                activation=getattr(block, 'relu', torch.relu),
-            )
-        for layer in [convs[-1], 'downsample']:
-            for path, child in _layers(getattr(block, layer, None), _join(name, layer)):
-                if isinstance(child, nn.Conv2d):
-                    yield path, 'feeds a residual sum'
-
-    @staticmethod
-    def _obstacle(block: nn.Module, producer: str, consumer: str) -> str | None:
-        for conv_name in (producer, consumer):
-            conv = getattr(block, conv_name, None)
-            # Exact type: subclasses such as ConvAWS compute their weights anew from all input channels.
-            if not isinstance(conv, nn.Conv2d) or type(conv).__name__ != 'Conv2d':
-                found = 'nothing' if conv is None else type(conv).__name__
-                return f'expects Conv2d as {conv_name} of {type(block).__name__}, found {found}'
-            if conv.groups != 1:
-                return f'grouped convolution at {conv_name}'
-        if getattr(block, f'after_{producer}_plugin_names', None):
-            return f'plugin between {producer} and {consumer}'
-        for conv_name in (producer, consumer):
-            norm = getattr(block, _norm_name(block, conv_name), None)
-            if norm is not None and not (isinstance(norm, _BatchNorm) and norm.track_running_stats):
-                return f'{type(norm).__name__} without running statistics of its channels behind {conv_name}'
-        return None
-
-    @staticmethod
-    def _norm_path(block: nn.Module, conv: str, name: str) -> str | None:
-        norm = _norm_name(block, conv)
-        return _join(name, norm) if isinstance(getattr(block, norm, None), _BatchNorm) else None
-
-
-#: Asked in order; the first one that matches a block decides about everything inside it.
-UNIT_FINDERS: list[UnitFinder] = [ResidualBlockFinder()]
+#: Asked in order; the first one that matches a block decides about everything inside it. See :mod:`.finders`.
+UNIT_FINDERS: list[UnitFinder] = []
 
 
 def survey_units(module: nn.Module) -> UnitSurvey:
@@ -150,13 +105,14 @@ def survey_units(module: nn.Module) -> UnitSurvey:
         UnitSurvey: Units in forward order (the order of registration) and what was left alone.
     """
     units, left = [], {}
-    for found in _walk(module, ''):
+    for found in walk_units(module, ''):
         if isinstance(found, PrunableUnit):
             units.append(found)
         else:
             left.setdefault(*found)
     for unit in units:
-        left.pop(unit.name, None)
+        for name in (unit.name, *unit.between):
+            left.pop(name, None)
     return UnitSurvey(units, left)
 
 
@@ -186,32 +142,44 @@ def unit_statistics(module: nn.Module, unit: PrunableUnit) -> tuple[Tensor, Batc
     )
 
 
-def _walk(module: nn.Module, name: str) -> Iterator[PrunableUnit | tuple[str, str]]:
-    finder = next((finder for finder in UNIT_FINDERS if finder.matches(module)), None)
+def walk_units(module: nn.Module, name: str, known: bool = True) -> Iterator[PrunableUnit | tuple[str, str]]:
+    """Ask the finders about a module and, where none knows it, about its children; for finders with blocks inside.
+
+    Args:
+        module (nn.Module): What to walk.
+        name (str): Its path.
+        known (bool): Whether it stands at the top or in what a finder knows. Defaults to True.
+
+    Yields:
+        PrunableUnit | tuple[str, str]: As :meth:`UnitFinder.find`.
+    """
+    finders = (finder for finder in UNIT_FINDERS if known or not finder.needs_known_parent)
+    finder = next((finder for finder in finders if finder.matches(module)), None)
     if finder is None:
         if isinstance(module, nn.Conv2d | nn.Linear):
             yield name, 'not inside a block that a finder knows'
         for child_name, child in module.named_children():
-            yield from _walk(child, _join(name, child_name))
+            yield from walk_units(child, join_path(name, child_name), known=False)
         return
     yield from finder.find(module, name)
-    for path, layer in _layers(module, name):
+    for path, layer in named_layers(module, name):
         if isinstance(layer, nn.Conv2d | nn.Linear):
             yield path, f'has no place in a {type(module).__name__} that its finder knows'
 
 
-def _layers(module: nn.Module | None, name: str) -> Iterator[tuple[str, nn.Module]]:
+def named_layers(module: nn.Module | None, name: str) -> Iterator[tuple[str, nn.Module]]:
+    """A module and all that is in it with their paths; nothing for None."""
     return module.named_modules(prefix=name) if module is not None else iter(())
 
 
-def _join(*names: str) -> str:
+def join_path(*names: str) -> str:
+    """Dotted path of the parts that are not empty."""
     return '.'.join(name for name in names if name)
 
 
-def _norm_name(block: nn.Module, conv: str) -> str:
-    """mmdet names the norm of conv1 by its type (``norm1_name`` is 'bn1' or 'gn1'); torchvision always says 'bn1'."""
-    index = conv.removeprefix('conv')
-    return getattr(block, f'norm{index}_name', f'bn{index}')
+def is_depthwise(layer: nn.Module) -> bool:
+    """Whether each channel of a convolution is a group of its own."""
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
 
 
 def _shorten(names: list[str], most: int = 4) -> str:

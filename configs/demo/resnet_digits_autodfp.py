@@ -1,0 +1,6 @@
+"""The short demo: a small ResNet that reads digits, at 50% of its parameters."""
+
+_base_ = './resnet_digits.py'
+
+load_from = 'configs/demo/resnet_digits.pth'
+autodfp = dict(budget=dict(preserve_ratio=0.5))

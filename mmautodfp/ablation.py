@@ -1,0 +1,273 @@
+"""What each part of the compensation is worth, on uniform plans and without a search; ``tools/ablation.py`` runs it."""
+
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+
+from .apis import build_runner, find_checkpoint, load_config
+from .benchmark import describe_machine, quiet
+from .hooks import find_module
+from .kernels import rank_channels
+from .registry import RECONSTRUCTORS, REWARDS, build
+from .rewards import Reward
+from .surgery import (
+    ParamBudget,
+    PrunableUnit,
+    PruningPlan,
+    Reconstructor,
+    UnitPlan,
+    apply_plan,
+    find_units,
+    model_costs,
+    round_widths,
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way of handing on the pruned channels' work.
+
+    Attributes:
+        reconstructor (dict): Config of the reconstructor.
+        finish (bool): Whether the plan is finished as one that stays. Defaults to False.
+    """
+
+    reconstructor: dict
+    finish: bool = False
+
+
+def _ours(finish: bool = True, **settings: Any) -> Variant:
+    return Variant(dict(type='SyntheticLeastSquares', **settings), finish)
+
+
+#: In the order of the tables.
+VARIANTS: dict[str, Variant] = {
+    'prune only': Variant(dict(type='PruneOnly')),
+    'Neuron Merging': Variant(dict(type='NeuronMerging')),
+    'Eq. 12 + 16': Variant(dict(type='SimilarityReconstructor')),
+    'episode': _ours(finish=False),
+    'episode, l2 ranking': _ours(finish=False, ranking='l2'),
+    'episode, norms not re-matched': _ours(finish=False, rematch=False),
+    'episode, ridge 1e-4': _ours(finish=False, ridge=1e-4),
+    'episode, ridge 1e-1': _ours(finish=False, ridge=1e-1),
+    'full': _ours(),
+    'full, l2 ranking': _ours(ranking='l2'),
+    'full, norms not re-matched': _ours(refinement=dict(rematch=False)),
+    'full, channels only': _ours(refinement=dict(patches=False)),
+    'full, shortcut left alone': _ours(refinement=dict(shortcut=0.0)),
+    'full, shortcut made good': _ours(refinement=dict(shortcut=1.0)),
+    'full, half of the shortcut': _ours(refinement=dict(shortcut=0.5)),
+    'full, recipe of the design': _ours(ranking='l2', refinement=dict(patches=False, shortcut=0.0)),
+    'full, 16 images': _ours(images=dict(num_images=16)),
+    'full, 256 images': _ours(images=dict(num_images=256)),
+    'full, white noise': _ours(images=dict(kind='noise')),
+    'full, ridge 1e-3': _ours(ridge=1e-3, refinement=dict(ridge=1e-3)),
+    'full, ridge 1e-1': _ours(ridge=1e-1, refinement=dict(ridge=1e-1)),
+    'full, patch ridge 1e-2': _ours(refinement=dict(patch_ridge=1e-2)),
+    'full, patch ridge 1': _ours(refinement=dict(patch_ridge=1.0)),
+    'full, 2 units a pass': _ours(refinement=dict(units_per_pass=2)),
+    'full, 4 units a pass': _ours(refinement=dict(units_per_pass=4)),
+    'full, 8 units a pass': _ours(refinement=dict(units_per_pass=8)),
+}
+
+
+class Bench:
+    """A dense model with its metric on all images of the test data loader.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry.
+        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
+        images (Mapping | None): Settings of the synthetic images. Defaults to None: the reconstructor's own.
+        refinement (Mapping | None): Settings of the full pass. Defaults to None: its own.
+        cfg_options (dict | None): Overrides of the config, dotted keys to values.
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike,
+        checkpoint: str | None = None,
+        images: Mapping[str, Any] | None = None,
+        refinement: Mapping[str, Any] | None = None,
+        cfg_options: dict[str, Any] | None = None,
+    ):
+        with tempfile.TemporaryDirectory() as scratch, quiet():
+            cfg = load_config(config, scratch, 'none', cfg_options)
+            cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
+            cfg.log_level = 'ERROR'
+            runner = build_runner(cfg)
+            runner.load_or_resume()
+        self.settings = cfg.autodfp.to_dict()
+        self.images, self.refinement = dict(images or {}), dict(refinement or {})
+        self.model = runner.model
+        self.model.eval()
+        self.module = find_module(self.model, self.settings.get('module', 'backbone'))
+        self.units = find_units(self.module)
+        reward = self.settings.get('reward') or dict(type='CocoReward')
+        self.reward: Reward = build(
+            REWARDS, reward | dict(num_images=None) | ({'precision': 'float32'} if 'precision' in reward else {})
+        )
+        self.reward.prepare(self.model, cfg.test_dataloader)
+        self.dense_widths = [unit.num_channels for unit in self.units]
+        self.costs = model_costs(self.model, self.module, self.units, {})
+
+    def reconstructor(self, config: dict) -> Reconstructor:
+        """Build a reconstructor and fit it to the dense module."""
+        if config['type'] == 'SyntheticLeastSquares':
+            own = {key: config.get(key, {}) for key in ('images', 'refinement')}
+            config = config | dict(images=self.images | own['images'], refinement=self.refinement | own['refinement'])
+        reconstructor = build(RECONSTRUCTORS, config)
+        reconstructor.ensure_fitted(self.module, self.model)
+        return reconstructor
+
+    def widths(self, ratio: float, of_channels: bool) -> list[int]:
+        """Uniform widths [L] that keep a share of the module's parameters, or of each unit's channels."""
+        if of_channels:
+            return round_widths(ratio, self.dense_widths)
+        budget = ParamBudget(ratio)
+        budget.bind(self.costs, [1] * len(self.units))
+        return round_widths(budget.uniform_ratio(), self.dense_widths)
+
+    def plan(self, reconstructor: Reconstructor, widths: Sequence[int]) -> PruningPlan:
+        """The plan that keeps each unit's first-ranked channels."""
+        plans = {}
+        for unit, width in zip(self.units, widths, strict=True):
+            keep = self.ranking(reconstructor, unit)[:width].sort().values
+            plans[unit.name] = UnitPlan(tuple(keep.tolist()), unit.num_channels)
+        return PruningPlan(plans)
+
+    def ranking(self, reconstructor: Reconstructor, unit: PrunableUnit) -> torch.Tensor:
+        """Channels [N] of a unit in the order in which they are kept."""
+        own = reconstructor.ranking(unit)
+        return rank_channels(self.module.get_submodule(unit.name).weight) if own is None else own
+
+    def score(self, plan: PruningPlan, reconstructor: Reconstructor, finish: bool) -> dict[str, float]:
+        """The metric of the pruned model, and the seconds that pruning took."""
+        start = time.perf_counter()
+        with apply_plan(self.module, plan, reconstructor, finish):
+            seconds = time.perf_counter() - start
+            return dict(metric=self.reward(self.model), seconds=round(seconds, 3))
+
+
+def ablate(
+    config: str | os.PathLike,
+    ratios: Sequence[float],
+    variants: Mapping[str, Variant] = VARIANTS,
+    checkpoint: str | None = None,
+    of_channels: bool = False,
+    images: Mapping[str, Any] | None = None,
+    refinement: Mapping[str, Any] | None = None,
+    cfg_options: dict[str, Any] | None = None,
+    known: dict[str, Any] | None = None,
+    report: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure variants of the compensation on uniform plans.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry.
+        ratios (Sequence[float]): Shares that stay.
+        variants (Mapping[str, Variant]): By name. Defaults to :data:`VARIANTS`.
+        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
+        of_channels (bool): Whether the shares are of each unit's channels; otherwise of the module's parameters.
+            Defaults to False.
+        images (Mapping | None): Settings of the synthetic images, of which a variant overrides its own. Defaults to
+            None: the reconstructor's.
+        refinement (Mapping | None): Likewise, settings of the full pass.
+        cfg_options (dict | None): Overrides of the config, dotted keys to values.
+        known (dict | None): An earlier result for the same config; what it holds is not measured again.
+        report (Callable | None): Told the result so far whenever it grows.
+
+    Returns:
+        dict[str, Any]: Metric and seconds by variant and share; the dense metric; what the shares are of; the machine.
+    """
+    bench = Bench(config, checkpoint, images, refinement, cfg_options)
+    result = known or dict(
+        config=Path(config).as_posix(),
+        metric=bench.reward.name,
+        images=len(bench.reward.images),
+        synthetic_images=bench.images,
+        refinement=bench.refinement,
+        shares_of='channels' if of_channels else 'module parameters',
+        dense=bench.reward(bench.model),
+        variants={},
+    )
+    result['machine'] = describe_machine()
+    for name, variant in variants.items():
+        rows = result['variants'].setdefault(name, {})
+        missing = [ratio for ratio in ratios if f'{ratio:g}' not in rows]
+        if not missing:
+            continue
+        start = time.perf_counter()
+        reconstructor = bench.reconstructor(variant.reconstructor)
+        fit = round(time.perf_counter() - start, 3)
+        for ratio in missing:
+            widths = bench.widths(ratio, of_channels)
+            score = bench.score(bench.plan(reconstructor, widths), reconstructor, variant.finish)
+            rows[f'{ratio:g}'] = score | dict(fit_seconds=fit, params=bench.costs.params['module'].ratio(widths))
+            report(result)
+    return result
+
+
+def measure_cost(
+    config: str | os.PathLike, settings: Mapping[str, Any] | None = None, ratio: float = 0.5
+) -> dict[str, Any]:
+    """Seconds and memory of the moments and of the full pass, on a model of random weights: nothing is fetched.
+
+    Args:
+        config (str | os.PathLike): Config of a detector with an ``autodfp`` entry.
+        settings (Mapping | None): Of :class:`mmautodfp.surgery.SyntheticLeastSquares`. Defaults to None: its own.
+        ratio (float): Share of each unit's channels that stays. Defaults to 0.5.
+
+    Returns:
+        dict[str, Any]: Seconds by step, by the clock and summed over the processor's cores; peak resident memory of
+        this process in GB, before and after; the machine.
+    """
+    register_all_modules()
+    cfg = load_config(config, None, 'none', None)
+    cfg.model.backbone.init_cfg = None
+    model = MODELS.build(cfg.model)
+    model.eval()
+    module = find_module(model, (cfg.get('autodfp') or {}).get('module', 'backbone'))
+    memory = [_peak_memory()]
+    reconstructor = build(RECONSTRUCTORS, dict(type='SyntheticLeastSquares', **(settings or {})))
+    widths = round_widths(ratio, [unit.num_channels for unit in find_units(module)])
+    clock = lambda: np.array([time.perf_counter(), time.process_time()])
+    marks = [clock()]
+    reconstructor.ensure_fitted(module, model)
+    marks.append(clock())
+    plans = {}
+    for unit, width in zip(find_units(module), widths, strict=True):
+        order = reconstructor.ranking(unit)
+        order = torch.arange(unit.num_channels) if order is None else order
+        plans[unit.name] = UnitPlan(tuple(order[:width].sort().values.tolist()), unit.num_channels)
+    plan = PruningPlan(plans)
+    marks.append(clock())
+    apply_plan(module, plan, reconstructor)()
+    marks.append(clock())
+    apply_plan(module, plan, reconstructor, finish=True)
+    marks.append(clock())
+    memory.append(_peak_memory())
+    names = ('moments', 'ranking', 'episode', 'full')
+    spent = {name: (b - a).round(2).tolist() for name, a, b in zip(names, marks, marks[1:], strict=False)}
+    return dict(
+        config=Path(config).as_posix(),
+        settings=dict(settings or {}),
+        ratio=ratio,
+        seconds={name: wall for name, (wall, _) in spent.items()},
+        cpu_seconds={name: cpu for name, (_, cpu) in spent.items()},
+        peak_memory_gb=dict(zip(('before', 'after'), memory, strict=True)),
+        machine=describe_machine(),
+    )
+
+
+def _peak_memory() -> float:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)  # Linux counts in KB

@@ -1,0 +1,94 @@
+"""Images that come from nowhere."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def dead_leaves(
+    num_images: int,
+    size: int | tuple[int, int],
+    mean: Sequence[float] | Tensor = (0.0,),
+    std: Sequence[float] | Tensor = (1.0,),
+    seed: int = 0,
+    first: int = 0,
+    num_leaves: int = 30,
+    texture: float = 0.15,
+) -> Tensor:
+    """Images of overlapping random ellipses on a plain ground, as a data preprocessor would hand them on.
+
+    Pixels lie in 0 to 255 before they are normalised. Image number i depends on the seed, the size and its number
+    alone, so that images drawn in batches are those drawn at once.
+
+    Args:
+        num_images (int): M.
+        size (int | tuple[int, int]): Height and width, or one number for both.
+        mean (Sequence[float] | Tensor): [C], subtracted from the pixels. Defaults to one channel's 0.
+        std (Sequence[float] | Tensor): [C], what they are divided by then. Defaults to one channel's 1.
+        seed (int): Seed. Defaults to 0.
+        first (int): Number of the first image. Defaults to 0.
+        num_leaves (int): Ellipses in each image. Defaults to 30.
+        texture (float): Deviation of each pixel's own noise, in deviations of the ellipses' grey. Defaults to 0.15.
+
+    Returns:
+        Tensor: [M, C, H, W], float32.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    channels = len(mean)
+    drawn = [_draw_leaves(seed, first + i, channels, height, width, num_leaves) for i in range(num_images)]
+    place, colour, noise = (torch.stack(parts) for parts in zip(*drawn, strict=True))
+    y, x = torch.arange(height)[:, None], torch.arange(width)
+    top = torch.zeros(num_images, height, width, dtype=torch.long)  # the ground is leaf 0
+    for leaf in range(num_leaves):
+        cy, cx, radius, stretch = place[:, leaf, :, None, None].unbind(1)
+        inside = ((y - cy) * stretch) ** 2 + ((x - cx) / stretch) ** 2 < radius**2
+        top.masked_fill_(inside, leaf + 1)
+    index = top.flatten(1)[:, None].expand(-1, channels, -1)
+    image = colour.gather(2, index).unflatten(2, (height, width)) + texture * noise
+    return normalize(image, mean, std)
+
+
+@torch.no_grad()
+def white_noise(
+    num_images: int,
+    size: int | tuple[int, int],
+    mean: Sequence[float] | Tensor = (0.0,),
+    std: Sequence[float] | Tensor = (1.0,),
+    seed: int = 0,
+    first: int = 0,
+) -> Tensor:
+    """Images without any structure, to compare :func:`dead_leaves` with; same arguments, same scale."""
+    height, width = (size, size) if isinstance(size, int) else size
+    noise = [
+        torch.randn(len(mean), height, width, generator=_generator(seed, first + index)) for index in range(num_images)
+    ]
+    return normalize(torch.stack(noise), mean, std)
+
+
+def normalize(image: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
+    """From deviations of a grey of 127.5 +- 58 to pixels of 0 to 255, and on to a data preprocessor's scale."""
+    mean, std = (torch.as_tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (mean, std))
+    return ((127.5 + 58 * image).clamp(0, 255) - mean) / std
+
+
+def _generator(seed: int, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed * 1_000_003 + number)
+
+
+def _draw_leaves(
+    seed: int, number: int, channels: int, height: int, width: int, num_leaves: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One image's places [leaves, 4], colours [C, 1 + leaves] (the ground first) and noise [1, H, W]."""
+    generator = _generator(seed, number)
+    extent = torch.tensor([height, width, 1, 1])
+    place = torch.rand(num_leaves, 4, generator=generator)
+    # From a 16th to half of the image, small ones more often.
+    place[:, 2] = min(height, width) * (1 / 16 + place[:, 2] ** 3 * 7 / 16)
+    place[:, 3] += 0.5
+    place = place * extent
+    grey = torch.randn(1, 1 + num_leaves, generator=generator)
+    tint = torch.randn(channels, 1 + num_leaves, generator=generator)
+    noise = torch.randn(1, height, width, generator=generator)
+    return place, grey + 0.5 * tint, noise

@@ -1,0 +1,225 @@
+"""Streaming moments of channels, and what the kept channels explain of the others."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .selection import checked_keep
+
+# Numbers taken into one matrix product, for its memory and for the digits of sums in single precision.
+CHUNK = 1 << 23
+
+
+class Moments:
+    """Means and second moments of samples that come in batches; nothing else of them is kept.
+
+    Batches are centred on their own means and merged (Chan et al. 1979), in float64, so that neither many samples nor
+    a mean far from zero cost digits.
+
+    Args:
+        num_inputs (int): D, length of a sample x.
+        num_targets (int): T, length of a sample y that comes with each x; of y only the variances and the covariance
+            with x are kept. Defaults to 0.
+
+    Attributes:
+        count (int): Samples so far.
+        mean (Tensor): [D], mean of x, float64.
+        target_mean (Tensor): [T].
+    """
+
+    def __init__(self, num_inputs: int, num_targets: int = 0, device: torch.device | str | None = None):
+        zeros = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=device)
+        self.count = 0
+        self.mean, self.target_mean = zeros(num_inputs), zeros(num_targets)
+        self._scatter, self._cross = zeros(num_inputs, num_inputs), zeros(num_targets, num_inputs)
+        self._target_scatter = zeros(num_targets)
+
+    @torch.no_grad()
+    def update(self, inputs: Tensor, targets: Tensor | None = None) -> None:
+        """Take in samples.
+
+        Args:
+            inputs (Tensor): [S, D].
+            targets (Tensor | None): [S, T]. Defaults to None, for T = 0.
+        """
+        if targets is None:
+            targets = inputs.new_zeros(len(inputs), 0)
+        rows = max(64, CHUNK // (inputs.shape[1] + targets.shape[1]))
+        for x, y in zip(inputs.split(rows), targets.split(rows), strict=True):
+            self._merge(x, y)
+
+    def _merge(self, x: Tensor, y: Tensor) -> None:
+        x_mean, y_mean = (part.mean(0, dtype=torch.float64) for part in (x, y))
+        x, y = x - x_mean.to(x.dtype), y - y_mean.to(y.dtype)
+        total = self.count + len(x)
+        step, target_step = x_mean - self.mean, y_mean - self.target_mean
+        weight = self.count * len(x) / total
+        self._scatter += (x.T @ x).double() + weight * torch.outer(step, step)
+        self._cross += (y.T @ x).double() + weight * torch.outer(target_step, step)
+        self._target_scatter += y.pow(2).sum(0, dtype=torch.float64) + weight * target_step**2
+        self.mean += step * (len(x) / total)
+        self.target_mean += target_step * (len(x) / total)
+        self.count = total
+
+    @property
+    def covariance(self) -> Tensor:
+        """[D, D], of x, over the number of samples."""
+        return self._scatter / max(1, self.count)
+
+    @property
+    def cross_covariance(self) -> Tensor:
+        """[T, D], of y with x."""
+        return self._cross / max(1, self.count)
+
+    @property
+    def target_variance(self) -> Tensor:
+        """[T], of y."""
+        return self._target_scatter / max(1, self.count)
+
+
+class TapCorrelation:
+    """How alike the inputs at the taps of a kernel are, on average over the channels.
+
+    Together with the channels' covariance C it stands for the covariance of all inputs of a convolution, which is as
+    large as the square of channels times taps: ``Cov[(n, s), (m, t)]`` is taken as ``C[n, m] * matrix[s, t]``.
+
+    Args:
+        kernel (tuple[int, int]): Its height and width.
+        dilation (tuple[int, int]): Distance of neighbouring taps. Defaults to (1, 1).
+    """
+
+    def __init__(self, kernel: tuple[int, int], dilation: tuple[int, int] = (1, 1)):
+        self.kernel, self.dilation = kernel, dilation
+        height, width = kernel
+        self._lags = {(dy, dx): [0.0, 0.0] for dy in range(height) for dx in range(1 - width, width)}
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Take in the input [B, N, H, W] of the convolution."""
+        x = x - x.mean((0, 2, 3), keepdim=True)
+        height, width = x.shape[2:]
+        for (dy, dx), sums in self._lags.items():
+            down, right = dy * self.dilation[0], dx * self.dilation[1]
+            if down < height and abs(right) < width:
+                here = x[:, :, : height - down, max(0, -right) : width - max(0, right)]
+                there = x[:, :, down:, max(0, right) : width - max(0, -right)]
+                sums[0] += (here * there).sum().item()
+                sums[1] += ((here * here).sum() + (there * there).sum()).item() / 2
+
+    @property
+    def matrix(self) -> Tensor:
+        """[taps, taps], float64, ones on its diagonal."""
+        taps = [(y, x) for y in range(self.kernel[0]) for x in range(self.kernel[1])]
+        share = {lag: product / energy if energy > 0 else 0.0 for lag, (product, energy) in self._lags.items()}
+        share[0, 0] = 1.0
+        rows = [[share[max((t[0] - s[0], t[1] - s[1]), (s[0] - t[0], s[1] - t[1]))] for t in taps] for s in taps]
+        return torch.tensor(rows, dtype=torch.float64)
+
+
+@torch.no_grad()
+def output_variance(weight: Tensor, covariance: Tensor, taps: Tensor) -> Tensor:
+    """Variance [M] of a layer's outputs.
+
+    Args:
+        weight (Tensor): [M, N, taps].
+        covariance (Tensor): [N, N], of the channels that it reads.
+        taps (Tensor): [taps, taps], from :class:`TapCorrelation`.
+    """
+    weight, covariance, taps = (part.float() for part in (weight, covariance, taps))
+    spread = weight @ taps
+    return ((covariance @ weight) * spread).sum((1, 2)).clamp_min(0).double()
+
+
+@torch.no_grad()
+def solve_ridge(covariance: Tensor, cross: Tensor, ridge: float = 0.0, prior: Tensor | None = None) -> Tensor:
+    """Coefficients A [T, D] that make ``A x`` the best guess at y.
+
+    They minimise the mean square of ``y - A x`` plus ``ridge * v * |A - prior|^2``, v being the mean variance of x.
+
+    Args:
+        covariance (Tensor): [D, D], of x. May be singular.
+        cross (Tensor): [T, D], of y with x.
+        ridge (float): Strength. Defaults to 0.
+        prior (Tensor | None): [T, D], what the ridge pulls to. Defaults to None, zero.
+
+    Returns:
+        Tensor: [T, D], float64.
+    """
+    covariance, cross = covariance.double(), cross.double()
+    scale = covariance.diagonal().mean()
+    start = torch.zeros_like(cross) if prior is None else prior.double()
+    if scale <= 0:  # x never changes: nothing can be learned from it
+        return start
+    eye = torch.eye(len(covariance), dtype=torch.float64, device=covariance.device)
+    # Without a ridge, a singular covariance takes the least one at which rounding leaves it positive.
+    jitter = 0.0
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(covariance + (ridge + jitter) * scale * eye)
+        if not failed and factor.diagonal().amin() > 1e-8 * scale.sqrt():
+            break
+        jitter = max(jitter * 10, 1e-12)
+    return start + torch.cholesky_solve((cross - start @ covariance).T, factor).T
+
+
+@torch.no_grad()
+def least_squares_delivery(
+    mean: Tensor, covariance: Tensor, keep: Tensor | Sequence[int], ridge: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """How every channel is made up from the kept ones, and the constant that is left over.
+
+    Args:
+        mean (Tensor): [N], of the channels as the consumers read them.
+        covariance (Tensor): [N, N].
+        keep (Tensor | Sequence[int]): [K], distinct kept channels; column k belongs to ``keep[k]``.
+        ridge (float): Share of the kept channels' mean variance that is added to each. Defaults to 0.
+
+    Returns:
+        tuple[Tensor, Tensor]: The delivery matrix [N, K], rows of kept channels one-hot; and the constants [N], 0 for
+        kept channels: channel p is guessed as ``delivery[p] @ x[keep] + constant[p]``. float64.
+
+    Raises:
+        ValueError: ``keep`` is empty, names a channel twice or one that does not exist.
+    """
+    mean, covariance = mean.double(), covariance.double()
+    keep = checked_keep(keep, len(mean), mean.device)
+    delivery = solve_ridge(covariance[keep][:, keep], covariance[:, keep], ridge)
+    delivery[keep] = torch.eye(len(keep), dtype=torch.float64, device=mean.device)
+    constant = mean - delivery @ mean[keep]
+    constant[keep] = 0
+    return delivery, constant
+
+
+@torch.no_grad()
+def rank_by_explanation(covariance: Tensor, consumer: Tensor) -> Tensor:
+    """Order the channels so that each next one explains most of what the consumer still misses.
+
+    A pivoted Cholesky factorisation: the channel is taken whose regression leaves the least of ``tr(consumer @ R)``,
+    R being the covariance that the channels taken before do not explain. Channels that add nothing come last, in order
+    of their index.
+
+    Args:
+        covariance (Tensor): [N, N], of the channels as the consumers read them.
+        consumer (Tensor): [N, N], how much errors in two channels matter together: ``sum_os W[o, n, s] W[o, m, s]``
+            of the consumer's weight.
+
+    Returns:
+        Tensor: [N], channel indices, the most explaining first.
+    """
+    rest, consumer = covariance.double().clone(), consumer.double()
+    floor = rest.diagonal().amax().clamp_min(0) * 1e-10
+    taken: list[int] = []
+    left = torch.ones(len(rest), dtype=torch.bool, device=rest.device)
+    for _ in range(len(rest)):
+        variance = rest.diagonal()
+        useful = left & (variance > floor)
+        if not useful.any():
+            break
+        # What tr(consumer @ R) loses by channel j: r_j^T consumer r_j / R_jj.
+        gain = ((consumer @ rest) * rest).sum(0) / variance.clamp_min(1e-300)
+        pivot = int(gain.masked_fill(~useful, -torch.inf).argmax())
+        taken.append(pivot)
+        left[pivot] = False
+        column = rest[:, pivot].clone()
+        rest -= torch.outer(column, column) / column[pivot]
+    return torch.tensor(taken + left.nonzero().squeeze(1).tolist(), device=covariance.device)

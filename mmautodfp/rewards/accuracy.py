@@ -1,0 +1,141 @@
+"""Top-1 accuracy on a validation subset, as a reward."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.dist import all_gather_object, get_dist_info
+from torch import nn
+
+from mmautodfp.errors import AutoDFPError
+from mmautodfp.registry import DATASETS, REWARDS, build
+
+from .base import Reward
+
+
+@REWARDS.register_module()
+class AccuracyReward(Reward):
+    """Share of correctly classified images, in [0, 1], on a choice with as many images of each class as possible.
+
+    Args:
+        num_images (int | None): Size of the subset; None takes all images. Defaults to 1000.
+        seed (int): Seed of the choice. Defaults to 0.
+        batch_size (int | None): Images evaluated at once. Defaults to None, the data loader's.
+        cache_gb (float): Memory for the preprocessed images in GB, on the model's device. Those that do not fit are
+            read again each time. Defaults to 4.
+
+    Raises:
+        AutoDFPError: ``num_images`` or ``batch_size`` is below 1.
+    """
+
+    name = 'top1'
+
+    def __init__(
+        self, num_images: int | None = 1000, seed: int = 0, batch_size: int | None = None, cache_gb: float = 4.0
+    ):
+        for setting, value in (('num_images', num_images), ('batch_size', batch_size)):
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise AutoDFPError(f'AccuracyReward was asked for {setting}={value}; it must be 1 or more')
+        self.num_images = num_images
+        self.seed = seed
+        self.batch_size = batch_size
+        self.cache_gb = cache_gb
+
+    def prepare(self, model: nn.Module, dataloader: dict, units: Sequence[str] = ()) -> None:
+        self._prepare(model, dataloader, excluded=set())
+        if not self.indices:
+            raise AutoDFPError('accuracy was to be measured, but the data set of val_dataloader has no image')
+
+    def _prepare(self, model: nn.Module, dataloader: dict, excluded: set[str]) -> None:
+        self._dataset = _build_dataset(dataloader['dataset'])
+        self._preprocess = model.data_preprocessor
+        labels = {
+            index: self._dataset.labels[index] for index, name in enumerate(self._dataset.names) if name not in excluded
+        }
+        self.indices = sorted(choose_balanced(labels, self.num_images, self.seed))
+        self._batch_size = self.batch_size or dataloader.get('batch_size', 1)
+        chunks = range(0, len(self.indices), self._batch_size)
+        self._chunks = [self.indices[start : start + self._batch_size] for start in chunks]
+        self._cache = self._fill_cache()
+
+    @property
+    def images(self) -> list[str]:
+        return [self._dataset.names[index] for index in self.indices]
+
+    def held_out(self, model: nn.Module, dataloader: dict) -> 'AccuracyReward | None':
+        other = AccuracyReward(None, self.seed, self._batch_size, cache_gb=0)
+        other._prepare(model, dataloader, excluded=set(self.images))
+        return other if other.indices else None
+
+    def one_batch(self) -> dict[str, Any]:
+        return self._load(self.indices[:1])
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> float:
+        correct = sum(
+            int(sample.pred_label) == int(sample.gt_label)
+            for batch in self.batches()
+            for sample in model(**batch, mode='predict')
+        )
+        return sum(all_gather_object(correct)) / len(self.indices)
+
+    def batches(self) -> Iterator[dict]:
+        """This rank's images as the model takes them, cached ones first."""
+        for number, chunk in enumerate(self._own_chunks()):
+            batch = self._cache[number] if number < len(self._cache) else self._load(chunk)
+            # Predictions are written into the samples: the cached ones stay clean.
+            yield dict(inputs=batch['inputs'], data_samples=[sample.clone() for sample in batch['data_samples']])
+
+    def _own_chunks(self) -> list[list[int]]:
+        rank, world_size = get_dist_info()
+        return self._chunks[rank::world_size]
+
+    def _fill_cache(self) -> list[dict]:
+        cache: list[dict] = []
+        room = self.cache_gb * 1e9
+        for chunk in self._own_chunks() if room else []:
+            batch = self._load(chunk)
+            room -= batch['inputs'].numel() * batch['inputs'].element_size()
+            if room < 0:
+                break
+            cache.append(batch)
+        return cache
+
+    def _load(self, chunk: list[int]) -> dict:
+        try:
+            return self._preprocess(pseudo_collate([self._dataset[index] for index in chunk]), False)
+        except OSError as error:
+            raise AutoDFPError(
+                f'the reward needs images which cannot be read ({error}); check data_root of its data loader'
+            ) from None
+
+
+def choose_balanced(labels: dict[int, int], num: int | None, seed: int) -> list[int]:
+    """Choose images in random order such that the classes' counts differ by one at most, as far as they reach.
+
+    Args:
+        labels (dict[int, int]): Image to its class.
+        num (int | None): How many to choose; None or too many: all.
+        seed (int): Seed of the choice.
+
+    Returns:
+        list[int]: Images: one of each class in random order of the classes, then a second one of each, and so on.
+    """
+    rng = np.random.default_rng(seed)
+    members: dict[int, list[int]] = {}
+    for image in rng.permutation(sorted(labels)).tolist():
+        members.setdefault(labels[image], []).append(image)
+    rounds = [(place, rng.random(), image) for images in members.values() for place, image in enumerate(images)]
+    return [image for *_, image in sorted(rounds)][:num]
+
+
+def _build_dataset(config: dict):
+    dataset = build(DATASETS, config)
+    if not hasattr(dataset, 'labels') or not hasattr(dataset, 'names'):
+        raise AutoDFPError(
+            f'AccuracyReward needs labelled images in val_dataloader, found a {type(dataset).__name__}; use CIFAR10, '
+            'ImageFolder, SklearnDigits or another subclass of ClassificationDataset'
+        )
+    return dataset

@@ -1,0 +1,134 @@
+"""Beyond the paper: pruned channels made up from all retained ones, in least squares on synthetic images."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmautodfp.errors import AutoDFPError
+from mmautodfp.kernels import least_squares_delivery, output_variance, rank_by_explanation
+from mmautodfp.registry import RECONSTRUCTORS
+
+from .plan import PruningPlan
+from .reconstructors import OutputChange, Reconstruction, Reconstructor
+from .refine import Refinement, bounded_gain, refine
+from .slim import Restore
+from .synthetic import InputMoments, SyntheticImages, input_moments, inputs_of
+from .units import PrunableUnit, find_units
+
+RANKINGS = ('l2', 'explanation')
+
+
+@dataclass(frozen=True)
+class _Consumer:
+    """A consumer as an episode needs it: dense weight [M, N, taps], [taps, taps] and the outputs' variance [M]."""
+
+    weight: Tensor
+    taps: Tensor
+    variance: Tensor
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A unit as an episode needs it: mean [N] and covariance [N, N] of its channels, as the consumers read them."""
+
+    mean: Tensor
+    covariance: Tensor
+    consumers: dict[str, _Consumer]
+
+
+@RECONSTRUCTORS.register_module()
+class SyntheticLeastSquares(Reconstructor):
+    """Every pruned channel is the best guess that the retained ones allow, learned on images that come from nowhere.
+
+    Random overlapping ellipses pass once through the dense module, every BatchNorm using the batch's own statistics, so
+    that its output has the mean and deviation of the training whatever the images are. From the channels' mean and
+    covariance follows, for any retained channels, the least-squares delivery; what is left over on average moves into
+    the consumer's norm or bias, and the consumer's outputs get back their deviation. That is what an episode costs. The
+    best plan is refined once more, unit by unit (:mod:`mmautodfp.surgery.refine`).
+
+    Args:
+        images (dict | None): Settings of :class:`SyntheticImages`. Defaults to None: 64 dead-leaves images of 256
+            pixels, at the scale of the model's data preprocessor.
+        ridge (float): Share of the mean variance that is added to each retained channel's. Defaults to 1e-2.
+        ranking (str): Which channels stay: 'l2', the paper's, or 'explanation', those from which the others can be
+            guessed best where the consumer looks. Defaults to 'explanation'.
+        rematch (bool): Give the consumers' outputs back their deviation. Defaults to True.
+        refinement (dict | bool): Settings of :class:`mmautodfp.surgery.refine.Refinement`; False leaves it out.
+            Defaults to True: its own.
+
+    Raises:
+        AutoDFPError: A setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        images: dict | None = None,
+        ridge: float = 1e-2,
+        ranking: str = 'explanation',
+        rematch: bool = True,
+        refinement: dict | bool = True,
+    ):
+        super().__init__()
+        if ridge < 0:
+            raise AutoDFPError(f'ridge must be 0 or more, got {ridge}')
+        if ranking not in RANKINGS:
+            raise AutoDFPError(f'ranking of the channels is one of {", ".join(RANKINGS)}, got {ranking!r}')
+        self.images = SyntheticImages(**(images or {}))
+        self.ridge = ridge
+        self.rank_by = ranking
+        self.rematch = rematch
+        settings = {} if isinstance(refinement, bool) else refinement
+        self.refinement = None if refinement is False else Refinement(**settings)
+        self._units: dict[str, _Unit] = {}
+        self._twin: nn.Module | None = None
+        self._batches: Callable[[], Iterator[tuple]] | None = None
+
+    def _fit(self, module: nn.Module, model: nn.Module | None) -> None:
+        model = module if model is None else model
+        device = next(module.parameters()).device
+        images = list(self.images.normalized_as(model).batches(device))  # small beside a layer's outputs
+        self._batches = lambda: (inputs_of(model, module, batch) for batch in images)
+        units = find_units(module)
+        layers = [(consumer.name, unit.num_channels) for unit in units for consumer in unit.consumers]
+        training = model.training
+        model.eval()
+        moments, statistics = input_moments(module, layers, self._batches())
+        model.train(training)
+        self._units = {unit.name: self._keep(module, unit, moments) for unit in units}
+        self._twin = statistics.twin(module) if self.refinement else None
+
+    def _keep(self, module: nn.Module, unit: PrunableUnit, moments: dict[str, InputMoments]) -> _Unit:
+        own = moments[unit.consumers[0].name].moments
+        consumers = {}
+        for consumer in unit.consumers:
+            layer = module.get_submodule(consumer.name)
+            weight = layer.weight.detach().flatten(1).unflatten(1, (unit.num_channels, -1)).clone()
+            taps = moments[consumer.name].taps
+            consumers[consumer.name] = _Consumer(weight, taps, output_variance(weight, own.covariance, taps))
+        return _Unit(own.mean, own.covariance, consumers)
+
+    def ranking(self, unit: PrunableUnit) -> Tensor | None:
+        if self.rank_by == 'l2':
+            return None
+        known = self._units[unit.name]
+        matters = sum(torch.einsum('ons,oms->nm', c.weight, c.weight) for c in known.consumers.values())
+        return rank_by_explanation(known.covariance, matters)
+
+    def reconstruct(self, unit: PrunableUnit, keep: Tensor, lam: float) -> Reconstruction:
+        known = self._units[unit.name]
+        delivery, constant = least_squares_delivery(known.mean, known.covariance, keep, self.ridge)
+        changes = {}
+        if self.rematch:
+            covariance = known.covariance[keep][:, keep]
+            for name, consumer in known.consumers.items():
+                merged = torch.einsum('mns,nk->mks', consumer.weight.double(), delivery)
+                gain = bounded_gain(consumer.variance, output_variance(merged, covariance, consumer.taps))
+                # What the gain adds to the mean is taken out again.
+                changes[name] = OutputChange(gain, (1 - gain) * (merged.sum(2) @ known.mean[keep]))
+        return Reconstruction(delivery, constant, changes)
+
+    def finish(self, module: nn.Module, plan: PruningPlan, restore: Restore) -> None:
+        if self.refinement:
+            refine(module, self._twin, plan, self, self._batches, self.refinement, restore)

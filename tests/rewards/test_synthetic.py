@@ -1,0 +1,91 @@
+"""The reward without data: what it says of models that are, and are not, like the dense one."""
+
+import pytest
+import torch
+from conftest import build_resnet, random_plan
+from torch import nn
+
+from mmautodfp import AutoDFPError
+from mmautodfp.rewards import SyntheticReward
+from mmautodfp.surgery import PruneOnly, PruningPlan, SimilarityReconstructor, UnitPlan, apply_plan, find_units
+
+IMAGES = dict(num_images=4, size=32, batch_size=2)
+
+
+class Detector(nn.Module):
+    """As much of a detector as the reward looks at."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = build_resnet()
+
+    def extract_feat(self, images):
+        return self.backbone(images)
+
+
+@pytest.fixture(scope='module')
+def detector():
+    return Detector().eval()
+
+
+def uniform(module, share):
+    plans = {}
+    for unit in find_units(module):
+        plans[unit.name] = UnitPlan(tuple(range(max(1, int(unit.num_channels * share)))), unit.num_channels)
+    return PruningPlan(plans)
+
+
+@pytest.mark.parametrize('measure', ['error', 'cosine'])
+@pytest.mark.parametrize('statistics', ['batch', 'running'])
+def test_the_dense_model_is_worth_one_and_less_channels_are_worth_less(detector, measure, statistics):
+    reward = SyntheticReward(IMAGES, measure, statistics)
+    reward.prepare(detector)
+    assert reward(detector) == pytest.approx(1, abs=1e-6)
+    values = []
+    for share in (0.95, 0.6, 0.2):
+        with apply_plan(detector.backbone, uniform(detector.backbone, share), PruneOnly()):
+            values.append(reward(detector))
+    assert 1 > values[0] > values[1] > values[2]
+    assert reward(detector) == pytest.approx(1, abs=1e-6)
+
+
+def test_error_is_the_missed_share_of_the_variance(detector):
+    reward = SyntheticReward(IMAGES, statistics='running')
+    reward.prepare(detector)
+    images = torch.cat(reward._batches)
+    with torch.no_grad():
+        dense = detector.extract_feat(images)
+        with apply_plan(detector.backbone, random_plan(detector.backbone), SimilarityReconstructor()):
+            found, value = detector.extract_feat(images), reward(detector)
+    missed = []
+    for a, b in zip(found, dense, strict=True):
+        halves = [b[:2] - b[:2].mean((0, 2, 3), keepdim=True), b[2:] - b[2:].mean((0, 2, 3), keepdim=True)]
+        missed.append(((a - b) ** 2).sum() / sum((half**2).sum() for half in halves))
+    assert value == pytest.approx(1 - float(torch.stack(missed).mean()), abs=1e-4)
+
+
+def test_it_leaves_norms_as_they_were(detector):
+    before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+    reward = SyntheticReward(IMAGES)
+    reward.prepare(detector)
+    reward(detector)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in detector.state_dict().items())
+    assert not any('forward' in vars(layer) for layer in detector.modules())
+
+
+def test_a_classifier_is_compared_by_its_logits():
+    classifier = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    reward = SyntheticReward(IMAGES)
+    reward.prepare(classifier)
+    assert reward(classifier) == pytest.approx(1, abs=1e-6)
+    classifier[4].weight.data *= -1
+    assert reward(classifier) < 0
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [dict(measure='l1'), dict(statistics='none'), dict(images=dict(kind='cats')), dict(images=dict(num_images=0))],
+)
+def test_settings_out_of_range_are_told(settings):
+    with pytest.raises(AutoDFPError):
+        SyntheticReward(**settings)

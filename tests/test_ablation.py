@@ -1,0 +1,57 @@
+"""The measurements of the compensation: their arithmetic, their files, and the README's tables."""
+
+import numpy as np
+import pytest
+from conftest import REPO
+from scipy.stats import spearmanr
+from tables import tables
+
+from mmautodfp.ablation import VARIANTS, ablate, measure_cost
+from mmautodfp.rank_plans import rank_plans, spearman
+
+RESULTS = REPO / 'configs/demo/results/least_squares'
+CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
+
+
+def test_spearman_is_scipys():
+    random = np.random.default_rng(0)
+    for levels in (4, 1000):  # with many equal values and with few
+        a, b = random.integers(levels, size=(2, 50))
+        assert spearman(a, a + b) == pytest.approx(spearmanr(a, a + b).statistic)
+    assert spearman(np.ones(5), np.arange(5)) == 0
+
+
+def test_variants_are_measured_once_and_on_exact_shares(small_demo, monkeypatch):
+    monkeypatch.chdir(REPO)
+    reports = []
+    variants = {name: VARIANTS[name] for name in ('prune only', 'episode')}
+    settings = dict(images=dict(num_images=4, size=64), cfg_options=small_demo)
+    result = ablate(CONFIG, [0.7], variants, **settings, report=lambda content: reports.append(str(content)))
+    assert len(reports) == 2
+    for rows in result['variants'].values():
+        assert rows['0.7']['params'] <= 0.7
+        assert 0 < rows['0.7']['metric'] < 1
+    known = {name: dict(rows) for name, rows in result['variants'].items()}
+    again = ablate(CONFIG, [0.7], variants, **settings, known=result, report=lambda content: reports.append(content))
+    assert len(reports) == 2
+    assert again['variants'] == known
+
+
+def test_plans_are_ranked_by_every_reward(small_demo, monkeypatch):
+    monkeypatch.chdir(REPO)
+    result = rank_plans(CONFIG, 3, images=dict(num_images=2, size=64), cfg_options=small_demo)
+    assert {len(values) for values in result['values'].values()} == {3}
+    for name, rho in result['correlation'].items():
+        assert rho['all'] == pytest.approx(spearman(result['values']['truth'], result['values'][name]))
+        assert -1 <= rho['better_half'] <= 1
+
+
+def test_cost_is_measured_step_by_step(monkeypatch):
+    monkeypatch.chdir(REPO)
+    result = measure_cost('configs/demo/faster_rcnn_digits.py', dict(images=dict(num_images=2, size=64)))
+    assert set(result['seconds']) == {'moments', 'ranking', 'episode', 'full'}
+    assert result['peak_memory_gb']['before'] <= result['peak_memory_gb']['after']
+
+
+def test_the_readmes_tables_are_those_of_the_files():
+    assert tables(RESULTS) in (REPO / 'README.md').read_text()

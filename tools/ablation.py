@@ -1,0 +1,65 @@
+"""Measure what each part of the compensation is worth, on uniform plans, without a search.
+
+Figures that the output file holds already are kept; so an interrupted measurement goes on.
+
+Example:
+    python tools/ablation.py configs/demo/faster_rcnn_digits_autodfp.py --image-size 128 --out ablation.json
+"""
+
+import re
+from pathlib import Path
+
+from _cli import new_parser, read_options
+
+
+def main() -> None:
+    parser = new_parser(__doc__)
+    parser.add_argument('config', help='config of a model with the search settings')
+    parser.add_argument('checkpoint', nargs='?', help="trained weights (default: the config's load_from)")
+    parser.add_argument('--ratios', type=float, nargs='+', default=[0.9, 0.8, 0.7, 0.5], help='shares that stay')
+    parser.add_argument('--channels', action='store_true', help="shares of each unit's channels, not of parameters")
+    parser.add_argument('--image-size', type=int, default=256, help='of the synthetic images (default: 256)')
+    parser.add_argument('--num-images', type=int, default=64, help='synthetic images (default: 64)')
+    parser.add_argument('--units-per-pass', type=int, default=1, help='of the full pass (default: 1)')
+    parser.add_argument('--cost', action='store_true', help='instead, seconds and memory on random weights')
+    parser.add_argument('--only', default='', help='regular expression that the names of variants must match')
+    parser.add_argument('--out', type=Path, required=True, help='JSON file to write')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='overrides of the config')
+    args = parser.parse_args()
+
+    from mmautodfp.ablation import VARIANTS, ablate, measure_cost
+    from mmautodfp.fileio import load_json, save_json
+
+    images = dict(size=args.image_size, num_images=args.num_images)
+    refinement = dict(units_per_pass=args.units_per_pass)
+    if args.cost:
+        result = measure_cost(args.config, dict(images=images, refinement=refinement))
+        save_json(result, args.out)
+        print(f'{result["seconds"]} s, {result["peak_memory_gb"]} GB')
+        return
+
+    def report(result: dict) -> None:
+        save_json(result, args.out)
+        name, rows = list(result['variants'].items())[-1]
+        figures = '  '.join(f'{ratio}: {row["metric"]:.4f}' for ratio, row in rows.items())
+        print(f'{name:32} {figures}', flush=True)
+
+    variants = {name: variant for name, variant in VARIANTS.items() if re.fullmatch(args.only or '.*', name)}
+    known = load_json(args.out, 'the earlier result') if args.out.exists() else None
+    result = ablate(
+        args.config,
+        args.ratios,
+        variants,
+        args.checkpoint,
+        args.channels,
+        images,
+        refinement,
+        read_options(args.cfg_options),
+        known,
+        report,
+    )
+    print(f'dense {result["metric"]}: {result["dense"]:.4f}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,36 @@
+"""Measure how well rewards without data rank random plans: Spearman's correlation with the config's own reward.
+
+Example:
+    python tools/rank_plans.py configs/demo/faster_rcnn_digits_autodfp.py --image-size 128 --out rank.json
+"""
+
+from pathlib import Path
+
+from _cli import new_parser, read_options
+
+
+def main() -> None:
+    parser = new_parser(__doc__)
+    parser.add_argument('config', help='config of a model with the search settings')
+    parser.add_argument('checkpoint', nargs='?', help="trained weights (default: the config's load_from)")
+    parser.add_argument('--plans', type=int, default=100, help='random plans (default: 100)')
+    parser.add_argument('--image-size', type=int, default=256, help='of the synthetic images (default: 256)')
+    parser.add_argument('--num-images', type=int, default=16, help='synthetic images of each reward (default: 16)')
+    parser.add_argument('--out', type=Path, required=True, help='JSON file to write')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='overrides of the config')
+    args = parser.parse_args()
+
+    from mmautodfp.fileio import save_json
+    from mmautodfp.rank_plans import rank_plans
+
+    def report(result: dict) -> None:
+        save_json(result, args.out)
+        figures = '  '.join(f'{name}: {rho["all"]:.3f}' for name, rho in result['correlation'].items())
+        print(f'{result["plans"]} plans  {figures}', flush=True)
+
+    images = dict(size=args.image_size, num_images=args.num_images)
+    rank_plans(args.config, args.plans, args.checkpoint, images, read_options(args.cfg_options), report)
+
+
+if __name__ == '__main__':
+    main()
