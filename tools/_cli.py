@@ -65,7 +65,7 @@ def main(command: str, args: argparse.Namespace) -> None:
     try:
         if kind == 'cuda' and not torch.cuda.is_available():
             raise AutoDFPError(f'device {device} was asked for, but torch finds no GPU; use --device cpu')
-        arguments['cfg_options'] = _read_options(arguments['cfg_options'])
+        arguments['cfg_options'] = read_options(arguments['cfg_options'])
         getattr(apis, command)(**arguments)
     except AutoDFPError as error:
         print(f'error: {error}', file=sys.stderr)
@@ -76,7 +76,7 @@ def main(command: str, args: argparse.Namespace) -> None:
         sys.exit(130)
 
 
-def _read_options(options: list[str]) -> dict:
+def read_options(options: list[str]) -> dict:
     """KEY=VALUE pairs, read as mmengine reads them."""
     from mmengine.config import DictAction
 

@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from _cli import new_parser
+from _cli import new_parser, read_options
 
 
 def main() -> None:
@@ -24,6 +24,13 @@ def main() -> None:
     parser.add_argument('--search-images', type=int, default=1000, help='images that reward a search (default: 1000)')
     parser.add_argument('--images', type=int, help='images for the uniform rows (default: all)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the searches (default: 0)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='override settings of the searches, such as autodfp.agent.warmup_episodes=100',
+    )
     parser.add_argument('--out', type=Path, default=Path('work_dirs/reproduce'), help='folder of the result')
     args = parser.parse_args()
 
@@ -41,6 +48,7 @@ def main() -> None:
         search_images=args.search_images,
         num_images=args.images,
         seed=args.seed,
+        cfg_options=read_options(args.cfg_options),
     )
     try:
         rows = reproduce(settings)

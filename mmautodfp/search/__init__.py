@@ -3,12 +3,14 @@
 from .agent import Agent, AgentSpec, Trajectory
 from .baselines import RandomSearch, UniformPlan
 from .environment import PruningEnv, RatioRange
+from .evolution import CMAES
 from .replay import ReplayBuffer
 from .sac import SAC, SACConfig
 from .searcher import History, Progress, Searcher
 from .state import LayerState, layer_state, scale_states
 
 __all__ = [
+    'CMAES',
     'SAC',
     'Agent',
     'AgentSpec',
