@@ -37,20 +37,20 @@ def main() -> None:
     from mmautodfp import AutoDFPError
     from mmautodfp.reproduce import ALL_TABLES, NETWORKS, Settings, reproduce, write_report
 
-    settings = Settings(
-        out=args.out,
-        checkpoints=args.checkpoints,
-        cifar10=args.cifar10,
-        imagenet=args.imagenet,
-        tables=tuple(args.tables or ALL_TABLES),
-        networks=tuple(args.networks or NETWORKS),
-        episodes=args.episodes,
-        search_images=args.search_images,
-        num_images=args.images,
-        seed=args.seed,
-        cfg_options=read_options(args.cfg_options),
-    )
     try:
+        settings = Settings(
+            out=args.out,
+            checkpoints=args.checkpoints,
+            cifar10=args.cifar10,
+            imagenet=args.imagenet,
+            tables=tuple(args.tables or ALL_TABLES),
+            networks=tuple(args.networks or NETWORKS),
+            episodes=args.episodes,
+            search_images=args.search_images,
+            num_images=args.images,
+            seed=args.seed,
+            cfg_options=read_options(args.cfg_options),
+        )
         rows = reproduce(settings)
     except AutoDFPError as error:
         print(f'error: {error}', file=sys.stderr)
