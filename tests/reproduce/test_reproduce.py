@@ -1,5 +1,7 @@
 import json
+from dataclasses import asdict
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,22 @@ def test_rows_without_weights_are_listed_as_such_and_not_guessed(tmp_path):
     assert '- not measured: 10 of VGG-16, CIFAR-10: no weights: vgg16_cifar10.pth is not there' in text
     assert json.loads((tmp_path / 'reproduce.json').read_text())['rows'] == rows
     assert not (tmp_path / 'pareto.png').exists()
+
+
+def test_the_curves_of_figure_6_are_drawn_from_the_points_that_there_are(tmp_path):
+    rows = [
+        asdict(claim)
+        | dict(ours=80.0, params_ratio=claim.preserve_ratio, ours_flops_ratio=0.5, images=10, episodes=None)
+        for claim in claims(('fig6',), ('vgg16_cifar10', 'resnet56_cifar10'))
+    ]
+    for row in rows:
+        row['reason'] = 'needs a search: --episodes' if row['method'] == 'autodfp' else None
+        row['ours'] = None if row['reason'] else row['ours']
+    write_report(rows, tmp_path, {})
+    assert cv2.imread(str(tmp_path / 'pareto.png')).shape[1] > 800  # two panels side by side
+    text = (tmp_path / 'reproduce.md').read_text()
+    assert text.count('| - | 80.00 % |') == 24
+    assert text.count('- not measured: 6 of ') == 2
 
 
 @pytest.fixture
