@@ -7,6 +7,7 @@ reward      an episode against MMDetection's runner.val() on the same images, an
 racing      searches with and without stopping hopeless plans early, over five seeds
 precision   whether lower precision ranks a hundred random plans as float32 does
 ranks       seconds an episode on one rank and on two
+search      random search, CMA-ES and SAC over seeds; for all it takes --seeds and --episodes
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from _cli import new_parser
 
-KINDS = ('reward', 'racing', 'precision', 'ranks')
+KINDS = ('reward', 'racing', 'precision', 'ranks', 'search')
 
 
 def main() -> None:
@@ -24,16 +25,20 @@ def main() -> None:
     parser.add_argument(
         '--repeat', type=int, help='measurements (reward), seeds (racing), plans (precision) or episodes (ranks)'
     )
+    parser.add_argument('--episodes', type=int, default=100, help='of each search, for search (default: 100)')
+    parser.add_argument('--seeds', type=int, default=5, help='searches of each kind, for search (default: 5)')
     parser.add_argument('--out', type=Path, help='JSON file to write as well')
     args = parser.parse_args()
 
     from mmautodfp import benchmark
+    from mmautodfp.benchmark_search import benchmark_search
 
     calls = dict(
         reward=lambda n=5: benchmark.benchmark_reward(args.config, n),
         racing=lambda n=5: benchmark.benchmark_racing(args.config, range(n)),
         precision=lambda n=100: benchmark.benchmark_precision(args.config, n),
         ranks=lambda n=24: benchmark.benchmark_ranks(args.config, episodes=n),
+        search=lambda: benchmark_search(args.config, args.episodes, args.seeds),
     )
     call = calls[args.what]
     text = json.dumps(call() if args.repeat is None else call(args.repeat), indent=2)

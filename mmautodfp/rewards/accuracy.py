@@ -105,11 +105,13 @@ class AccuracyReward(Reward):
 
     def _load(self, chunk: list[int]) -> dict:
         try:
-            return self._preprocess(pseudo_collate([self._dataset[index] for index in chunk]), False)
+            batch = self._preprocess(pseudo_collate([self._dataset[index] for index in chunk]), False)
         except OSError as error:
             raise AutoDFPError(
                 f'the reward needs images which cannot be read ({error}); check data_root of its data loader'
             ) from None
+        # Convolutions on a CPU take a fifth to a third less time so.
+        return dict(batch, inputs=batch['inputs'].contiguous(memory_format=torch.channels_last))
 
 
 def choose_balanced(labels: dict[int, int], num: int | None, seed: int) -> list[int]:
