@@ -7,20 +7,26 @@ import logging
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from mmengine.runner import Runner
+from scipy.stats import spearmanr
 
 from .apis import build_runner, find_checkpoint, load_config
+from .errors import AutoDFPError
 from .fileio import load_json, save_json
 from .hooks import AutoDFPHook
-from .registry import HOOKS, build
-from .surgery import apply_plan
+from .registry import HOOKS, REWARDS, build
+from .search import Racing, RandomSearch
+from .surgery import PruningPlan, apply_plan
 
 
 def benchmark_reward(config: str | os.PathLike, repeat: int = 5, checkpoint: str | None = None) -> dict[str, Any]:
@@ -32,34 +38,170 @@ def benchmark_reward(config: str | os.PathLike, repeat: int = 5, checkpoint: str
         checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
 
     Returns:
-        dict[str, Any]: Median seconds of an episode, of its parts and of ``runner.val()``, both on the uniformly
-        pruned model, the ratio of the two, and the machine.
+        dict[str, Any]: Median seconds of an episode and of ``runner.val()``, both on the uniformly pruned model, the
+        ratio of the two, an episode's parts on one thread, and the machine.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        cfg = load_config(config, scratch, 'none', None)
-        cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
-        cfg.log_level = 'ERROR'
-        hook = build(HOOKS, cfg.autodfp.to_dict())
+        runner, hook = _prepare(config, scratch, checkpoint)
         with quiet():
-            runner = build_runner(cfg)
-            runner.load_or_resume()
-            hook.prepare(runner)
             _restrict_validation(runner, hook, Path(scratch))
         plan = hook.env.uniform_plan()
         with quiet():
             seconds = dict(
                 episode=median(repeat, lambda: hook.evaluate(plan)),
-                surgery=median(repeat, lambda: apply_plan(hook.target, plan, hook.reconstructor)()),
             )
             with apply_plan(hook.target, plan, hook.reconstructor):
-                seconds |= _reward_parts(hook, repeat)
                 seconds['mmdet_val'] = median(repeat, lambda: runner.val())
+            parts = _reward_parts(hook, plan, repeat)
     return dict(
         images=len(hook.reward.images),
         seconds=seconds,
         ratio=seconds['mmdet_val'] / seconds['episode'],
+        precision=hook.reward.precision,
+        one_thread=parts,
+        share_beside_forward=1 - parts['forward'] / parts['episode'],
         machine=describe_machine(),
     )
+
+
+def benchmark_racing(
+    config: str | os.PathLike, seeds: Sequence[int] = (0, 1, 2, 3, 4), checkpoint: str | None = None
+) -> dict[str, Any]:
+    """What a race loses and saves: the same searches with and without it.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry.
+        seeds (Sequence[int]): Seeds of the searches. Defaults to (0, 1, 2, 3, 4).
+        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
+
+    Returns:
+        dict[str, Any]: For either way and each seed the best reward, the held-out metric of its plan, the share of
+        the images that were evaluated and the seconds; and their means.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        _, hook = _prepare(config, scratch, checkpoint)
+        ways: dict[str, list[dict]] = {'whole': [], 'racing': []}
+        for seed in seeds:
+            hook.seed = seed
+            for way, found in ways.items():
+                hook.racing = Racing() if way == 'racing' else None
+                searcher = hook.build_searcher(Path(scratch) / f'{way}{seed}.pth')
+                with quiet():
+                    plan = searcher.run()
+                done = hook.image_evaluations(searcher.history)
+                with apply_plan(hook.target, plan, hook.reconstructor):
+                    held_out = hook.held_out(hook.model)
+                found.append(
+                    dict(
+                        seed=seed,
+                        best_reward=searcher.best_reward,
+                        held_out=held_out,
+                        evaluated=done['done'] / done['without_racing'],
+                        seconds=sum(searcher.history.seconds),
+                    )
+                )
+    means = {
+        way: {key: statistics.mean(row[key] for row in found) for key in found[0] if key != 'seed'}
+        for way, found in ways.items()
+    }
+    return dict(episodes=hook.num_episodes, stages=hook.reward.stages, means=means, **ways, machine=describe_machine())
+
+
+def benchmark_precision(
+    config: str | os.PathLike, plans: int = 100, precision: str = 'auto', checkpoint: str | None = None
+) -> dict[str, Any]:
+    """Whether a lower precision ranks plans as float32 does.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry.
+        plans (int): Random plans around the uniform one, within the budget. Defaults to 100.
+        precision (str): To compare with float32. Defaults to 'auto'.
+        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
+
+    Returns:
+        dict[str, Any]: Spearman's rank correlation, the largest difference, and both rewards of each plan.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        runner, hook = _prepare(config, scratch, checkpoint)
+        settings = dict(runner.cfg.autodfp.reward.to_dict())
+        units = [f'{hook.module}.{unit.name}' for unit in hook.units]
+        rewards = {}
+        for name in ('float32', precision):
+            with quiet():
+                reward = build(REWARDS, settings | dict(precision=name))
+                reward.prepare(hook.model, runner.cfg.val_dataloader, units)
+            rewards[reward.precision] = reward
+        explorer = RandomSearch(hook.spec, around_uniform=True)
+        found: dict[str, list[float]] = {name: [] for name in rewards}
+        for episode in range(plans):
+            explorer.begin_episode(episode)
+            rollout = hook.env.rollout(explorer.act)
+            with apply_plan(hook.target, hook.env.plan(rollout.widths, rollout.lams), hook.reconstructor):
+                for name, reward in rewards.items():
+                    found[name].append(reward(hook.model))
+    first, last = next(iter(found.values())), list(found.values())[-1]
+    return dict(
+        plans=plans,
+        precision=list(found)[-1],
+        spearman=float(spearmanr(first, last).statistic),
+        largest_difference=max(abs(a - b) for a, b in zip(first, last, strict=True)),
+        rewards=found,
+        machine=describe_machine(),
+    )
+
+
+def benchmark_ranks(
+    config: str | os.PathLike, ranks: int = 2, episodes: int = 24, checkpoint: str | None = None
+) -> dict[str, Any]:
+    """Seconds an episode of a search on one and on several ranks; on a CPU with one thread each.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry.
+        ranks (int): Defaults to 2.
+        episodes (int): Of each search. Defaults to 24.
+        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
+
+    Returns:
+        dict[str, Any]: Seconds an episode for either number of ranks, and how many times faster the several are.
+
+    Raises:
+        AutoDFPError: A search failed.
+    """
+    seconds = {}
+    for count in (1, ranks):
+        with tempfile.TemporaryDirectory() as scratch:
+            options = {'autodfp.compare': False, 'autodfp.opening_lams': []}
+            call = dict(
+                config=str(config), checkpoint=checkpoint, work_dir=scratch, episodes=episodes, launcher='pytorch'
+            )
+            code = f'from mmautodfp.apis import prune; prune(**{call!r}, cfg_options={options!r})'
+            launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={count}']
+            environment = os.environ | dict(OMP_NUM_THREADS='1')
+            result = subprocess.run(
+                [*launcher, '--no-python', sys.executable, '-c', code], env=environment, capture_output=True, text=True
+            )
+            if result.returncode:
+                raise AutoDFPError(f'the search on {count} ranks failed: {result.stderr.strip().splitlines()[-1]}')
+            seconds[count] = load_json(Path(scratch) / 'summary.json', 'the summary')['seconds']['search'] / episodes
+    return dict(
+        episodes=episodes,
+        seconds_per_episode=seconds,
+        ratio=seconds[1] / seconds[ranks],
+        machine=describe_machine() | dict(threads=1),
+    )
+
+
+def _prepare(config: str | os.PathLike, scratch: str, checkpoint: str | None) -> tuple[Runner, AutoDFPHook]:
+    """A runner and a hook that is ready to search."""
+    cfg = load_config(config, scratch, 'none', None)
+    cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
+    cfg.log_level = 'ERROR'
+    hook = build(HOOKS, cfg.autodfp.to_dict())
+    with quiet():
+        runner = build_runner(cfg)
+        runner.load_or_resume()
+        hook.prepare(runner)
+    return runner, hook
 
 
 def _restrict_validation(runner: Runner, hook: AutoDFPHook, scratch: Path) -> None:
@@ -77,19 +219,45 @@ def _restrict_validation(runner: Runner, hook: AutoDFPHook, scratch: Path) -> No
     runner.val()  # builds the loop and starts the workers
 
 
-@torch.no_grad()
-def _reward_parts(hook: AutoDFPHook, repeat: int) -> dict[str, float]:
-    batches = list(hook.reward.batches())
-    found = hook.reward.detect(hook.model)
+def _reward_parts(hook: AutoDFPHook, plan: PruningPlan, repeat: int) -> dict[str, float]:
+    """Where an episode's seconds go, on one thread, so that they add up."""
+    reward, clock = hook.reward, {}
 
-    def forward() -> None:
-        for batch in batches:
-            hook.model.extract_feat(batch['inputs'])
+    def timed(name: str, call: Callable) -> Callable:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            _wait_for_gpu()
+            start = time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                _wait_for_gpu()
+                clock[name] = clock.get(name, 0.0) + time.perf_counter() - start
 
-    features = median(repeat, forward)
-    detections = median(repeat, lambda: hook.reward.detect(hook.model))
-    metric = median(repeat, lambda: hook.reward.score(found))
-    return dict(backbone_and_neck=features, heads_and_post_processing=detections - features, mAP=metric)
+        return run
+
+    heads = reward.detector.predictors() if reward.detector else []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with contextlib.ExitStack() as patches:
+        patches.callback(torch.set_num_threads, threads)
+        for head in heads:
+            patches.enter_context(patch.object(head, 'predict_by_feat', timed('post_processing', head.predict_by_feat)))
+        patches.enter_context(patch.object(reward, 'detect', timed('detect', reward.detect)))
+        patches.enter_context(patch.object(reward, 'score', timed('mAP', reward.score)))
+        episodes = []
+        for _ in range(repeat + 1):
+            clock.clear()
+            timed('episode', hook.evaluate)(plan)
+            episodes.append(dict(clock))
+    parts = {name: statistics.median(e.get(name, 0.0) for e in episodes[1:]) for name in episodes[0]}
+    post_processing = parts.get('post_processing', 0.0)
+    return dict(
+        episode=parts['episode'],
+        forward=parts['detect'] - post_processing,
+        post_processing=post_processing,
+        mAP=parts['mAP'],
+        surgery=parts['episode'] - parts['detect'] - parts['mAP'],
+    )
 
 
 def median(repeat: int, call: Callable[[], Any]) -> float:

@@ -22,8 +22,26 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
     Args:
         path (str | os.PathLike): Where the content shall appear; its folder is made if need be.
+
+    Raises:
+        AutoDFPError: It cannot be written, for want of space or of the right to.
     """
     path = Path(path)
+    try:
+        with _replacing(path) as scratch:
+            yield scratch
+    except (OSError, RuntimeError) as error:  # torch says RuntimeError if a disk is full
+        if isinstance(error, RuntimeError) and not re.search('PytorchStreamWriter|inline_container', str(error)):
+            raise
+        reason = getattr(error, 'strerror', None) or 'the disk is full or failing'
+        raise AutoDFPError(
+            f'{path} could not be written ({reason}); what was there before is untouched: make room, or name another '
+            'folder, and go on from there'
+        ) from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f'.{path.stem}.', suffix=path.suffix, dir=path.parent)
     os.close(handle)

@@ -1,8 +1,11 @@
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import REPO
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
@@ -19,6 +22,34 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):
         scratch.write_text(f'half of {1 / 0}')
     assert load_json(path, 'it') == [1]
     assert os.listdir(tmp_path) == ['file.json']
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path):
+    save_tensors(dict(weight=torch.zeros(3)), tmp_path / 'search.pth')
+    (tmp_path / 'notes.txt').write_text('old')
+    code = (
+        'import resource, sys, torch\n'
+        'from mmautodfp import AutoDFPError\n'
+        'from mmautodfp.fileio import save_tensors, save_text\n'
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n'
+        'calls = [lambda: save_tensors(dict(weight=torch.ones(10**6)), "search.pth"),\n'
+        '         lambda: save_text("x" * 10**6, "notes.txt")]\n'
+        'for call in calls:\n'
+        '    try:\n'
+        '        call()\n'
+        '    except AutoDFPError as error:\n'
+        '        print(error)\n'
+    )
+    run = [sys.executable, '-c', code]
+    result = subprocess.run(
+        run, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {'PYTHONPATH': str(REPO)}
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert [line.split(' could not be written (')[0] for line in lines] == ['search.pth', 'notes.txt']
+    assert all('what was there before is untouched' in line for line in lines)
+    assert torch.load(tmp_path / 'search.pth')['weight'].tolist() == [0, 0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['notes.txt', 'search.pth']
 
 
 def test_files_get_the_usual_permissions_and_missing_folders(tmp_path):

@@ -5,6 +5,11 @@ import os
 import signal
 import sys
 
+KEPT = {
+    'prune': '; finished episodes are kept: the same command with --resume goes on',
+    'sweep': '; finished runs and episodes are kept: the same command goes on',
+}
+
 
 def new_parser(doc: str) -> argparse.ArgumentParser:
     """A parser that shows a tool's docstring as it is."""
@@ -14,7 +19,7 @@ def new_parser(doc: str) -> argparse.ArgumentParser:
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that mmdet's tools have as well."""
     parser.add_argument('--work-dir', help='where the results go (default: work_dirs/<config name>)')
-    parser.add_argument('--device', type=_device, help="'cpu', 'cuda' or 'cuda:N' (default: a GPU if there is one)")
+    add_device(parser)
     # torch.distributed.launch passes it, and so do scripts written for mmdet's tools.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
@@ -23,6 +28,16 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='allow a checkpoint that holds Python objects; reading it can run code hidden in it',
     )
+    add_cfg_options(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    parser.add_argument('--device', type=_device, help="'cpu', 'cuda' or 'cuda:N' (default: a GPU if there is one)")
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -40,7 +55,7 @@ def _device(text: str) -> str:
 
 
 def main(command: str, args: argparse.Namespace) -> None:
-    """Run a function of :mod:`mmautodfp.apis`; exit code 2 and one sentence if the request cannot be met."""
+    """Run a command of the package; exit code 2 and one sentence if the request cannot be met."""
     # mmengine looks for a GPU when it is imported, so the choice has to be made before that.
     kind, _, index = (args.device or '').partition(':')
     if kind == 'cpu':
@@ -49,11 +64,15 @@ def main(command: str, args: argparse.Namespace) -> None:
         # A scheduler may have given this job some of the GPUs: N counts among those.
         visible = [gpu for gpu in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',') if gpu]
         os.environ['CUDA_VISIBLE_DEVICES'] = visible[int(index)] if int(index) < len(visible) else index
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    os.environ.setdefault('LOCAL_RANK', str(getattr(args, 'local_rank', 0)))
 
     import torch
 
-    from mmautodfp import AutoDFPError, apis
+    from mmautodfp import AutoDFPError
+    from mmautodfp.apis import evaluate, prune
+    from mmautodfp.sweep import sweep
+
+    commands = dict(prune=prune, evaluate=evaluate, sweep=sweep)
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -61,17 +80,17 @@ def main(command: str, args: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, interrupt)  # as schedulers stop a job
     arguments = vars(args)
     device = arguments.pop('device')
-    arguments.pop('local_rank')
+    arguments.pop('local_rank', None)
     try:
         if kind == 'cuda' and not torch.cuda.is_available():
             raise AutoDFPError(f'device {device} was asked for, but torch finds no GPU; use --device cpu')
         arguments['cfg_options'] = read_options(arguments['cfg_options'])
-        getattr(apis, command)(**arguments)
+        commands[command](**arguments)
     except AutoDFPError as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        kept = '; finished episodes are kept: the same command with --resume goes on' if command == 'prune' else ''
+        kept = KEPT.get(command, '')
         print(f'interrupted{kept}', file=sys.stderr)
         sys.exit(130)
 

@@ -7,6 +7,7 @@ autodfp = dict(
     p_min=0.2,
     p_max=1.0,
     num_episodes=5000,
+    racing=None,  # stop hopeless plans early: in searches of 500 episodes or more; True or False decide otherwise
     agent=dict(
         type='SAC',
         hidden_sizes=(256, 256),
@@ -21,7 +22,8 @@ autodfp = dict(
         credit='episode',  # the paper's is 'bootstrap', which only teaches the last unit; see SACConfig
     ),
     reconstructor=dict(type='SimilarityReconstructor'),
-    reward=dict(type='CocoReward', num_images=500, seed=0),
+    # 'auto': bfloat16 or float16 where the device is faster in it; it ranks plans as float32 does (README)
+    reward=dict(type='CocoReward', num_images=500, seed=0, precision='auto'),
     clustering=dict(eps=0.5, min_samples=5),
     bias_threshold=0.5,  # the paper does not tell it
     opening_lams=(0.0, 0.5, 1.0),  # uniform plans played first; the paper has none

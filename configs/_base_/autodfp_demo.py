@@ -6,5 +6,5 @@ autodfp = dict(
     budget=dict(preserve_ratio=0.7),
     num_episodes=120,
     agent=dict(warmup_episodes=40, warmup='around_uniform'),
-    reward=dict(num_images=128, batch_size=32),
+    reward=dict(num_images=128, batch_size=16),
 )

@@ -34,12 +34,14 @@ class Row:
         held_out_metric (float | None): Metric on images that the search has not seen.
         counts (dict[str, dict]): 'module_params', 'model_params', 'module_flops' and 'model_flops', each with the
             ``count`` and the preserved ``ratio``.
+        widths (dict[str, int]): Unit to the number of channels that stay.
     """
 
     name: str
     search_metric: float | None
     held_out_metric: float | None
     counts: dict[str, dict]
+    widths: dict[str, int]
 
 
 def slim_config(cfg: Config, module: str, widths: dict[str, int], checkpoint: str | os.PathLike | None) -> Config:
@@ -143,6 +145,7 @@ class RunArtifacts:
         self.summary |= dict(config=str(self.cfg.filename), module=self.module, **facts)
         self.summary['results'] = [
             dict(name=row.name, search_metric=row.search_metric, held_out_metric=row.held_out_metric, **row.counts)
+            | dict(widths=row.widths)
             for row in rows
         ]
         self.summary['versions'] = _versions()

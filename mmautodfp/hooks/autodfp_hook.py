@@ -1,15 +1,16 @@
 """The piece that faces MMEngine: Runner in, search, pruned model out."""
 
 import hashlib
+import inspect
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -18,10 +19,18 @@ from torch import nn
 from mmautodfp.errors import AutoDFPError
 from mmautodfp.kernels import rank_channels
 from mmautodfp.registry import AGENTS, BUDGETS, HOOKS, RECONSTRUCTORS, REWARDS, build
-from mmautodfp.search import AgentSpec, Progress, PruningEnv, RatioRange, Searcher, layer_state, scale_states
+from mmautodfp.search import (
+    AgentSpec,
+    History,
+    Progress,
+    PruningEnv,
+    Racing,
+    RatioRange,
+    Searcher,
+    layer_state,
+    scale_states,
+)
 from mmautodfp.surgery import (
-    NeuronMerging,
-    PruneOnly,
     PruningPlan,
     apply_plan,
     measure_positions,
@@ -32,6 +41,9 @@ from mmautodfp.surgery import (
 )
 
 from .artifacts import Row, RunArtifacts, slim_config
+from .comparison import choose_contestants, digest_weights, measure
+
+LONG_SEARCH = 500  # episodes, from which on a race pays
 
 
 @HOOKS.register_module()
@@ -49,6 +61,9 @@ class AutoDFPHook(Hook):
         reconstructor (dict | None): Config of the compensation. Defaults to None: the paper's (Eq. 12 and 16).
         reward (dict | None): Config of the reward. Defaults to None: COCO mAP on 500 images.
         num_episodes (int): Episodes of the search, warm-up and opening included. Defaults to 5000.
+        racing (dict | bool | None): Arguments of :class:`mmautodfp.search.Racing`, which stops plans that part of the
+            images show to be hopeless; True for its defaults, False for none. Defaults to None: in searches of 500
+            episodes or more.
         p_min (float): Least share of channels that any unit keeps. Defaults to 0.2.
         p_max (float): Largest. Defaults to 1.
         opening_lams (Sequence[float]): The first episodes play the uniform plan with these lambdas, so that the
@@ -76,6 +91,7 @@ class AutoDFPHook(Hook):
         reconstructor: dict | None = None,
         reward: dict | None = None,
         num_episodes: int = 5000,
+        racing: dict | bool | None = None,
         p_min: float = 0.2,
         p_max: float = 1.0,
         opening_lams: Sequence[float] = (0.0, 0.5, 1.0),
@@ -100,6 +116,9 @@ class AutoDFPHook(Hook):
         self.reconstructor = build(RECONSTRUCTORS, reconstructor or dict(type='SimilarityReconstructor'))
         self.reward = build(REWARDS, reward or dict(type='CocoReward'))
         self.num_episodes = num_episodes
+        if racing is None:
+            racing = num_episodes >= LONG_SEARCH
+        self.racing = _build_racing({} if racing is True else racing)
         self.opening_lams = tuple(opening_lams)
         self.clustering = clustering or {}
         if not set(self.clustering) <= {'eps', 'min_samples'}:
@@ -126,7 +145,9 @@ class AutoDFPHook(Hook):
         slim_config(runner.cfg, self.module, {}, None)  # better to know now than after the search
         self.units = self._survey()
         self.reconstructor.ensure_fitted(self.target)
-        self.reward.prepare(self.model, runner.cfg.val_dataloader)
+        self.reward.prepare(
+            self.model, runner.cfg.val_dataloader, [f'{self.module}.{unit.name}' for unit in self.units]
+        )
         self.logger.info(f'each episode is rewarded with {self.reward.name} on {len(self.reward.images)} images')
         self.held_out = self.reward.held_out(self.model, runner.cfg.test_dataloader) if self.compare else None
         if self.compare and self.held_out is None:
@@ -141,9 +162,9 @@ class AutoDFPHook(Hook):
         if self.artifacts is not None:
             return  # tested once more: the model is pruned already
         self.prepare(runner)
-        searcher = self._build_searcher(runner.cfg, Path(runner.work_dir) / 'search.pth')
+        searcher = self._begin_or_resume(runner.cfg, Path(runner.work_dir) / 'search.pth')
         start = time.perf_counter()
-        plan = _from_main_process(searcher.run())
+        plan = searcher.run()
         seconds = time.perf_counter() - start
         self.artifacts = RunArtifacts(runner.cfg, Path(runner.work_dir), self.module, plan, self.settings)
         with apply_plan(self.target, plan, self.reconstructor):
@@ -156,10 +177,12 @@ class AutoDFPHook(Hook):
             best_episode=searcher.history.best,
             seconds=dict(search=sum(searcher.history.seconds), this_run=seconds),
             seed=self.seed,
+            ranks=get_world_size(),
             budget=dict(type=type(self.budget).__name__, preserve_ratio=self.budget.preserve_ratio)
             | dict(scope=self.budget.scope),
             metric=self.reward.name,
             search_images=len(self.reward.images),
+            image_evaluations=self.image_evaluations(searcher.history),
             held_out_images=len(self.held_out.images) if self.held_out else 0,
             flops_input=self.flops_input,
             **self.settings,
@@ -211,9 +234,15 @@ class AutoDFPHook(Hook):
             ratios=self.ratios,
         )
 
-    def _build_searcher(self, cfg: Config, checkpoint: Path) -> Searcher:
+    @property
+    def spec(self) -> AgentSpec:
+        """The task as an agent sees it."""
         uniform = self.ratios.to_action(self.budget.uniform_ratio())
-        spec = AgentSpec(self.env.horizon, uniform_action=(uniform, 0.5), seed=self.seed)
+        return AgentSpec(self.env.horizon, uniform_action=(uniform, 0.5), seed=self.seed)
+
+    def build_searcher(self, checkpoint: Path, identity: dict[str, Any] | None = None) -> Searcher:
+        """A search that has not begun; :meth:`prepare` must have been called."""
+        spec = self.spec
         agent = build(AGENTS, self.agent, spec=spec)
         warmup = getattr(getattr(agent, 'config', None), 'warmup_episodes', 0)
         if self.num_episodes <= warmup:
@@ -221,16 +250,22 @@ class AutoDFPHook(Hook):
                 f'all {self.num_episodes} episodes are warm-up: the plans are random; lower agent.warmup_episodes '
                 f'({warmup}) or raise num_episodes'
             )
-        searcher = Searcher(
+        return Searcher(
             self.env,
             agent,
             self.num_episodes,
-            opening=[torch.tensor([[uniform, lam]] * self.env.horizon) for lam in self.opening_lams],
+            opening=[torch.tensor([[spec.uniform_action[0], lam]] * spec.horizon) for lam in self.opening_lams],
             checkpoint=checkpoint if is_main_process() else None,
             checkpoint_interval=self.checkpoint_interval,
-            identity=self._identity(cfg),
+            identity=identity,
             report=self._report,
+            evaluate=self._evaluate_in_stages if self.racing else None,
+            num_stages=len(self.reward.stages),
+            racing=self.racing,
         )
+
+    def _begin_or_resume(self, cfg: Config, checkpoint: Path) -> Searcher:
+        searcher = self.build_searcher(checkpoint, self._identity(cfg))
         if self.resume:
             searcher.resume(checkpoint)
             self.logger.info(f'resumed after {len(searcher.history)} episodes, best {searcher.best_reward:.4f}')
@@ -242,9 +277,6 @@ class AutoDFPHook(Hook):
 
     def _identity(self, cfg: Config) -> dict[str, Any]:
         """What a search must share with the one that it resumes; the agent checks its own settings."""
-        weights = hashlib.sha256()
-        for name, tensor in self.model.state_dict().items():
-            weights.update(name.encode() + tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
         dataset = cfg.val_dataloader.dataset.to_dict()
         dataset.pop('data_root', None)  # the data may move
         names = [os.path.basename(image) for image in self.reward.images]
@@ -259,9 +291,9 @@ class AutoDFPHook(Hook):
             ratios=[self.ratios.low, self.ratios.high],
             opening_lams=list(self.opening_lams),
             reconstructor=repr(self.settings['reconstructor']),
-            reward=self.reward.name,
+            reward=self.reward.identity,
             images=hashlib.sha256('\n'.join(names).encode()).hexdigest(),
-            weights=weights.hexdigest(),
+            weights=digest_weights(self.model),
             seed=self.seed,
         )
 
@@ -270,9 +302,14 @@ class AutoDFPHook(Hook):
         with apply_plan(self.target, plan, self.reconstructor):
             return self.reward(self.model)
 
+    def _evaluate_in_stages(self, plan: PruningPlan) -> Iterator[float]:
+        """The same, on more and more images; the plan is undone when the iterator is closed."""
+        with apply_plan(self.target, plan, self.reconstructor):
+            yield from self.reward.evaluate(self.model)
+
     def _report(self, progress: Progress) -> None:
         scalars = dict(reward=progress.reward, best=progress.best_reward, **progress.scalars)
-        scalars |= dict(params=self.costs.params[self.budget.scope].ratio(self.env.widths))
+        scalars |= dict(params=self.costs.params[self.budget.scope].ratio(progress.widths))
         self.visualizer.add_scalars({f'autodfp/{k}': v for k, v in scalars.items()}, step=progress.episode)
         done = progress.episode + 1
         if progress.improved or done % self.log_interval == 0 or done == progress.num_episodes:
@@ -282,26 +319,24 @@ class AutoDFPHook(Hook):
                 f'{" (new)" if progress.improved else ""}  {progress.seconds:.1f} s  eta {minutes}:{seconds:02d}'
             )
 
+    def image_evaluations(self, history: History) -> dict[str, int]:
+        """Images that the search evaluated, and how many there would have been without a race."""
+        whole = len(self.reward.images) * len(history)
+        if not self.racing:
+            return dict(done=whole, without_racing=whole)
+        return dict(done=sum(self.reward.stages[len(row) - 1] for row in history.stages), without_racing=whole)
+
     def _compare(self, plan: PruningPlan, reward: float) -> list[Row]:
-        """The dense model, the uniform plan and the found one, on the search's images and on others."""
-        dense, uniform = PruningPlan({}), self.env.uniform_plan()
-        contestants = [
-            ('dense', dense, PruneOnly()),
-            ('uniform, pruned only', uniform, PruneOnly()),
-            ('uniform, Neuron Merging', uniform, NeuronMerging()),
-            ('uniform, same compensation', uniform, self.reconstructor),
-            ('AutoDFP', plan, self.reconstructor),
-        ]
         if not self.compare:
-            return [Row('AutoDFP', reward, None, self._counts(plan))]
+            return [Row('AutoDFP', reward, None, self._counts(plan), plan.widths)]
         unseen = len(self.held_out.images) if self.held_out else 0
         self.logger.info(f'comparing on the search images and on {unseen} that it has not seen')
-        rows = []
-        for name, contestant, reconstructor in contestants:
-            with apply_plan(self.target, contestant, reconstructor):
-                figures = [metric(self.model) if metric else None for metric in (self.reward, self.held_out)]
-            rows.append(Row(name, *figures, self._counts(contestant)))
-        return rows
+        contestants = choose_contestants(self.env.uniform_plan(), plan, self.reconstructor)
+        figures = measure(self.model, self.target, contestants, [self.reward, self.held_out])
+        return [
+            Row(contestant.name, *values, self._counts(contestant.plan), contestant.plan.widths)
+            for contestant, values in zip(contestants, figures, strict=True)
+        ]
 
     def _counts(self, plan: PruningPlan) -> dict[str, dict]:
         widths = [plan.widths.get(unit.name, unit.num_channels) for unit in self.units]
@@ -319,8 +354,11 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
         ) from None
 
 
-def _from_main_process(plan: PruningPlan) -> PruningPlan:
-    """All ranks go on with one plan, whatever rounding has made of theirs."""
-    content = [plan.to_dict()]
-    broadcast_object_list(content)
-    return PruningPlan.from_dict(content[0])
+def _build_racing(settings: dict | bool) -> Racing | None:
+    if settings is False:
+        return None
+    try:
+        return Racing(**settings)
+    except TypeError:
+        known = ', '.join(inspect.signature(Racing).parameters)
+        raise AutoDFPError(f'racing was asked for {settings}; it takes True, False or a dict of {known}') from None

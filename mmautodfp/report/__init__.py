@@ -1,5 +1,5 @@
-"""What a run leaves behind, drawn."""
+"""Pictures of a run."""
 
-from .plots import draw_run
+from .plots import draw_pareto, draw_run
 
-__all__ = ['draw_run']
+__all__ = ['draw_pareto', 'draw_run']

@@ -58,3 +58,37 @@ def _draw_strategy(axes: Axes, ratios: dict[str, float], lams: Sequence[float]) 
     axes.set(ylim=(0, 1.05), title='Strategy', xlim=(-0.6, len(ratios) - 0.4))
     axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
     axes.grid(alpha=0.3, axis='y')
+
+
+def draw_pareto(path: str | os.PathLike, cells: Sequence[dict], methods: dict[str, str]) -> None:
+    """Draw held-out metric over preserved parameters, a panel a detector (the paper's Fig. 6).
+
+    Args:
+        path (str | os.PathLike): PNG to write.
+        cells (Sequence[dict]): Of a sweep, see :func:`mmautodfp.sweep.sweep`.
+        methods (dict[str, str]): Name in the cells to name in the legend.
+    """
+    configs = list(dict.fromkeys(cell['config'] for cell in cells))
+    figure = Figure(figsize=(4.2 * len(configs) + 1.5, 3.6), layout='constrained', facecolor='white')
+    panels = figure.subplots(1, len(configs), squeeze=False)[0]
+    for axes, config in zip(panels, configs, strict=True):
+        own = sorted((cell for cell in cells if cell['config'] == config), key=lambda cell: cell['preserve_ratio'])
+        _draw_methods(axes, own, methods)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside right center', frameon=False)
+    with atomic_path(path) as scratch:
+        figure.savefig(scratch, dpi=110, format='png')
+
+
+def _draw_methods(axes: Axes, cells: Sequence[dict], methods: dict[str, str]) -> None:
+    styles = ((GREY, ':'), (GREY, '--'), (ORANGE, '-'), (BLUE, '-'))
+    for (name, label), (colour, style) in zip(methods.items(), styles, strict=False):
+        known = [cell for cell in cells if None not in cell['held_out'].get(name, [None])]
+        ratios = [cell['params'][name] for cell in known]
+        values = [sum(cell['held_out'][name]) / len(cell['held_out'][name]) for cell in known]
+        axes.plot(ratios, values, style, marker='o', markersize=4, color=colour, label=label)
+    dense = [value for cell in cells for value in cell['held_out'].get('dense', []) if value is not None]
+    if dense:
+        axes.axhline(sum(dense) / len(dense), color='black', linewidth=0.8, label='dense')
+    axes.set(title=cells[0]['model'], xlabel='share of parameters kept', ylabel=f'held-out {cells[0]["metric"]}')
+    axes.grid(alpha=0.3)

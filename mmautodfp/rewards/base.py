@@ -1,6 +1,7 @@
 """What a search asks of a reward."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -16,12 +17,14 @@ class Reward(ABC):
     name: str = 'reward'
 
     @abstractmethod
-    def prepare(self, model: nn.Module, dataloader: dict) -> None:
+    def prepare(self, model: nn.Module, dataloader: dict, units: Sequence[str] = ()) -> None:
         """Choose and load the images, once, before the search.
 
         Args:
             model (nn.Module): The dense model; its data preprocessor is used.
             dataloader (dict): Config of the validation data loader.
+            units (Sequence[str]): Paths of the layers that plans will prune, in forward order; what runs before the
+                first of them is the same for all plans. Defaults to none: not told.
 
         Raises:
             AutoDFPError: The data cannot be had, or there is nothing to evaluate on.
@@ -30,6 +33,24 @@ class Reward(ABC):
     @abstractmethod
     def __call__(self, model: nn.Module) -> float:
         """Evaluate a model, higher is better. Silent; the model is in eval mode before and after."""
+
+    def evaluate(self, model: nn.Module) -> Iterator[float]:
+        """Evaluate a model on more and more of the images, as :attr:`stages` says; a race may stop in between.
+
+        Yields:
+            float: The metric on the images so far; the last one is what calling the reward gives.
+        """
+        yield self(model)
+
+    @property
+    def stages(self) -> list[int]:
+        """How many images there are after each step of :meth:`evaluate`, ascending. One stage by default."""
+        return [len(self.images)]
+
+    @property
+    def identity(self) -> str:
+        """What two rewards on the same images must share, so that their figures can be compared."""
+        return self.name
 
     @abstractmethod
     def one_batch(self) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from .agent import Agent, AgentSpec, Trajectory
 from .baselines import RandomSearch, UniformPlan
-from .environment import PruningEnv, RatioRange
+from .environment import PruningEnv, RatioRange, Rollout
 from .evolution import CMAES
+from .racing import Racing
+from .ranks import on_main, share_out
 from .replay import ReplayBuffer
 from .sac import SAC, SACConfig
 from .searcher import History, Progress, Searcher
@@ -18,13 +20,17 @@ __all__ = [
     'LayerState',
     'Progress',
     'PruningEnv',
+    'Racing',
     'RandomSearch',
     'RatioRange',
     'ReplayBuffer',
+    'Rollout',
     'SACConfig',
     'Searcher',
     'Trajectory',
     'UniformPlan',
     'layer_state',
+    'on_main',
     'scale_states',
+    'share_out',
 ]

@@ -35,6 +35,21 @@ class RatioRange:
         return min(1.0, max(0.0, (ratio - self.low) / (self.high - self.low)))
 
 
+@dataclass(frozen=True)
+class Rollout:
+    """What was done in an episode.
+
+    Attributes:
+        actions (Tensor): [L, 2] in [0, 1], as executed after the budget's bound.
+        widths (list[int]): [L], channels kept.
+        lams (list[float]): [L].
+    """
+
+    actions: Tensor
+    widths: list[int]
+    lams: list[float]
+
+
 class PruningEnv:
     """One episode prunes a network unit by unit; signatures as in Gymnasium.
 
@@ -90,22 +105,36 @@ class PruningEnv:
             (always False), and info: ``action`` [2], as executed after the budget's bound; ``width``, the channels
             kept; at the end ``plan``.
         """
+        executed = self._prune_next(action)
+        info = dict(action=executed, width=self.widths[-1])
         index = len(self.widths)
-        channels = len(self.rankings[index])
+        if index < self.horizon:
+            return self.states[index], 0.0, False, False, info
+        info['plan'] = self.plan(self.widths, self.lams)
+        return self.states[index - 1], self.evaluate(info['plan']), True, False, info
+
+    def rollout(self, act: Callable[[Tensor], Tensor]) -> Rollout:
+        """An episode without its reward, for evaluations that happen elsewhere or later.
+
+        Args:
+            act (Callable): From a state [D] to an action [2].
+        """
+        self.reset()
+        actions = [self._prune_next(act(state)) for state in self.states]
+        return Rollout(torch.stack(actions), list(self.widths), list(self.lams))
+
+    def _prune_next(self, action: Tensor) -> Tensor:
+        """Choose the next unit's width within the budget; the action as executed, [2]."""
+        channels = len(self.rankings[len(self.widths)])
         share, lam = (float(value) for value in action)
-        ratio = self.ratios.to_ratio(share)
-        (width,) = round_widths(ratio, [channels])  # Eq. 15
+        (width,) = round_widths(self.ratios.to_ratio(share), [channels])  # Eq. 15
         bound = self.budget.max_width(self.widths)  # Algorithm 1
         if width > bound:
             width = bound
             share = self.ratios.to_action(bound / channels)
         self.widths.append(width)
         self.lams.append(lam)
-        info = dict(action=torch.tensor([share, lam]), width=width)
-        if index + 1 < self.horizon:
-            return self.states[index + 1], 0.0, False, False, info
-        info['plan'] = self.plan(self.widths, self.lams)
-        return self.states[index], self.evaluate(info['plan']), True, False, info
+        return torch.tensor([share, lam])
 
     def plan(self, widths: Sequence[int], lams: Sequence[float]) -> PruningPlan:
         """The plan that keeps the ``widths`` highest-ranked channels; L widths and L lambdas."""

@@ -1,13 +1,16 @@
 """Episodes: play, learn, keep the best plan, save, go on where it stopped."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.dist import get_world_size
 from torch import Tensor
 
 from mmautodfp.errors import AutoDFPError
@@ -15,9 +18,11 @@ from mmautodfp.fileio import load_tensors, save_tensors
 from mmautodfp.surgery import PruningPlan
 
 from .agent import Agent, Trajectory, require_same
-from .environment import PruningEnv
+from .environment import PruningEnv, Rollout
+from .racing import Racing
+from .ranks import on_main, share_out
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -28,13 +33,15 @@ class History:
         rewards (list[float]): [E].
         widths (list[list[int]]): [E, L], channels kept.
         lams (list[list[float]]): [E, L].
-        seconds (list[float]): [E].
+        seconds (list[float]): [E]; the episodes of a round share its time.
+        stages (list[list[float]]): [E], rewards after each stage that was evaluated: all, unless a race ended early.
     """
 
     rewards: list[float] = field(default_factory=list)
     widths: list[list[int]] = field(default_factory=list)
     lams: list[list[float]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    stages: list[list[float]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -43,6 +50,33 @@ class History:
     def best(self) -> int:
         """The first episode with the highest reward."""
         return max(range(len(self)), key=self.rewards.__getitem__)
+
+    def add(self, rollout: Rollout, reward: float, stages: list[float], seconds: float) -> None:
+        """Append an episode."""
+        self.rewards.append(reward)
+        self.widths.append(rollout.widths)
+        self.lams.append(rollout.lams)
+        self.seconds.append(seconds)
+        self.stages.append(stages)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """As tensors; stages that were not evaluated are nan."""
+        longest = max(map(len, self.stages), default=0)
+        padded = [row + [math.nan] * (longest - len(row)) for row in self.stages]
+        return dict(
+            rewards=torch.tensor(self.rewards, dtype=torch.float64),
+            widths=torch.tensor(self.widths),
+            lams=torch.tensor(self.lams, dtype=torch.float64),
+            seconds=torch.tensor(self.seconds, dtype=torch.float64),
+            stages=torch.tensor(padded, dtype=torch.float64),
+        )
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Tensor]) -> 'History':
+        """Undo :meth:`state_dict`."""
+        columns = {item.name: state[item.name].tolist() for item in fields(cls)}
+        columns['stages'] = [[value for value in row if not math.isnan(value)] for row in columns['stages']]
+        return cls(**columns)
 
 
 @dataclass(frozen=True)
@@ -56,6 +90,8 @@ class Progress:
         best_reward (float): The highest so far.
         improved (bool): Whether this one is the highest so far.
         seconds (float): What it took.
+        widths (list[int]): [L], channels that it kept.
+        stages (int): After how many stages it was known.
         eta (float): Seconds that the rest will take at the pace of the last ten.
         scalars (dict[str, float]): What the agent reports of its learning.
     """
@@ -66,12 +102,17 @@ class Progress:
     best_reward: float
     improved: bool
     seconds: float
+    widths: list[int]
+    stages: int
     eta: float
     scalars: dict[str, float]
 
 
 class Searcher:
     """Runs a search.
+
+    In a distributed run, the episodes of a round are evaluated side by side, one a rank. Rank 0 alone acts and learns,
+    in the order of the ranks, and tells the others the plans; so a run is reproducible for a given number of ranks.
 
     Args:
         env (PruningEnv): The task.
@@ -85,6 +126,10 @@ class Searcher:
         identity (dict | None): JSON-able facts that must be the same on a resume, such as the budget and a digest of
             the weights. Defaults to None.
         report (Callable | None): Told a :class:`Progress` after each episode. Defaults to None.
+        evaluate (Callable | None): From a plan to its rewards after each of ``num_stages`` stages. Defaults to None:
+            one stage, the environment's own.
+        num_stages (int): Defaults to 1.
+        racing (Racing | None): Stops hopeless plans between stages. Defaults to None: none is stopped.
 
     Raises:
         AutoDFPError: A count is below 1.
@@ -100,6 +145,9 @@ class Searcher:
         checkpoint_interval: int = 1,
         identity: dict[str, Any] | None = None,
         report: Callable[[Progress], None] | None = None,
+        evaluate: Callable[[PruningPlan], Iterator[float]] | None = None,
+        num_stages: int = 1,
+        racing: Racing | None = None,
     ):
         for name, value in (('num_episodes', num_episodes), ('checkpoint_interval', checkpoint_interval)):
             if value < 1:
@@ -112,6 +160,9 @@ class Searcher:
         self.checkpoint_interval = checkpoint_interval
         self.identity = identity or {}
         self.report = report
+        self.evaluate = evaluate or (lambda plan: iter([env.evaluate(plan)]))
+        self.num_stages = num_stages
+        self.racing = racing
         self.history = History()
 
     def run(self) -> PruningPlan:
@@ -122,15 +173,15 @@ class Searcher:
         Returns:
             PruningPlan: The best plan of all episodes.
         """
-        unsaved = None
+        unsaved, saved = None, len(self.history)
         try:
             while len(self.history) < self.num_episodes:
-                self._episode()
-                # Taken between two episodes: in the middle of one, the agent's random state is already ahead.
+                self._round()
+                # Taken between two rounds: in the middle of one, the agent's random state is already ahead.
                 unsaved = self.state_dict() if self.checkpoint else None
-                if unsaved and len(self.history) % self.checkpoint_interval == 0:
+                if unsaved and len(self.history) - saved >= self.checkpoint_interval:
                     save_tensors(unsaved, self.checkpoint)
-                    unsaved = None
+                    unsaved, saved = None, len(self.history)
         finally:
             if unsaved:
                 save_tensors(unsaved, self.checkpoint)
@@ -147,64 +198,74 @@ class Searcher:
         """The highest reward so far."""
         return self.history.rewards[self.history.best]
 
-    def _episode(self) -> None:
+    def _round(self) -> None:
+        """As many episodes as there are ranks."""
         start = time.perf_counter()
-        trajectory = self._play(len(self.history))
-        scalars = self.agent.learn(trajectory)
-        history, reward = self.history, trajectory.rewards[-1].item()
-        improved = not len(history) or reward > self.best_reward
-        history.rewards.append(reward)
-        history.widths.append(list(self.env.widths))
-        history.lams.append(list(self.env.lams))
-        history.seconds.append(time.perf_counter() - start)
-        if self.report:
-            recent = history.seconds[-10:]
-            eta = sum(recent) / len(recent) * (self.num_episodes - len(history))
-            self.report(
-                Progress(
-                    episode=len(history) - 1,
-                    num_episodes=self.num_episodes,
-                    reward=reward,
-                    best_reward=self.best_reward,
-                    improved=improved,
-                    seconds=history.seconds[-1],
-                    eta=eta,
-                    scalars=scalars,
-                )
-            )
+        first = len(self.history)
+        count = min(get_world_size(), self.num_episodes - first)
+        rollouts = on_main(lambda: [self._act(first + number) for number in range(count)])
+        tasks = [partial(self._evaluate, first + number, rollout) for number, rollout in enumerate(rollouts)]
+        results = share_out(tasks)
+        scalars = on_main(lambda: [self._learn(*pair) for pair in zip(rollouts, results, strict=True)])
+        seconds = (time.perf_counter() - start) / count
+        for number, (rollout, (reward, stages)) in enumerate(zip(rollouts, results, strict=True)):
+            improved = not len(self.history) or reward > self.best_reward
+            self.history.add(rollout, reward, stages, seconds)
+            if self.report:
+                self.report(self._progress(improved, scalars[number]))
 
-    def _play(self, episode: int) -> Trajectory:
+    def _act(self, episode: int) -> Rollout:
         self.agent.begin_episode(episode)
-        state, _ = self.env.reset()
-        states, actions, rewards, terminated = [], [], [], False
-        while not terminated:
-            if episode < len(self.opening):
-                action = self.opening[episode][len(states)]
+        if episode < len(self.opening):
+            actions = iter(self.opening[episode])
+            return self.env.rollout(lambda _: next(actions))
+        return self.env.rollout(self.agent.act)
+
+    def _evaluate(self, episode: int, rollout: Rollout) -> tuple[float, list[float]]:
+        """The reward of an episode, and the rewards after each stage."""
+        rewards = self.evaluate(self.env.plan(rollout.widths, rollout.lams))
+        with contextlib.closing(rewards) if hasattr(rewards, 'close') else contextlib.nullcontext():
+            if self.racing:
+                reward, stages = self.racing.run(episode, rewards, self.num_stages, self.history.stages)
             else:
-                action = self.agent.act(state)
-            states.append(state)
-            state, reward, terminated, _, info = self.env.step(action)
-            if not math.isfinite(reward):
-                raise AutoDFPError(
-                    f'episode {episode} was rewarded with {reward}, which nothing can be learned from; look at the '
-                    'reward, then go on with --resume: the search up to here is kept'
-                )
-            actions.append(info['action'])
-            rewards.append(reward)
+                *_, reward = rewards
+                stages = [reward]
+        if not all(math.isfinite(value) for value in (reward, *stages)):
+            raise AutoDFPError(
+                f'episode {episode} was rewarded with {reward}, which nothing can be learned from; look at the '
+                'reward, then go on with --resume: the search up to here is kept'
+            )
+        return reward, stages
+
+    def _learn(self, rollout: Rollout, result: tuple[float, list[float]]) -> dict[str, float]:
         # float64 for the rewards: the best plan must not hang on a rounding.
-        return Trajectory(torch.stack(states), torch.stack(actions), torch.tensor(rewards, dtype=torch.float64))
+        rewards = torch.zeros(self.env.horizon, dtype=torch.float64)
+        rewards[-1] = result[0]
+        return self.agent.learn(Trajectory(self.env.states, rollout.actions, rewards))
+
+    def _progress(self, improved: bool, scalars: dict[str, float]) -> Progress:
+        history = self.history
+        recent = history.seconds[-10:]
+        return Progress(
+            episode=len(history) - 1,
+            num_episodes=self.num_episodes,
+            reward=history.rewards[-1],
+            best_reward=self.best_reward,
+            improved=improved,
+            seconds=history.seconds[-1],
+            widths=history.widths[-1],
+            stages=len(history.stages[-1]),
+            eta=sum(recent) / len(recent) * (self.num_episodes - len(history)),
+            scalars=scalars,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The whole search: agent, history, identity. Plain enough for ``torch.load(weights_only=True)``."""
-        history = self.history
         return dict(
             format=FORMAT,
             identity=self.identity,
             agent=self.agent.state_dict(),
-            rewards=torch.tensor(history.rewards, dtype=torch.float64),
-            widths=torch.tensor(history.widths),
-            lams=torch.tensor(history.lams, dtype=torch.float64),
-            seconds=torch.tensor(history.seconds, dtype=torch.float64),
+            history=self.history.state_dict(),
         )
 
     def resume(self, path: Path) -> None:
@@ -213,9 +274,12 @@ class Searcher:
         Raises:
             AutoDFPError: The file is missing, damaged, or of a search for something else; the message names what.
         """
+        self.history = on_main(lambda: self._load(path))
+
+    def _load(self, path: Path) -> History:
         state = load_tensors(path, 'the search to resume')
         if state.get('format') != FORMAT:
             raise AutoDFPError(f'{path} was expected to hold a search of format {FORMAT}, found {state.get("format")}')
         require_same('search', self.identity, state['identity'])
         self.agent.load_state_dict(state['agent'])
-        self.history = History(*(state[name].tolist() for name in ('rewards', 'widths', 'lams', 'seconds')))
+        return History.from_state_dict(state['history'])

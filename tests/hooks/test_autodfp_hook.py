@@ -18,9 +18,10 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmautodfp import AutoDFPError, apis
-from mmautodfp.hooks import find_module
+from mmautodfp.hooks import AutoDFPHook, find_module
 from mmautodfp.hooks.artifacts import slim_config
 from mmautodfp.registry import HOOKS, build
+from mmautodfp.rewards import CocoReward
 from mmautodfp.surgery import PruningPlan, SimilarityReconstructor, apply_plan, find_units
 
 CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
@@ -78,7 +79,7 @@ def test_scalars_of_every_episode_reach_the_visualizer(run):
     rewards = [json.loads(line) for line in lines if 'autodfp/reward' in line]
     assert [row['step'] for row in rewards] == [0, 1, 2, 3]
     history = torch.load(run[0] / 'search.pth', weights_only=True)
-    assert [row['autodfp/reward'] for row in rewards] == pytest.approx(history['rewards'].tolist())
+    assert [row['autodfp/reward'] for row in rewards] == pytest.approx(history['history']['rewards'].tolist())
 
 
 def test_the_checkpoint_is_plain_and_holds_what_the_counts_say(run):
@@ -136,7 +137,8 @@ def test_the_same_seed_gives_the_same_plan_and_resume_goes_on_from_it(run, small
     apis.prune(CONFIG, work_dir=str(tmp_path / 'a'), episodes=2, cfg_options=settings)
     apis.prune(CONFIG, work_dir=str(tmp_path / 'a'), episodes=4, resume=True, cfg_options=settings)
     for name in ('rewards', 'widths', 'lams'):
-        ours, first = (torch.load(path / 'search.pth', weights_only=True)[name] for path in (tmp_path / 'a', run[0]))
+        folders = (tmp_path / 'a', run[0])
+        ours, first = (torch.load(path / 'search.pth', weights_only=True)['history'][name] for path in folders)
         assert torch.equal(ours, first)
     assert PruningPlan.from_json(tmp_path / 'a' / 'strategy.json') == PruningPlan.from_json(run[0] / 'strategy.json')
     with pytest.raises(AutoDFPError, match=r"saved with budget=.*0.9, 'module'.* but .*0.5, 'module'"):
@@ -148,7 +150,8 @@ def test_an_earlier_search_that_is_not_resumed_is_kept_aside(small_demo, tmp_pat
     settings = small_demo | {'autodfp.compare': False}
     for episodes in (2, 1):
         apis.prune(CONFIG, work_dir=str(tmp_path), episodes=episodes, cfg_options=settings)
-    lengths = {path.name: len(torch.load(path, weights_only=True)['rewards']) for path in tmp_path.glob('search*.pth')}
+    searches = {path.name: torch.load(path, weights_only=True)['history'] for path in tmp_path.glob('search*.pth')}
+    lengths = {name: len(history['rewards']) for name, history in searches.items()}
     assert sorted(lengths.values()) == [1, 2]
     assert lengths['search.pth'] == 1
 
@@ -196,7 +199,7 @@ def prepared_hook(cfg, **settings):
 
 def test_the_opening_is_the_uniform_plan(demo_config):
     hook, _ = prepared_hook(demo_config)
-    searcher = hook._build_searcher(demo_config, Path(demo_config.work_dir) / 'search.pth')
+    searcher = hook.build_searcher(Path(demo_config.work_dir) / 'search.pth')
     for actions, lam in zip(searcher.opening, hook.opening_lams, strict=True):
         hook.env.reset()
         hook.env.evaluate = lambda plan: 0.0
@@ -277,18 +280,99 @@ def test_flops_of_the_whole_model_can_be_limited(small_demo, tmp_path, monkeypat
     assert summary['flops_input'] == [1, 3, 128, 128]
 
 
-def test_two_processes_find_what_one_finds(run, small_demo, tmp_path):
-    options = [f'{key}={value}' for key, value in small_demo.items()]
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29531']
-    tool = ['tools/prune.py', CONFIG, '--launcher=pytorch', '--device=cpu', f'--work-dir={tmp_path}', '--cfg-options']
-    environment = os.environ | dict(PYTHONPATH=str(REPO), OMP_NUM_THREADS='1')
-    result = subprocess.run([*torchrun, *tool, *options, 'autodfp.reward.batch_size=3'], cwd=REPO, env=environment)
-    assert result.returncode == 0
+def on_two_ranks(small_demo, folder, port, **options) -> subprocess.CompletedProcess:
+    options = [f'{key}={value}' for key, value in (small_demo | options).items()]
+    tool = [CONFIG, '2', '--device=cpu', f'--work-dir={folder}', '--cfg-options', *options]
+    environment = os.environ | dict(PYTHONPATH=str(REPO), OMP_NUM_THREADS='1', PORT=str(port), PYTHON=sys.executable)
+    return subprocess.run(
+        ['tools/dist_prune.sh', *tool], cwd=REPO, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_two_processes_share_the_episodes_and_agree_with_one_where_nothing_is_learned(run, small_demo, tmp_path):
+    result = on_two_ranks(small_demo, tmp_path, 29531)
+    assert result.returncode == 0, result.stderr
     ours, alone = (read(path / 'summary.json') for path in (tmp_path, run[0]))
-    assert ours['test'] == alone['test']
-    for row, expected in zip(ours['results'], alone['results'], strict=True):
-        assert row == expected
-    assert PruningPlan.from_json(tmp_path / 'strategy.json') == PruningPlan.from_json(run[0] / 'strategy.json')
+    assert ours['ranks'] == 2
+    assert ours['episodes'] == 4
+    for row, expected in zip(ours['results'][:-1], alone['results'][:-1], strict=True):
+        assert row['module_params'] == expected['module_params']
+        # One thread a rank and two in one process: sums are taken in another order.
+        assert row['held_out_metric'] == pytest.approx(expected['held_out_metric'], abs=2e-3)
+    rewards = [torch.load(path / 'search.pth')['history']['rewards'] for path in (tmp_path, run[0])]
+    assert rewards[0][:3].tolist() == pytest.approx(rewards[1][:3].tolist(), abs=2e-2)  # the opening's
+
+
+def test_a_rank_that_fails_ends_the_job_with_its_error(small_demo, tmp_path):
+    (tmp_path / 'mmautodfp_broken.py').write_text(
+        'from mmengine.dist import get_rank\n'
+        'from mmautodfp.registry import REWARDS\n'
+        'from mmautodfp.rewards import CocoReward\n\n'
+        '@REWARDS.register_module()\n'
+        'class Broken(CocoReward):\n'
+        '    def __call__(self, model):\n'
+        '        if get_rank() == 1:\n'
+        "            raise OSError('the image has vanished')\n"
+        '        return super().__call__(model)\n'
+    )
+    config = tmp_path / 'broken.py'
+    config.write_text(
+        f"_base_ = {str(REPO / CONFIG)!r}\ncustom_imports = dict(imports=['mmautodfp_broken'])\n"
+        "autodfp = dict(reward=dict(type='Broken'))\n"
+    )
+    options = [f'{key}={value}' for key, value in small_demo.items()]
+    environment = os.environ | dict(
+        PYTHONPATH=f'{REPO}{os.pathsep}{tmp_path}', OMP_NUM_THREADS='1', PORT='29532', PYTHON=sys.executable
+    )
+    result = subprocess.run(
+        ['tools/dist_prune.sh', config, '2', '--device=cpu', f'--work-dir={tmp_path}/w', '--cfg-options', *options],
+        cwd=REPO,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode != 0
+    assert 'rank 1 failed, which ends the job on all ranks: OSError: the image has vanished' in result.stderr
+
+
+def test_an_image_that_vanishes_in_mid_search_is_named_and_the_search_kept(
+    digits_root, small_demo, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(REPO)
+    shutil.copytree(digits_root / 'val', tmp_path / 'val')
+    rewarded = []
+
+    def vanish(reward, model):
+        rewarded.append(1)
+        if len(rewarded) == 3:
+            os.remove(reward.images[0])
+        return CocoReward.score(reward, reward.detect(model))
+
+    monkeypatch.setattr(CocoReward, '__call__', vanish)
+    options = {'autodfp.reward.cache_gb': 0, 'val_dataloader.dataset.data_prefix.img': str(tmp_path / 'val') + '/'}
+    with pytest.raises(AutoDFPError, match=r'the reward needs image .*/val/.*\.png, which cannot be read'):
+        apis.prune(CONFIG, work_dir=str(tmp_path / 'w'), cfg_options=small_demo | options)
+    assert len(torch.load(tmp_path / 'w/search.pth')['history']['rewards']) == 2
+
+
+def test_a_race_is_run_where_it_is_asked_for(small_demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
+    options = {
+        'autodfp.racing': dict(warmup=4, risk=0.2),
+        'autodfp.num_episodes': 12,
+        'autodfp.agent.warmup_episodes': 12,
+        'autodfp.budget.preserve_ratio': 0.6,
+        'autodfp.compare': False,
+    }
+    apis.prune(CONFIG, work_dir=str(tmp_path), cfg_options=small_demo | options)
+    evaluations = read(tmp_path / 'summary.json')['image_evaluations']
+    history = torch.load(tmp_path / 'search.pth')['history']
+    stages = torch.tensor([2, 4, 8])[(~history['stages'].isnan()).sum(1) - 1]
+    assert evaluations == dict(done=int(stages.sum()), without_racing=12 * 8)
+    assert AutoDFPHook(num_episodes=500).racing is not None
+    assert AutoDFPHook(num_episodes=499).racing is None
+    assert AutoDFPHook(num_episodes=500, racing=False).racing is None
 
 
 @pytest.mark.parametrize(
@@ -307,6 +391,10 @@ def test_two_processes_find_what_one_finds(run, small_demo, tmp_path):
         ({'autodfp.budget.preserve_ratio': 0.1}, 'can only reach 0.*; raise the ratio or lower p_min'),
         ({'autodfp.budget.type': 'Price'}, 'known are FlopBudget, ParamBudget'),
         ({'autodfp.num_episodes': 0}, 'num_episodes=0'),
+        ({'autodfp.racing': dict(speed=3)}, 'it takes True, False or a dict of risk, warmup, refresh'),
+        ({'autodfp.racing': dict(risk=2)}, 'risk=2; it must lie between'),
+        ({'autodfp.reward.precision': 'int8'}, "precision='int8'; it must be auto, float32"),
+        ({'autodfp.reward.stages': (0.5, 0.2)}, 'they must ascend'),
         ({'autodfp.module': ''}, 'name a part of the model'),
         ({'autodfp.agent.type': 'RandomSearch'}, '_delete_=True'),
         ({'autodfp.reconstructor.normalization': 'l1'}, "'max' or 'minmax', got 'l1'"),

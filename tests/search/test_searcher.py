@@ -121,7 +121,7 @@ def test_kill_9_at_20_random_moments_changes_nothing(tmp_path, monkeypatch):
         process.kill()
         process.join()
         if path.exists():
-            readable += len(torch.load(path, weights_only=True)['rewards']) > 0
+            readable += len(torch.load(path, weights_only=True)['history']['rewards']) > 0
     assert readable >= 10
     whole, last = make_searcher(60), make_searcher(60, path)
     last.resume(path)
@@ -135,12 +135,12 @@ def test_the_checkpoint_is_written_while_the_search_goes_on(tmp_path):
     lengths = []
 
     def reward(plan):
-        lengths.append(len(torch.load(path, weights_only=True)['rewards']) if path.exists() else 0)
+        lengths.append(len(torch.load(path, weights_only=True)['history']['rewards']) if path.exists() else 0)
         return taste(plan)
 
     make_searcher(5, path, reward=reward).run()
     assert lengths == [0, 0, 2, 2, 4]
-    assert len(torch.load(path, weights_only=True)['rewards']) == 5
+    assert len(torch.load(path, weights_only=True)['history']['rewards']) == 5
     assert [file.name for file in tmp_path.iterdir()] == ['search.pth']
 
 
@@ -150,7 +150,7 @@ def test_a_reward_that_is_no_number_stops_with_the_search_intact(tmp_path, bad):
     rewards = iter([0.1, 0.2, bad])
     with pytest.raises(AutoDFPError, match=f'episode 2 was rewarded with {bad}.*--resume'):
         make_searcher(5, path, reward=lambda plan: next(rewards)).run()
-    assert torch.load(path, weights_only=True)['rewards'].tolist() == [0.1, 0.2]
+    assert torch.load(path, weights_only=True)['history']['rewards'].tolist() == [0.1, 0.2]
 
 
 @pytest.mark.parametrize(

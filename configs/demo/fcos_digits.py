@@ -1,0 +1,57 @@
+"""FCOS, caffe-style ResNet-50 at a quarter of its width, FPN with 64 channels, on the digits.
+
+Trained from scratch with `python tools/train_demo.py configs/demo/fcos_digits.py`.
+"""
+
+_base_ = '../_base_/digits_detection.py'
+
+model = dict(
+    type='FCOS',
+    data_preprocessor=dict(
+        type='DetDataPreprocessor',
+        mean=[102.9801, 115.9465, 122.7717],
+        std=[57.375, 57.12, 58.395],
+        bgr_to_rgb=False,
+        pad_size_divisor=32,
+    ),
+    backbone=dict(
+        type='ResNet',
+        depth=50,
+        base_channels=16,
+        num_stages=4,
+        out_indices=(0, 1, 2, 3),
+        frozen_stages=-1,
+        norm_cfg=dict(type='BN', requires_grad=True),
+        norm_eval=False,
+        style='caffe',
+    ),
+    neck=dict(
+        type='FPN',
+        in_channels=[64, 128, 256, 512],
+        out_channels=64,
+        start_level=1,
+        add_extra_convs='on_output',
+        num_outs=5,
+        relu_before_extra_convs=True,
+    ),
+    bbox_head=dict(
+        type='FCOSHead',
+        num_classes=10,
+        in_channels=64,
+        feat_channels=64,
+        stacked_convs=4,
+        strides=[8, 16, 32, 64, 128],
+        # Digits are 10 to 60 pixels wide: so chosen that more than one level of the FPN is used.
+        regress_ranges=((-1, 16), (16, 32), (32, 64), (64, 128), (128, 1e8)),
+        loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
+        loss_bbox=dict(type='IoULoss', loss_weight=1.0),
+        loss_centerness=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
+    ),
+    test_cfg=dict(
+        nms_pre=256,
+        min_bbox_size=0,
+        score_thr=0.05,
+        nms=dict(type='nms', iou_threshold=0.5),
+        max_per_img=20,
+    ),
+)

@@ -1,0 +1,5 @@
+"""The demo with FCOS on a caffe-style ResNet: 70 % of the backbone's parameters."""
+
+_base_ = ['./fcos_digits.py', '../_base_/autodfp_demo.py']
+
+load_from = 'configs/demo/fcos_digits.pth'

@@ -1,0 +1,73 @@
+"""The pruned model beside others: the dense one, and uniform plans with and without compensation."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from mmautodfp.rewards import Reward
+from mmautodfp.search import share_out
+from mmautodfp.surgery import NeuronMerging, PruneOnly, PruningPlan, Reconstructor, apply_plan
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A plan and how its pruned channels' work is handed on.
+
+    Attributes:
+        name (str): As in the tables.
+        plan (PruningPlan): What is kept.
+        reconstructor (Reconstructor): The compensation.
+    """
+
+    name: str
+    plan: PruningPlan
+    reconstructor: Reconstructor
+
+
+def choose_contestants(uniform: PruningPlan, found: PruningPlan, reconstructor: Reconstructor) -> list[Contestant]:
+    """Whom a found plan is compared with; itself the last."""
+    return [
+        Contestant('dense', PruningPlan({}), PruneOnly()),
+        Contestant('uniform, pruned only', uniform, PruneOnly()),
+        Contestant('uniform, Neuron Merging', uniform, NeuronMerging()),
+        Contestant('uniform, same compensation', uniform, reconstructor),
+        Contestant('AutoDFP', found, reconstructor),
+    ]
+
+
+def measure(
+    model: nn.Module, target: nn.Module, contestants: Sequence[Contestant], metrics: Sequence[Reward | None]
+) -> list[list[float | None]]:
+    """Evaluate contestants; the ranks of a distributed run share the work out.
+
+    Args:
+        model (nn.Module): The dense model.
+        target (nn.Module): Its part that the plans prune.
+        contestants (Sequence[Contestant]): N of them.
+        metrics (Sequence[Reward | None]): M of them, prepared; None is not measured.
+
+    Returns:
+        list[list[float | None]]: [N, M].
+    """
+    tasks = [partial(_measure, model, target, contestant, metric) for contestant in contestants for metric in metrics]
+    figures = share_out(tasks)
+    return [figures[start : start + len(metrics)] for start in range(0, len(figures), len(metrics))]
+
+
+def _measure(model: nn.Module, target: nn.Module, contestant: Contestant, metric: Reward | None) -> float | None:
+    if metric is None:
+        return None
+    with apply_plan(target, contestant.plan, contestant.reconstructor):
+        return metric(model)
+
+
+def digest_weights(model: nn.Module) -> str:
+    """SHA-256 over the names and values of a state dict."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

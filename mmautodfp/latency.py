@@ -1,0 +1,79 @@
+"""How long a dense and a pruned model take, measured side by side."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope, init_default_scope
+
+import mmautodfp.surgery  # noqa: F401, registers Slim
+
+from .fileio import load_json
+from .registry import MODELS
+
+
+def measure_latency(run: str | os.PathLike, repeat: int = 50) -> dict[str, dict[str, float]]:
+    """Latency of the models of a run: dense, uniform and found, in turns, so that a change of pace meets all alike.
+
+    One random image of the size that FLOPs were counted with, on the device at hand, with the weights' values left
+    random: they do not matter to the pruned module's speed.
+
+    Args:
+        run (str | os.PathLike): Work dir with ``pruned.py`` and ``summary.json``.
+        repeat (int): Measurements of each, of which the median counts. Defaults to 50.
+
+    Returns:
+        dict[str, dict[str, float]]: 'dense', 'uniform' and 'AutoDFP' to ``module``, seconds of the pruned module.
+
+    Raises:
+        AutoDFPError: A file of the run is missing.
+    """
+    run = Path(run)
+    summary = load_json(run / 'summary.json', 'the summary of the run')
+    widths = {row['name']: row['widths'] for row in summary['results']}
+    module = Config.fromfile(run / 'pruned.py').model
+    for part in summary['module'].split('.'):
+        module = module[part]
+    shape = summary['flops_input']
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    models = {
+        name: _build(module, widths[row], device)
+        for name, row in (('dense', 'dense'), ('uniform', 'uniform, same compensation'), ('AutoDFP', 'AutoDFP'))
+        if row in widths
+    }
+    image = torch.rand(shape, device=device)
+    calls = {name: lambda model=model: model(image) for name, model in models.items()}
+    return {name: dict(module=seconds) for name, seconds in median_in_turns(calls, repeat).items()}
+
+
+def _build(module: dict, widths: dict[str, int], device: str) -> torch.nn.Module:
+    if DefaultScope.get_current_instance() is None:
+        init_default_scope('mmdet')
+    model = MODELS.build(dict(module, widths=widths)).to(device)
+    model.eval()  # mmdet's ResNet returns None
+    return model
+
+
+@torch.inference_mode()
+def median_in_turns(calls: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
+    """Median seconds of each call, all called once per round."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(repeat + 3):
+        for name, call in calls.items():
+            _wait_for_gpu()
+            start = time.perf_counter()
+            call()
+            _wait_for_gpu()
+            if number >= 3:  # the first ones are slower
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _wait_for_gpu() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,90 @@
+"""COCO mAP, unrounded and quick."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterable, Sequence
+
+from faster_coco_eval import COCO, COCOeval_faster
+
+from mmautodfp.errors import AutoDFPError
+
+
+class CocoTruth:
+    """Ground truth of some images and categories of a COCO-format data set, indexed once.
+
+    Args:
+        content (dict): What the annotation file holds.
+        image_ids (Iterable[int]): The images to evaluate on.
+        category_ids (Iterable[int]): The categories to evaluate on.
+    """
+
+    def __init__(self, content: dict, image_ids: Iterable[int], category_ids: Iterable[int]):
+        self.image_ids = sorted(image_ids)
+        self.category_ids = sorted(category_ids)
+        images, categories = set(self.image_ids), set(self.category_ids)
+        annotations = [
+            dict(annotation)  # the evaluation writes to them
+            for annotation in content.get('annotations', [])
+            if annotation['image_id'] in images and annotation['category_id'] in categories
+        ]
+        self._coco = COCO()
+        self._coco.dataset = dict(
+            images=[image for image in content['images'] if image['id'] in images],
+            categories=content['categories'],
+            annotations=annotations,
+        )
+        self._coco.createIndex()
+        self._coco.print_function = _silent
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether any object that is no crowd is there, without which there is no mAP."""
+        return any(not annotation.get('iscrowd') for annotation in self._coco.dataset['annotations'])
+
+    def mean_ap(
+        self, detections: Iterable[dict], iou_type: str = 'bbox', image_ids: Sequence[int] | None = None
+    ) -> float:
+        """mAP over IoU 0.50:0.95, objects of all sizes, 100 detections an image: ``COCOeval.stats[0]``.
+
+        Args:
+            detections (Iterable[dict]): In COCO's result format.
+            iou_type (str): 'bbox' or 'segm'. Defaults to 'bbox'.
+            image_ids (Sequence[int] | None): Evaluate on these images only. Defaults to None: on all.
+
+        Returns:
+            float: In [0, 1]; 0 if there are no detections.
+
+        Raises:
+            AutoDFPError: No object of these categories is on these images, so that there is no mAP.
+        """
+        evaluation = COCOeval_faster(self._coco, self._load(detections), iou_type, print_function=_silent)
+        parameters = evaluation.params
+        parameters.imgIds = self.image_ids if image_ids is None else sorted(image_ids)
+        parameters.catIds = self.category_ids
+        parameters.areaRng, parameters.areaRngLbl = parameters.areaRng[:1], parameters.areaRngLbl[:1]  # 'all'
+        parameters.maxDets = parameters.maxDets[-1:]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        precision = evaluation.eval['precision']
+        counted = precision[precision > -1]
+        if not counted.size:
+            raise AutoDFPError(
+                'no object of the classes is annotated on the images of the reward, so that there is no mAP; '
+                "check that the data set's metainfo names the categories of its annotation file"
+            )
+        return float(counted.mean())
+
+    def _load(self, detections: Iterable[dict]) -> COCO:
+        # Shallow copies: an id, an area and the like are added to each.
+        return self._coco.loadRes([dict(detection) for detection in detections])
+
+
+def read_annotations(path: str | os.PathLike) -> dict:
+    """What a COCO annotation file holds."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(path)).dataset
+
+
+def _silent(*_, **__) -> None:
+    pass

@@ -1,0 +1,153 @@
+"""Images of a COCO-format data set: which ones, and having them ready."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import mmcv
+import numpy as np
+from mmdet.registry import DATASETS
+from mmengine.dataset import pseudo_collate
+from mmengine.logging import print_log
+
+from mmautodfp.errors import AutoDFPError
+
+
+def choose_covering(labels: dict[int, set], num: int | None, seed: int) -> list[int]:
+    """Choose images in random order, first of all those that bring a category which was missing so far.
+
+    Args:
+        labels (dict[int, set]): Image to the categories on it.
+        num (int | None): How many to choose; None or too many: all.
+        seed (int): Seed of the choice.
+
+    Returns:
+        list[int]: Images, in the order of choice: each of the first ones brings a category that was missing, the
+        others are drawn at random.
+    """
+    order = np.random.default_rng(seed).permutation(sorted(labels)).tolist()
+    covered: set = set()
+    first, rest = [], []
+    for image in order:
+        (rest if labels[image] <= covered else first).append(image)
+        covered |= labels[image]
+    return (first + rest)[:num]
+
+
+class ImageBatches:
+    """Batches of some images of a data set, kept in memory as far as they fit.
+
+    Args:
+        dataset: A COCO-format data set in test mode.
+        preprocess: The detector's data preprocessor.
+        stages (Sequence[Sequence[int]]): Indices into the data set. A batch is of one stage.
+        batch_size (int): Images in a batch.
+        cache_gb (float): Memory for the preprocessed images in GB, on the model's device. If they do not fit, they
+            are kept as uint8 in main memory, before normalisation; those that do not fit even so are read and resized
+            again each time.
+    """
+
+    def __init__(self, dataset, preprocess, stages: Sequence[Sequence[int]], batch_size: int, cache_gb: float):
+        self._dataset = dataset
+        self._preprocess = preprocess
+        self._room = cache_gb * 1e9
+        self.chunks: list[list[int]] = []
+        self.stages: list[range] = []
+        for stage in stages:
+            # Neighbours of one shape need no padding.
+            infos = {index: dataset.get_data_info(index) for index in stage}
+            ordered = sorted(stage, key=lambda i: (infos[i]['width'] / infos[i]['height'], i))
+            first = len(self.chunks)
+            self.chunks += [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+            self.stages.append(range(first, len(self.chunks)))
+        self.cache = self._fill() if self.chunks and cache_gb else []
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, number: int) -> dict:
+        """A batch as the model takes it; what is predicted must not stay in its samples."""
+        if number < len(self.cache):
+            data = self.cache[number]
+        else:
+            data = self._read(self.chunks[number])
+        if isinstance(data['inputs'], list):  # not preprocessed yet
+            data = self._preprocess(dict(data), False)
+        return dict(inputs=data['inputs'], data_samples=data['data_samples'])
+
+    def __iter__(self) -> Iterator[dict]:
+        return (self[number] for number in range(len(self)))
+
+    @property
+    def all_preprocessed(self) -> bool:
+        """Whether nothing has to be read or normalised any more."""
+        return len(self.cache) == len(self) and not isinstance(self.cache[0]['inputs'], list)
+
+    def load(self, index: int) -> dict[str, Any]:
+        """One image, through the data set's pipeline.
+
+        Raises:
+            AutoDFPError: It cannot be read.
+        """
+        try:
+            data = self._dataset[index]
+        except Exception as error:
+            path = self._dataset.get_data_info(index)['img_path']
+            if not isinstance(error, OSError) and mmcv.imread(path) is not None:
+                raise  # the image is sound: the pipeline is not
+            raise AutoDFPError(
+                f'the reward needs image {path}, which cannot be read ({type(error).__name__}); check data_root and '
+                'data_prefix of its data loader'
+            ) from None
+        for key in ('gt_instances', 'ignored_instances', 'gt_panoptic_seg', 'gt_sem_seg'):
+            if key in data['data_samples']:
+                delattr(data['data_samples'], key)  # the truth comes from the annotation file
+        return data
+
+    def _read(self, chunk: Sequence[int]) -> dict:
+        return pseudo_collate([self.load(index) for index in chunk])
+
+    def _fill(self) -> list[dict]:
+        """As many batches as fit: all of them preprocessed, or else as many as possible as uint8."""
+        cache: list[dict] = []
+        room = self._room
+        middle = self.chunks[len(self.chunks) // 2]
+        first = self._preprocess(self._read(middle[:1]), False)['inputs'][0]
+        preprocessed = first.numel() * first.element_size() * sum(map(len, self.chunks)) <= room
+        for number, chunk in enumerate(self.chunks):
+            batch = self._read(chunk)
+            if preprocessed:
+                batch = self._preprocess(batch, False)
+            room -= sum(image.numel() * image.element_size() for image in batch['inputs'])
+            if room < 0:
+                print_log(
+                    f'{number} of {len(self.chunks)} batches of reward images fit into '
+                    f'cache_gb={self._room / 1e9:g}; the others are read again in each episode',
+                    logger='current',
+                )
+                break
+            cache.append(batch)
+        return cache
+
+
+def build_dataset(config: dict):
+    """The data set of a data loader's config, with missing files named."""
+    try:
+        dataset = DATASETS.build(config)
+    except OSError as error:
+        raise AutoDFPError(
+            f'the reward needs the annotations {error.filename or config.get("ann_file")}, but there is no such file; '
+            'check data_root and ann_file of val_dataloader.dataset'
+        ) from None
+    except ValueError as error:
+        if 'at least one array' not in str(error):  # so mmengine says that a data set is empty
+            raise
+        raise AutoDFPError(
+            f'the reward was to use images of {config.get("ann_file")}, but the data set has none; check ann_file, '
+            'filter_cfg and indices of val_dataloader.dataset'
+        ) from None
+    if not hasattr(dataset, 'cat_ids'):
+        raise AutoDFPError(
+            f'CocoReward needs a COCO-format data set in val_dataloader, found {type(dataset).__name__}; use '
+            'CocoDataset or a subclass of it'
+        )
+    return dataset

@@ -1,0 +1,61 @@
+"""Work shared out over the ranks of a distributed run; a rank that fails ends the job on all of them."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from mmengine.dist import all_gather_object, broadcast_object_list, get_dist_info
+
+from mmautodfp.errors import AutoDFPError
+
+T = TypeVar('T')
+
+
+def share_out(tasks: Sequence[Callable[[], T]]) -> list[T]:
+    """Run each task on one rank: task i on rank i modulo their number. All ranks must call it with as many tasks.
+
+    Returns:
+        list[T]: On every rank, the results of all tasks in order.
+
+    Raises:
+        AutoDFPError: A task failed on another rank, which is named; the rank itself raises what went wrong.
+    """
+    rank, world_size = get_dist_info()
+    if world_size == 1:
+        return [task() for task in tasks]
+    own: list[T] = []
+    failure = None
+    try:
+        own += [task() for task in tasks[rank::world_size]]
+    except Exception as error:  # told to the others first: they would wait for ever
+        failure = error
+    gathered = all_gather_object((own, failure and f'{type(failure).__name__}: {failure}'))
+    if failure is not None:
+        raise failure
+    for number, (_, message) in enumerate(gathered):
+        if message is not None:
+            raise AutoDFPError(f'rank {number} failed, which ends the job on all ranks: {message}')
+    return [gathered[index % world_size][0][index // world_size] for index in range(len(tasks))]
+
+
+def on_main(call: Callable[[], T]) -> T:
+    """Run something on rank 0 alone and tell the result to all ranks.
+
+    Raises:
+        AutoDFPError: It failed on rank 0, which itself raises what went wrong.
+    """
+    rank, world_size = get_dist_info()
+    if world_size == 1:
+        return call()
+    result, failure = None, None
+    if rank == 0:
+        try:
+            result = call()
+        except Exception as error:
+            failure = error
+    content = [result, failure and f'{type(failure).__name__}: {failure}']
+    broadcast_object_list(content)
+    if failure is not None:
+        raise failure
+    if content[1] is not None:
+        raise AutoDFPError(f'rank 0 failed, which ends the job on all ranks: {content[1]}')
+    return content[0]

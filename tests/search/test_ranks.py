@@ -1,0 +1,105 @@
+import torch
+import torch.multiprocessing as multiprocessing
+from test_searcher import make_searcher, taste
+
+from mmautodfp.search import on_main, share_out
+
+
+def start(rank, port, world_size, function, queue):
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=world_size
+    )
+    try:
+        queue.put((rank, function(rank)))
+    except Exception as error:
+        queue.put((rank, f'{type(error).__name__}: {error}'))
+    torch.distributed.destroy_process_group()
+
+
+def on_ranks(function, port, world_size=2):
+    """What a function returns, or the error that it ends in, on each of some gloo ranks."""
+    context = multiprocessing.get_context('spawn')
+    queue = context.Queue()
+    processes = [
+        context.Process(target=start, args=(rank, port, world_size, function, queue)) for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    results = dict(queue.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    return [results[rank] for rank in range(world_size)]
+
+
+def squares(rank):
+    done = []
+    results = share_out([lambda number=number: done.append(number) or number**2 for number in range(5)])
+    return results, done
+
+
+def test_tasks_are_shared_out_and_every_rank_gets_all_results_in_order():
+    everything = [number**2 for number in range(5)]
+    assert on_ranks(squares, 29541) == [(everything, [0, 2, 4]), (everything, [1, 3])]
+    assert squares(0) == (everything, [0, 1, 2, 3, 4])
+
+
+def fail_on_the_second(rank):
+    def task():
+        if rank == 1:
+            raise OSError('an image has vanished')
+
+    share_out([task, task])
+
+
+def fail_on_the_first(rank):
+    def task():
+        raise OSError('the disk is full')
+
+    on_main(task)
+
+
+def test_a_failing_rank_ends_the_job_on_all_with_its_error():
+    failure = 'AutoDFPError: rank {} failed, which ends the job on all ranks: OSError: {}'
+    assert on_ranks(fail_on_the_second, 29542) == [
+        failure.format(1, 'an image has vanished'),
+        'OSError: an image has vanished',
+    ]
+    assert on_ranks(fail_on_the_first, 29543) == ['OSError: the disk is full', failure.format(0, 'the disk is full')]
+
+
+def search(rank):
+    evaluated = []
+    searcher = make_searcher(11, reward=lambda plan: evaluated.append(1) or taste(plan))
+    searcher.run()
+    history = searcher.history
+    return len(evaluated), history.rewards, history.widths, history.lams, searcher.agent.episode
+
+
+def test_a_search_on_two_ranks_is_reproducible_and_each_rank_evaluates_half():
+    first, second = on_ranks(search, 29544)
+    assert (first[0], second[0]) == (6, 5)
+    assert first[1:4] == second[1:4]
+    assert second[4] != first[4]  # rank 0 alone acts
+    assert on_ranks(search, 29545)[0][1:4] == first[1:4]
+    alone = search(0)
+    # The first round is the opening and an episode before anything is learned: the same by whatever number of ranks.
+    assert alone[2][:2] == first[2][:2]
+    assert alone[0] == 11
+
+
+def resume(rank, path):
+    searcher = make_searcher(5, path if rank == 0 else None)
+    searcher.run()
+    resumed = make_searcher(9, path if rank == 0 else None)
+    resumed.resume(path)
+    resumed.run()
+    return resumed.history.rewards, resumed.history.widths
+
+
+def test_a_search_on_two_ranks_resumes_on_both(tmp_path):
+    from functools import partial
+
+    first, second = on_ranks(partial(resume, path=tmp_path / 'search.pth'), 29546)
+    assert first == second
+    assert len(first[0]) == 9
