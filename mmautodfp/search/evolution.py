@@ -57,39 +57,44 @@ class CMAES(Agent):
             population_size=self.population_size,
         )
         self.rewards: list[float] = []
+        self.generations: list[int] = []  # that each of them was drawn in
         self._population: list[tuple[np.ndarray, float]] = []
-        self._drawn: np.ndarray | None = None
+        # Episode -> its plan and generation, None if it was not drawn: several may be played before the first is told.
+        self._pending: dict[int, tuple[np.ndarray, int] | None] = {}
         self._next_unit = 0
 
     def begin_episode(self, episode: int) -> None:
         super().begin_episode(episode)
-        self._drawn, self._next_unit = None, 0
+        self._pending = {number: drawn for number, drawn in self._pending.items() if number < episode}
+        self._pending[episode] = None
+        self._next_unit = 0
 
     def act(self, state: Tensor, greedy: bool = False) -> Tensor:
         """The next unit's action [A] of the plan drawn for this episode; if ``greedy``, of the distribution's mean."""
         if greedy:
             plan = self.optimizer.mean.clip(0, 1)
         else:
-            if self._drawn is None:
-                self._drawn = self.optimizer.ask()
-            plan = self._drawn
+            if self._pending[self.episode] is None:
+                self._pending[self.episode] = self.optimizer.ask(), self.optimizer.generation
+            plan = self._pending[self.episode][0]
         action = plan.reshape(self.spec.horizon, -1)[self._next_unit % self.spec.horizon]
         self._next_unit += 1
         return torch.tensor(action, dtype=torch.float32)
 
     def learn(self, trajectory: Trajectory) -> dict[str, float]:
-        """Keep the episode; after ``population_size`` of them, move the distribution.
+        """Keep the earliest episode that was begun; after ``population_size`` of them, move the distribution.
 
         Returns:
             dict[str, float]: ``generation``, how often it has moved.
         """
-        if self._drawn is not None:
-            self._tell(self._drawn, trajectory.rewards.sum().item())
-            self._drawn = None
+        drawn = self._pending.pop(min(self._pending))
+        if drawn is not None:
+            self._tell(*drawn, trajectory.rewards.sum().item())
         return dict(generation=self.optimizer.generation)
 
-    def _tell(self, drawn: np.ndarray, reward: float) -> None:
+    def _tell(self, drawn: np.ndarray, generation: int, reward: float) -> None:
         self.rewards.append(reward)
+        self.generations.append(generation)
         self._population.append((drawn, -reward))  # it minimises
         if len(self._population) == self.optimizer.population_size:
             self.optimizer.tell(self._population)
@@ -103,6 +108,7 @@ class CMAES(Agent):
             population_size=self.population_size,
             seed=self.spec.seed,
             rewards=torch.tensor(self.rewards, dtype=torch.float64),
+            generations=torch.tensor(self.generations, dtype=torch.int64),
             mean=torch.tensor(self.optimizer.mean, dtype=torch.float64),
         )
 
@@ -111,8 +117,12 @@ class CMAES(Agent):
         settings = dict(sigma=self.sigma, population_size=self.population_size, seed=self.spec.seed)
         require_same('agent', settings, state)
         self._start()
-        for reward in state['rewards'].tolist():
-            self._tell(self.optimizer.ask(), reward)
+        generations, drawn = state['generations'].tolist(), []
+        for episode, reward in enumerate(state['rewards'].tolist()):
+            # Ranks draw ahead: up to the first plan of a later generation, all are drawn before the next is told.
+            while len(drawn) < len(generations) and generations[len(drawn)] == self.optimizer.generation:
+                drawn.append(self.optimizer.ask())
+            self._tell(drawn[episode], generations[episode], reward)
         if not np.allclose(self.optimizer.mean, state['mean'].numpy(), atol=1e-6):
             raise AutoDFPError(
                 'the CMA-ES search to resume cannot be followed again, most likely since it ran with another version '

@@ -58,6 +58,34 @@ def test_it_resumes_as_if_it_had_not_stopped(tmp_path, stop):
     assert torch.equal(play(resumed, 60 - stop, stop)[1], expected[stop:])
 
 
+def play_in_rounds(agent, rounds: int, ranks: int, start: int = 0) -> torch.Tensor:
+    """As ranks do: several episodes are drawn before the first of them is learned from."""
+    plans = []
+    for first in range(start, start + rounds * ranks, ranks):
+        drawn = []
+        for episode in range(first, first + ranks):
+            agent.begin_episode(episode)
+            drawn.append(torch.stack([agent.act(STATE) for _ in range(agent.spec.horizon)]))
+        for actions in drawn:
+            reward = torch.zeros(len(actions), dtype=torch.float64)
+            reward[-1] = -(actions - TARGET).square().sum()
+            agent.learn(Trajectory(STATE.expand(len(actions), -1), actions, reward))
+        plans += drawn
+    return torch.stack(plans)
+
+
+@pytest.mark.parametrize('stop', [2, 7])
+def test_it_resumes_where_ranks_draw_several_plans_at_once(stop):
+    agent = CMAES(SPEC)  # of 11 plans in a generation, no multiple of four ranks
+    expected = play_in_rounds(agent, 12, ranks=4)
+    assert agent.rewards == pytest.approx([-(plan - TARGET).square().sum().item() for plan in expected])
+    agent = CMAES(SPEC)
+    play_in_rounds(agent, stop, ranks=4)
+    resumed = CMAES(SPEC)
+    resumed.load_state_dict(agent.state_dict())
+    assert torch.equal(play_in_rounds(resumed, 12 - stop, 4, stop * 4), expected[stop * 4 :])
+
+
 def test_episodes_that_it_did_not_draw_are_passed_over():
     agent = CMAES(SPEC)
     for episode in range(50):  # the opening of a search
