@@ -1,5 +1,7 @@
 """The figures of the README: what `make demo` wrote is kept in configs/demo/results and measured again here."""
 
+import hashlib
+
 import pytest
 from conftest import REPO
 from mmengine.config import Config
@@ -8,6 +10,7 @@ from mmengine.runner import Runner
 from mmautodfp.fileio import load_json
 from mmautodfp.registry import HOOKS, build
 from mmautodfp.surgery import NeuronMerging, PruneOnly, PruningPlan, SimilarityReconstructor, apply_plan
+from mmautodfp.sweep import markdown
 
 RESULTS = REPO / 'configs/demo/results'
 
@@ -49,3 +52,25 @@ def test_the_recorded_figures_are_measured_again(recorded, digits_root, tmp_path
         with apply_plan(hook.target, plan, reconstructor):
             # Another processor rounds differently, and a detection near the threshold may come or go.
             assert hook.held_out(hook.model) == pytest.approx(recorded[name]['held_out_metric'], abs=0.005)
+
+
+@pytest.mark.parametrize('name', ['faster_rcnn', 'retinanet', 'fcos', 'mask_rcnn', 'vgg', 'resnet'])
+def test_a_shipped_checkpoint_is_the_one_of_its_record_and_small(name):
+    path = REPO / f'configs/demo/{name}_digits.pth'
+    record = load_json(path.with_suffix('.json'), 'the record')
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == record['sha256']
+    assert path.stat().st_size == record['bytes'] < 6e6
+    assert path.with_suffix('.log').stat().st_size > 0
+
+
+def test_the_readme_shows_the_sweep_as_it_was_measured():
+    cells = load_json(RESULTS / 'sweep.json', 'the recorded sweep')
+    readme = (REPO / 'README.md').read_text().splitlines()
+    assert {cell['preserve_ratio'] for cell in cells} == {0.9, 0.8, 0.7, 0.5}
+    assert len(cells) == 16
+    for line in markdown(cells):
+        assert line in readme
+    for cell in cells:
+        assert cell['params']['AutoDFP'] <= cell['preserve_ratio']
+        for name in ('uniform, pruned only', 'uniform, Neuron Merging'):
+            assert cell['held_out']['AutoDFP'] > cell['held_out'][name]

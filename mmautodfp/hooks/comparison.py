@@ -53,16 +53,15 @@ def measure(
     Returns:
         list[list[float | None]]: [N, M].
     """
-    tasks = [partial(_measure, model, target, contestant, metric) for contestant in contestants for metric in metrics]
-    figures = share_out(tasks)
-    return [figures[start : start + len(metrics)] for start in range(0, len(figures), len(metrics))]
+    return share_out([partial(_measure, model, target, contestant, metrics) for contestant in contestants])
 
 
-def _measure(model: nn.Module, target: nn.Module, contestant: Contestant, metric: Reward | None) -> float | None:
-    if metric is None:
-        return None
+def _measure(
+    model: nn.Module, target: nn.Module, contestant: Contestant, metrics: Sequence[Reward | None]
+) -> list[float | None]:
+    # What a plan that stays gets on top can be dear: once for all metrics.
     with apply_plan(target, contestant.plan, contestant.reconstructor, finish=True):
-        return metric(model)
+        return [None if metric is None else metric(model) for metric in metrics]
 
 
 def digest_weights(model: nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from statistics import mean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -84,11 +85,12 @@ def _draw_methods(axes: Axes, cells: Sequence[dict], methods: dict[str, str]) ->
     styles = ((GREY, ':'), (GREY, '--'), (ORANGE, '-'), (BLUE, '-'))
     for (name, label), (colour, style) in zip(methods.items(), styles, strict=False):
         known = [cell for cell in cells if None not in cell['held_out'].get(name, [None])]
-        ratios = [cell['params'][name] for cell in known]
-        values = [sum(cell['held_out'][name]) / len(cell['held_out'][name]) for cell in known]
-        axes.plot(ratios, values, style, marker='o', markersize=4, color=colour, label=label)
+        # By what is really kept, which may be less than the budget allows.
+        points = sorted((cell['params'][name], mean(cell['held_out'][name])) for cell in known)
+        if points:
+            axes.plot(*zip(*points, strict=True), style, marker='o', markersize=4, color=colour, label=label)
     dense = [value for cell in cells for value in cell['held_out'].get('dense', []) if value is not None]
     if dense:
-        axes.axhline(sum(dense) / len(dense), color='black', linewidth=0.8, label='dense')
+        axes.axhline(mean(dense), color='black', linewidth=0.8, label='dense')
     axes.set(title=cells[0]['model'], xlabel='share of parameters kept', ylabel=f'held-out {cells[0]["metric"]}')
     axes.grid(alpha=0.3)
