@@ -104,6 +104,7 @@ class Bench:
             cfg = load_config(config, scratch, 'none', cfg_options)
             cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
             cfg.log_level = 'ERROR'
+            cfg.visualizer = dict(type='mmengine.Visualizer', vis_backends=[])  # the scratch folder goes
             runner = build_runner(cfg)
             runner.load_or_resume()
         self.settings = cfg.autodfp.to_dict()

@@ -50,6 +50,7 @@ def rank_plans(
         cfg = load_config(config, scratch, 'none', cfg_options)
         cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
         cfg.log_level = 'ERROR'
+        cfg.visualizer = dict(type='mmengine.Visualizer', vis_backends=[])  # the scratch folder goes
         cfg.autodfp.compare = False
         hook = build(HOOKS, cfg.autodfp.to_dict())
         runner = build_runner(cfg)
