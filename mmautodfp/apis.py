@@ -53,18 +53,8 @@ def prune(
     Raises:
         AutoDFPError: The request cannot be met; one sentence says why.
     """
-    cfg = load_config(config, work_dir, launcher, cfg_options)
-    if not isinstance(cfg.get('autodfp'), dict):
-        raise AutoDFPError(
-            f"{config} was to be pruned, but it has no 'autodfp' entry; put '_base_/autodfp.py' among its bases"
-        )
-    overrides = {
-        'budget.preserve_ratio': preserve_ratio,
-        'num_episodes': episodes,
-        'seed': seed,
-        'resume': resume or None,
-    }
-    cfg.merge_from_dict({f'autodfp.{key}': value for key, value in overrides.items() if value is not None})
+    cfg = load_search_config(config, work_dir, preserve_ratio, episodes, seed, launcher, cfg_options)
+    cfg.autodfp.resume = resume or cfg.autodfp.get('resume', False)
     hook = build(HOOKS, cfg.autodfp.to_dict())
     if hook.resume and not (Path(cfg.work_dir) / 'search.pth').is_file():
         raise AutoDFPError(
@@ -78,6 +68,30 @@ def prune(
     runner = build_runner(cfg, trust_checkpoint)
     runner.register_hook(hook)
     return _test(runner) if hook.reward.needs_data else _prune_without_data(runner, hook)
+
+
+def load_search_config(
+    config: str | os.PathLike,
+    work_dir: str | None = None,
+    preserve_ratio: float | None = None,
+    episodes: int | None = None,
+    seed: int | None = None,
+    launcher: str = 'none',
+    cfg_options: dict[str, Any] | None = None,
+) -> Config:
+    """A config with the overrides that :func:`prune` takes.
+
+    Raises:
+        AutoDFPError: It cannot be read, or has no settings of a search.
+    """
+    cfg = load_config(config, work_dir, launcher, cfg_options)
+    if not isinstance(cfg.get('autodfp'), dict):
+        raise AutoDFPError(
+            f"{config} was to be pruned, but it has no 'autodfp' entry; put '_base_/autodfp.py' among its bases"
+        )
+    overrides = {'budget.preserve_ratio': preserve_ratio, 'num_episodes': episodes, 'seed': seed}
+    cfg.merge_from_dict({f'autodfp.{key}': value for key, value in overrides.items() if value is not None})
+    return cfg
 
 
 def evaluate(

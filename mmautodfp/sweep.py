@@ -1,5 +1,6 @@
 """Several detectors, ratios and seeds in one go; ``tools/sweep.py`` runs it."""
 
+import json
 import os
 import statistics
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-from .apis import load_config, prune
+from .apis import load_search_config, prune
 from .errors import AutoDFPError
 from .fileio import load_json, save_json, save_text
 from .latency import measure_latency
@@ -17,7 +18,7 @@ from .report import draw_pareto
 METHODS = {
     'uniform, pruned only': 'pruned only',
     'uniform, Neuron Merging': 'Neuron Merging',
-    'uniform, same compensation': 'Eq. 12 + 16',
+    'uniform, same compensation': 'same compensation',
     'AutoDFP': 'AutoDFP',
 }
 
@@ -68,7 +69,7 @@ def sweep(
             for seed, folder in zip(seeds, folders, strict=True):
                 try:
                     done.append((folder, _run(config, ratio, seed, folder, episodes, cfg_options)))
-                except AutoDFPError as error:
+                except (AutoDFPError, RuntimeError) as error:  # RuntimeError: out of memory, above all
                     failures.append(f'{folder}: {error}')
                     print_log(f'{folder} failed: {error}', logger='current')
             if done:
@@ -92,15 +93,32 @@ def _run(
     cfg_options: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The summary of a run, which is done, gone on with or found finished."""
-    wanted = episodes or load_config(config, str(folder), 'none', cfg_options).autodfp.num_episodes
     summary = folder / 'summary.json'
     if summary.is_file():
         found = load_json(summary, 'the summary of an earlier run')
-        if 'test' in found and found['episodes'] >= wanted:
+        cfg = load_search_config(config, str(folder), ratio, episodes, seed, cfg_options=cfg_options)
+        _require_same(found.get('autodfp'), cfg.autodfp.to_dict(), folder)
+        if 'test' in found and found['episodes'] >= cfg.autodfp.num_episodes:
             return found
     options = dict(work_dir=str(folder), preserve_ratio=ratio, episodes=episodes, seed=seed, cfg_options=cfg_options)
     prune(config, resume=(folder / 'search.pth').is_file(), **options)
     return load_json(summary, 'the summary of the run')
+
+
+def _require_same(found: dict[str, Any] | None, wanted: dict[str, Any], folder: Path) -> None:
+    """Refuse a finished run of other settings; more episodes can be added to it."""
+    wanted = json.loads(json.dumps({key: value for key, value in wanted.items() if key != 'resume'}))
+    found = found or {}
+    different = [
+        f'{key}={found.get(key)!r} instead of {wanted.get(key)!r}'
+        for key in sorted({*found, *wanted} - {'num_episodes'})
+        if found.get(key) != wanted.get(key)
+    ]
+    if different:
+        raise AutoDFPError(
+            f'{folder} holds a run with other settings than this sweep asks for: {", ".join(different)}; name another '
+            'work dir'
+        )
 
 
 def _cell(name: str, ratio: float, seeds: Sequence[int], done: Sequence[tuple[Path, dict]]) -> dict[str, Any]:

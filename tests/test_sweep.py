@@ -71,6 +71,13 @@ def test_a_run_that_fails_does_not_stop_the_others(folder, small_demo, tmp_path,
     assert [cell['preserve_ratio'] for cell in json.loads((root / 'sweep.json').read_text())] == [0.9]
 
 
+def test_a_run_of_other_settings_is_not_passed_off_as_this_one(folder, small_demo, monkeypatch):
+    monkeypatch.chdir(REPO)
+    options = dict(small_demo) | {'autodfp.reconstructor.type': 'PruneOnly'}
+    with pytest.raises(AutoDFPError, match=r"other settings .*reconstructor=.*Similarity.* instead of .*'PruneOnly'"):
+        sweep([CONFIG], [0.9], [0], folder[0], episodes=2, latency_repeat=0, cfg_options=options)
+
+
 @pytest.mark.parametrize(
     ('configs', 'ratios', 'message'),
     [([], [0.5], 'at least one config'), ([CONFIG], [1.5], '1.5; it must lie'), ([CONFIG, CONFIG], [0.5], 'same name')],

@@ -5,6 +5,7 @@ import inspect
 import os
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmautodfp.errors import AutoDFPError
+from mmautodfp.fileio import load_tensors
 from mmautodfp.kernels import rank_channels
 from mmautodfp.registry import AGENTS, BUDGETS, HOOKS, RECONSTRUCTORS, REWARDS, build
 from mmautodfp.search import (
@@ -29,10 +31,11 @@ from mmautodfp.search import (
     RatioRange,
     Searcher,
     layer_state,
+    on_main,
     scale_states,
+    share_out,
 )
 from mmautodfp.surgery import (
-    PrunableUnit,
     PruningPlan,
     apply_plan,
     measure_positions,
@@ -118,6 +121,7 @@ class AutoDFPHook(Hook):
         self.reconstructor = build(RECONSTRUCTORS, reconstructor or dict(type='SimilarityReconstructor'))
         self.reward = build(REWARDS, reward or dict(type='CocoReward'))
         self.num_episodes = num_episodes
+        self.racing_by_length = racing is None
         if racing is None:
             racing = num_episodes >= LONG_SEARCH
         self.racing = _build_racing({} if racing is True else racing)
@@ -164,18 +168,21 @@ class AutoDFPHook(Hook):
         """Search, prune the runner's model and write what the run leaves behind."""
         if self.artifacts is not None:
             return  # tested once more: the model is pruned already
-        self.prepare(runner)
+        # A rank that fails tells the others, which would wait for it.
+        share_out([partial(self.prepare, runner)] * get_world_size())
+        needs_data = self.reward.needs_data
         searcher = self._begin_or_resume(runner.cfg, Path(runner.work_dir) / 'search.pth')
         start = time.perf_counter()
         plan = searcher.run()
         seconds = time.perf_counter() - start
-        self.artifacts = RunArtifacts(runner.cfg, Path(runner.work_dir), self.module, plan, self.settings)
+        artifacts = RunArtifacts(runner.cfg, Path(runner.work_dir), self.module, plan, self.settings)
         pruned = apply_plan(self.target, plan, self.reconstructor, finish=True)
-        if is_main_process():  # before anything else can go wrong
-            self.artifacts.write_model(self.model, self.layer_states, _metainfo(runner, self.reward.needs_data))
+        # Before anything else can go wrong.
+        on_main(lambda: artifacts.write_model(self.model, self.layer_states, _metainfo(runner, needs_data)))
         pruned.swap()
         rows = self._compare(plan, searcher.best_reward)
         pruned.swap()
+        self.artifacts = artifacts  # from here on the runner's model is the pruned one
         facts = dict(
             episodes=len(searcher.history),
             best_episode=searcher.history.best,
@@ -190,10 +197,11 @@ class AutoDFPHook(Hook):
             held_out_images=len(self.held_out.images) if self.held_out else 0,
             flops_input=self.flops_input,
             **self.settings,
+            autodfp=_settings(runner.cfg),
         )
+        on_main(lambda: artifacts.write_summary(searcher.history, facts, rows))
         if is_main_process():
-            self.artifacts.write_summary(searcher.history, facts, rows)
-            for line in self.artifacts.table(rows):
+            for line in artifacts.table(rows):
                 self.logger.info(line)
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
@@ -229,18 +237,16 @@ class AutoDFPHook(Hook):
             layer_state(index, weight, bn, threshold=self.bias_threshold, **self.clustering)
             for index, (weight, bn) in enumerate(statistics)
         ]
+        self.l2_rankings = [rank_channels(weight).cpu() for weight, _ in statistics]
+        own = [self.reconstructor.ranking(unit) for unit in self.units]
         return PruningEnv(
             names=[unit.name for unit in self.units],
-            rankings=[self._ranking(unit, weight) for unit, (weight, _) in zip(self.units, statistics, strict=True)],
+            rankings=[l2 if ranking is None else ranking for ranking, l2 in zip(own, self.l2_rankings, strict=True)],
             states=scale_states(self.layer_states),
             budget=self.budget,
             evaluate=self.evaluate,
             ratios=self.ratios,
         )
-
-    def _ranking(self, unit: PrunableUnit, weight: torch.Tensor) -> torch.Tensor:
-        own = self.reconstructor.ranking(unit)
-        return rank_channels(weight) if own is None else own
 
     @property
     def spec(self) -> AgentSpec:
@@ -273,6 +279,10 @@ class AutoDFPHook(Hook):
         )
 
     def _begin_or_resume(self, cfg: Config, checkpoint: Path) -> Searcher:
+        if self.resume and self.racing_by_length:
+            # More episodes than at first must not make another search of it.
+            earlier = on_main(lambda: load_tensors(checkpoint, 'the search to resume')).get('identity') or {}
+            self.racing = Racing(**earlier['racing']) if earlier.get('racing') else None
         searcher = self.build_searcher(checkpoint, self._identity(cfg))
         if self.resume:
             searcher.resume(checkpoint)
@@ -300,6 +310,8 @@ class AutoDFPHook(Hook):
             opening_lams=list(self.opening_lams),
             reconstructor=repr(self.settings['reconstructor']),
             reward=self.reward.identity,
+            stages=self.reward.stages if self.racing else None,
+            racing=vars(self.racing) if self.racing else None,
             images=hashlib.sha256('\n'.join(names).encode()).hexdigest(),
             weights=digest_weights(self.model),
             seed=self.seed,
@@ -339,7 +351,8 @@ class AutoDFPHook(Hook):
             return [Row('AutoDFP', reward, None, self._counts(plan), plan.widths)]
         unseen = len(self.held_out.images) if self.held_out else 0
         self.logger.info(f'comparing on the search images and on {unseen} that it has not seen')
-        contestants = choose_contestants(self.env.uniform_plan(), plan, self.reconstructor)
+        published = self.env.uniform_plan(rankings=self.l2_rankings)
+        contestants = choose_contestants(published, self.env.uniform_plan(), plan, self.reconstructor)
         figures = measure(self.model, self.target, contestants, [self.reward, self.held_out])
         return [
             Row(contestant.name, *values, self._counts(contestant.plan), contestant.plan.widths)
@@ -370,6 +383,11 @@ def _metainfo(runner: Runner, may_open: bool) -> dict[str, Any]:
     dataset = loader.get('dataset') or {}
     cls = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
     return {**getattr(cls, 'METAINFO', {}), **(dataset.get('metainfo') or runner.cfg.get('metainfo') or {})}
+
+
+def _settings(cfg: Config) -> dict[str, Any]:
+    """The search's settings as they can be compared with another run's."""
+    return {key: value for key, value in cfg.get('autodfp', {}).items() if key != 'resume'}
 
 
 def _build_racing(settings: dict | bool) -> Racing | None:

@@ -28,12 +28,21 @@ class Contestant:
     reconstructor: Reconstructor
 
 
-def choose_contestants(uniform: PruningPlan, found: PruningPlan, reconstructor: Reconstructor) -> list[Contestant]:
-    """Whom a found plan is compared with; itself the last."""
+def choose_contestants(
+    published: PruningPlan, uniform: PruningPlan, found: PruningPlan, reconstructor: Reconstructor
+) -> list[Contestant]:
+    """Whom a found plan is compared with; itself the last.
+
+    Args:
+        published (PruningPlan): Uniform, of the channels with the largest l2 norms, as the baselines choose them.
+        uniform (PruningPlan): Uniform, of the channels that the reconstructor would keep.
+        found (PruningPlan): The search's.
+        reconstructor (Reconstructor): Its compensation.
+    """
     return [
         Contestant('dense', PruningPlan({}), PruneOnly()),
-        Contestant('uniform, pruned only', uniform, PruneOnly()),
-        Contestant('uniform, Neuron Merging', uniform, NeuronMerging()),
+        Contestant('uniform, pruned only', published, PruneOnly()),
+        Contestant('uniform, Neuron Merging', published, NeuronMerging()),
         Contestant('uniform, same compensation', uniform, reconstructor),
         Contestant('AutoDFP', found, reconstructor),
     ]

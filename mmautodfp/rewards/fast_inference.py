@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmdet.models.dense_heads import AnchorFreeHead, AnchorHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
@@ -133,18 +134,21 @@ class FastDetector:
 
     @torch.inference_mode()
     def disagrees(self, model: nn.Module, inputs: Tensor) -> str | None:
-        """Compare the features of a batch with the model's own.
+        """Compare what backbone, neck and dense heads make of a batch with the model's own.
+
+        Second stages are not compared: the least rounding changes the order of the regions that they look at.
 
         Returns:
             str | None: How they differ, if by more than the precision explains.
         """
-        expected, found = (_flatten(part.extract_feat(inputs)) for part in (model, self._copy))
-        if not expected:
+        expected, found = (_answers(part, inputs) for part in (model, self._copy))
+        if not expected['features']:
             return 'the features are neither a tensor nor a list of tensors'
-        for level, (a, b) in enumerate(zip(expected, found, strict=True)):
-            error = ((a - b).norm() / a.norm().clamp(min=1e-12)).item()
-            if not error <= TOLERANCE[self.dtype]:
-                return f'the features of level {level} differ by {error:.1e}'
+        for what in expected:
+            for level, (a, b) in enumerate(zip(expected[what], found[what], strict=True)):
+                error = ((a - b).norm() / a.norm().clamp(min=1e-12)).item()
+                if not error <= TOLERANCE[self.dtype]:
+                    return f'the {what} of level {level} differ by {error:.1e}'
         return None
 
     @torch.inference_mode()
@@ -193,6 +197,17 @@ class FastDetector:
         self._stem = [f'backbone.{name}' for name in stem]
         for name in self._stem:
             _set(self._copy, name, nn.Identity())
+
+
+def _answers(model: nn.Module, inputs: Tensor) -> dict[str, list[Tensor]]:
+    """The features of a batch, and what each dense head says of them."""
+    features = model.extract_feat(inputs)
+    answers = dict(features=_flatten(features))
+    for name in ('rpn_head', 'bbox_head'):
+        head = getattr(model, name, None)
+        if isinstance(head, AnchorHead | AnchorFreeHead) and answers['features']:  # others want more than features
+            answers[f"{name}'s outputs"] = _flatten(head(features))
+    return answers
 
 
 def _find_norms(model: nn.Module) -> dict[str, str]:

@@ -136,15 +136,23 @@ class PruningEnv:
         self.lams.append(lam)
         return torch.tensor([share, lam])
 
-    def plan(self, widths: Sequence[int], lams: Sequence[float]) -> PruningPlan:
-        """The plan that keeps the ``widths`` highest-ranked channels; L widths and L lambdas."""
+    def plan(
+        self, widths: Sequence[int], lams: Sequence[float], rankings: Sequence[Tensor] | None = None
+    ) -> PruningPlan:
+        """The plan that keeps the ``widths`` highest-ranked channels.
+
+        Args:
+            widths (Sequence[int]): [L].
+            lams (Sequence[float]): [L].
+            rankings (Sequence[Tensor] | None): [N] each, L of them. Defaults to None: the search's own.
+        """
         units = {}
-        for name, ranking, width, lam in zip(self.names, self.rankings, widths, lams, strict=True):
+        for name, ranking, width, lam in zip(self.names, rankings or self.rankings, widths, lams, strict=True):
             keep = tuple(ranking[:width].sort().values.tolist())
             units[name] = UnitPlan(keep, len(ranking), lam)
         return PruningPlan(units)
 
-    def uniform_plan(self, lam: float = 0.5) -> PruningPlan:
-        """The plan with one ratio for all units, the largest within the budget."""
+    def uniform_plan(self, lam: float = 0.5, rankings: Sequence[Tensor] | None = None) -> PruningPlan:
+        """The plan with one ratio for all units, the largest within the budget; ``rankings`` as in :meth:`plan`."""
         widths = round_widths(self.budget.uniform_ratio(), [len(ranking) for ranking in self.rankings])
-        return self.plan(widths, [lam] * self.horizon)
+        return self.plan(widths, [lam] * self.horizon, rankings)

@@ -26,7 +26,7 @@ def share_out(tasks: Sequence[Callable[[], T]]) -> list[T]:
     failure = None
     try:
         own += [task() for task in tasks[rank::world_size]]
-    except Exception as error:  # told to the others first: they would wait for ever
+    except BaseException as error:  # told to the others first: they would wait for ever
         failure = error
     gathered = all_gather_object((own, failure and f'{type(failure).__name__}: {failure}'))
     if failure is not None:
@@ -50,7 +50,7 @@ def on_main(call: Callable[[], T]) -> T:
     if rank == 0:
         try:
             result = call()
-        except Exception as error:
+        except BaseException as error:
             failure = error
     content = [result, failure and f'{type(failure).__name__}: {failure}']
     broadcast_object_list(content)

@@ -179,13 +179,16 @@ class Searcher:
                 self._round()
                 # Taken between two rounds: in the middle of one, the agent's random state is already ahead.
                 unsaved = self.state_dict() if self.checkpoint else None
-                if unsaved and len(self.history) - saved >= self.checkpoint_interval:
-                    save_tensors(unsaved, self.checkpoint)
+                if len(self.history) - saved >= self.checkpoint_interval:
+                    on_main(partial(self._save, unsaved))
                     unsaved, saved = None, len(self.history)
         finally:
-            if unsaved:
-                save_tensors(unsaved, self.checkpoint)
+            self._save(unsaved)
         return self.best_plan
+
+    def _save(self, state: dict[str, Any] | None) -> None:
+        if state and self.checkpoint:
+            save_tensors(state, self.checkpoint)
 
     @property
     def best_plan(self) -> PruningPlan:

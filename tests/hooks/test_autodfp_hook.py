@@ -225,6 +225,8 @@ def test_the_dense_row_is_what_stock_evaluation_says(run, small_demo, monkeypatc
         ({'model.test_cfg.rcnn.score_thr': 0.3}, 'model'),
         ({'autodfp.reward.seed': 3}, 'images'),
         ({'autodfp.agent.batch_size': 64}, 'batch_size'),
+        ({'autodfp.racing': True}, 'stages'),
+        ({'autodfp.reward.stages': (0.1,)}, 'reward'),
     ],
 )
 def test_a_search_for_something_else_is_not_resumed(run, small_demo, tmp_path, monkeypatch, change, message):
@@ -232,6 +234,55 @@ def test_a_search_for_something_else_is_not_resumed(run, small_demo, tmp_path, m
     shutil.copy(run[0] / 'search.pth', tmp_path)
     with pytest.raises(AutoDFPError, match=f'saved with {message}='):
         apis.prune(CONFIG, work_dir=str(tmp_path), episodes=5, resume=True, cfg_options=small_demo | change)
+
+
+def test_more_episodes_do_not_make_a_race_of_a_search(run, small_demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
+    monkeypatch.setattr('mmautodfp.hooks.autodfp_hook.LONG_SEARCH', 5)
+    assert AutoDFPHook(num_episodes=5).racing is not None
+    shutil.copy(run[0] / 'search.pth', tmp_path)
+    settings = small_demo | {'autodfp.compare': False}
+    apis.prune(CONFIG, work_dir=str(tmp_path), episodes=5, resume=True, cfg_options=settings)
+    assert torch.load(tmp_path / 'search.pth')['history']['stages'].shape == (5, 1)
+
+
+def test_an_error_in_the_comparison_does_not_pass_the_dense_model_off_as_pruned(demo_config, monkeypatch):
+    hook, runner = prepared_hook(demo_config)
+    dense = sum(parameter.numel() for parameter in hook.model.parameters())
+
+    def fail(*_):
+        raise OSError('an image has vanished')
+
+    with monkeypatch.context() as patch:
+        patch.setattr('mmautodfp.hooks.autodfp_hook.measure', fail)
+        with pytest.raises(OSError, match='vanished'):
+            hook.before_test(runner)
+    assert sum(parameter.numel() for parameter in hook.model.parameters()) == dense
+    hook.before_test(runner)
+    assert sum(parameter.numel() for parameter in hook.model.parameters()) < dense
+
+
+def test_baselines_keep_the_channels_of_largest_norm_whatever_the_compensation_prefers(demo_config, monkeypatch):
+    monkeypatch.setattr(
+        SimilarityReconstructor, 'ranking', lambda self, unit: torch.arange(unit.num_channels), raising=False
+    )
+    contestants = []
+
+    def measure(model, target, chosen, metrics):
+        contestants.extend(chosen)
+        return [[0.0, 0.0] for _ in chosen]
+
+    monkeypatch.setattr('mmautodfp.hooks.autodfp_hook.measure', measure)
+    hook, _ = prepared_hook(demo_config)
+    hook._compare(hook.env.uniform_plan(), 0.0)
+    plans = {contestant.name: contestant.plan for contestant in contestants}
+    for unit in find_units(hook.target):
+        norms = hook.target.get_submodule(unit.name).weight.flatten(1).norm(dim=1)
+        width = plans['AutoDFP'].widths[unit.name]
+        strongest = tuple(norms.argsort(descending=True)[:width].sort().values.tolist())
+        for name in ('uniform, pruned only', 'uniform, Neuron Merging'):
+            assert plans[name].units[unit.name].keep == strongest
+        assert plans['uniform, same compensation'].units[unit.name].keep == tuple(range(width))
 
 
 def test_a_moved_result_still_finds_its_weights(run, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPO, enliven, random_plan
+from mmcv.cnn import ConvModule
 from mmdet.models.backbones.resnet import Bottleneck, ResNet
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -324,3 +325,16 @@ def test_the_fast_reward_is_the_slow_one(name, metric, digits_root):
             values = [reward(model) for reward in rewards]
         assert values[0] > 0.02
         assert values[0] == pytest.approx(values[1], abs=1e-6)
+
+
+def test_a_head_that_runs_in_another_order_is_noticed(digits_root):
+    model = demo_detector('retinanet')
+    inputs = digits_batches(model, digits_root)[0]['inputs']
+    assert FastDetector(model).disagrees(model, inputs) is None
+    torch.manual_seed(0)
+    for number in range(4):
+        model.bbox_head.cls_convs[number] = ConvModule(
+            64, 64, 3, padding=1, norm_cfg=dict(type='BN'), order=('norm', 'conv', 'act')
+        )
+    enliven(model.bbox_head)
+    assert "bbox_head's outputs" in FastDetector(model).disagrees(model, inputs)
