@@ -20,6 +20,7 @@ from torch import nn
 from mmautodfp.errors import AutoDFPError
 from mmautodfp.kernels import rank_channels
 from mmautodfp.registry import AGENTS, BUDGETS, HOOKS, RECONSTRUCTORS, REWARDS, build
+from mmautodfp.report import collect
 from mmautodfp.search import (
     AgentSpec,
     History,
@@ -175,6 +176,13 @@ class AutoDFPHook(Hook):
             self.artifacts.write_model(self.model, self.layer_states, _metainfo(runner, self.reward.needs_data))
         pruned.swap()
         rows = self._compare(plan, searcher.best_reward)
+        if is_main_process():
+            self.evidence = collect(
+                *(self.model, self.target, plan, self.reconstructor, pruned.swap, runner.cfg),
+                widths={row.name: row.widths for row in rows},
+                needs_data=self.reward.needs_data,
+                clustering=self.clustering,
+            )
         pruned.swap()
         facts = dict(
             episodes=len(searcher.history),
@@ -192,7 +200,7 @@ class AutoDFPHook(Hook):
             **self.settings,
         )
         if is_main_process():
-            self.artifacts.write_summary(searcher.history, facts, rows)
+            self.artifacts.write_summary(facts, rows)
             for line in self.artifacts.table(rows):
                 self.logger.info(line)
 
@@ -200,6 +208,9 @@ class AutoDFPHook(Hook):
         """Add the test loop's figures to the summary and say where everything is."""
         if is_main_process():
             self.artifacts.add_test_metrics(metrics or {})
+            reason = self.artifacts.write_report(self.evidence)
+            if reason:
+                self.logger.warning(f'the run is complete but for its report ({reason}); tools/report.py tries again')
             for line in self.artifacts.next_steps():
                 self.logger.info(line)
 
