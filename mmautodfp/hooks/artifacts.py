@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -131,8 +132,10 @@ class RunArtifacts:
         )
         save_tensors(dict(state_dict=state, meta=meta), self.work_dir / 'pruned.pth')
         # mmengine fills in the folder of the config: the two files can be moved together.
-        pruned = slim_config(self.cfg, self.module, self.plan.widths, '{{ fileDirname }}/pruned.pth')
-        save_text(pruned.pretty_text, self.work_dir / 'pruned.py')
+        beside = '{{ fileDirname }}/pruned.pth'
+        text = slim_config(self.cfg, self.module, self.plan.widths, beside).pretty_text
+        # It does so before Python reads the text: the folder's name may hold quotes.
+        save_text(text.replace(repr(beside), f"r'''{beside}'''"), self.work_dir / 'pruned.py')
 
     def write_summary(self, facts: dict[str, Any], rows: Sequence[Row]) -> None:
         """Write ``summary.json``.
@@ -191,12 +194,13 @@ class RunArtifacts:
 
     def next_steps(self) -> list[str]:
         """Where everything is, and what can be done with it."""
-        at = self.work_dir
+        config, checkpoint = (shlex.quote(str(self.work_dir / name)) for name in ('pruned.py', 'pruned.pth'))
         return [
-            f'in {at}: pruned.py and pruned.pth (the model), strategy.json (the plan), summary.json (figures), '
-            'report.png (the search), search.pth (to go on)',
-            f'evaluate it:    python tools/test.py {at}/pruned.py {at}/pruned.pth',
-            f'fine-tune it:   hand {at}/pruned.py to tools/train.py of MMDetection; it starts from the pruned weights',
+            f'in {self.work_dir}: report.html (open it in a browser; pictures in report/), pruned.py and pruned.pth '
+            '(the model), strategy.json (the plan), summary.json (figures), search.pth (to go on)',
+            f'evaluate it:    python tools/test.py {config} {checkpoint}',
+            f'export it:      python tools/export_onnx.py {config} {checkpoint}',
+            f'fine-tune it:   hand {config} to tools/train.py of MMDetection; it starts from the pruned weights',
             'search longer:  the same command with --resume --episodes N',
         ]
 

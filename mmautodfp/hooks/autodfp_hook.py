@@ -45,6 +45,7 @@ from mmautodfp.surgery import (
 
 from .artifacts import Row, RunArtifacts, slim_config
 from .comparison import choose_contestants, digest_weights, measure
+from .progress import SearchLine, search_line
 
 LONG_SEARCH = 500  # episodes, from which on a race pays
 
@@ -136,6 +137,7 @@ class AutoDFPHook(Hook):
         self.seed = seed
         self.settings = dict(agent=self.agent, reconstructor=reconstructor or dict(type='SimilarityReconstructor'))
         self.artifacts: RunArtifacts | None = None
+        self.line: SearchLine | None = None
         # Built once more with the real task in before_test; this tells a wrong setting before anything is loaded.
         build(AGENTS, self.agent, spec=AgentSpec(1, uniform_action=(0.5, 0.5), seed=seed))
 
@@ -168,7 +170,8 @@ class AutoDFPHook(Hook):
         self.prepare(runner)
         searcher = self._begin_or_resume(runner.cfg, Path(runner.work_dir) / 'search.pth')
         start = time.perf_counter()
-        plan = searcher.run()
+        with search_line(self.logger, self.num_episodes, len(searcher.history), self.log_interval) as self.line:
+            plan = searcher.run()
         seconds = time.perf_counter() - start
         self.artifacts = RunArtifacts(runner.cfg, Path(runner.work_dir), self.module, plan, self.settings)
         pruned = apply_plan(self.target, plan, self.reconstructor, finish=True)
@@ -330,13 +333,8 @@ class AutoDFPHook(Hook):
         scalars = dict(reward=progress.reward, best=progress.best_reward, **progress.scalars)
         scalars |= dict(params=self.costs.params[self.budget.scope].ratio(progress.widths))
         self.visualizer.add_scalars({f'autodfp/{k}': v for k, v in scalars.items()}, step=progress.episode)
-        done = progress.episode + 1
-        if progress.improved or done % self.log_interval == 0 or done == progress.num_episodes:
-            minutes, seconds = divmod(round(progress.eta), 60)
-            self.logger.info(
-                f'episode {done}/{progress.num_episodes}  reward {progress.reward:.4f}  best {progress.best_reward:.4f}'
-                f'{" (new)" if progress.improved else ""}  {progress.seconds:.1f} s  eta {minutes}:{seconds:02d}'
-            )
+        if self.line:
+            self.line.tell(progress)
 
     def image_evaluations(self, history: History) -> dict[str, int]:
         """Images that the search evaluated, and how many there would have been without a race."""

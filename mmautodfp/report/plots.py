@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from mmautodfp.fileio import atomic_path
 
@@ -95,6 +96,7 @@ def search_figure(rewards: Sequence[float], baselines: dict[str, float], metric:
     for style, (name, value) in zip(('-', '--', ':', '-.'), baselines.items(), strict=False):
         axes.axhline(value, color=ORANGE, linestyle=style, linewidth=1, label=f'{name} ({value:.3f})')
     axes.set(xlabel='episode', ylabel=f'{metric} on the search images')
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(True)
     figure.legend(loc='outside lower center', ncols=2, fontsize=9)
     return figure
@@ -127,7 +129,7 @@ def _draw_layers(axes: Axes, bars: Sequence[float], label: str, dots: Sequence[f
     axes.barh(range(len(bars)), bars, color=BLUE, alpha=0.8, label=label)
     if len(dots):
         axes.plot(dots, range(len(dots)), 'o-', color=ORANGE, markersize=4, linewidth=0.8, label=dots_label)
-    axes.set_xlim(0, 1.04)
+    axes.set(xlim=(0, 1.04), xticks=(0, 0.5, 1))
     axes.grid(True, axis='x')
     legend = axes.legend(loc='lower left', bbox_to_anchor=(-0.02, 1.0), fontsize=9)
     for text in legend.get_texts():
@@ -215,7 +217,9 @@ def _objects_figure(pictures: Sequence['Picture']) -> Figure:
 def _draw_box(axes: Axes, finding: 'Finding', picture: 'Picture') -> None:
     x1, y1, x2, y2 = np.multiply(finding.box, [picture.width, picture.height] * 2)
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor='#ffd23f', linewidth=1.2))
-    label = axes.text(x1, max(y1, 2), f'{finding.label} {finding.score:.2f}', fontsize=7, color='#ffd23f', va='bottom')
+    label = axes.text(
+        x1, max(y1, 2), f'{finding.label[:24]} {finding.score:.2f}', fontsize=7, color='#ffd23f', va='bottom'
+    )
     label.set_path_effects([withStroke(linewidth=1.8, foreground='black')])
 
 
