@@ -63,6 +63,7 @@ def search_line(
         disable=not live,
         dynamic_ncols=True,
         leave=False,
+        mininterval=0,
         bar_format='{desc} {bar:20} {n_fmt}/{total_fmt}  {postfix}  {elapsed} gone, {remaining} to go',
     )
     with contextlib.ExitStack() as stack:
