@@ -20,13 +20,13 @@ MODELS = Registry(
 )
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmautodfp', locations=['mmautodfp.classification'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmautodfp', locations=['mmautodfp.classification'])
-# How a search chooses its actions: SAC, RandomSearch, UniformPlan.
+# How a search chooses its actions: SAC, RandomSearch, CMAES, UniformPlan.
 AGENTS = Registry('agent', scope='mmautodfp', locations=['mmautodfp.search'])
-# How a pruned channel's work is handed on: SimilarityReconstructor, NeuronMerging, PruneOnly.
+# How a pruned channel's work is handed on: SimilarityReconstructor, SyntheticLeastSquares, NeuronMerging, PruneOnly.
 RECONSTRUCTORS = Registry('reconstructor', scope='mmautodfp', locations=['mmautodfp.surgery'])
 # What is limited: ParamBudget, FlopBudget.
 BUDGETS = Registry('budget', scope='mmautodfp', locations=['mmautodfp.surgery'])
-# What a pruned model is worth: CocoReward, AccuracyReward.
+# What a pruned model is worth: CocoReward, AccuracyReward, SyntheticReward.
 REWARDS = Registry('reward', scope='mmautodfp', locations=['mmautodfp.rewards'])
 
 

@@ -1,5 +1,6 @@
 """COCO mAP on a validation subset, as a reward."""
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -91,7 +92,10 @@ class CocoReward(Reward):
         self._content = read_annotations(self._dataset.ann_file)
         infos = [self._dataset.get_data_info(index) for index in range(len(self._dataset))]
         left = [index for index, info in enumerate(infos) if os.path.realpath(info['img_path']) not in excluded]
-        labels = {index: {box['bbox_label'] for box in infos[index]['instances']} for index in left}
+        labels = {  # of crowds there is no AP
+            index: {box['bbox_label'] for box in infos[index]['instances'] if not box.get('ignore_flag')}
+            for index in left
+        }
         self.indices = choose_covering(labels, self.num_images, self.seed)
         self._paths = [os.path.realpath(infos[index]['img_path']) for index in self.indices]
         self._image_ids = [infos[index]['img_id'] for index in self.indices]
@@ -114,6 +118,7 @@ class CocoReward(Reward):
         try:
             detector = FastDetector(model, self.precision)
             reason = detector.disagrees(model, batch['inputs'])
+            detector.predict(batch['inputs'], copy.deepcopy(batch['data_samples']))  # the samples are used again
             stem = [] if reason else detector.split_stem(batch['inputs'], units)
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # a detector that is built otherwise
             reason = f'{type(error).__name__}: {error}'
@@ -227,7 +232,8 @@ def _in_threads(run, numbers: Sequence[int], device: torch.device) -> list:
     if threads <= 1:
         return [run(number) for number in numbers]
     allowed = torch.get_num_threads()
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        found = list(pool.map(run, numbers))
-    torch.set_num_threads(allowed)
-    return found
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(run, numbers))
+    finally:
+        torch.set_num_threads(allowed)

@@ -103,7 +103,8 @@ class FastDetector:
             )
         own = self._copy.get_submodule(name)
         for key, tensor in state.items():
-            if tensor is None:
+            if tensor is None:  # a bias that a plan gave may be gone again
+                (own._buffers if key in own._buffers else own._parameters)[key] = None
                 continue
             tensor = tensor.detach()
             if tensor.is_floating_point():
@@ -138,6 +139,8 @@ class FastDetector:
             str | None: How they differ, if by more than the precision explains.
         """
         expected, found = (_flatten(part.extract_feat(inputs)) for part in (model, self._copy))
+        if not expected:
+            return 'the features are neither a tensor nor a list of tensors'
         for level, (a, b) in enumerate(zip(expected, found, strict=True)):
             error = ((a - b).norm() / a.norm().clamp(min=1e-12)).item()
             if not error <= TOLERANCE[self.dtype]:

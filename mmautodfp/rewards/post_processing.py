@@ -43,9 +43,9 @@ def _batched_method(head: nn.Module):
     if isinstance(head, BBoxHead):
         same = _inherits(head, BBoxHead, _SINGLE[:2]) and not head.custom_cls_channels
         return predict_rois if same and head.with_reg and _is_known(head.bbox_coder) else None
-    if not isinstance(head, BaseDenseHead) or getattr(head.loss_cls, 'custom_cls_channels', False):
+    if not isinstance(head, BaseDenseHead) or not hasattr(head, 'loss_cls') or not hasattr(head, 'bbox_coder'):
         return None
-    if not _is_known(head.bbox_coder):
+    if getattr(head.loss_cls, 'custom_cls_channels', False) or not _is_known(head.bbox_coder):
         return None
     if isinstance(head, RPNHead):
         same = _inherits(head, RPNHead, _SINGLE[1:]) and _inherits(head, BaseDenseHead, _SINGLE[:1])
@@ -72,11 +72,11 @@ def predict_dense(
     with_nms=True,
 ):
     """``BaseDenseHead.predict_by_feat`` (RetinaNet, FCOS, ATSS)."""
-    if not with_nms:
+    cfg = self.test_cfg if cfg is None else cfg
+    if not with_nms or cfg.get('nms_pre', -1) <= 0 or cfg.max_per_img <= 0:  # -1 leaves out the last one in mmdet
         return type(self).predict_by_feat(
             self, cls_scores, bbox_preds, score_factors, batch_img_metas, cfg, rescale, with_nms
         )
-    cfg = self.test_cfg if cfg is None else cfg
     sizes = [score.shape[-2:] for score in cls_scores]
     priors = self.prior_generator.grid_priors(sizes, dtype=cls_scores[0].dtype, device=cls_scores[0].device)
     parts = []
@@ -85,7 +85,7 @@ def predict_dense(
         scores = scores.sigmoid() if self.use_sigmoid_cls else scores.softmax(-1)[..., :-1]
         image, prior, label = (scores > cfg.get('score_thr', 0)).nonzero(as_tuple=True)
         found = scores[image, prior, label]
-        best = _first_of_each(image, found, cfg.get('nms_pre', -1))
+        best = _first_of_each(image, found, cfg.nms_pre)
         image, prior, label, found = image[best], prior[best], label[best], found[best]
         if score_factors is not None:
             found = found * _per_prior(score_factors[level], 1)[image, prior, 0].sigmoid()
@@ -111,6 +111,10 @@ def predict_proposals(
 ):
     """``RPNHead.predict_by_feat``: no classes, and suppression within a level."""
     cfg = self.test_cfg if cfg is None else cfg
+    if cfg.max_per_img <= 0:
+        return type(self).predict_by_feat(
+            self, cls_scores, bbox_preds, score_factors, batch_img_metas, cfg, rescale, with_nms
+        )
     sizes = [score.shape[-2:] for score in cls_scores]
     priors = self.prior_generator.grid_priors(sizes, dtype=cls_scores[0].dtype, device=cls_scores[0].device)
     parts = []
@@ -144,7 +148,7 @@ def predict_rois(self, rois, cls_scores, bbox_preds, batch_img_metas, rcnn_test_
     deltas = torch.cat(tuple(bbox_preds))
     index, label = (scores > rcnn_test_cfg.score_thr).nonzero(as_tuple=True)
     image = roi[index, 0].long()
-    deltas = deltas.view(len(roi), -1, self.bbox_coder.encode_size)
+    deltas = deltas.unflatten(1, (-1, self.bbox_coder.encode_size))
     deltas = deltas[index, torch.zeros_like(label) if self.reg_class_agnostic else label]
     boxes = _decode(self.bbox_coder, roi[index, 1:], deltas, image, batch_img_metas)
     if rescale:
@@ -203,13 +207,13 @@ def _suppress(
     order = _first_of_each(image, scores, -1)
     sizes = torch.bincount(image, minlength=num_images).tolist()
     boxes, scores, groups, labels = (column[order] for column in (boxes, scores, groups, labels))
-    # Groups are moved so far apart that they do not overlap.
-    apart = boxes + (groups * (boxes.max() + 1))[:, None] if len(boxes) else boxes
-    columns = (column.split(sizes) for column in (boxes, apart, scores, groups, labels))
+    columns = (column.split(sizes) for column in (boxes, scores, groups, labels))
     results = []
-    for own_boxes, own_apart, own_scores, own_groups, own_labels in zip(*columns, strict=True):
-        if plain:
-            keep = _best_survivors(own_apart, own_scores, cfg.nms.iou_threshold, cfg.max_per_img)
+    for own_boxes, own_scores, own_groups, own_labels in zip(*columns, strict=True):
+        if plain and len(own_boxes):
+            # Groups are moved so far apart that they do not overlap; by as much as mmcv does, to round alike.
+            apart = own_boxes + (own_groups * (own_boxes.max() + 1))[:, None]
+            keep = _best_survivors(apart, own_scores, cfg.nms.iou_threshold, cfg.max_per_img)
             own_scores = own_scores[keep]
         elif len(own_boxes):  # some kinds give new scores
             kept, keep = batched_nms(own_boxes, own_scores, own_groups, cfg.nms)

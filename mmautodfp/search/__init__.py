@@ -3,6 +3,7 @@
 from .agent import Agent, AgentSpec, Trajectory
 from .baselines import RandomSearch, UniformPlan
 from .environment import PruningEnv, RatioRange, Rollout
+from .evolution import CMAES
 from .racing import Racing
 from .ranks import on_main, share_out
 from .replay import ReplayBuffer
@@ -11,6 +12,7 @@ from .searcher import History, Progress, Searcher
 from .state import LayerState, layer_state, scale_states
 
 __all__ = [
+    'CMAES',
     'SAC',
     'Agent',
     'AgentSpec',

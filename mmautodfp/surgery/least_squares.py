@@ -92,10 +92,11 @@ class SyntheticLeastSquares(Reconstructor):
         self._batches = lambda: (inputs_of(model, module, batch) for batch in images)
         units = find_units(module)
         layers = [(consumer.name, unit.num_channels) for unit in units for consumer in unit.consumers]
-        training = model.training
+        modes = [(part, part.training) for part in model.modules()]
         model.eval()
         moments, statistics = input_moments(module, layers, self._batches())
-        model.train(training)
+        for part, mode in modes:
+            part.training = mode
         self._units = {unit.name: self._keep(module, unit, moments) for unit in units}
         self._twin = statistics.twin(module) if self.refinement else None
 

@@ -12,7 +12,7 @@ from mmautodfp.errors import AutoDFPError
 from mmautodfp.kernels import ChannelSimilarity, neuron_merging_delivery
 from mmautodfp.registry import RECONSTRUCTORS
 
-from .units import PrunableUnit, find_units, unit_statistics
+from .units import PrunableUnit, find_units, path_statistics, unit_statistics
 
 if TYPE_CHECKING:
     from .plan import PruningPlan
@@ -109,6 +109,9 @@ class PruneOnly(Reconstructor):
 class SimilarityReconstructor(Reconstructor):
     """The paper's: each pruned channel is replaced by the retained one that Eq. 16 chooses, scaled by Eq. 12.
 
+    Where a depthwise layer lies between producer and consumer, both equations look at the two together; the paper does
+    not say what it does there.
+
     Args:
         normalization (str): How |B| of Eq. 16 is brought into [0, 1] over the candidates of each pruned channel,
             'max' or 'minmax'. Defaults to 'minmax', which is the better on ResNet-56 at all ratios.
@@ -129,11 +132,10 @@ class SimilarityReconstructor(Reconstructor):
         self._constant: dict[str, Tensor] = {}
 
     def _fit_unit(self, module: nn.Module, unit: PrunableUnit) -> None:
-        weight, bn = unit_statistics(module, unit)
-        similarity = ChannelSimilarity.from_weight(weight, bn)
+        similarity = ChannelSimilarity.from_weight(*path_statistics(module, unit))
         self._similarity[unit.name] = similarity
         # Channels that give the same value for every input need no stand-in: the value itself is moved.
-        constant = unit.activation(similarity.constant.clone())
+        constant = unit.activation(unit_statistics(module, unit)[1].shift.clone())
         self._constant[unit.name] = torch.where(similarity.alive, 0, constant)
 
     def reconstruct(self, unit: PrunableUnit, keep: Tensor, lam: float) -> Reconstruction:

@@ -142,6 +142,38 @@ def unit_statistics(module: nn.Module, unit: PrunableUnit) -> tuple[Tensor, Batc
     )
 
 
+def path_statistics(module: nn.Module, unit: PrunableUnit) -> tuple[Tensor, BatchNormStats]:
+    """As :func:`unit_statistics`, of all that a unit's channels go through until their consumer.
+
+    Two channels can stand in for one another only if their depthwise kernels on the way are alike too. So the producer
+    is taken together with these, as if there were no activation between them: the weight is the product of both
+    [N, C * kH * kW * ...], and Eqs. 12 and 16 see how much of one whole path the other is worth.
+
+    Returns:
+        tuple[Tensor, BatchNormStats]: Those of the producer alone where no layer lies between.
+    """
+    weight, bn = unit_statistics(module, unit)
+    if not unit.between:
+        return weight, bn
+    weight = weight.flatten(1)
+    slope, shift = bn.slope, bn.shift
+    for layer in map(module.get_submodule, unit.between):
+        if is_depthwise(layer):
+            kernel = layer.weight.detach().flatten(1)  # [N, kH * kW]
+            weight = (weight[:, :, None] * kernel[:, None]).flatten(1)
+            shift = shift * kernel.sum(1)
+            if layer.bias is not None:
+                shift = shift + layer.bias.detach()
+        else:
+            scale = (layer.running_var + layer.eps).rsqrt()
+            gain = scale if layer.weight is None else scale * layer.weight.detach()
+            slope, shift = slope * gain, (shift - layer.running_mean) * gain
+            if layer.bias is not None:
+                shift = shift + layer.bias.detach()
+    ones = torch.ones_like(slope)
+    return weight, BatchNormStats(weight=slope, bias=shift, mean=ones * 0, var=ones, eps=0.0)
+
+
 def walk_units(module: nn.Module, name: str, known: bool = True) -> Iterator[PrunableUnit | tuple[str, str]]:
     """Ask the finders about a module and, where none knows it, about its children; for finders with blocks inside.
 

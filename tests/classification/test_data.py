@@ -68,8 +68,11 @@ def test_an_image_folder_is_labelled_by_its_folders_and_cut_from_the_middle(tmp_
     image = data[1]['inputs']
     assert image.shape == (3, 20, 20)
     assert image.flatten(1).unique(dim=1).tolist() == [[255], [0], [100]]
-    with pytest.raises(AutoDFPError, match='one folder a class, but that is not there'):
+    with pytest.raises(AutoDFPError, match='one folder a class, but there is no such folder'):
         ImageFolder(tmp_path / 'absent')
+    (tmp_path / 'n03').mkdir()
+    with pytest.raises(AutoDFPError, match='no valid file for the classes n03'):
+        ImageFolder(tmp_path)
 
 
 def test_the_digits_are_split_without_overlap():

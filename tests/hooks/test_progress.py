@@ -78,8 +78,12 @@ def test_without_a_terminal_nothing_moves(logger, screen):
 
 def test_the_loggers_handlers_are_as_before_even_after_an_error(logger, screen):
     before = list(logger.handlers)
-    redirected = contextlib.redirect_stdout(screen)
-    with pytest.raises(KeyboardInterrupt), redirected, search_line(logger, 7, 0, 3, file=Terminal()):
-        assert logger.handlers != before
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with contextlib.redirect_stdout(screen), search_line(logger, 7, 0, 3, file=Terminal()):
+            assert logger.handlers != before
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert logger.handlers == before

@@ -46,6 +46,18 @@ def test_it_is_the_share_of_right_answers_on_its_images(model, settings):
     assert reward(model) == pytest.approx(expected)  # what is cached is not used up
 
 
+def test_the_stages_are_balanced_and_the_last_one_is_the_whole(model):
+    reward = prepared(model, num_images=100)
+    found = list(reward.evaluate(model))
+    assert reward.stages == [25, 50, 100]
+    assert found == [pytest.approx(slow_accuracy(model, 'val', set(reward.images[:end]))) for end in (25, 50, 100)]
+    assert found[-1] == reward(model)
+    labels = dict(zip(SklearnDigits('val').names, SklearnDigits('val').labels, strict=True))
+    assert set(Counter(labels[name] for name in reward.images[:50]).values()) == {5}
+    with pytest.raises(AutoDFPError, match='must ascend'):
+        AccuracyReward(stages=(0.5, 0.25))
+
+
 def test_a_worse_model_is_worth_less(model):
     reward = prepared(model, num_images=100)
     broken = MODELS.build(Config.fromfile(REPO / 'configs/demo/vgg_digits.py').model).eval()

@@ -1,100 +1,14 @@
-import copy
 import json
-from collections import defaultdict
 
-import numpy as np
 import pytest
 import torch
-from conftest import REPO, SHARED
 from mmdet.evaluation import CocoMetric
 from mmdet.structures import DetDataSample
-from mmengine.config import Config
-from mmengine.structures import InstanceData
-from pycocotools.coco import COCO
-from torch import nn
+from reward_data import Oracle, coco_annotations, coco_loader, demo_detector, digits_loader
 
 from mmautodfp import AutoDFPError
 from mmautodfp.fileio import load_json, save_json
-from mmautodfp.rewards import CocoReward, choose_covering
-
-PIPELINE = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(128, 128), keep_ratio=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
-
-
-def digits_loader(root, split='val') -> dict:
-    cfg = Config.fromfile(REPO / 'configs/_base_/digits_detection.py')
-    loader = copy.deepcopy(cfg[f'{split}_dataloader'])
-    loader.dataset.data_root = str(root)
-    return loader
-
-
-def coco_loader() -> dict:
-    root = SHARED / 'data' / 'coco'
-    if not root.is_dir():
-        pytest.skip(f'{root} with real COCO images is not there')
-    dataset = dict(
-        type='CocoDataset',
-        data_root=str(root),
-        ann_file='annotations/instances_val2017_mini.json',
-        data_prefix=dict(img='val2017/'),
-        test_mode=True,
-        pipeline=PIPELINE,
-    )
-    return dict(batch_size=4, dataset=dataset)
-
-
-class Preprocessor(nn.Module):
-    def forward(self, batch, training):
-        self.calls = getattr(self, 'calls', 0) + 1
-        inputs = [image.float() for image in batch['inputs']]
-        if len({image.shape for image in inputs}) == 1:
-            inputs = torch.stack(inputs)
-        return dict(inputs=inputs, data_samples=batch['data_samples'])
-
-
-class Oracle(nn.Module):
-    """Predicts the ground truth, shaken: boxes moved, some classes wrong, some missed, some invented."""
-
-    def __init__(self, ann_file, seed=0, shake=0.15, silent=False, masks=False):
-        super().__init__()
-        self.data_preprocessor = Preprocessor()
-        self.silent = silent
-        self.truth = COCO(str(ann_file)) if masks else None
-        content = load_json(ann_file, 'annotations')
-        categories = sorted(category['id'] for category in content['categories'])
-        rng = np.random.default_rng(seed)
-        self.found = defaultdict(list)
-        for annotation in content['annotations']:
-            x, y, w, h = annotation['bbox']
-            x, y = x + rng.normal(0, shake * w), y + rng.normal(0, shake * h)
-            label = categories.index(annotation['category_id'])
-            if rng.random() < 0.2:
-                label = int(rng.integers(len(categories)))
-            if rng.random() < 0.9:
-                move = rng.normal(0, shake * np.sqrt(w * h) / 2, 2).round().astype(int)
-                self.found[annotation['image_id']].append(([x, y, x + w, y + h], rng.random(), label, annotation, move))
-
-    def forward(self, inputs, data_samples, mode):
-        assert mode == 'predict'
-        for sample in data_samples:
-            assert 'pred_instances' not in sample  # nothing of the last episode is left in the cache
-            found = [] if self.silent else self.found[sample.img_id]
-            boxes, scores, labels, annotations, moves = zip(*found, strict=True) if found else ([],) * 5
-            sample.pred_instances = InstanceData(
-                bboxes=torch.tensor(boxes).reshape(-1, 4),
-                scores=torch.tensor(scores),
-                labels=torch.tensor(labels).long(),
-            )
-            if self.truth:
-                masks = [
-                    np.roll(self.truth.annToMask(annotation).astype(bool), move, (0, 1))
-                    for annotation, move in zip(annotations, moves, strict=True)
-                ]
-                sample.pred_instances.masks = torch.from_numpy(np.array(masks).reshape(len(masks), *sample.ori_shape))
-        return data_samples
+from mmautodfp.rewards import CocoReward, CocoTruth
 
 
 def mmdet_map(reward: CocoReward, model: Oracle, tmp_path) -> dict[str, float]:
@@ -129,7 +43,7 @@ def test_digits_reward_equals_mmdets_metric(digits_root, tmp_path, num_images, s
 @pytest.mark.parametrize('num_images', [30, None])
 def test_real_coco_reward_equals_mmdets_metric_with_crowds_and_empty_images(tmp_path, num_images):
     loader = coco_loader()
-    model = Oracle(SHARED / 'data/coco/annotations/instances_val2017_mini.json', masks=True)
+    model = Oracle(coco_annotations(), masks=True)
     values = {}
     for metric in ('bbox', 'segm', 'mean'):
         reward = CocoReward(num_images, metric=metric)
@@ -166,33 +80,6 @@ def test_no_detections_are_worth_nothing(digits_root, capsys):
     assert capsys.readouterr().out == ''
 
 
-def test_images_are_preprocessed_once_if_they_fit(digits_root):
-    model = Oracle(digits_root / 'annotations/instances_val.json')
-    rewards = {}
-    for cache_gb in (4, 0.0015, 0.0004, 0):  # 20 images are 3.9 MB preprocessed, 1 MB as uint8
-        reward = CocoReward(20, batch_size=4, cache_gb=cache_gb)
-        reward.prepare(model, digits_loader(digits_root))
-        before = model.data_preprocessor.calls
-        rewards[cache_gb] = reward(model)
-        calls = model.data_preprocessor.calls - before
-        assert calls == (0 if cache_gb == 4 else 5)
-        kept = {4: 5, 0.0015: 5, 0.0004: 2, 0: 0}[cache_gb]
-        assert len(reward._cache) == kept
-    assert len(set(rewards.values())) == 1
-
-
-def test_the_choice_covers_the_categories_and_depends_on_the_seed_alone():
-    labels = {image: {image % 7} if image < 90 else {7 + image - 90} for image in range(100)}
-    for seed in range(5):
-        chosen = choose_covering(labels, 17, seed)
-        assert len(set(chosen)) == 17
-        assert set().union(*(labels[image] for image in chosen)) == set(range(17))
-        assert chosen == choose_covering(dict(reversed(labels.items())), 17, seed)
-    assert choose_covering(labels, 17, 0) != choose_covering(labels, 17, 1)
-    assert sorted(choose_covering(labels, None, 0)) == list(range(100))
-    assert sorted(choose_covering(labels, 1000, 0)) == list(range(100))
-
-
 def test_an_image_is_the_same_by_whatever_path_it_is_named(digits_root, tmp_path):
     (tmp_path / 'link').symlink_to(digits_root)
     model = Oracle(digits_root / 'annotations/instances_val.json')
@@ -227,38 +114,16 @@ def test_held_out_images_are_all_the_others(digits_root):
     assert everything.held_out(model, digits_loader(digits_root)) is None
 
 
-@pytest.mark.parametrize(
-    ('change', 'message'),
-    [
-        (dict(ann_file='annotations/absent.json'), r'annotations .*absent\.json, but there is no such file'),
-        (dict(data_prefix=dict(img='absent/')), r'image .*absent/.*\.png, which cannot be read'),
-        (dict(indices=0), 'the data set has none'),
-    ],
-)
-def test_data_that_cannot_be_had_is_told_in_one_sentence(digits_root, change, message):
-    loader = digits_loader(digits_root)
-    loader['dataset'].update(change)
-    model = Oracle(digits_root / 'annotations/instances_val.json')
-    with pytest.raises(AutoDFPError, match=message):
-        CocoReward(5).prepare(model, loader)
-
-
-def test_another_format_than_cocos_is_refused():
-    class Nameless:
-        pass
-
-    with pytest.raises(AutoDFPError, match='needs a COCO-format data set in val_dataloader, found Nameless'):
-        CocoReward(5).prepare(nn.Module(), dict(dataset=dict(type=Nameless)))
-
-
 def test_classes_that_nobody_annotated_are_told(digits_root):
     loader = digits_loader(digits_root)
     model = Oracle(digits_root / 'annotations/instances_val.json')
     reward = CocoReward(5)
     reward.prepare(model, loader)
     assert reward(model) >= 0
-    reward._truth.dataset['annotations'] = []
-    reward._truth.createIndex()
+    assert reward.has_objects()
+    content = reward._content | dict(annotations=[])
+    reward._truth = CocoTruth(content, reward._image_ids, reward._dataset.cat_ids)
+    assert not reward.has_objects()
     with pytest.raises(AutoDFPError, match='no object of the classes is annotated'):
         reward(model)
 
@@ -267,3 +132,98 @@ def test_classes_that_nobody_annotated_are_told(digits_root):
 def test_counts_below_one_are_refused(setting):
     with pytest.raises(AutoDFPError, match=f'{setting}=0; it must be 1 or more'):
         CocoReward(**{setting: 0})
+
+
+@pytest.mark.parametrize('stages', [(0.5, 0.25), (0.5, 0.5), (0,), (0.5, 1)])
+def test_stages_that_do_not_ascend_are_refused(stages):
+    with pytest.raises(AutoDFPError, match='must ascend and lie between 0 and 1'):
+        CocoReward(8, stages=stages)
+
+
+@pytest.mark.parametrize(('stages', 'ends'), [((0.25, 0.5), [5, 10, 21]), ((), [21]), ((0.01, 0.02, 0.9), [1, 19, 21])])
+def test_a_stage_is_worth_the_map_of_its_images_and_the_last_one_that_of_all(digits_root, stages, ends):
+    model = Oracle(digits_root / 'annotations/instances_val.json')
+    reward = CocoReward(21, batch_size=4, stages=stages)
+    reward.prepare(model, digits_loader(digits_root))
+    assert reward.stages == ends
+    detections = reward.detect(model)
+    expected = []
+    for end in ends:
+        # One more reward of the first images, which knows of no stage.
+        single = CocoReward(end, stages=())
+        single.prepare(model, digits_loader(digits_root))
+        assert single.images == reward.images[:end]
+        chosen = set(single._image_ids)
+        ours = [detection for detection in detections if detection['image_id'] in chosen]
+        expected.append(single(model))
+        assert CocoTruth(reward._content, chosen, reward._dataset.cat_ids).mean_ap(ours) == expected[-1]
+    assert list(reward.evaluate(model)) == pytest.approx(expected, abs=1e-12)
+    assert expected[-1] == pytest.approx(reward(model), abs=1e-12)
+    assert len(set(expected)) == len(ends)
+
+
+def test_a_race_that_stops_has_not_seen_the_other_images(digits_root):
+    model = Oracle(digits_root / 'annotations/instances_val.json')
+    reward = CocoReward(16, batch_size=3)
+    reward.prepare(model, digits_loader(digits_root))
+    race = reward.evaluate(model)
+    for end in reward.stages:
+        next(race)
+        assert sorted(model.seen) == sorted(reward._image_ids[:end])
+
+
+def test_the_first_image_has_an_object_that_counts(tmp_path):
+    """Of a crowd alone there is no mAP, and a race's first stage may be one image."""
+    content = load_json(coco_annotations(), 'annotations')
+    plain = content['annotations'][0]['image_id']
+    content['annotations'] = [a | dict(iscrowd=int(a['image_id'] != plain)) for a in content['annotations']]
+    save_json(content, tmp_path / 'crowds.json')
+    loader = coco_loader()
+    loader['dataset']['ann_file'] = str(tmp_path / 'crowds.json')
+    model = Oracle(tmp_path / 'crowds.json', shake=0.01)
+    for seed in range(3):
+        reward = CocoReward(4, seed=seed)
+        reward.prepare(model, loader)
+        assert reward._image_ids[0] == plain
+        assert len(list(reward.evaluate(model))) == 3
+
+
+def test_several_threads_find_what_one_finds(digits_root):
+    model = demo_detector('faster_rcnn')
+    reward = CocoReward(8, batch_size=2)
+    reward.prepare(model, digits_loader(digits_root))
+    allowed = torch.get_num_threads()
+    try:
+        found = {}
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found[threads] = reward.detect(model)
+        assert len(found[1]) > 8
+        assert [d['image_id'] for d in found[3]] == [d['image_id'] for d in found[1]]
+        for ours, expected in zip(found[3], found[1], strict=True):
+            assert ours['category_id'] == expected['category_id']
+            assert ours['score'] == pytest.approx(expected['score'], abs=1e-5)
+            assert ours['bbox'] == pytest.approx(expected['bbox'], abs=1e-3)
+        reward.detector.predict = lambda **_: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            reward.detect(model)
+    finally:
+        torch.set_num_threads(allowed)
+
+
+def test_one_batch_is_an_image_though_the_stem_has_run(digits_root):
+    model = demo_detector('faster_rcnn')
+    reward = CocoReward(4, batch_size=2)
+    reward.prepare(model, digits_loader(digits_root), ['backbone.layer1.0.conv1'])
+    assert reward._batches[0]['inputs'].shape[1] == 16
+    assert reward.one_batch()['inputs'].shape == (1, 3, 128, 128)
+
+
+def test_the_identity_tells_metric_precision_and_stages_apart():
+    rewards = [
+        CocoReward(4),
+        CocoReward(4, metric='segm'),
+        CocoReward(4, precision='bfloat16'),
+        CocoReward(4, stages=()),
+    ]
+    assert len({reward.identity for reward in rewards}) == 4

@@ -16,8 +16,10 @@ from mmautodfp.surgery import (
     NeuronMerging,
     PrunableUnit,
     PruneOnly,
+    PruningPlan,
     SimilarityReconstructor,
     UnitFinder,
+    UnitPlan,
     apply_plan,
     find_units,
     measure_positions,
@@ -141,12 +143,28 @@ def test_channels_that_stay_constant_are_moved_through_a_depthwise_layer():
     batch = torch.randn(2, block.conv1.in_channels, 9, 9, dtype=torch.float64)
     with torch.no_grad():
         expected = block(batch)
-        plan = random_plan(block, 0)
-        plan = type(plan)({'conv1': type(plan.units['conv1'])(tuple(range(20, 48)), 48)})
+        plan = PruningPlan({'conv1': UnitPlan(tuple(range(20, 48)), 48)})
         with apply_plan(block, plan, PruneOnly()):
             assert not torch.allclose(block(batch), expected, atol=1e-3)
         apply_plan(block, plan, SimilarityReconstructor())
         assert torch.allclose(block(batch), expected, atol=1e-8 * expected.abs().max().item())
+
+
+def test_channels_whose_depthwise_kernels_are_alike_too_are_pruned_without_a_trace():
+    model, batch = build('mobilenet v1')
+    block = model.layers[0]
+    for conv, norm, factor in ((model.conv1, model.bn1, 2.0), (block.conv1, block.bn1, 6.0)):
+        # Twins of the first four: twice as strong, then three times more, so that six times as much comes out.
+        conv.weight.data[4:] = (2 if conv is model.conv1 else 3) * conv.weight.data[:4]
+        for tensor in (norm.running_mean, norm.bias.data):
+            tensor[4:] = factor * tensor[:4]
+        for tensor in (norm.running_var, norm.weight.data):
+            tensor[4:] = tensor[:4]
+    plan = PruningPlan({'conv1': UnitPlan(tuple(range(4)), 8, lam=1.0)})
+    with torch.no_grad():
+        expected = model(batch)
+        apply_plan(model, plan, SimilarityReconstructor())
+        assert torch.allclose(model(batch), expected, rtol=1e-6, atol=1e-8 * expected.abs().max().item())
 
 
 class Attention(nn.Module):

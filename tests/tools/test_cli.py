@@ -13,7 +13,9 @@ def run(*arguments: str, cwd=REPO) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=str(REPO)))
 
 
-@pytest.mark.parametrize('tool', ['prune.py', 'test.py', 'train_demo.py', 'make_digits.py', 'benchmark.py'])
+@pytest.mark.parametrize(
+    'tool', ['prune.py', 'test.py', 'train_demo.py', 'make_digits.py', 'benchmark.py', 'reproduce.py']
+)
 def test_help_shows_an_example_and_every_argument(tool):
     result = run(f'tools/{tool}', '--help')
     assert result.returncode == 0

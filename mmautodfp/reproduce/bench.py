@@ -1,0 +1,144 @@
+"""One network with its weights and its images, ready to be measured."""
+
+import statistics
+import time
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from mmautodfp.apis import find_checkpoint
+from mmautodfp.errors import AutoDFPError
+from mmautodfp.fileio import check_state_fits, load_tensors
+from mmautodfp.kernels import keep_indices
+from mmautodfp.registry import MODELS
+from mmautodfp.rewards import AccuracyReward
+from mmautodfp.surgery import (
+    NeuronMerging,
+    ParamBudget,
+    PruneOnly,
+    PruningPlan,
+    Reconstructor,
+    SimilarityReconstructor,
+    UnitPlan,
+    apply_plan,
+    find_units,
+    measure_positions,
+    model_costs,
+    round_widths,
+)
+
+RECONSTRUCTORS = {'prune': PruneOnly, 'merging': NeuronMerging, 'eq16': SimilarityReconstructor}
+
+
+class NetworkBench:
+    """Accuracy, cost and speed of a network under any plan.
+
+    Args:
+        config (Path): Its config, ``configs/classification/*_autodfp.py``.
+        checkpoint (str): File or URL of its weights.
+        data_root (str | None): Replaces the config's.
+        num_images (int | None): Images to measure on, of the test set, as many of each class; None takes all.
+
+    Raises:
+        AutoDFPError: The weights or the images are not there.
+    """
+
+    def __init__(self, config: Path, checkpoint: str, data_root: str | None, num_images: int | None):
+        cfg = Config.fromfile(config)
+        if data_root is not None:
+            cfg.test_dataloader.dataset.data_root = data_root
+        self.model = MODELS.build(cfg.model).eval()
+        self.reward = AccuracyReward(num_images, batch_size=cfg.test_dataloader.batch_size)
+        self.reward.prepare(self.model, cfg.test_dataloader)
+        source = find_checkpoint(checkpoint, config)
+        content = load_tensors(source)
+        state = self.model.adapt_state_dict(content.get('state_dict', content))
+        check_state_fits(state, self.model, source)
+        self.model.load_state_dict(state)
+        self.network: nn.Module = self.model.network
+        self.units = find_units(self.network)
+        self.reconstructors: dict[str, Reconstructor] = {name: make() for name, make in RECONSTRUCTORS.items()}
+        for reconstructor in self.reconstructors.values():
+            reconstructor.ensure_fitted(self.network)
+        self.accuracy = lru_cache(maxsize=None)(self._accuracy)
+
+    @cached_property
+    @torch.no_grad()
+    def costs(self):
+        """Exact costs of the network."""
+        batch = self.reward.one_batch()
+        positions = measure_positions(self.model, lambda: self.model(**batch))
+        return model_costs(self.model, self.network, self.units, positions)
+
+    def uniform_widths(self, ratio: float, of: str) -> tuple[int, ...]:
+        """Widths with one ratio for all units.
+
+        Args:
+            ratio (float): The share.
+            of (str): 'channels': of each unit's channels, int(N * ratio), as Neuron Merging's authors do; 'params': of
+                all parameters, the largest uniform plan within it.
+        """
+        dense = [unit.num_channels for unit in self.units]
+        if of == 'channels':
+            return tuple(max(1, int(n * ratio)) for n in dense)
+        budget = ParamBudget(ratio)
+        budget.bind(self.costs, round_widths(0.01, dense))
+        return tuple(round_widths(budget.uniform_ratio(), dense))
+
+    def plan(self, widths: tuple[int, ...], lam: float = 0.5) -> PruningPlan:
+        """Keep the channels with the largest l2 norms."""
+        plans = {}
+        for unit, width in zip(self.units, widths, strict=True):
+            keep = keep_indices(self.network.get_submodule(unit.name).weight, width)
+            plans[unit.name] = UnitPlan(tuple(keep.tolist()), unit.num_channels, lam)
+        return PruningPlan(plans)
+
+    def _accuracy(self, widths: tuple[int, ...] | None, method: str, lam: float = 0.5) -> float:
+        """Top-1 in percent at uniform ``widths`` [L] (None: dense); ``method`` names the compensation."""
+        if widths is None:
+            return 100 * self.reward(self.model)
+        return self.accuracy_of(self.plan(widths, lam), method)
+
+    def accuracy_of(self, plan: PruningPlan, method: str) -> float:
+        """Top-1 in percent under any plan."""
+        with apply_plan(self.network, plan, self.reconstructors[method]):
+            return 100 * self.reward(self.model)
+
+    def shares(self, widths: tuple[int, ...]) -> dict[str, float]:
+        """Preserved shares of parameters and FLOPs."""
+        return dict(params_ratio=self.costs.params['module'].ratio(widths)) | dict(
+            flops_ratio=self.costs.flops['module'].ratio(widths)
+        )
+
+    @torch.no_grad()
+    def milliseconds(self, plan: PruningPlan, repeat: int = 30) -> float:
+        """Median time of one image through the pruned network."""
+        inputs = self.reward.one_batch()['inputs']
+        seconds = []
+        with apply_plan(self.network, plan, self.reconstructors['prune']):
+            for run in range(repeat + 5):
+                start = time.perf_counter()
+                self.network(inputs)
+                if inputs.is_cuda:
+                    torch.cuda.synchronize()
+                if run >= 5:  # the first ones warm up
+                    seconds.append(time.perf_counter() - start)
+        return 1000 * statistics.median(seconds)
+
+
+def locate(name: str, folder: Path | None) -> str:
+    """A checkpoint by the file name that a config gives it, in a folder of checkpoints.
+
+    Raises:
+        AutoDFPError: It is not there.
+    """
+    if name.startswith('http'):
+        inside = folder / Path(name).name if folder else None
+        return str(inside) if inside and inside.is_file() else name
+    path = folder / Path(name).name if folder else Path(name)
+    if not path.is_file():
+        raise AutoDFPError(f'no weights: {path.name} is not there')
+    return str(path)

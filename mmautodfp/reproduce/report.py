@@ -1,0 +1,102 @@
+"""Rows as JSON, as Markdown and as the curves of figure 6."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mmautodfp.benchmark import describe_machine
+from mmautodfp.fileio import atomic_path, save_json, save_text
+
+from .paper import ALL_TABLES, METHODS, NETWORKS
+
+TITLES = {
+    '1': 'Table 1: MobileNet-V2, what searching and compensating contribute',
+    '2': 'Table 2: CIFAR-10',
+    '3': 'Table 3: CIFAR-10, parameters and FLOPs',
+    '4': 'Table 4: ImageNet',
+    'fig6': 'Figure 6: accuracy against preserved parameters (the paper draws curves, without figures)',
+    '6': 'Table 6: hours for 3,000 episodes',
+    '7': 'Table 7: inference of one image',
+}
+STYLES = {'prune': ('#8d99ae', 's'), 'merging': ('#d1495b', '^'), 'autodfp': ('#2364aa', 'o')}
+
+
+def write_report(rows: Sequence[dict], out: Path, settings: dict) -> None:
+    """Write ``reproduce.json``, ``reproduce.md`` and, where a curve has points, ``pareto.png``.
+
+    Args:
+        rows (Sequence[dict]): What :func:`mmautodfp.reproduce.reproduce` gave.
+        out (Path): Folder.
+        settings (dict): JSON-able facts to keep beside the rows.
+    """
+    save_json(dict(settings=settings, machine=describe_machine(), rows=list(rows)), out / 'reproduce.json')
+    save_text(markdown(rows), out / 'reproduce.md')
+    points = [row for row in rows if row['table'] == 'fig6' and row['ours'] is not None]
+    if points:
+        draw_pareto(points, out / 'pareto.png')
+
+
+def markdown(rows: Sequence[dict]) -> str:
+    """Tables with the paper's figure beside ours, and below each what could not be measured."""
+    parts = []
+    for table in ALL_TABLES:
+        own = [row for row in rows if row['table'] == table]
+        if not own:
+            continue
+        parts += [f'## {TITLES[table]}', '']
+        measured = [row for row in own if row['reason'] is None]
+        if measured:
+            parts += ['| network | preserved | method | paper | ours | parameters | FLOPs | images | episodes |']
+            parts += ['|---|---|---|---|---|---|---|---|---|', *map(_line, measured), '']
+        parts += _absent([row for row in own if row['reason'] is not None])
+    return '\n'.join(parts).rstrip() + '\n'
+
+
+def _line(row: dict) -> str:
+    paper = '-' if row['paper'] is None else f'{row["paper"]:.2f} {row["unit"]}'
+    flops = '-' if row['ours_flops_ratio'] is None else f'{row["ours_flops_ratio"]:.1%}'
+    if row['flops_ratio'] is not None:
+        flops += f' (paper {row["flops_ratio"]:.1%})'
+    cells = [
+        NETWORKS[row['network']],
+        f'{row["preserve_ratio"]:.1%}',
+        METHODS[row['method']],
+        paper,
+        f'{row["ours"]:.2f} {row["unit"]}',
+        '-' if row['params_ratio'] is None else f'{row["params_ratio"]:.1%}',
+        flops,
+        '-' if row['images'] is None else f'{row["images"]:,}',
+        '-' if row['episodes'] is None else f'{row["episodes"]:,}',
+    ]
+    return f'| {" | ".join(cells)} |'
+
+
+def _absent(rows: Sequence[dict]) -> list[str]:
+    """A line for each network and reason that rows are absent for."""
+    groups: dict[tuple[str, str], int] = {}
+    for row in rows:
+        key = (row['network'], row['reason'])
+        groups[key] = groups.get(key, 0) + 1
+    lines = [f'- not measured: {count} of {NETWORKS[network]}: {reason}' for (network, reason), count in groups.items()]
+    return [*lines, ''] if lines else []
+
+
+def draw_pareto(rows: Sequence[dict], path: Path) -> None:
+    """Draw accuracy against the preserved share of parameters, a panel a network."""
+    networks = list(dict.fromkeys(row['network'] for row in rows))
+    figure = Figure(figsize=(4 * len(networks), 3.4), layout='constrained', facecolor='white')
+    for axes, network in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks, strict=True):
+        for method, (colour, marker) in STYLES.items():
+            points = sorted(
+                (row['params_ratio'], row['ours'])
+                for row in rows
+                if (row['network'], row['method']) == (network, method)
+            )
+            if points:
+                axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=METHODS[method])
+        axes.set(title=NETWORKS[network], xlabel='preserved parameters', ylabel='top-1, %', ylim=(0, 100))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+    with atomic_path(path) as scratch:
+        figure.savefig(scratch, dpi=110, format='png')

@@ -1,0 +1,122 @@
+import json
+from dataclasses import asdict
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import REPO, SHARED, enliven
+
+from mmautodfp import AutoDFPError
+from mmautodfp.classification import CifarResNet
+from mmautodfp.reproduce import NETWORKS, NetworkBench, Settings, claims, markdown, reproduce, write_report
+
+CONFIGS = REPO / 'configs/classification'
+
+
+def write_images(path, count=40):
+    rng = np.random.default_rng(0)
+    np.savez(path, images=rng.integers(0, 256, (count, 32, 32, 3), np.uint8), labels=np.arange(count) % 10)
+    return str(path)
+
+
+def test_the_papers_figures_are_all_there():
+    counts = {table: len(claims((table,))) for table in ('1', '2', '3', '4', 'fig6', '6', '7')}
+    assert counts == {'1': 1 + 15, '2': 3 + 27, '3': 3 + 3, '4': 4 + 36, 'fig6': 4 * 18 + 3 * 9, '6': 1, '7': 18}
+    found = {(c.table, c.network, c.preserve_ratio, c.method): c.paper for c in claims()}
+    assert found['2', 'resnet56_cifar10', 0.6, 'merging'] == 76.56
+    assert found['1', 'mobilenet_v2_cifar10', 0.4, 'autodfp'] == 77.71
+    assert found['4', 'resnet50_imagenet', 0.7, 'autodfp'] == 41.83
+    assert found['7', 'vgg16_cifar10', 0.3, 'autodfp'] == 1.67
+    assert all((CONFIGS / f'{network}_autodfp.py').is_file() for network in NETWORKS)
+
+
+def test_rows_without_weights_are_listed_as_such_and_not_guessed(tmp_path):
+    settings = Settings(
+        tmp_path, CONFIGS, tmp_path, tables=('2', '4', '6'), networks=('vgg16_cifar10', 'resnet50_imagenet')
+    )
+    told = []
+    rows = reproduce(settings, told.append)
+    assert len(rows) == len(told) == 10 + 10 + 1
+    assert all(row['ours'] is None and row['reason'] for row in rows)
+    write_report(rows, tmp_path, {})
+    text = (tmp_path / 'reproduce.md').read_text()
+    assert '- not measured: 10 of VGG-16, CIFAR-10: no weights: vgg16_cifar10.pth is not there' in text
+    assert json.loads((tmp_path / 'reproduce.json').read_text())['rows'] == rows
+    assert not (tmp_path / 'pareto.png').exists()
+
+
+def test_the_curves_of_figure_6_are_drawn_from_the_points_that_there_are(tmp_path):
+    rows = [
+        asdict(claim)
+        | dict(ours=80.0, params_ratio=claim.preserve_ratio, ours_flops_ratio=0.5, images=10, episodes=None)
+        for claim in claims(('fig6',), ('vgg16_cifar10', 'resnet56_cifar10'))
+    ]
+    for row in rows:
+        row['reason'] = 'needs a search: --episodes' if row['method'] == 'autodfp' else None
+        row['ours'] = None if row['reason'] else row['ours']
+    write_report(rows, tmp_path, {})
+    assert cv2.imread(str(tmp_path / 'pareto.png')).shape[1] > 800  # two panels side by side
+    text = (tmp_path / 'reproduce.md').read_text()
+    assert text.count('| - | 80.00 % |') == 24
+    assert text.count('- not measured: 6 of ') == 2
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=enliven(CifarResNet(56)).state_dict()), tmp_path / 'resnet56_cifar10.pth.tar')
+    return tmp_path
+
+
+def test_searched_rows_take_episodes_and_go_on_from_an_earlier_search(weights, monkeypatch):
+    monkeypatch.chdir(REPO)
+    common = dict(configs=CONFIGS, checkpoints=weights, cifar10=write_images(weights / 'few.npz'))
+    common |= dict(tables=('2',), networks=('resnet56_cifar10',), search_images=20)
+    common |= dict(cfg_options={'autodfp.opening_lams': (0.5,)})
+    rows = {}
+    for episodes in (1, 2):
+        found = reproduce(Settings(weights / 'out', episodes=episodes, **common), lambda line: None)
+        rows = {(row['preserve_ratio'], row['method']): row for row in found}
+        searched = rows[0.5, 'autodfp']
+        assert (searched['episodes'], searched['images'], searched['reason']) == (episodes, 20, None)
+    assert 0.49 < searched['params_ratio'] <= 0.5
+    assert 0 <= searched['ours'] <= 100
+    summary = json.loads(next((weights / 'out/searches').glob('*_0.5_autodfp_*/summary.json')).read_text())
+    assert searched['ours'] == 100 * summary['results'][-1]['held_out_metric']
+    assert '| ResNet-56, CIFAR-10 | 50.0% | AutoDFP | 64.29 % |' in markdown(found)
+
+
+def test_uniform_widths_count_channels_or_parameters(weights):
+    config = CONFIGS / 'resnet56_cifar10_autodfp.py'
+    bench = NetworkBench(config, str(weights / 'resnet56_cifar10.pth.tar'), write_images(weights / 'few.npz'), 10)
+    assert set(bench.uniform_widths(0.6, 'channels')) == {9, 19, 38}  # of 16, 32 and 64, rounded down
+    widths = bench.uniform_widths(0.6, 'params')
+    assert 0.59 < bench.shares(widths)['params_ratio'] <= 0.6
+    plan = bench.plan(widths)
+    norms = bench.network.layer1[0].conv1.weight.flatten(1).norm(dim=1)
+    assert set(plan.units['layer1.0.conv1'].keep) == set(norms.topk(widths[0]).indices.tolist())
+    assert bench.milliseconds(plan, repeat=2) > 0
+    assert bench.network.layer1[0].conv1.out_channels == 16
+
+
+def test_an_unknown_table_or_network_is_refused(tmp_path):
+    with pytest.raises(AutoDFPError, match="table '5' was asked for; known are 1, 2"):
+        reproduce(Settings(tmp_path, tables=('5',)))
+    with pytest.raises(AutoDFPError, match="network 'resnet18' was asked for"):
+        reproduce(Settings(tmp_path, networks=('resnet18',)))
+
+
+def test_the_uniform_rows_of_table_2_on_400_real_images():
+    """Within what so few images allow; tools/reproduce.py has the figures on all of them."""
+    checkpoint = SHARED / 'data/checkpoints/resnet56_cifar10.pth.tar'
+    images = SHARED / 'data/cifar10/cifar10_test_half.npz'
+    for path in (checkpoint, images):
+        if not path.is_file():
+            pytest.skip(f'{path} is not there')
+    bench = NetworkBench(CONFIGS / 'resnet56_cifar10_autodfp.py', str(checkpoint), str(images), 400)
+    assert bench.accuracy(None, 'prune') == pytest.approx(93.4, abs=3)
+    for ratio, prune, merging in ((0.7, 77.0, 85.2), (0.5, 24.3, 56.2)):
+        widths = bench.uniform_widths(ratio, 'channels')
+        assert bench.accuracy(widths, 'prune') == pytest.approx(prune, abs=6)
+        assert bench.accuracy(widths, 'merging') == pytest.approx(merging, abs=6)

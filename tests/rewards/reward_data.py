@@ -1,0 +1,143 @@
+"""What the reward's tests share: loaders of two data sets, a detector that knows the truth, the demos' detectors."""
+
+import copy
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPO, SHARED
+from mmdet.apis import init_detector
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+from pycocotools.coco import COCO
+from torch import nn
+
+from mmautodfp.fileio import load_json
+from mmautodfp.rewards.subset import ImageBatches, build_dataset
+from mmautodfp.surgery import PruningPlan, UnitPlan, find_units
+
+PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(128, 128), keep_ratio=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+
+
+def digits_loader(root, split='val') -> dict:
+    cfg = Config.fromfile(REPO / 'configs/_base_/digits_detection.py')
+    loader = copy.deepcopy(cfg[f'{split}_dataloader'])
+    loader.dataset.data_root = str(root)
+    return loader
+
+
+def coco_annotations() -> Path:
+    file = SHARED / 'data/coco/annotations/instances_val2017_mini.json'
+    if not file.is_file():
+        pytest.skip(f'{file} with annotations of real COCO images is not there')
+    return file
+
+
+def coco_loader() -> dict:
+    file = coco_annotations()
+    dataset = dict(
+        type='CocoDataset',
+        data_root=str(file.parents[1]),
+        ann_file=str(file),
+        data_prefix=dict(img='val2017/'),
+        test_mode=True,
+        pipeline=PIPELINE,
+    )
+    return dict(batch_size=4, dataset=dataset)
+
+
+class Preprocessor(nn.Module):
+    def forward(self, batch, training):
+        self.calls = getattr(self, 'calls', 0) + 1
+        inputs = [image.float() for image in batch['inputs']]
+        if len({image.shape for image in inputs}) == 1:
+            inputs = torch.stack(inputs)
+        return dict(inputs=inputs, data_samples=batch['data_samples'])
+
+
+class Oracle(nn.Module):
+    """Predicts the ground truth, shaken: boxes moved, some classes wrong, some missed, some invented."""
+
+    def __init__(self, ann_file, seed=0, shake=0.15, silent=False, masks=False):
+        super().__init__()
+        self.data_preprocessor = Preprocessor()
+        self.silent = silent
+        self.seen = []
+        self.truth = COCO(str(ann_file)) if masks else None
+        content = load_json(ann_file, 'annotations')
+        categories = sorted(category['id'] for category in content['categories'])
+        rng = np.random.default_rng(seed)
+        self.found = defaultdict(list)
+        for annotation in content['annotations']:
+            x, y, w, h = annotation['bbox']
+            x, y = x + rng.normal(0, shake * w), y + rng.normal(0, shake * h)
+            label = categories.index(annotation['category_id'])
+            if rng.random() < 0.2:
+                label = int(rng.integers(len(categories)))
+            if rng.random() < 0.9:
+                move = rng.normal(0, shake * np.sqrt(w * h) / 2, 2).round().astype(int)
+                self.found[annotation['image_id']].append(([x, y, x + w, y + h], rng.random(), label, annotation, move))
+
+    def forward(self, inputs, data_samples, mode):
+        assert mode == 'predict'
+        self.seen += [sample.img_id for sample in data_samples]
+        for sample in data_samples:
+            assert 'pred_instances' not in sample  # nothing of the last episode is left in the cache
+            found = [] if self.silent else self.found[sample.img_id]
+            boxes, scores, labels, annotations, moves = zip(*found, strict=True) if found else ([],) * 5
+            sample.pred_instances = InstanceData(
+                bboxes=torch.tensor(boxes).reshape(-1, 4),
+                scores=torch.tensor(scores),
+                labels=torch.tensor(labels).long(),
+            )
+            if self.truth:
+                masks = [
+                    np.roll(self.truth.annToMask(annotation).astype(bool), move, (0, 1))
+                    for annotation, move in zip(annotations, moves, strict=True)
+                ]
+                sample.pred_instances.masks = torch.from_numpy(np.array(masks).reshape(len(masks), *sample.ori_shape))
+        return data_samples
+
+
+def demo_detector(name: str, **overrides) -> nn.Module:
+    """A demo's detector with its trained weights, on the CPU, in eval mode."""
+    cfg = Config.fromfile(REPO / f'configs/demo/{name}_digits.py')
+    cfg.merge_from_dict(overrides)
+    return init_detector(cfg, str(REPO / f'configs/demo/{name}_digits.pth'), device='cpu')
+
+
+def digits_batches(model: nn.Module, root, num: int = 6, batch_size: int = 3) -> ImageBatches:
+    """The first test images, as the model takes them."""
+    loader = digits_loader(root, 'test')
+    return ImageBatches(build_dataset(loader['dataset']), model.data_preprocessor, [range(num)], batch_size, 1)
+
+
+def gentle_plan(module: nn.Module, seed: int, least: float = 0.8) -> PruningPlan:
+    """A random plan that leaves most channels of every unit, so that something is still detected."""
+    generator = torch.Generator().manual_seed(seed)
+    units = {}
+    for unit in find_units(module):
+        share = least + (1 - least) * torch.rand((), generator=generator).item()
+        width = max(1, round(share * unit.num_channels))
+        keep = torch.randperm(unit.num_channels, generator=generator)[:width].sort().values
+        units[unit.name] = UnitPlan(tuple(keep.tolist()), unit.num_channels, torch.rand((), generator=generator).item())
+    return PruningPlan(units)
+
+
+def assert_same_detections(found: InstanceData, expected: InstanceData, scores=1e-4, boxes=1e-2) -> None:
+    """The same ones in the same order, masks included."""
+    assert len(found) == len(expected)
+    if not len(expected):
+        return
+    assert torch.equal(found.labels, expected.labels)
+    assert torch.allclose(found.scores, expected.scores, rtol=0, atol=scores)
+    assert torch.allclose(found.bboxes, expected.bboxes, rtol=0, atol=boxes)
+    assert ('masks' in found) == ('masks' in expected)
+    if 'masks' in expected:
+        assert (found.masks ^ expected.masks).float().mean() < 1e-4

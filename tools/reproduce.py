@@ -1,0 +1,64 @@
+"""Measure the paper's tables on the weights and images that are there; rows without them are listed as such.
+
+Uniform rows take seconds each. Searched rows take --episodes; a search that is there already is taken up again.
+
+Example:
+    python tools/reproduce.py --checkpoints checkpoints --cifar10 data/cifar10 --tables 2 --networks resnet56_cifar10
+"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from _cli import new_parser, read_options
+
+
+def main() -> None:
+    parser = new_parser(__doc__)
+    parser.add_argument('--checkpoints', type=Path, help='folder of the weights (default: where the configs say)')
+    parser.add_argument('--cifar10', help="folder of torchvision's CIFAR10 or .npz file (default: as the configs say)")
+    parser.add_argument('--imagenet', help='folder of the validation images (default: as the configs say)')
+    parser.add_argument('--tables', nargs='+', help='some of 1 2 3 4 fig6 6 7 (default: all)')
+    parser.add_argument('--networks', nargs='+', help='such as resnet56_cifar10 (default: all)')
+    parser.add_argument('--episodes', type=int, help='episodes of each search (default: no searched rows)')
+    parser.add_argument('--search-images', type=int, default=1000, help='images that reward a search (default: 1000)')
+    parser.add_argument('--images', type=int, help='images for the uniform rows (default: all)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the searches (default: 0)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='override settings of the searches, such as autodfp.agent.warmup_episodes=100',
+    )
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/reproduce'), help='folder of the result')
+    args = parser.parse_args()
+
+    from mmautodfp import AutoDFPError
+    from mmautodfp.reproduce import ALL_TABLES, NETWORKS, Settings, reproduce, write_report
+
+    try:
+        settings = Settings(
+            out=args.out,
+            checkpoints=args.checkpoints,
+            cifar10=args.cifar10,
+            imagenet=args.imagenet,
+            tables=tuple(args.tables or ALL_TABLES),
+            networks=tuple(args.networks or NETWORKS),
+            episodes=args.episodes,
+            search_images=args.search_images,
+            num_images=args.images,
+            seed=args.seed,
+            cfg_options=read_options(args.cfg_options),
+        )
+        rows = reproduce(settings)
+    except AutoDFPError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+    paths = ('out', 'configs', 'checkpoints', 'cifar10', 'imagenet')  # of this machine
+    write_report(rows, args.out, {key: value for key, value in asdict(settings).items() if key not in paths})
+    print(f'wrote {args.out}/reproduce.json and reproduce.md')
+
+
+if __name__ == '__main__':
+    main()
