@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import TextIO
@@ -55,16 +56,18 @@ def search_line(
     """
     stream = file or sys.stderr
     live = is_main_process() and stream.isatty()
+    size = shutil.get_terminal_size()  # 80 x 24 where a terminal does not tell; tqdm would show nothing there
     bar = tqdm(
         desc='search',
         total=total,
         initial=done,
         file=stream,
         disable=not live,
-        dynamic_ncols=True,
+        ncols=size.columns,
+        nrows=size.lines,
         leave=False,
         mininterval=0,
-        bar_format='{desc} {bar:20} {n_fmt}/{total_fmt}  {postfix}  {elapsed} gone, {remaining} to go',
+        bar_format='{desc} {bar:20} {n_fmt}/{total_fmt}{postfix}  {elapsed} gone, {remaining} to go',
     )
     with contextlib.ExitStack() as stack:
         stack.callback(bar.close)
