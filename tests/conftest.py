@@ -8,6 +8,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from own_data import own_data  # noqa: F401, a fixture
 from torch import nn
 
 from mmautodfp.datasets import make_digits

@@ -23,12 +23,17 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     # torch.distributed.launch passes it, and so do scripts written for mmdet's tools.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    add_trust(parser)
+    add_cfg_options(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust-checkpoint``."""
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
         help='allow a checkpoint that holds Python objects; reading it can run code hidden in it',
     )
-    add_cfg_options(parser)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -70,9 +75,13 @@ def main(command: str, args: argparse.Namespace) -> None:
 
     from mmautodfp import AutoDFPError
     from mmautodfp.apis import evaluate, prune
+    from mmautodfp.report import remake_report
     from mmautodfp.sweep import sweep
 
-    commands = dict(prune=prune, evaluate=evaluate, sweep=sweep)
+    def report(**arguments):
+        print(f'{remake_report(**arguments)} is the report, its pictures are in the folder report beside it')
+
+    commands = dict(prune=prune, evaluate=evaluate, sweep=sweep, report=report)
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -84,7 +93,8 @@ def main(command: str, args: argparse.Namespace) -> None:
     try:
         if kind == 'cuda' and not torch.cuda.is_available():
             raise AutoDFPError(f'device {device} was asked for, but torch finds no GPU; use --device cpu')
-        arguments['cfg_options'] = read_options(arguments['cfg_options'])
+        if 'cfg_options' in arguments:
+            arguments['cfg_options'] = read_options(arguments['cfg_options'])
         commands[command](**arguments)
     except AutoDFPError as error:
         print(f'error: {error}', file=sys.stderr)

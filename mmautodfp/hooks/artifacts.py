@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from torch import nn
 import mmautodfp
 from mmautodfp.errors import AutoDFPError
 from mmautodfp.fileio import save_json, save_tensors, save_text
-from mmautodfp.report import draw_run
-from mmautodfp.search import History, LayerState
+from mmautodfp.report import Evidence, measure_times, write_report
+from mmautodfp.search import LayerState
 from mmautodfp.surgery import PruningPlan
 
 
@@ -131,14 +132,15 @@ class RunArtifacts:
         )
         save_tensors(dict(state_dict=state, meta=meta), self.work_dir / 'pruned.pth')
         # mmengine fills in the folder of the config: the two files can be moved together.
-        pruned = slim_config(self.cfg, self.module, self.plan.widths, '{{ fileDirname }}/pruned.pth')
-        save_text(pruned.pretty_text, self.work_dir / 'pruned.py')
+        beside = '{{ fileDirname }}/pruned.pth'
+        text = slim_config(self.cfg, self.module, self.plan.widths, beside).pretty_text
+        # It does so before Python reads the text: the folder's name may hold quotes.
+        save_text(text.replace(repr(beside), f"r'''{beside}'''"), self.work_dir / 'pruned.py')
 
-    def write_summary(self, history: History, facts: dict[str, Any], rows: Sequence[Row]) -> None:
-        """Write ``summary.json`` and ``report.png``.
+    def write_summary(self, facts: dict[str, Any], rows: Sequence[Row]) -> None:
+        """Write ``summary.json``.
 
         Args:
-            history (History): Of the search.
             facts (dict): What else belongs into ``summary.json``; ``metric`` names the reward.
             rows (Sequence[Row]): The comparison; the last one is the pruned model.
         """
@@ -149,14 +151,6 @@ class RunArtifacts:
             for row in rows
         ]
         self.summary['versions'] = _versions()
-        draw_run(
-            self.work_dir / 'report.png',
-            rewards=history.rewards,
-            baselines={row.name: row.search_metric for row in rows[:-1]},
-            ratios={name: unit.ratio for name, unit in self.plan.units.items()},
-            lams=[unit.lam for unit in self.plan.units.values()],
-            metric=facts['metric'],
-        )
         save_json(self.summary, self.work_dir / 'summary.json')
 
     def add_test_metrics(self, metrics: dict[str, float]) -> None:
@@ -165,6 +159,23 @@ class RunArtifacts:
         # A class that does not occur has no mAP, which mmdet tells as nan; JSON has no word for it.
         self.summary['test'] = {name: value if math.isfinite(value) else None for name, value in values.items()}
         save_json(self.summary, self.work_dir / 'summary.json')
+
+    def write_report(self, evidence: Evidence) -> str | None:
+        """Write ``report.html`` and the folder ``report``.
+
+        Args:
+            evidence (Evidence): What the models showed; the latency is measured here.
+
+        Returns:
+            str | None: Why there is no report, if so; a run does not fail for want of one.
+        """
+        try:
+            measure_times(evidence, self.work_dir)
+            evidence.to_json(self.work_dir / 'report' / 'evidence.json')
+            write_report(self.work_dir)
+        except Exception as error:
+            return f'{type(error).__name__}: {error}'
+        return None
 
     def table(self, rows: Sequence[Row]) -> list[str]:
         """The comparison as lines of text."""
@@ -183,12 +194,13 @@ class RunArtifacts:
 
     def next_steps(self) -> list[str]:
         """Where everything is, and what can be done with it."""
-        at = self.work_dir
+        config, checkpoint = (shlex.quote(str(self.work_dir / name)) for name in ('pruned.py', 'pruned.pth'))
         return [
-            f'in {at}: pruned.py and pruned.pth (the model), strategy.json (the plan), summary.json (figures), '
-            'report.png (the search), search.pth (to go on)',
-            f'evaluate it:    python tools/test.py {at}/pruned.py {at}/pruned.pth',
-            f'fine-tune it:   hand {at}/pruned.py to tools/train.py of MMDetection; it starts from the pruned weights',
+            f'in {self.work_dir}: report.html (open it in a browser; pictures in report/), pruned.py and pruned.pth '
+            '(the model), strategy.json (the plan), summary.json (figures), search.pth (to go on)',
+            f'evaluate it:    python tools/test.py {config} {checkpoint}',
+            f'export it:      python tools/export_onnx.py {config} {checkpoint}',
+            f'fine-tune it:   hand {config} to tools/train.py of MMDetection; it starts from the pruned weights',
             'search longer:  the same command with --resume --episodes N',
         ]
 

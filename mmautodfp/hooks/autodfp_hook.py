@@ -22,6 +22,7 @@ from mmautodfp.errors import AutoDFPError
 from mmautodfp.fileio import load_tensors
 from mmautodfp.kernels import rank_channels
 from mmautodfp.registry import AGENTS, BUDGETS, HOOKS, RECONSTRUCTORS, REWARDS, build
+from mmautodfp.report import collect
 from mmautodfp.search import (
     AgentSpec,
     History,
@@ -47,6 +48,7 @@ from mmautodfp.surgery import (
 
 from .artifacts import Row, RunArtifacts, slim_config
 from .comparison import choose_contestants, digest_weights, measure
+from .progress import SearchLine, search_line
 
 LONG_SEARCH = 500  # episodes, from which on a race pays
 
@@ -139,6 +141,7 @@ class AutoDFPHook(Hook):
         self.seed = seed
         self.settings = dict(agent=self.agent, reconstructor=reconstructor or dict(type='SimilarityReconstructor'))
         self.artifacts: RunArtifacts | None = None
+        self.line: SearchLine | None = None
         # Built once more with the real task in before_test; this tells a wrong setting before anything is loaded.
         build(AGENTS, self.agent, spec=AgentSpec(1, uniform_action=(0.5, 0.5), seed=seed))
 
@@ -173,7 +176,8 @@ class AutoDFPHook(Hook):
         needs_data = self.reward.needs_data
         searcher = self._begin_or_resume(runner.cfg, Path(runner.work_dir) / 'search.pth')
         start = time.perf_counter()
-        plan = searcher.run()
+        with search_line(self.logger, self.num_episodes, len(searcher.history), self.log_interval) as self.line:
+            plan = searcher.run()
         seconds = time.perf_counter() - start
         artifacts = RunArtifacts(runner.cfg, Path(runner.work_dir), self.module, plan, self.settings)
         pruned = apply_plan(self.target, plan, self.reconstructor, finish=True)
@@ -181,6 +185,13 @@ class AutoDFPHook(Hook):
         on_main(lambda: artifacts.write_model(self.model, self.layer_states, _metainfo(runner, needs_data)))
         pruned.swap()
         rows = self._compare(plan, searcher.best_reward)
+        if is_main_process():
+            self.evidence = collect(
+                *(self.model, self.target, plan, self.reconstructor, pruned.swap, runner.cfg),
+                widths={row.name: row.widths for row in rows},
+                needs_data=self.reward.needs_data,
+                clustering=self.clustering,
+            )
         pruned.swap()
         self.artifacts = artifacts  # from here on the runner's model is the pruned one
         facts = dict(
@@ -199,7 +210,7 @@ class AutoDFPHook(Hook):
             **self.settings,
             autodfp=_settings(runner.cfg),
         )
-        on_main(lambda: artifacts.write_summary(searcher.history, facts, rows))
+        on_main(lambda: artifacts.write_summary(facts, rows))
         if is_main_process():
             for line in artifacts.table(rows):
                 self.logger.info(line)
@@ -208,6 +219,9 @@ class AutoDFPHook(Hook):
         """Add the test loop's figures to the summary and say where everything is."""
         if is_main_process():
             self.artifacts.add_test_metrics(metrics or {})
+            reason = self.artifacts.write_report(self.evidence)
+            if reason:
+                self.logger.warning(f'the run is complete but for its report ({reason}); tools/report.py tries again')
             for line in self.artifacts.next_steps():
                 self.logger.info(line)
 
@@ -331,13 +345,8 @@ class AutoDFPHook(Hook):
         scalars = dict(reward=progress.reward, best=progress.best_reward, **progress.scalars)
         scalars |= dict(params=self.costs.params[self.budget.scope].ratio(progress.widths))
         self.visualizer.add_scalars({f'autodfp/{k}': v for k, v in scalars.items()}, step=progress.episode)
-        done = progress.episode + 1
-        if progress.improved or done % self.log_interval == 0 or done == progress.num_episodes:
-            minutes, seconds = divmod(round(progress.eta), 60)
-            self.logger.info(
-                f'episode {done}/{progress.num_episodes}  reward {progress.reward:.4f}  best {progress.best_reward:.4f}'
-                f'{" (new)" if progress.improved else ""}  {progress.seconds:.1f} s  eta {minutes}:{seconds:02d}'
-            )
+        if self.line:
+            self.line.tell(progress)
 
     def image_evaluations(self, history: History) -> dict[str, int]:
         """Images that the search evaluated, and how many there would have been without a race."""

@@ -44,7 +44,7 @@ def read(path: Path) -> dict:
 
 def test_a_run_leaves_what_it_promises(run):
     work_dir, metrics = run
-    for name in ('pruned.pth', 'pruned.py', 'strategy.json', 'summary.json', 'search.pth', 'report.png'):
+    for name in ('pruned.pth', 'pruned.py', 'strategy.json', 'summary.json', 'search.pth', 'report.html'):
         assert (work_dir / name).stat().st_size > 500
     assert not list(work_dir.glob('.*'))  # no temporary file is left
     summary = read(work_dir / 'summary.json')

@@ -1,5 +1,6 @@
 """The whole way without data: nothing of a data set is opened, and the result is a model like any other."""
 
+import re
 import sys
 
 import pytest
@@ -66,6 +67,12 @@ def test_it_leaves_a_pruned_model_and_its_figures(work_dir):
     assert rows['uniform, pruned only']['search_metric'] < rows['uniform, same compensation']['search_metric']
     assert rows['AutoDFP']['module_params']['ratio'] <= 0.7
     assert (summary['metric'], summary['held_out_images']) == ('feature_likeness', 0)
+
+
+def test_its_report_shows_all_but_the_images(work_dir):
+    page = (work_dir / 'report.html').read_text()
+    assert page.count('<section') == 7
+    assert re.findall(r'Not shown: (.*)\.</p>', page) == ['the run used no data, so no image was opened']
 
 
 def test_the_pruned_model_evaluates_on_real_data(work_dir, small_demo, monkeypatch):

@@ -14,7 +14,7 @@ def run(*arguments: str, cwd=REPO) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize(
-    'tool', ['prune.py', 'test.py', 'train_demo.py', 'make_digits.py', 'benchmark.py', 'reproduce.py']
+    'tool', ['prune.py', 'test.py', 'report.py', 'train_demo.py', 'make_digits.py', 'benchmark.py', 'reproduce.py']
 )
 def test_help_shows_an_example_and_every_argument(tool):
     result = run(f'tools/{tool}', '--help')
@@ -45,6 +45,13 @@ def test_bad_requests_end_with_code_2_and_a_sentence_without_traceback(arguments
     result = run('tools/prune.py', *arguments, '--work-dir', str(tmp_path))
     assert result.returncode == 2
     assert message in result.stderr
+    assert 'Traceback' not in result.stderr
+
+
+def test_a_report_of_no_run_ends_with_code_2_and_a_sentence(tmp_path):
+    result = run('tools/report.py', str(tmp_path))
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith('error: the summary of a run was to be read from')
     assert 'Traceback' not in result.stderr
 
 
