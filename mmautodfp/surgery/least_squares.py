@@ -97,6 +97,7 @@ class SyntheticLeastSquares(Reconstructor):
         moments, statistics = input_moments(module, layers, self._batches())
         for part, mode in modes:
             part.training = mode
+        _require_finite(module, moments)
         self._units = {unit.name: self._keep(module, unit, moments) for unit in units}
         self._twin = statistics.twin(module) if self.refinement else None
 
@@ -133,3 +134,12 @@ class SyntheticLeastSquares(Reconstructor):
     def finish(self, module: nn.Module, plan: PruningPlan, restore: Restore) -> None:
         if self.refinement:
             refine(module, self._twin, plan, self, self._batches, self.refinement, restore)
+
+
+def _require_finite(module: nn.Module, moments: dict[str, InputMoments]) -> None:
+    for path, seen in moments.items():
+        if not seen.moments.covariance.isfinite().all():
+            raise AutoDFPError(
+                f'{path} of the {type(module).__name__} was to be fitted on synthetic images, but what it reads there '
+                'is not finite; look for nan and inf in the checkpoint'
+            )

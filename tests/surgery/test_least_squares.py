@@ -241,6 +241,13 @@ def test_a_unit_that_images_do_not_reach_is_told():
         SyntheticLeastSquares(IMAGES).ensure_fitted(Bypassed().eval())
 
 
+def test_weights_that_are_not_finite_are_told():
+    module = enliven(CifarResNet(depth=8))
+    module.layer2[0].conv1.weight.data[0, 0, 0, 0] = torch.nan
+    with pytest.raises(AutoDFPError, match=r'layer2.0.conv2 of the CifarResNet .* is not finite'):
+        SyntheticLeastSquares(IMAGES).ensure_fitted(module)
+
+
 @pytest.mark.parametrize(
     'settings',
     [
