@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmautodfp.errors import AutoDFPError
 from mmautodfp.kernels import least_squares_delivery, output_variance, rank_by_explanation
-from mmautodfp.registry import RECONSTRUCTORS
+from mmautodfp.registry import RECONSTRUCTORS, build_settings
 
 from .plan import PruningPlan
 from .reconstructors import OutputChange, Reconstruction, Reconstructor
@@ -55,11 +55,11 @@ class SyntheticLeastSquares(Reconstructor):
         ranking (str): Which channels stay: 'l2', the paper's, or 'explanation', those from which the others can be
             guessed best where the consumer looks. Defaults to 'explanation'.
         rematch (bool): Give the consumers' outputs back their deviation. Defaults to True.
-        refinement (dict | bool): Settings of :class:`mmautodfp.surgery.refine.Refinement`; False leaves it out.
-            Defaults to True: its own.
+        refinement (dict | bool | None): Settings of :class:`mmautodfp.surgery.refine.Refinement`; False leaves it
+            out. Defaults to True, as None: its own.
 
     Raises:
-        AutoDFPError: A setting is out of its range.
+        AutoDFPError: A setting is unknown or out of its range.
     """
 
     def __init__(
@@ -68,19 +68,19 @@ class SyntheticLeastSquares(Reconstructor):
         ridge: float = 1e-2,
         ranking: str = 'explanation',
         rematch: bool = True,
-        refinement: dict | bool = True,
+        refinement: dict | bool | None = True,
     ):
         super().__init__()
-        if ridge < 0:
-            raise AutoDFPError(f'ridge must be 0 or more, got {ridge}')
+        if not isinstance(ridge, int | float) or not 0 <= ridge < float('inf'):
+            raise AutoDFPError(f'ridge must be 0 or more, got {ridge!r}')
         if ranking not in RANKINGS:
             raise AutoDFPError(f'ranking of the channels is one of {", ".join(RANKINGS)}, got {ranking!r}')
-        self.images = SyntheticImages(**(images or {}))
+        self.images = build_settings(SyntheticImages, images, 'images')
         self.ridge = ridge
         self.rank_by = ranking
         self.rematch = rematch
-        settings = {} if isinstance(refinement, bool) else refinement
-        self.refinement = None if refinement is False else Refinement(**settings)
+        settings = None if refinement is True else refinement
+        self.refinement = None if refinement is False else build_settings(Refinement, settings, 'refinement')
         self._units: dict[str, _Unit] = {}
         self._twin: nn.Module | None = None
         self._batches: Callable[[], Iterator[tuple]] | None = None

@@ -55,13 +55,13 @@ class Refinement:
 
     def __post_init__(self):
         for name in ('ridge', 'patch_ridge'):
-            if getattr(self, name) < 0:
-                raise AutoDFPError(f'{name} of a refinement must be 0 or more, got {getattr(self, name)}')
+            if not isinstance(getattr(self, name), int | float) or not 0 <= getattr(self, name) < float('inf'):
+                raise AutoDFPError(f'{name} of a refinement must be 0 or more, got {getattr(self, name)!r}')
         for name in ('units_per_pass', 'positions', 'max_patch'):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise AutoDFPError(f'{name} of a refinement must be 1 or more, got {getattr(self, name)!r}')
-        if not 0 <= self.shortcut <= 1:
-            raise AutoDFPError(f'shortcut of a refinement is a share and lies in [0, 1], got {self.shortcut}')
+        if not isinstance(self.shortcut, int | float) or not 0 <= self.shortcut <= 1:
+            raise AutoDFPError(f'shortcut of a refinement is a share and lies in [0, 1], got {self.shortcut!r}')
 
 
 def bounded_gain(wanted: Tensor, found: Tensor) -> Tensor:

@@ -44,7 +44,9 @@ class SyntheticImages:
     def __post_init__(self):
         if self.kind not in KINDS:
             raise AutoDFPError(f'synthetic images of kind {self.kind!r} were asked for; known are {", ".join(KINDS)}')
-        sides = (self.size,) if isinstance(self.size, int) else tuple(self.size)
+        sides = tuple(self.size) if isinstance(self.size, list | tuple) else (self.size,)
+        if len(sides) not in (1, 2):
+            raise AutoDFPError(f'synthetic images were asked for with size={self.size!r}; name height and width')
         object.__setattr__(self, 'size', sides * 2 if len(sides) == 1 else sides)
         for name, value, least in (
             ('num_images', self.num_images, 2),

@@ -301,9 +301,32 @@ def test_weights_that_are_not_finite_are_told():
 
 
 @pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(images=dict(num=8)), "images was asked for .*'num'; known are num_images, size, batch_size"),
+        (dict(images=8), 'images takes a dict of settings, got 8; known are num_images'),
+        (dict(refinement=dict(rigde=1)), "refinement was asked for .*'rigde'; known are ridge, patches"),
+        (dict(refinement='all'), "refinement takes a dict of settings, got 'all'"),
+    ],
+)
+def test_unknown_settings_are_told_with_the_known_ones(settings, message):
+    with pytest.raises(AutoDFPError, match=message):
+        SyntheticLeastSquares(**settings)
+
+
+def test_null_stands_for_the_defaults():
+    assert SyntheticLeastSquares(images=None, refinement=None).refinement == Refinement()
+
+
+@pytest.mark.parametrize(
     'settings',
     [
         dict(ridge=-1),
+        dict(ridge=None),
+        dict(images=dict(size=None)),
+        dict(images=dict(size=(32, 32, 3))),
+        dict(refinement=dict(ridge=None)),
+        dict(refinement=dict(shortcut=None)),
         dict(ranking='l1'),
         dict(images=dict(kind='cats')),
         dict(images=dict(batch_size=1)),
