@@ -93,10 +93,12 @@ class SyntheticLeastSquares(Reconstructor):
         units = find_units(module)
         layers = [(consumer.name, unit.num_channels) for unit in units for consumer in unit.consumers]
         modes = [(part, part.training) for part in model.modules()]
-        model.eval()
-        moments, statistics = input_moments(module, layers, self._batches())
-        for part, mode in modes:
-            part.training = mode
+        try:
+            model.eval()
+            moments, statistics = input_moments(module, layers, self._batches())
+        finally:
+            for part, mode in modes:
+                part.training = mode
         _require_finite(module, moments)
         self._units = {unit.name: self._keep(module, unit, moments) for unit in units}
         self._twin = statistics.twin(module) if self.refinement else None

@@ -300,6 +300,17 @@ def test_weights_that_are_not_finite_are_told():
         SyntheticLeastSquares(IMAGES).ensure_fitted(module)
 
 
+def test_training_modes_come_back_if_fitting_fails():
+    module = enliven(CifarResNet(depth=8))
+    module.train()
+    module.layer1.eval()
+    modes = [part.training for part in module.modules()]
+    module.layer3[0].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        SyntheticLeastSquares(IMAGES).ensure_fitted(module)
+    assert [part.training for part in module.modules()] == modes
+
+
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
