@@ -4,7 +4,8 @@ In a config an object is named with its scope, ``type='mmautodfp.AutoDFPHook'``;
 """
 
 import inspect
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
@@ -13,6 +14,8 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
 from .errors import AutoDFPError
+
+T = TypeVar('T')
 
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmautodfp', locations=['mmautodfp.hooks'])
 MODELS = Registry(
@@ -57,3 +60,25 @@ def build(registry: Registry, config: dict, **extra: Any) -> Any:
             "(a base config's settings for another type stay unless _delete_=True is among yours)"
         ) from None
     return cls(**(extra | arguments))
+
+
+def build_settings(cls: Callable[..., T], settings: Mapping[str, Any] | None, what: str, **defaults: Any) -> T:
+    """Build a group of settings from its part of a config, with the user's mistakes told in a sentence.
+
+    Args:
+        cls (Callable): The class of the settings.
+        settings (Mapping | None): Its arguments; None for none.
+        what (str): What the group is to the user, such as 'images'.
+        **defaults: Arguments that ``settings`` overrides.
+
+    Raises:
+        AutoDFPError: ``settings`` is no mapping, or names an argument that ``cls`` lacks.
+    """
+    known = ', '.join(inspect.signature(cls).parameters)
+    if settings is not None and not isinstance(settings, Mapping):
+        raise AutoDFPError(f'{what} takes a dict of settings, got {settings!r}; known are {known}')
+    try:
+        arguments = inspect.signature(cls).bind(**(defaults | dict(settings or {})))
+    except TypeError as error:
+        raise AutoDFPError(f'{what} was asked for {dict(settings or {})}, but {error}; known are {known}') from None
+    return cls(*arguments.args, **arguments.kwargs)

@@ -9,6 +9,8 @@ from .selection import checked_keep
 
 # Numbers taken into one matrix product, for its memory and for the digits of sums in single precision.
 CHUNK = 1 << 23
+# Shares of the mean variance that are tried one after another until a covariance is positive.
+JITTERS = (0.0, *(10.0**power for power in range(-12, 1)))
 
 
 class Moments:
@@ -145,21 +147,30 @@ def solve_ridge(covariance: Tensor, cross: Tensor, ridge: float = 0.0, prior: Te
 
     Returns:
         Tensor: [T, D], float64.
+
+    Raises:
+        ValueError: ``covariance`` or ``cross`` holds nan or inf, ``ridge`` is no number of 0 or more, or ``covariance``
+            has negative eigenvalues beyond rounding.
     """
     covariance, cross = covariance.double(), cross.double()
+    for name, moments in (('covariance', covariance), ('cross covariance', cross)):
+        if not moments.isfinite().all():
+            wrong = int((~moments.isfinite()).sum())
+            raise ValueError(f'a {name} of finite numbers was expected, but {wrong} of its {moments.numel()} are not')
+    if not 0 <= ridge < torch.inf:
+        raise ValueError(f'ridge is a number of 0 or more, but {ridge} was given')
     scale = covariance.diagonal().mean()
     start = torch.zeros_like(cross) if prior is None else prior.double()
     if scale <= 0:  # x never changes: nothing can be learned from it
         return start
     eye = torch.eye(len(covariance), dtype=torch.float64, device=covariance.device)
     # Without a ridge, a singular covariance takes the least one at which rounding leaves it positive.
-    jitter = 0.0
-    while True:
+    for jitter in JITTERS:
         factor, failed = torch.linalg.cholesky_ex(covariance + (ridge + jitter) * scale * eye)
         if not failed and factor.diagonal().amin() > 1e-8 * scale.sqrt():
-            break
-        jitter = max(jitter * 10, 1e-12)
-    return start + torch.cholesky_solve((cross - start @ covariance).T, factor).T
+            return start + torch.cholesky_solve((cross - start @ covariance).T, factor).T
+    least = torch.linalg.eigvalsh(covariance).amin().item()
+    raise ValueError(f'a covariance has no negative eigenvalue, but the least of the one given is {least:.3g}')
 
 
 @torch.no_grad()
@@ -179,7 +190,7 @@ def least_squares_delivery(
         kept channels: channel p is guessed as ``delivery[p] @ x[keep] + constant[p]``. float64.
 
     Raises:
-        ValueError: ``keep`` is empty, names a channel twice or one that does not exist.
+        ValueError: ``keep`` is empty, names a channel twice or one that does not exist; or as of :func:`solve_ridge`.
     """
     mean, covariance = mean.double(), covariance.double()
     keep = checked_keep(keep, len(mean), mean.device)

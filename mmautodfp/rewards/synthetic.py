@@ -9,7 +9,7 @@ from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
 from mmautodfp.errors import AutoDFPError
-from mmautodfp.registry import REWARDS
+from mmautodfp.registry import REWARDS, build_settings
 from mmautodfp.surgery import SyntheticImages, batch_statistics, features_of
 
 from .base import Reward
@@ -36,7 +36,7 @@ class SyntheticReward(Reward):
             to 'batch'.
 
     Raises:
-        AutoDFPError: A setting is out of its range.
+        AutoDFPError: A setting is unknown or out of its range.
     """
 
     needs_data = False
@@ -45,7 +45,7 @@ class SyntheticReward(Reward):
         for name, value, known in (('measure', measure, MEASURES), ('statistics', statistics, STATISTICS)):
             if value not in known:
                 raise AutoDFPError(f'SyntheticReward was asked for {name}={value!r}; it is one of {", ".join(known)}')
-        self._settings = SyntheticImages(**(dict(num_images=16, seed=1) | (images or {})))
+        self._settings = build_settings(SyntheticImages, images, 'images', num_images=16, seed=1)
         self.measure = measure
         self.statistics = statistics
         self.name = 'feature_likeness'

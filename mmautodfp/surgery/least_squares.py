@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmautodfp.errors import AutoDFPError
 from mmautodfp.kernels import least_squares_delivery, output_variance, rank_by_explanation
-from mmautodfp.registry import RECONSTRUCTORS
+from mmautodfp.registry import RECONSTRUCTORS, build_settings
 
 from .plan import PruningPlan
 from .reconstructors import OutputChange, Reconstruction, Reconstructor
@@ -55,11 +55,11 @@ class SyntheticLeastSquares(Reconstructor):
         ranking (str): Which channels stay: 'l2', the paper's, or 'explanation', those from which the others can be
             guessed best where the consumer looks. Defaults to 'explanation'.
         rematch (bool): Give the consumers' outputs back their deviation. Defaults to True.
-        refinement (dict | bool): Settings of :class:`mmautodfp.surgery.refine.Refinement`; False leaves it out.
-            Defaults to True: its own.
+        refinement (dict | bool | None): Settings of :class:`mmautodfp.surgery.refine.Refinement`; False leaves it
+            out. Defaults to True, as None: its own.
 
     Raises:
-        AutoDFPError: A setting is out of its range.
+        AutoDFPError: A setting is unknown or out of its range.
     """
 
     def __init__(
@@ -68,19 +68,19 @@ class SyntheticLeastSquares(Reconstructor):
         ridge: float = 1e-2,
         ranking: str = 'explanation',
         rematch: bool = True,
-        refinement: dict | bool = True,
+        refinement: dict | bool | None = True,
     ):
         super().__init__()
-        if ridge < 0:
-            raise AutoDFPError(f'ridge must be 0 or more, got {ridge}')
+        if not isinstance(ridge, int | float) or not 0 <= ridge < float('inf'):
+            raise AutoDFPError(f'ridge must be 0 or more, got {ridge!r}')
         if ranking not in RANKINGS:
             raise AutoDFPError(f'ranking of the channels is one of {", ".join(RANKINGS)}, got {ranking!r}')
-        self.images = SyntheticImages(**(images or {}))
+        self.images = build_settings(SyntheticImages, images, 'images')
         self.ridge = ridge
         self.rank_by = ranking
         self.rematch = rematch
-        settings = {} if isinstance(refinement, bool) else refinement
-        self.refinement = None if refinement is False else Refinement(**settings)
+        settings = None if refinement is True else refinement
+        self.refinement = None if refinement is False else build_settings(Refinement, settings, 'refinement')
         self._units: dict[str, _Unit] = {}
         self._twin: nn.Module | None = None
         self._batches: Callable[[], Iterator[tuple]] | None = None
@@ -93,10 +93,13 @@ class SyntheticLeastSquares(Reconstructor):
         units = find_units(module)
         layers = [(consumer.name, unit.num_channels) for unit in units for consumer in unit.consumers]
         modes = [(part, part.training) for part in model.modules()]
-        model.eval()
-        moments, statistics = input_moments(module, layers, self._batches())
-        for part, mode in modes:
-            part.training = mode
+        try:
+            model.eval()
+            moments, statistics = input_moments(module, layers, self._batches())
+        finally:
+            for part, mode in modes:
+                part.training = mode
+        _require_finite(module, moments)
         self._units = {unit.name: self._keep(module, unit, moments) for unit in units}
         self._twin = statistics.twin(module) if self.refinement else None
 
@@ -133,3 +136,12 @@ class SyntheticLeastSquares(Reconstructor):
     def finish(self, module: nn.Module, plan: PruningPlan, restore: Restore) -> None:
         if self.refinement:
             refine(module, self._twin, plan, self, self._batches, self.refinement, restore)
+
+
+def _require_finite(module: nn.Module, moments: dict[str, InputMoments]) -> None:
+    for path, seen in moments.items():
+        if not seen.moments.covariance.isfinite().all():
+            raise AutoDFPError(
+                f'{path} of the {type(module).__name__} was to be fitted on synthetic images, but what it reads there '
+                'is not finite; look for nan and inf in the checkpoint'
+            )

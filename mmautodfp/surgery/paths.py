@@ -15,9 +15,9 @@ class Seen:
     """What a layer was given and what it made of it, in one forward pass.
 
     Attributes:
-        input (Tensor): [B, N, ...].
-        output (Tensor): [B, M, ...], before a norm.
-        shortcut (Tensor | None): [B, M, ...], what was added to the output behind its norm; None if nothing was.
+        input (Tensor): [B, N, ...], of a linear layer [B, ..., N].
+        output (Tensor): [B, M, ...] or [B, ..., M], before a norm.
+        shortcut (Tensor | None): As the output, what was added to it behind its norm; None if nothing was.
     """
 
     input: Tensor

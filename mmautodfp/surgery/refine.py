@@ -16,7 +16,7 @@ from .paths import Paths, Seen
 from .plan import PruningPlan
 from .reconstructors import Reconstructor
 from .slim import Restore, prune_unit, replace_tensor, shift_outputs
-from .synthetic import as_channels
+from .synthetic import as_channels, channels_first
 from .units import Consumer, PrunableUnit, find_units
 
 
@@ -36,7 +36,6 @@ class Refinement:
         positions (int): Of each image, at most, that a layer is fitted on. Defaults to 1024.
         max_patch (int): Inputs of a layer beyond which its weights stay merged ones. Defaults to 4608, which is 512
             channels under a 3x3 kernel.
-
         cache_gb (float): Memory for what enters a block, for all images, in GB. If it does not fit, both paths are run
             from their start for each pass. Defaults to 2.
 
@@ -56,13 +55,13 @@ class Refinement:
 
     def __post_init__(self):
         for name in ('ridge', 'patch_ridge'):
-            if getattr(self, name) < 0:
-                raise AutoDFPError(f'{name} of a refinement must be 0 or more, got {getattr(self, name)}')
+            if not isinstance(getattr(self, name), int | float) or not 0 <= getattr(self, name) < float('inf'):
+                raise AutoDFPError(f'{name} of a refinement must be 0 or more, got {getattr(self, name)!r}')
         for name in ('units_per_pass', 'positions', 'max_patch'):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise AutoDFPError(f'{name} of a refinement must be 1 or more, got {getattr(self, name)!r}')
-        if not 0 <= self.shortcut <= 1:
-            raise AutoDFPError(f'shortcut of a refinement is a share and lies in [0, 1], got {self.shortcut}')
+        if not isinstance(self.shortcut, int | float) or not 0 <= self.shortcut <= 1:
+            raise AutoDFPError(f'shortcut of a refinement is a share and lies in [0, 1], got {self.shortcut!r}')
 
 
 def bounded_gain(wanted: Tensor, found: Tensor) -> Tensor:
@@ -173,14 +172,16 @@ class _ConsumerFit:
 
     def update(self, dense: Seen, pruned: Seen) -> None:
         """Take in one batch of the dense and of the pruned path."""
+        first = lambda x: channels_first(self.layer, x)
         self.channels.update(
-            as_channels(pruned.input, len(self.keep)), as_channels(dense.input, self.unit.num_channels)
+            as_channels(first(pruned.input), len(self.keep)), as_channels(first(dense.input), self.unit.num_channels)
         )
         if self.patches is None:
             return
-        target = dense.output[:, self.rows] - _along(self.bias, dense.output)
+        output = first(dense.output)
+        target = output[:, self.rows] - _along(self.bias, output)
         if self.settings.shortcut and dense.shortcut is not None and pruned.shortcut is not None:
-            error = (dense.shortcut - pruned.shortcut) / _along(self.slope, dense.output)
+            error = first(dense.shortcut - pruned.shortcut) / _along(self.slope, output)
             target = target + self.settings.shortcut * error
         x, y = patches_of(self.layer, pruned.input), as_channels(target, len(self.rows))
         most = self.settings.positions * len(target)
@@ -227,9 +228,12 @@ def patches_of(layer: nn.Module, x: Tensor) -> Tensor:
     """What each output position of a layer reads, [B * positions, N * taps], in the order of its weight."""
     if isinstance(layer, nn.Linear):
         return x.flatten(0, -2)
-    if max(layer.kernel_size) == 1 and max(layer.stride) == 1 and not any(layer.padding):
+    sides = layer._reversed_padding_repeated_twice  # also what 'same' comes to
+    if max(layer.kernel_size) == 1 and max(layer.stride) == 1 and not any(sides):
         return as_channels(x, x.shape[1])
-    columns = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    if any(sides):
+        x = F.pad(x, sides, mode='constant' if layer.padding_mode == 'zeros' else layer.padding_mode)
+    columns = F.unfold(x, layer.kernel_size, layer.dilation, stride=layer.stride)
     return columns.transpose(1, 2).flatten(0, 1)
 
 

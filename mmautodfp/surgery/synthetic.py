@@ -44,7 +44,9 @@ class SyntheticImages:
     def __post_init__(self):
         if self.kind not in KINDS:
             raise AutoDFPError(f'synthetic images of kind {self.kind!r} were asked for; known are {", ".join(KINDS)}')
-        sides = (self.size,) if isinstance(self.size, int) else tuple(self.size)
+        sides = tuple(self.size) if isinstance(self.size, list | tuple) else (self.size,)
+        if len(sides) not in (1, 2):
+            raise AutoDFPError(f'synthetic images were asked for with size={self.size!r}; name height and width')
         object.__setattr__(self, 'size', sides * 2 if len(sides) == 1 else sides)
         for name, value, least in (
             ('num_images', self.num_images, 2),
@@ -151,6 +153,11 @@ def as_channels(x: Tensor, num_channels: int) -> Tensor:
     return x.flatten(1).unflatten(1, (num_channels, -1)).transpose(1, 2).flatten(0, 1)
 
 
+def channels_first(layer: nn.Module, x: Tensor) -> Tensor:
+    """What a layer reads or gives as [B, N, ...]; linear layers have their channels on the last axis."""
+    return x.movedim(-1, 1) if isinstance(layer, nn.Linear) else x
+
+
 class NormStatistics:
     """Mean and variance of what each BatchNorm of a module is given, over all batches."""
 
@@ -183,15 +190,15 @@ class InputMoments:
     """
 
     def __init__(self, layer: nn.Module, num_channels: int):
-        self.num_channels = num_channels
+        self.layer, self.num_channels = layer, num_channels
         self.moments = Moments(num_channels, device=layer.weight.device)
         spatial = isinstance(layer, nn.Conv2d) and max(layer.kernel_size) > 1
         self.correlation = TapCorrelation(layer.kernel_size, layer.dilation) if spatial else None
         self.num_taps = layer.weight[0].numel() // num_channels
 
     def update(self, x: Tensor) -> None:
-        """Take in an input [B, N, ...]."""
-        self.moments.update(as_channels(x, self.num_channels))
+        """Take in an input [B, N, ...], of a linear layer [B, ..., N]."""
+        self.moments.update(as_channels(channels_first(self.layer, x), self.num_channels))
         if self.correlation:
             self.correlation.update(x)
 

@@ -97,6 +97,23 @@ def test_a_ridge_without_end_leaves_the_prior():
     torch.testing.assert_close(solved, prior, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize('value', [torch.nan, torch.inf])
+def test_moments_that_are_not_finite_are_refused(value):
+    eye, cross = torch.eye(3), torch.ones(2, 3)
+    for place in ((0, 0), (1, 2)):
+        with pytest.raises(ValueError, match='a covariance of finite numbers was expected, but 1 of its 9 are not'):
+            solve_ridge(eye.index_put([torch.tensor(i) for i in place], torch.tensor(value)), cross)
+    with pytest.raises(ValueError, match='a cross covariance of finite numbers was expected, but 1 of its 6'):
+        solve_ridge(eye, cross.index_put([torch.tensor(0), torch.tensor(0)], torch.tensor(value)))
+    with pytest.raises(ValueError, match='ridge is a number of 0 or more'):
+        solve_ridge(eye, cross, value)
+
+
+def test_a_matrix_that_is_no_covariance_is_refused():
+    with pytest.raises(ValueError, match='no negative eigenvalue, but the least of the one given is -9'):
+        solve_ridge(torch.tensor([[1.0, 10], [10, 1]]), torch.ones(1, 2))
+
+
 @pytest.mark.parametrize('ridge', [0.0, 1e-2])
 def test_all_channels_kept_deliver_themselves(ridge):
     x = correlated()

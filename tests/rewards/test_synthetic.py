@@ -35,6 +35,11 @@ def uniform(module, share):
     return PruningPlan(plans)
 
 
+def test_unknown_settings_of_the_images_are_told():
+    with pytest.raises(AutoDFPError, match=r"images was asked for .*'sizes'; known are num_images, size"):
+        SyntheticReward(images=dict(sizes=3))
+
+
 @pytest.mark.parametrize('measure', ['error', 'cosine'])
 @pytest.mark.parametrize('statistics', ['batch', 'running'])
 def test_the_dense_model_is_worth_one_and_less_channels_are_worth_less(detector, measure, statistics):

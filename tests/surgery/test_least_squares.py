@@ -175,6 +175,13 @@ def test_a_unit_behind_the_pruned_ones_takes_part_in_the_full_pass(resnet):
         nn.Conv2d(6, 5, (3, 1), stride=2, padding=(1, 0), dilation=2, bias=False),
         nn.Conv2d(6, 5, 1, bias=False),
         nn.Conv2d(6, 5, 1, stride=2, bias=False),
+        nn.Conv2d(6, 5, 3, padding='same', bias=False),
+        nn.Conv2d(6, 5, (4, 2), padding='same', dilation=(1, 2), bias=False),
+        nn.Conv2d(6, 5, 3, padding='valid', bias=False),
+        nn.Conv2d(6, 5, 3, padding=(2, 1), padding_mode='reflect', bias=False),
+        nn.Conv2d(6, 5, 3, padding=1, stride=2, padding_mode='circular', bias=False),
+        nn.Conv2d(6, 5, 3, padding='same', padding_mode='replicate', bias=False),
+        nn.Conv2d(6, 5, 1, padding='same', bias=False),
         nn.Linear(6, 5, bias=False),
     ],
 )
@@ -185,6 +192,51 @@ def test_patches_times_weight_are_the_layers_outputs(layer):
         found = patches_of(layer, x) @ layer.weight.flatten(1).T
     expected = output if output.ndim == 2 else output.permute(0, 2, 3, 1).flatten(0, 2)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def on_rows():
+    """Linear layers that read the rows of an image, [B, 3, 32, N]."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(32, 12), nn.ReLU(), nn.Linear(12, 5)).eval()
+
+
+def test_channels_of_linear_layers_are_on_the_last_axis():
+    module = on_rows()
+    reconstructor = SyntheticLeastSquares(IMAGES)
+    reconstructor.ensure_fitted(module)
+    with torch.no_grad():
+        samples = module[:2](torch.cat(list(SyntheticImages(**IMAGES).batches()))).flatten(0, 2).double().numpy()
+    known = reconstructor._units['0']
+    np.testing.assert_allclose(known.mean, samples.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(known.covariance, np.cov(samples, rowvar=False, bias=True), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('finish', [False, True])
+def test_linear_layers_on_many_axes_lose_nothing_if_others_explain_the_pruned(finish):
+    module = on_rows()
+    module[0].weight.data[6:], module[0].bias.data[6:] = module[0].weight.data[:6] * 2, module[0].bias.data[:6] * 2
+    plan = PruningPlan({'0': UnitPlan(tuple(range(6)), 12)})
+    images = torch.randn(2, 3, 32, 32)
+    reconstructor = SyntheticLeastSquares(IMAGES, ridge=1e-9, refinement=dict(ridge=1e-9, patch_ridge=1e-9))
+    with torch.no_grad():
+        dense = module(images)
+        with apply_plan(module, plan, reconstructor, finish):
+            torch.testing.assert_close(module(images), dense, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize('padding', [dict(padding='same'), dict(padding=1, padding_mode='reflect')])
+def test_the_full_pass_minds_how_a_consumer_pads(padding):
+    """Doubled channels cost nothing, at the border either."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 3, **padding)).eval()
+    module[0].weight.data[4:], module[0].bias.data[4:] = module[0].weight.data[:4] * 2, module[0].bias.data[:4] * 2
+    images = torch.cat(list(SyntheticImages(**IMAGES).batches()))
+    plan = PruningPlan({'0': UnitPlan((0, 1, 2, 3), 8)})
+    reconstructor = SyntheticLeastSquares(IMAGES, refinement=dict(patch_ridge=1e-9))
+    with torch.no_grad():
+        dense = module(images)
+        with apply_plan(module, plan, reconstructor, finish=True):
+            torch.testing.assert_close(module(images), dense, rtol=1e-3, atol=1e-3)
 
 
 def test_what_a_residual_block_adds_is_found_whatever_the_block():
@@ -241,10 +293,51 @@ def test_a_unit_that_images_do_not_reach_is_told():
         SyntheticLeastSquares(IMAGES).ensure_fitted(Bypassed().eval())
 
 
+def test_weights_that_are_not_finite_are_told():
+    module = enliven(CifarResNet(depth=8))
+    module.layer2[0].conv1.weight.data[0, 0, 0, 0] = torch.nan
+    with pytest.raises(AutoDFPError, match=r'layer2.0.conv2 of the CifarResNet .* is not finite'):
+        SyntheticLeastSquares(IMAGES).ensure_fitted(module)
+
+
+def test_training_modes_come_back_if_fitting_fails():
+    module = enliven(CifarResNet(depth=8))
+    module.train()
+    module.layer1.eval()
+    modes = [part.training for part in module.modules()]
+    module.layer3[0].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        SyntheticLeastSquares(IMAGES).ensure_fitted(module)
+    assert [part.training for part in module.modules()] == modes
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(images=dict(num=8)), "images was asked for .*'num'; known are num_images, size, batch_size"),
+        (dict(images=8), 'images takes a dict of settings, got 8; known are num_images'),
+        (dict(refinement=dict(rigde=1)), "refinement was asked for .*'rigde'; known are ridge, patches"),
+        (dict(refinement='all'), "refinement takes a dict of settings, got 'all'"),
+    ],
+)
+def test_unknown_settings_are_told_with_the_known_ones(settings, message):
+    with pytest.raises(AutoDFPError, match=message):
+        SyntheticLeastSquares(**settings)
+
+
+def test_null_stands_for_the_defaults():
+    assert SyntheticLeastSquares(images=None, refinement=None).refinement == Refinement()
+
+
 @pytest.mark.parametrize(
     'settings',
     [
         dict(ridge=-1),
+        dict(ridge=None),
+        dict(images=dict(size=None)),
+        dict(images=dict(size=(32, 32, 3))),
+        dict(refinement=dict(ridge=None)),
+        dict(refinement=dict(shortcut=None)),
         dict(ranking='l1'),
         dict(images=dict(kind='cats')),
         dict(images=dict(batch_size=1)),
