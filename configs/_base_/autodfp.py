@@ -7,7 +7,6 @@ autodfp = dict(
     p_min=0.2,
     p_max=1.0,
     num_episodes=5000,
-    racing=None,  # stop hopeless plans early: in searches of 500 episodes or more; True or False decide otherwise
     agent=dict(
         type='SAC',
         hidden_sizes=(256, 256),
