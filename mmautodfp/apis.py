@@ -64,6 +64,11 @@ def prune(
         'seed': seed,
         'resume': resume or None,
     }
+    if preserve_ratio is not None and isinstance(cfg.autodfp.get('budget'), list | tuple):
+        raise AutoDFPError(
+            f'--preserve-ratio sets the limit of one budget, but {config} has {len(cfg.autodfp.budget)}; '
+            'set each with --cfg-options autodfp.budget.0.preserve_ratio=...'
+        )
     cfg.merge_from_dict({f'autodfp.{key}': value for key, value in overrides.items() if value is not None})
     hook = build(HOOKS, cfg.autodfp.to_dict())
     if hook.resume and not (Path(cfg.work_dir) / 'search.pth').is_file():

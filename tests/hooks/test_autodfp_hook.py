@@ -389,7 +389,7 @@ def test_a_race_is_run_where_it_is_asked_for(small_demo, tmp_path, monkeypatch):
         ({'autodfp.reward.type': 'Magic'}, "reward type 'Magic' is not known; known are CocoReward"),
         ({'autodfp.reward.images': 3}, "unexpected keyword argument 'images'.*num_images"),
         ({'autodfp.budget.preserve_ratio': 0.1}, 'can only reach 0.*; raise the ratio or lower p_min'),
-        ({'autodfp.budget.type': 'Price'}, 'known are FlopBudget, ParamBudget'),
+        ({'autodfp.budget.type': 'Price'}, 'known are FlopBudget, LatencyBudget, ParamBudget'),
         ({'autodfp.num_episodes': 0}, 'num_episodes=0'),
         ({'autodfp.racing': dict(speed=3)}, 'it takes True, False or a dict of risk, warmup, refresh'),
         ({'autodfp.racing': dict(risk=2)}, 'risk=2; it must lie between'),
