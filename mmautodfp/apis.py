@@ -13,6 +13,7 @@ from mmengine.fileio import exists
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 from torch.hub import download_url_to_file, get_dir
 
 from .errors import AutoDFPError
@@ -190,18 +191,29 @@ def find_checkpoint(source: str | None, config: str | os.PathLike) -> str:
 
 def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
     """A runner whose ``load_from`` has been read and found to fit the model."""
-    content = load_tensors(cfg.load_from, trust=trust_checkpoint)
-    state = content.get('state_dict', content)
-    if not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise AutoDFPError(f"checkpoint {cfg.load_from} holds no 'state_dict'; found {', '.join(map(str, content))}")
+    state = read_state(cfg.load_from, trust_checkpoint)
     if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available():
         runner = _cpu_ranks_runner(cfg)
     else:
         runner = Runner.from_cfg(cfg)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    adapt = getattr(model, 'adapt_state_dict', None)  # a classifier takes the names of a bare network too
-    check_state_fits(adapt(state) if adapt else state, model, cfg.load_from)
+    check_state_fits(adapt_state(state, model), model, cfg.load_from)
     return runner
+
+
+def read_state(checkpoint: str, trust_checkpoint: bool = False) -> dict[str, torch.Tensor]:
+    """The state dict of a checkpoint; an :class:`AutoDFPError` if it holds none."""
+    content = load_tensors(checkpoint, trust=trust_checkpoint)
+    state = content.get('state_dict', content)
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise AutoDFPError(f"checkpoint {checkpoint} holds no 'state_dict'; found {', '.join(map(str, content))}")
+    return state
+
+
+def adapt_state(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """A state dict under the model's own names; a classifier takes those of a bare network too."""
+    adapt = getattr(model, 'adapt_state_dict', None)
+    return adapt(state) if adapt else state
 
 
 def _cpu_ranks_runner(cfg: Config) -> Runner:

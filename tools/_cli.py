@@ -70,9 +70,10 @@ def main(command: str, args: argparse.Namespace) -> None:
 
     from mmautodfp import AutoDFPError
     from mmautodfp.apis import evaluate, prune
+    from mmautodfp.export import export_onnx
     from mmautodfp.sweep import sweep
 
-    commands = dict(prune=prune, evaluate=evaluate, sweep=sweep)
+    commands = dict(prune=prune, evaluate=evaluate, sweep=sweep, export=export_onnx)
 
     def interrupt(*_):
         raise KeyboardInterrupt
