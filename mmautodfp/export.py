@@ -111,7 +111,7 @@ def export_onnx(
     dense_config, is_pruned = _without_slim(cfg.model.to_dict())
     dense = build_model(Config(dict(cfg, model=dense_config))) if is_pruned else None
     channels = next(layer for layer in pruned.modules() if isinstance(layer, nn.Conv2d)).in_channels
-    shape = (batch, channels, *(size or _input_size(cfg, Path(config))))
+    shape = (batch, channels, *(size or input_size(cfg, Path(config))))
     report = dict(config=str(config), checkpoint=str(checkpoint), input=list(shape), opset=opset, parts={})
     for part in parts_of(pruned):
         twin = next((other for other in parts_of(dense) if other.name == part.name), None) if dense else None
@@ -304,7 +304,7 @@ def _without_slim(config: Any) -> tuple[Any, bool]:
     return config, False
 
 
-def _input_size(cfg: Config, config: Path) -> tuple[int, int]:
+def input_size(cfg: Config, config: Path) -> tuple[int, int]:
     """Height and width that the run counted FLOPs with, or those of the test pipeline."""
     with contextlib.suppress(AutoDFPError, KeyError, TypeError):
         summary = load_json(config.parent / 'summary.json', 'the summary')

@@ -3,6 +3,9 @@
 Example:
     python tools/benchmark.py reward configs/demo/faster_rcnn_digits_autodfp.py --out reward.json
 
+kernels     comparing and delivering the channels of a 3x3 layer with 512 of them, against per-channel loops
+latency     dense and uniformly pruned to half of the FLOPs, with widths that are multiples of 1 and of 8
+search      what the agent costs beside the evaluation of its plans
 reward      an episode against MMDetection's runner.val() on the same images, and where its time goes
 racing      searches with and without stopping hopeless plans early, over five seeds
 precision   whether lower precision ranks a hundred random plans as float32 does
@@ -10,33 +13,46 @@ ranks       seconds an episode on one rank and on two
 """
 
 import json
+import sys
 from pathlib import Path
 
 from _cli import new_parser
 
-KINDS = ('reward', 'racing', 'precision', 'ranks')
+KINDS = ('kernels', 'latency', 'search', 'reward', 'racing', 'precision', 'ranks')
 
 
 def main() -> None:
     parser = new_parser(__doc__)
     parser.add_argument('what', choices=KINDS, help='what to measure, see above')
-    parser.add_argument('config', help='config of a detector with the search settings')
+    parser.add_argument('config', nargs='?', help='config of a detector with the search settings; kernels need none')
     parser.add_argument(
-        '--repeat', type=int, help='measurements (reward), seeds (racing), plans (precision) or episodes (ranks)'
+        '--repeat',
+        type=int,
+        help='measurements (kernels, latency, reward), seeds (racing), plans (precision) or episodes (search, ranks)',
     )
     parser.add_argument('--out', type=Path, help='JSON file to write as well')
     args = parser.parse_args()
 
-    from mmautodfp import benchmark
+    if args.config is None and args.what != 'kernels':
+        parser.error(f'{args.what} needs a config')
+
+    from mmautodfp import AutoDFPError, benchmark, benchmark_kernels
 
     calls = dict(
+        kernels=lambda n=15: benchmark_kernels.benchmark_kernels(repeat=n),
+        latency=lambda n=10: benchmark_kernels.benchmark_latency(args.config, n),
+        search=lambda n=24: benchmark_kernels.benchmark_search(args.config, n),
         reward=lambda n=5: benchmark.benchmark_reward(args.config, n),
         racing=lambda n=5: benchmark.benchmark_racing(args.config, range(n)),
         precision=lambda n=100: benchmark.benchmark_precision(args.config, n),
         ranks=lambda n=24: benchmark.benchmark_ranks(args.config, episodes=n),
     )
     call = calls[args.what]
-    text = json.dumps(call() if args.repeat is None else call(args.repeat), indent=2)
+    try:
+        text = json.dumps(call() if args.repeat is None else call(args.repeat), indent=2)
+    except AutoDFPError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
     print(text)
     if args.out:
         args.out.write_text(text + '\n')
