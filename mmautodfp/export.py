@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import mmautodfp.surgery  # noqa: F401, registers Slim
 
-from .apis import adapt_state, find_checkpoint, load_config, read_state
+from .apis import adapt_state, find_checkpoint, last_line, load_config, read_state
 from .errors import AutoDFPError
 from .fileio import atomic_path, check_state_fits, load_json, save_json
 from .timing import describe_machine, median_in_turns
@@ -134,8 +134,7 @@ def build_model(cfg: Config) -> nn.Module:
     except AutoDFPError:
         raise
     except Exception as error:  # whatever a wrong setting leads to inside of a model
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise AutoDFPError(f'the model of {cfg.filename} cannot be built: {reason}') from None
+        raise AutoDFPError(f'the model of {cfg.filename} cannot be built: {last_line(error)}') from None
     model.eval()
     return model
 

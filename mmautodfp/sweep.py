@@ -92,7 +92,10 @@ def _run(
     cfg_options: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The summary of a run, which is done, gone on with or found finished."""
-    wanted = episodes or load_config(config, str(folder), 'none', cfg_options).autodfp.num_episodes
+    settings = load_config(config, str(folder), 'none', cfg_options).get('autodfp')
+    if not isinstance(settings, dict):
+        raise AutoDFPError(f"{config} has no 'autodfp' entry; put '_base_/autodfp.py' among its bases")
+    wanted = episodes or settings.get('num_episodes', 0)
     summary = folder / 'summary.json'
     if summary.is_file():
         found = load_json(summary, 'the summary of an earlier run')

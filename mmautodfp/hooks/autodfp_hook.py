@@ -137,6 +137,11 @@ class AutoDFPHook(Hook):
         self.clustering = clustering or {}
         if not set(self.clustering) <= {'eps', 'min_samples'}:
             raise AutoDFPError(f'clustering takes eps and min_samples, got {", ".join(self.clustering)}')
+        eps, least = self.clustering.get('eps', 0.5), self.clustering.get('min_samples', 5)
+        if not (isinstance(eps, int | float) and eps > 0 and isinstance(least, int) and least >= 1):
+            raise AutoDFPError(
+                f'clustering takes eps above 0 and min_samples of 1 or more, got eps={eps!r}, min_samples={least!r}'
+            )
         if not module:
             raise AutoDFPError("AutoDFPHook was asked for module=''; name a part of the model, such as 'backbone'")
         self.bias_threshold = bias_threshold

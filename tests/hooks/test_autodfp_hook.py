@@ -399,7 +399,7 @@ def test_a_race_is_run_where_it_is_asked_for(small_demo, tmp_path, monkeypatch):
         ({'autodfp.agent.type': 'RandomSearch'}, '_delete_=True'),
         ({'autodfp.reconstructor.normalization': 'l1'}, "'max' or 'minmax', got 'l1'"),
         ({'autodfp.clustering.radius': 1}, 'eps and min_samples'),
-        ({'autodfp.reward.num_images': 'many'}, 'num_images=many'),
+        ({'autodfp.reward.num_images': 'many'}, "num_images='many'"),
         ({'test_cfg': None}, 'has no test_cfg'),
         ({'autodfp.episodes': 3}, "unexpected keyword argument 'episodes'"),
         ({'autodfp.p_min': 1.5}, 'p_min'),
