@@ -30,6 +30,9 @@ def main() -> None:
         type=int,
         help='measurements (kernels, latency, reward), seeds (racing), plans (precision) or episodes (search, ranks)',
     )
+    parser.add_argument(
+        '--size', nargs=2, type=int, metavar=('H', 'W'), help="of the images (latency; default: the config's)"
+    )
     parser.add_argument('--out', type=Path, help='JSON file to write as well')
     args = parser.parse_args()
 
@@ -40,7 +43,7 @@ def main() -> None:
 
     calls = dict(
         kernels=lambda n=15: benchmark_kernels.benchmark_kernels(repeat=n),
-        latency=lambda n=10: benchmark_kernels.benchmark_latency(args.config, n),
+        latency=lambda n=10: benchmark_kernels.benchmark_latency(args.config, n, size=args.size),
         search=lambda n=24: benchmark_kernels.benchmark_search(args.config, n),
         reward=lambda n=5: benchmark.benchmark_reward(args.config, n),
         racing=lambda n=5: benchmark.benchmark_racing(args.config, range(n)),

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import statistics
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmautodfp.errors import AutoDFPError
 from mmautodfp.fileio import load_json, save_json
-from mmautodfp.timing import describe_machine, median_in_turns
+from mmautodfp.timing import describe_machine, median_in_turns, wait_for_gpu
 
 from .budget import LatencyBudget, allowed_widths
 from .costs import Role, forward_hooks, unit_roles
@@ -102,6 +104,12 @@ class LatencyTable:
     inputs: list[int]
     nanoseconds: list[list[int]]
 
+    def scaled_to(self, dense: int) -> 'LatencyTable':
+        """The same table where the dense widths take ``dense`` nanoseconds."""
+        factor = dense / max(1, max(max(row) for row in self.nanoseconds))
+        scaled = [[round(value * factor) for value in row] for row in self.nanoseconds]
+        return LatencyTable(self.outputs, self.inputs, scaled)
+
     @cached_property
     def lookup(self) -> np.ndarray:
         """[N + 1, M + 1], nanoseconds at all widths; what lies below the first measured one is as slow as that."""
@@ -159,9 +167,10 @@ def measure_latency_costs(
 ) -> dict[str, LatencyCost]:
     """Measure a dense model and its layers at several widths, on the device where it is.
 
-    Convs, linear layers and norms whose widths a plan changes are measured one by one, with random values; the time of
-    everything else is what remains of the whole and counts as constant. Layers that were measured before on the same
-    kind of machine are taken from the cache.
+    Convs, linear layers and norms whose widths a plan changes are measured one by one at several widths, with random
+    values. What each takes inside of the dense model, in the same rounds as the whole, says how much these tables
+    weigh; the time of everything else is what remains of the whole and counts as constant. What was measured before on the
+    same kind of machine is taken from the cache.
 
     Args:
         model (nn.Module): The whole model.
@@ -184,22 +193,68 @@ def measure_latency_costs(
     for call in calls:
         if call.key not in tables:
             tables[call.key] = known['tables'].get(call.key) or _measure(call, budget, channel_divisor)
-    # The same layers on the same inputs take as long; weights do not matter.
+    # The same layers on the same inputs take as long; the values of weights do not matter.
     name = _digest([repr(model), repr(module), [[list(x.shape) for x in args] for args in inputs]])
-    totals = known['totals'].get(name) or {
-        scope: round(1e9 * seconds)
-        for scope, seconds in median_in_turns(
-            dict(module=lambda: [module(*args) for args in inputs], model=run), budget.repeat
-        ).items()
-    }
+    places = known['totals'].get(name) or time_in_place(module, [call.layer for call in calls], run, budget.repeat)
     known['tables'] |= tables
-    known['totals'][name] = totals
+    known['totals'][name] = places
     save_json(known, path)
-    ready = {key: LatencyTable(**table) for key, table in tables.items()}
-    terms = [(ready[call.key], call.role.outputs, call.role.inputs) for call in calls]
+    terms = [
+        (LatencyTable(**tables[call.key]).scaled_to(own), call.role.outputs, call.role.inputs)
+        for call, own in zip(calls, places['calls'], strict=True)
+    ]
     dense = [unit.num_channels for unit in units]
-    measured = LatencyCost(dense, 0, terms)(dense)
-    return {scope: LatencyCost(dense, max(0, total - measured), terms) for scope, total in totals.items()}
+    rest = {scope: max(0, places[scope] - sum(places['calls'])) for scope in ('module', 'model')}
+    return {scope: LatencyCost(dense, constant, terms) for scope, constant in rest.items()}
+
+
+@torch.inference_mode()
+def time_in_place(
+    module: nn.Module, layers: Sequence[nn.Module], run: Callable[[], Any], repeat: int
+) -> dict[str, Any]:
+    """Nanoseconds inside of a model that runs as a whole.
+
+    Args:
+        module (nn.Module): Part of the model.
+        layers (Sequence[nn.Module]): Layer of each call that matters, C of them in the order of the calls.
+        run (Callable): Runs the model.
+        repeat (int): Measurements, of which the median counts.
+
+    Returns:
+        dict[str, Any]: ``calls`` [C]; ``module``, over all of its calls; ``model``.
+    """
+    begun: dict[nn.Module, int] = {}
+    spans: list[tuple[nn.Module, int]] = []
+
+    def begin(layer: nn.Module, *_: Any) -> None:
+        wait_for_gpu()
+        begun[layer] = time.perf_counter_ns()
+
+    def end(layer: nn.Module, *_: Any) -> None:
+        wait_for_gpu()
+        spans.append((layer, time.perf_counter_ns() - begun[layer]))
+
+    known = set(layers)
+    handles = [
+        handle
+        for layer in {module, *known}
+        for handle in (layer.register_forward_pre_hook(begin), layer.register_forward_hook(end))
+    ]
+    rounds = []
+    try:
+        for _ in range(repeat + 3):
+            spans.clear()
+            start = time.perf_counter_ns()
+            run()
+            wait_for_gpu()
+            whole = time.perf_counter_ns() - start
+            own = [span for layer, span in spans if layer in known]
+            rounds.append([sum(span for layer, span in spans if layer is module), whole, *own])
+    finally:
+        for handle in handles:
+            handle.remove()
+    middle = [round(statistics.median(values)) for values in zip(*rounds[3:], strict=True)]  # the first are slower
+    return dict(module=middle[0], model=middle[1], calls=middle[2:])
 
 
 @torch.inference_mode()

@@ -31,18 +31,29 @@ def measure(model, cache, divisor=1, module=None, size=32, **settings):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Instead of the time: multiply-accumulates of a layer as nanoseconds; a million for a whole model."""
+    """Instead of the time: multiply-accumulates of a layer as nanoseconds; a billion more for the rest."""
 
     def work(call):
         names = call.__code__.co_freevars
-        cells = dict(zip(names, (cell.cell_contents for cell in call.__closure__ or ()), strict=True))
-        if 'new' not in cells:
-            return 1_000_000 * 1e-9
+        cells = dict(zip(names, (cell.cell_contents for cell in call.__closure__), strict=True))
         outputs = cells['new'](cells['values'])
         weight = cells['new'].weight
         return 1e-9 * (outputs.numel() * weight[0].numel() if weight.ndim > 1 else outputs.numel())
 
+    def in_place(module, layers, run, repeat):
+        spans = []
+
+        def count(layer, args, output):
+            spans.append(output.numel() * (layer.weight[0].numel() if layer.weight.ndim > 1 else 1))
+
+        handles = [layer.register_forward_hook(count) for layer in set(layers)]
+        run()
+        for handle in handles:
+            handle.remove()
+        return dict(module=sum(spans) + 10**9, model=sum(spans) + 10**9, calls=spans)
+
     monkeypatch.setattr(latency_table, 'median_in_turns', lambda calls, repeat: {k: work(c) for k, c in calls.items()})
+    monkeypatch.setattr(latency_table, 'time_in_place', in_place)
 
 
 def test_a_table_interpolates_between_what_was_measured():
@@ -92,11 +103,27 @@ def test_the_cost_is_the_sum_over_the_layers_at_their_units_widths(clock, tmp_pa
     assert saved == pytest.approx(dense - expected, abs=3 * len(widths))
 
 
+def test_the_time_in_place_is_that_of_each_call_and_of_the_whole():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 1))
+    layers = [model[0], model[2], model[2]]
+
+    def run():
+        model[2](model(torch.zeros(1, 3, 8, 8)))
+
+    times = latency_table.time_in_place(model, layers, run, 3)
+    assert len(times['calls']) == 3
+    assert all(span > 0 for span in times['calls'])
+    assert times['model'] > 0
+    assert times['module'] > 0
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.modules())
+
+
 def test_what_was_measured_once_is_taken_from_the_cache(tmp_path, monkeypatch):
     first = measure(build_resnet(18), tmp_path)
     (file,) = tmp_path.iterdir()
     assert json.loads(file.read_text())['machine']['points'] == 3
-    monkeypatch.setattr(latency_table, 'median_in_turns', None)  # not to be called
+    for function in ('median_in_turns', 'time_in_place'):
+        monkeypatch.setattr(latency_table, function, None)  # not to be called
     again = measure(build_resnet(18, seed=1), tmp_path)
     assert {scope: cost(cost.dense) for scope, cost in again.items()} == {
         scope: cost(cost.dense) for scope, cost in first.items()
