@@ -169,8 +169,8 @@ def measure_latency_costs(
 
     Convs, linear layers and norms whose widths a plan changes are measured one by one at several widths, with random
     values. What each takes inside of the dense model, in the same rounds as the whole, says how much these tables
-    weigh; the time of everything else is what remains of the whole and counts as constant. What was measured before on the
-    same kind of machine is taken from the cache.
+    weigh; the time of everything else is what remains of the whole and counts as constant. What was measured before
+    on the same kind of machine is taken from the cache.
 
     Args:
         model (nn.Module): The whole model.

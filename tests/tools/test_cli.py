@@ -13,7 +13,9 @@ def run(*arguments: str, cwd=REPO) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=str(REPO)))
 
 
-@pytest.mark.parametrize('tool', ['prune.py', 'test.py', 'train_demo.py', 'make_digits.py', 'benchmark.py'])
+@pytest.mark.parametrize(
+    'tool', ['prune.py', 'test.py', 'train_demo.py', 'make_digits.py', 'benchmark.py', 'export_onnx.py']
+)
 def test_help_shows_an_example_and_every_argument(tool):
     result = run(f'tools/{tool}', '--help')
     assert result.returncode == 0
@@ -41,6 +43,22 @@ def test_help_shows_an_example_and_every_argument(tool):
 )
 def test_bad_requests_end_with_code_2_and_a_sentence_without_traceback(arguments, message, tmp_path):
     result = run('tools/prune.py', *arguments, '--work-dir', str(tmp_path))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert 'Traceback' not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['export_onnx.py', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
+        (['benchmark.py', 'latency', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
+        (['benchmark.py', 'search'], 'search needs a config'),
+        (['sweep.py', 'configs/demo/faster_rcnn_digits_autodfp.py', '--ratios', '3'], 'must lie above 0'),
+    ],
+)
+def test_the_other_tools_refuse_bad_requests_alike(arguments, message):
+    result = run(f'tools/{arguments[0]}', *arguments[1:])
     assert result.returncode == 2
     assert message in result.stderr
     assert 'Traceback' not in result.stderr
