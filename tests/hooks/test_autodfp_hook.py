@@ -386,7 +386,7 @@ def test_a_race_is_run_where_it_is_asked_for(small_demo, tmp_path, monkeypatch):
         ({'autodfp.module': 'neck'}, "nothing to prune in the FPN 'neck'"),
         ({'autodfp.agent.type': 'PPO'}, "agent type 'PPO' is not known; known are RandomSearch, SAC, UniformPlan"),
         ({'autodfp.agent.learning_rate': 1}, 'learning_rate'),
-        ({'autodfp.reward.type': 'Magic'}, "reward type 'Magic' is not known; known are CocoReward"),
+        ({'autodfp.reward.type': 'Magic'}, "reward type 'Magic' is not known; known are AccuracyReward, CocoReward"),
         ({'autodfp.reward.images': 3}, "unexpected keyword argument 'images'.*num_images"),
         ({'autodfp.budget.preserve_ratio': 0.1}, 'can only reach 0.*; raise the ratio or lower p_min'),
         ({'autodfp.budget.type': 'Price'}, 'known are FlopBudget, LatencyBudget, ParamBudget'),
