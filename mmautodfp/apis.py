@@ -2,8 +2,9 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import URLError
 from urllib.parse import urlparse
 
@@ -13,11 +14,14 @@ from mmengine.fileio import exists
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 from torch.hub import download_url_to_file, get_dir
 
 from .errors import AutoDFPError
 from .fileio import check_state_fits, load_tensors
 from .registry import DATASETS, HOOKS, build
+
+T = TypeVar('T')
 
 
 def prune(
@@ -60,8 +64,11 @@ def prune(
         raise AutoDFPError(
             f'a search was to be resumed, but there is no search.pth in {cfg.work_dir}; leave out --resume'
         )
+    others = cfg.get('custom_hooks') or []
+    if not isinstance(others, list) or not all(isinstance(other, dict | Hook) for other in others):
+        raise AutoDFPError(f'custom_hooks of {config} is to be a list of dicts, got {others!r}')
     # The state dict already holds the averaged weights; the hook would swap dense ones into the pruned model.
-    cfg.custom_hooks = [other for other in cfg.get('custom_hooks') or [] if 'EMAHook' not in str(other.get('type'))]
+    cfg.custom_hooks = [o for o in others if 'EMAHook' not in str(o.get('type') if isinstance(o, dict) else type(o))]
     if hook.reward.needs_data:
         _require_data(cfg, 'val', 'test')
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
@@ -88,6 +95,11 @@ def load_search_config(
     if not isinstance(cfg.get('autodfp'), dict):
         raise AutoDFPError(
             f"{config} was to be pruned, but it has no 'autodfp' entry; put '_base_/autodfp.py' among its bases"
+        )
+    if preserve_ratio is not None and isinstance(cfg.autodfp.get('budget'), list | tuple):
+        raise AutoDFPError(
+            f'--preserve-ratio sets the limit of one budget, but {config} has {len(cfg.autodfp.budget)}; '
+            'set each with --cfg-options autodfp.budget.0.preserve_ratio=...'
         )
     overrides = {'budget.preserve_ratio': preserve_ratio, 'num_episodes': episodes, 'seed': seed}
     cfg.merge_from_dict({f'autodfp.{key}': value for key, value in overrides.items() if value is not None})
@@ -125,8 +137,8 @@ def load_config(
     try:
         cfg = Config.fromfile(config)
         cfg.merge_from_dict(cfg_options or {})
-    except (SyntaxError, KeyError, TypeError, ValueError, OSError, AttributeError, ImportError) as error:
-        raise AutoDFPError(f'config {config} cannot be read: {type(error).__name__} {error}') from None
+    except Exception as error:  # a config is a program, and may fail in any way
+        raise AutoDFPError(f'config {config} cannot be read: {type(error).__name__} {last_line(error)}') from None
     if launcher == 'pytorch' and 'RANK' not in os.environ:
         raise AutoDFPError('--launcher pytorch was asked for, but this process was not started by torchrun; use it')
     cfg.launcher = launcher
@@ -140,7 +152,15 @@ def _require_data(cfg: Config, *splits: str) -> None:
         missing = [key for key in (f'{split}_dataloader', f'{split}_evaluator', f'{split}_cfg') if not cfg.get(key)]
         if missing:
             raise AutoDFPError(f'{cfg.filename} has no {" and no ".join(missing)}; an evaluation needs it')
-        dataset = cfg[f'{split}_dataloader'].dataset
+        if not isinstance(cfg[f'{split}_dataloader'], dict):
+            raise AutoDFPError(
+                f'{split}_dataloader of {cfg.filename} is to be a dict, got {cfg[f"{split}_dataloader"]!r}'
+            )
+        dataset = cfg[f'{split}_dataloader'].get('dataset')
+        if not isinstance(dataset, dict) or not dataset.get('type'):
+            raise AutoDFPError(
+                f'{split}_dataloader.dataset of {cfg.filename} is to be a dict with a type, got {dataset!r}'
+            )
         while isinstance(dataset.get('dataset'), dict):  # wrapped
             dataset = dataset.dataset
         if str(dataset.get('type')).startswith('mmautodfp.'):
@@ -148,6 +168,14 @@ def _require_data(cfg: Config, *splits: str) -> None:
             continue
         evaluators = cfg[f'{split}_evaluator']
         evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
+        if not all(isinstance(evaluator, dict) for evaluator in evaluators):
+            raise AutoDFPError(
+                f'{split}_evaluator of {cfg.filename} is to be a dict or a list of them, got {evaluators!r}'
+            )
+        if not isinstance(dataset.get('ann_file') or '', str) or not isinstance(dataset.get('data_root') or '', str):
+            raise AutoDFPError(
+                f'data_root and ann_file of {split}_dataloader.dataset are to be paths, check {cfg.filename}'
+            )
         files = {
             f'{split}_dataloader.dataset': os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
         }
@@ -170,7 +198,25 @@ def _prune_without_data(runner: Runner, hook: Hook) -> dict[str, float]:
     return {}
 
 
+def _build(cfg: Config, build_part: Callable[[], T]) -> T:
+    """Build a part of what a config describes; mmengine's many ways to fail in one sentence."""
+    try:
+        return build_part()
+    except AutoDFPError:
+        raise
+    except Exception as error:
+        raise AutoDFPError(
+            f'{cfg.filename} does not describe what can be built: {type(error).__name__} {last_line(error)}'
+        ) from None
+
+
+def last_line(error: Exception) -> str:
+    """The end of an error's message, which is where mmengine and torch say what was wrong."""
+    return (str(error).strip().splitlines() or [''])[-1].strip()
+
+
 def _test(runner: Runner) -> dict[str, float]:
+    _build(runner.cfg, lambda: runner.test_loop)  # now, not after the search
     try:
         return runner.test()
     except FileNotFoundError as error:  # from a worker of the data loader it comes with the worker's traceback
@@ -182,6 +228,8 @@ def find_checkpoint(source: str | None, config: str | os.PathLike) -> str:
     """A local path; URLs are fetched into torch's cache, once."""
     if not source:
         raise AutoDFPError(f'a checkpoint is needed: name one on the command line or as load_from in {config}')
+    if not isinstance(source, str):
+        raise AutoDFPError(f'load_from in {config} names a checkpoint by its path or URL, got {source!r}')
     if urlparse(source).scheme not in ('http', 'https'):
         return source
     path = Path(get_dir()) / 'checkpoints' / Path(urlparse(source).path).name
@@ -199,18 +247,31 @@ def find_checkpoint(source: str | None, config: str | os.PathLike) -> str:
 
 def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
     """A runner whose ``load_from`` has been read and found to fit the model."""
-    content = load_tensors(cfg.load_from, trust=trust_checkpoint)
-    state = content.get('state_dict', content)
-    if not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise AutoDFPError(f"checkpoint {cfg.load_from} holds no 'state_dict'; found {', '.join(map(str, content))}")
+    if not isinstance(cfg.get('model'), dict):
+        raise AutoDFPError(f'{cfg.filename} is to describe a model with a dict, got model={cfg.get("model")!r}')
+    state = read_state(cfg.load_from, trust_checkpoint)
     if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available():
         runner = _cpu_ranks_runner(cfg)
     else:
-        runner = Runner.from_cfg(cfg)
+        runner = _build(cfg, lambda: Runner.from_cfg(cfg))
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    adapt = getattr(model, 'adapt_state_dict', None)  # a classifier takes the names of a bare network too
-    check_state_fits(adapt(state) if adapt else state, model, cfg.load_from)
+    check_state_fits(adapt_state(state, model), model, cfg.load_from)
     return runner
+
+
+def read_state(checkpoint: str, trust_checkpoint: bool = False) -> dict[str, torch.Tensor]:
+    """The state dict of a checkpoint; an :class:`AutoDFPError` if it holds none."""
+    content = load_tensors(checkpoint, trust=trust_checkpoint)
+    state = content.get('state_dict', content)
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise AutoDFPError(f"checkpoint {checkpoint} holds no 'state_dict'; found {', '.join(map(str, content))}")
+    return state
+
+
+def adapt_state(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """A state dict under the model's own names; a classifier takes those of a bare network too."""
+    adapt = getattr(model, 'adapt_state_dict', None)
+    return adapt(state) if adapt else state
 
 
 def _cpu_ranks_runner(cfg: Config) -> Runner:

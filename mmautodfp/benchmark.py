@@ -5,7 +5,6 @@ import copy
 import io
 import logging
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from .hooks import AutoDFPHook
 from .registry import HOOKS, REWARDS, build
 from .search import Racing, RandomSearch
 from .surgery import PruningPlan, apply_plan
+from .timing import describe_machine
 
 
 def benchmark_reward(config: str | os.PathLike, repeat: int = 5, checkpoint: str | None = None) -> dict[str, Any]:
@@ -288,15 +288,3 @@ def quiet():
             yield
     finally:
         logging.disable(level)
-
-
-def describe_machine() -> dict[str, Any]:
-    """Processor, threads and versions, to go with a measurement."""
-    with contextlib.suppress(OSError):
-        models = [line for line in Path('/proc/cpuinfo').read_text().splitlines() if line.startswith('model name')]
-    return dict(
-        processor=models[0].partition(': ')[2] if models else platform.processor(),
-        threads=torch.get_num_threads(),
-        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        torch=str(torch.__version__),
-    )

@@ -1,11 +1,7 @@
 """How long a dense and a pruned model take, measured side by side."""
 
 import os
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -15,6 +11,7 @@ import mmautodfp.surgery  # noqa: F401, registers Slim
 
 from .fileio import load_json
 from .registry import MODELS
+from .timing import median_in_turns
 
 
 def measure_latency(run: str | os.PathLike, repeat: int = 50) -> dict[str, dict[str, float]]:
@@ -57,23 +54,3 @@ def _build(module: dict, widths: dict[str, int], device: str) -> torch.nn.Module
     model = MODELS.build(dict(module, widths=widths)).to(device)
     model.eval()  # mmdet's ResNet returns None
     return model
-
-
-@torch.inference_mode()
-def median_in_turns(calls: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
-    """Median seconds of each call, all called once per round."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(repeat + 3):
-        for name, call in calls.items():
-            _wait_for_gpu()
-            start = time.perf_counter()
-            call()
-            _wait_for_gpu()
-            if number >= 3:  # the first ones are slower
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def _wait_for_gpu() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

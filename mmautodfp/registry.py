@@ -13,6 +13,7 @@ from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
+from .checking import check_types
 from .errors import AutoDFPError
 
 T = TypeVar('T')
@@ -42,11 +43,13 @@ def build(registry: Registry, config: dict, **extra: Any) -> Any:
         **extra: Further arguments, which those of ``config`` override.
 
     Raises:
-        AutoDFPError: The type is unknown, or an argument is.
+        AutoDFPError: The type is unknown, or an argument is, or one has the wrong type.
     """
+    if not isinstance(config, dict):
+        raise AutoDFPError(f"a {registry.name} is described by a dict such as dict(type='...'), got {config!r}")
     arguments = dict(config)
     name = arguments.pop('type', None)
-    cls = name if inspect.isclass(name) else registry.get(name) if isinstance(name, str) else None
+    cls = name if inspect.isclass(name) else registry.get(name) if isinstance(name, str) and name else None
     if cls is None:
         raise AutoDFPError(
             f'{registry.name} type {name!r} is not known; known are {", ".join(sorted(registry.module_dict))}'
@@ -59,6 +62,7 @@ def build(registry: Registry, config: dict, **extra: Any) -> Any:
             f'{registry.name} {name!r} was asked for, but {error}; its arguments are {known} '
             "(a base config's settings for another type stay unless _delete_=True is among yours)"
         ) from None
+    check_types(cls, arguments, f'{registry.name} {getattr(cls, "__name__", name)!r}')
     return cls(**(extra | arguments))
 
 

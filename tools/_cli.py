@@ -75,13 +75,14 @@ def main(command: str, args: argparse.Namespace) -> None:
 
     from mmautodfp import AutoDFPError
     from mmautodfp.apis import evaluate, prune
+    from mmautodfp.export import export_onnx
     from mmautodfp.report import remake_report
     from mmautodfp.sweep import sweep
 
     def report(**arguments):
         print(f'{remake_report(**arguments)} is the report, its pictures are in the folder report beside it')
 
-    commands = dict(prune=prune, evaluate=evaluate, sweep=sweep, report=report)
+    commands = dict(prune=prune, evaluate=evaluate, sweep=sweep, report=report, export=export_onnx)
 
     def interrupt(*_):
         raise KeyboardInterrupt

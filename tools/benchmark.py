@@ -4,6 +4,9 @@ Example:
     python tools/benchmark.py reward configs/demo/faster_rcnn_digits_autodfp.py --out reward.json
     python tools/benchmark.py search configs/demo/vgg_digits_autodfp.py --episodes 100 --out searches.json
 
+kernels     comparing and delivering the channels of a 3x3 layer with 512 of them, against per-channel loops
+latency     dense and uniformly pruned to half of the FLOPs, with widths that are multiples of 1 and of 8
+overhead    what the agent costs beside the evaluation of its plans
 reward      an episode against MMDetection's runner.val() on the same images, and where its time goes
 racing      searches with and without stopping hopeless plans early, over five seeds
 precision   whether lower precision ranks a hundred random plans as float32 does
@@ -12,30 +15,41 @@ search      random search, CMA-ES and SAC on the same task, over five seeds
 """
 
 import json
+import sys
 from pathlib import Path
 
 from _cli import new_parser
 
-KINDS = ('reward', 'racing', 'precision', 'ranks', 'search')
+KINDS = ('kernels', 'latency', 'overhead', 'search', 'reward', 'racing', 'precision', 'ranks')
 
 
 def main() -> None:
     parser = new_parser(__doc__)
     parser.add_argument('what', choices=KINDS, help='what to measure, see above')
-    parser.add_argument('config', help='config with the search settings')
+    parser.add_argument('config', nargs='?', help='config of a detector with the search settings; kernels need none')
     parser.add_argument(
         '--repeat',
         type=int,
-        help='measurements (reward), seeds (racing, search), plans (precision) or episodes (ranks)',
+        help='measurements (kernels, latency, reward), seeds (racing, search), plans (precision), episodes '
+        '(overhead, ranks)',
+    )
+    parser.add_argument(
+        '--size', nargs=2, type=int, metavar=('H', 'W'), help="of the images (latency; default: the config's)"
     )
     parser.add_argument('--episodes', type=int, default=100, help='of each search, for search (default: 100)')
     parser.add_argument('--out', type=Path, help='JSON file to write as well')
     args = parser.parse_args()
 
-    from mmautodfp import benchmark
+    if args.config is None and args.what != 'kernels':
+        parser.error(f'{args.what} needs a config')
+
+    from mmautodfp import AutoDFPError, benchmark, benchmark_kernels
     from mmautodfp.benchmark_search import benchmark_search
 
     calls = dict(
+        kernels=lambda n=15: benchmark_kernels.benchmark_kernels(repeat=n),
+        latency=lambda n=10: benchmark_kernels.benchmark_latency(args.config, n, size=args.size),
+        overhead=lambda n=24: benchmark_kernels.benchmark_overhead(args.config, n),
         reward=lambda n=5: benchmark.benchmark_reward(args.config, n),
         racing=lambda n=5: benchmark.benchmark_racing(args.config, range(n)),
         precision=lambda n=100: benchmark.benchmark_precision(args.config, n),
@@ -43,7 +57,11 @@ def main() -> None:
         search=lambda n=5: benchmark_search(args.config, args.episodes, n),
     )
     call = calls[args.what]
-    text = json.dumps(call() if args.repeat is None else call(args.repeat), indent=2)
+    try:
+        text = json.dumps(call() if args.repeat is None else call(args.repeat), indent=2)
+    except AutoDFPError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
     print(text)
     if args.out:
         args.out.write_text(text + '\n')

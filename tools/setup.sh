@@ -159,7 +159,7 @@ need numpy opencv-python mmengine mmdet
 check_opencv
 install_mmcv
 say 'mmautodfp itself and the tools to test it (1 minute)'
-need --no-build-isolation -e '.[dev]'
+need --no-build-isolation -e '.[dev,export]'
 check_opencv
 "$py" -c 'import mmdet, pycocotools, sklearn, torchvision; from mmcv.ops import nms' ||
   die "what was installed does not load: remove $VENV and run this again"

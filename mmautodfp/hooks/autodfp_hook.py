@@ -5,6 +5,7 @@ import inspect
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,13 @@ from mmautodfp.search import (
     share_out,
 )
 from mmautodfp.surgery import (
+    Budgets,
+    LatencyBudget,
+    LatencyCost,
+    Limit,
     PruningPlan,
     apply_plan,
+    measure_latency_costs,
     measure_positions,
     model_costs,
     round_widths,
@@ -62,8 +68,8 @@ class AutoDFPHook(Hook):
 
     Args:
         module (str): Path of the module to prune inside the model and its config. Defaults to 'backbone'.
-        budget (dict | None): Config of the limit, see :class:`mmautodfp.surgery.Budget`. Defaults to None: 90 % of
-            the module's parameters.
+        budget (dict | Sequence[dict] | None): Config of the limit, see :class:`mmautodfp.surgery.Budget`, or of
+            several that hold at once. Defaults to None: 90 % of the module's parameters.
         agent (dict | None): Config of the agent. Defaults to None: SAC, see :class:`mmautodfp.search.SACConfig`.
         reconstructor (dict | None): Config of the compensation. Defaults to None: the paper's (Eq. 12 and 16).
         reward (dict | None): Config of the reward. Defaults to None: COCO mAP on 500 images.
@@ -73,6 +79,8 @@ class AutoDFPHook(Hook):
             episodes or more.
         p_min (float): Least share of channels that any unit keeps. Defaults to 0.2.
         p_max (float): Largest. Defaults to 1.
+        channel_divisor (int): Every unit keeps a multiple of it or all channels; 8 suits tensor cores and SIMD.
+            Defaults to 1.
         opening_lams (Sequence[float]): The first episodes play the uniform plan with these lambdas, so that the
             search never ends below it. Defaults to (0.0, 0.5, 1.0); () leaves it out, as in the paper.
         clustering (dict | None): DBSCAN's ``eps`` and ``min_samples``. Defaults to None: 0.5 and 5.
@@ -93,7 +101,7 @@ class AutoDFPHook(Hook):
     def __init__(
         self,
         module: str = 'backbone',
-        budget: dict | None = None,
+        budget: dict | Sequence[dict] | None = None,
         agent: dict | None = None,
         reconstructor: dict | None = None,
         reward: dict | None = None,
@@ -101,6 +109,7 @@ class AutoDFPHook(Hook):
         racing: dict | bool | None = None,
         p_min: float = 0.2,
         p_max: float = 1.0,
+        channel_divisor: int = 1,
         opening_lams: Sequence[float] = (0.0, 0.5, 1.0),
         clustering: dict | None = None,
         bias_threshold: float = 0.5,
@@ -111,6 +120,7 @@ class AutoDFPHook(Hook):
         seed: int = 0,
     ):
         counts = dict(num_episodes=num_episodes, checkpoint_interval=checkpoint_interval, log_interval=log_interval)
+        counts |= dict(channel_divisor=channel_divisor)
         for name, value in counts.items():
             if not isinstance(value, int) or value < 1:
                 raise AutoDFPError(f'AutoDFPHook was asked for {name}={value!r}; it must be an integer of 1 or more')
@@ -118,7 +128,8 @@ class AutoDFPHook(Hook):
             raise AutoDFPError(f'AutoDFPHook was asked for opening_lams={opening_lams}; each must lie in [0, 1]')
         self.module = module
         self.ratios = RatioRange(p_min, p_max)
-        self.budget = build(BUDGETS, budget or dict(type='ParamBudget'))
+        self.budget = _build_budget(budget)
+        self.channel_divisor = channel_divisor
         self.agent = agent or dict(type='SAC')
         self.reconstructor = build(RECONSTRUCTORS, reconstructor or dict(type='SimilarityReconstructor'))
         self.reward = build(REWARDS, reward or dict(type='CocoReward'))
@@ -131,6 +142,11 @@ class AutoDFPHook(Hook):
         self.clustering = clustering or {}
         if not set(self.clustering) <= {'eps', 'min_samples'}:
             raise AutoDFPError(f'clustering takes eps and min_samples, got {", ".join(self.clustering)}')
+        eps, least = self.clustering.get('eps', 0.5), self.clustering.get('min_samples', 5)
+        if not (isinstance(eps, int | float) and eps > 0 and isinstance(least, int) and least >= 1):
+            raise AutoDFPError(
+                f'clustering takes eps above 0 and min_samples of 1 or more, got eps={eps!r}, min_samples={least!r}'
+            )
         if not module:
             raise AutoDFPError("AutoDFPHook was asked for module=''; name a part of the model, such as 'backbone'")
         self.bias_threshold = bias_threshold
@@ -200,8 +216,8 @@ class AutoDFPHook(Hook):
             seconds=dict(search=sum(searcher.history.seconds), this_run=seconds),
             seed=self.seed,
             ranks=get_world_size(),
-            budget=dict(type=type(self.budget).__name__, preserve_ratio=self.budget.preserve_ratio)
-            | dict(scope=self.budget.scope),
+            budget=self.budget.describe(),
+            channel_divisor=self.channel_divisor,
             metric=self.reward.name,
             search_images=len(self.reward.images),
             image_evaluations=self.image_evaluations(searcher.history),
@@ -243,7 +259,22 @@ class AutoDFPHook(Hook):
         positions = measure_positions(self.model, lambda: self.model(**batch, mode='tensor'))
         self.costs = model_costs(self.model, self.target, self.units, positions)
         self.dense_widths = [unit.num_channels for unit in self.units]
-        self.budget.bind(self.costs, round_widths(self.ratios.low, self.dense_widths))
+        for budget in self.budget.budgets:
+            if isinstance(budget, LatencyBudget):
+                self.costs = replace(self.costs, latency=self._measure_latency(budget, batch))
+        least = round_widths(self.ratios.low, self.dense_widths, self.channel_divisor)
+        self.budget.bind(self.costs, least, self.channel_divisor)
+
+    def _measure_latency(self, budget: LatencyBudget, batch: dict[str, Any]) -> dict[str, LatencyCost]:
+        """Measured on the first rank, so that all ranks keep to the same limit."""
+        self.logger.info(f'latency of the {len(self.units)} units at {budget.points} widths each: measured or cached')
+
+        def run() -> Any:
+            return self.model(**batch, mode='tensor')
+
+        return on_main(
+            lambda: measure_latency_costs(self.model, self.target, self.units, run, budget, self.channel_divisor)
+        )
 
     def _build_env(self) -> PruningEnv:
         statistics = [unit_statistics(self.target, unit) for unit in self.units]
@@ -319,7 +350,9 @@ class AutoDFPHook(Hook):
             data=repr(dataset),
             clustering=repr(sorted(self.clustering.items())),
             bias_threshold=self.bias_threshold,
-            budget=[type(self.budget).__name__, self.budget.preserve_ratio, self.budget.scope],
+            # Without a divisor as it was before there were divisors: such searches can be resumed.
+            budget=self.budget.identity
+            + ([f'multiples of {self.channel_divisor}'] if self.channel_divisor > 1 else []),
             ratios=[self.ratios.low, self.ratios.high],
             opening_lams=list(self.opening_lams),
             reconstructor=repr(self.settings['reconstructor']),
@@ -343,7 +376,8 @@ class AutoDFPHook(Hook):
 
     def _report(self, progress: Progress) -> None:
         scalars = dict(reward=progress.reward, best=progress.best_reward, **progress.scalars)
-        scalars |= dict(params=self.costs.params[self.budget.scope].ratio(progress.widths))
+        scope = self.budget.budgets[0].scope
+        scalars |= dict(params=self.costs.params[scope].ratio(progress.widths))
         self.visualizer.add_scalars({f'autodfp/{k}': v for k, v in scalars.items()}, step=progress.episode)
         if self.line:
             self.line.tell(progress)
@@ -397,6 +431,12 @@ def _metainfo(runner: Runner, may_open: bool) -> dict[str, Any]:
 def _settings(cfg: Config) -> dict[str, Any]:
     """The search's settings as they can be compared with another run's."""
     return {key: value for key, value in cfg.get('autodfp', {}).items() if key != 'resume'}
+
+
+def _build_budget(settings: dict | Sequence[dict] | None) -> Limit:
+    if isinstance(settings, list | tuple):
+        return Budgets([build(BUDGETS, one) for one in settings])
+    return build(BUDGETS, settings or dict(type='ParamBudget'))
 
 
 def _build_racing(settings: dict | bool) -> Racing | None:

@@ -140,11 +140,14 @@ def build_dataset(config: dict):
         ) from None
     except ValueError as error:
         if 'at least one array' not in str(error):  # so mmengine says that a data set is empty
-            raise
+            raise AutoDFPError(f'val_dataloader.dataset cannot be built: {str(error).splitlines()[-1]}') from None
         raise AutoDFPError(
             f'the reward was to use images of {config.get("ann_file")}, but the data set has none; check ann_file, '
             'filter_cfg and indices of val_dataloader.dataset'
         ) from None
+    except Exception as error:  # mmengine fails in many ways on a wrong setting
+        reason = (str(error).strip().splitlines() or [''])[-1]
+        raise AutoDFPError(f'val_dataloader.dataset cannot be built: {type(error).__name__} {reason}') from None
     if not hasattr(dataset, 'cat_ids'):
         raise AutoDFPError(
             f'CocoReward needs a COCO-format data set in val_dataloader, found {type(dataset).__name__}; use '

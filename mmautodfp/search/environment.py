@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmautodfp.errors import AutoDFPError
-from mmautodfp.surgery import Budget, PruningPlan, UnitPlan, round_widths
+from mmautodfp.surgery import Limit, PruningPlan, UnitPlan, round_widths
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class PruningEnv:
         names (Sequence[str]): The units' names, L of them, in forward order.
         rankings (Sequence[Tensor]): [N] each, the units' channels by falling importance.
         states (Tensor): [L, D], what the agent sees at each unit.
-        budget (Budget): Bound to the model, with the least widths of ``ratios``; answers how wide a unit may be.
+        budget (Limit): Bound to the model, with the least widths of ``ratios``; answers how wide a unit may be, and
+            what widths are multiples of.
         evaluate (Callable): From a finished plan to its reward.
         ratios (RatioRange): Range of the preserve ratios. Defaults to [0.2, 1].
     """
@@ -67,7 +68,7 @@ class PruningEnv:
         names: Sequence[str],
         rankings: Sequence[Tensor],
         states: Tensor,
-        budget: Budget,
+        budget: Limit,
         evaluate: Callable[[PruningPlan], float],
         ratios: RatioRange | None = None,
     ):
@@ -127,7 +128,7 @@ class PruningEnv:
         """Choose the next unit's width within the budget; the action as executed, [2]."""
         channels = len(self.rankings[len(self.widths)])
         share, lam = (float(value) for value in action)
-        (width,) = round_widths(self.ratios.to_ratio(share), [channels])  # Eq. 15
+        (width,) = round_widths(self.ratios.to_ratio(share), [channels], self.budget.channel_divisor)  # Eq. 15
         bound = self.budget.max_width(self.widths)  # Algorithm 1
         if width > bound:
             width = bound
@@ -154,5 +155,6 @@ class PruningEnv:
 
     def uniform_plan(self, lam: float = 0.5, rankings: Sequence[Tensor] | None = None) -> PruningPlan:
         """The plan with one ratio for all units, the largest within the budget; ``rankings`` as in :meth:`plan`."""
-        widths = round_widths(self.budget.uniform_ratio(), [len(ranking) for ranking in self.rankings])
+        dense = [len(ranking) for ranking in self.rankings]
+        widths = round_widths(self.budget.uniform_ratio(), dense, self.budget.channel_divisor)
         return self.plan(widths, [lam] * self.horizon, rankings)

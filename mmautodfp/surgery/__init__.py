@@ -1,7 +1,18 @@
 """What can be pruned in a live model, what it costs, and doing it."""
 
-from .budget import Budget, CostModel, FlopBudget, ModelCosts, ParamBudget, measure_positions, model_costs, round_widths
+from .budget import (
+    Budget,
+    Budgets,
+    FlopBudget,
+    LatencyBudget,
+    Limit,
+    ParamBudget,
+    allowed_widths,
+    round_widths,
+)
+from .costs import CostModel, ModelCosts, measure_positions, model_costs
 from .finders import ChainFinder, ChannelPath, InvertedResidualFinder, ResidualBlockFinder, chain_units
+from .latency_table import LatencyCost, LatencyTable, measure_latency_costs
 from .least_squares import SyntheticLeastSquares
 from .plan import PruningPlan, UnitPlan
 from .reconstructors import (
@@ -31,12 +42,17 @@ from .units import (
 __all__ = [
     'UNIT_FINDERS',
     'Budget',
+    'Budgets',
     'ChainFinder',
     'ChannelPath',
     'Consumer',
     'CostModel',
     'FlopBudget',
     'InvertedResidualFinder',
+    'LatencyBudget',
+    'LatencyCost',
+    'LatencyTable',
+    'Limit',
     'ModelCosts',
     'NeuronMerging',
     'OutputChange',
@@ -56,11 +72,13 @@ __all__ = [
     'UnitFinder',
     'UnitPlan',
     'UnitSurvey',
+    'allowed_widths',
     'apply_plan',
     'batch_statistics',
     'chain_units',
     'features_of',
     'find_units',
+    'measure_latency_costs',
     'measure_positions',
     'model_costs',
     'path_statistics',

@@ -1,196 +1,69 @@
-"""What a plan costs, exactly, and how much a layer may keep so that the whole stays within its limit (Algorithm 1)."""
+"""Limits on what a plan costs, and how much a layer may keep so that the whole stays within them (Algorithm 1)."""
 
-from abc import ABC
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
-
-from torch import nn
+from typing import Any, ClassVar
 
 from mmautodfp.errors import AutoDFPError
 from mmautodfp.registry import BUDGETS
+from mmautodfp.timing import describe_machine
 
-from .units import PrunableUnit
+from .costs import Cost, ModelCosts
 
 
-@dataclass
-class CostModel:
-    """A cost as a function of the units' widths n.
-
-    A conv between two units costs in proportion to both widths, one at the rim in proportion to one, so every count
-    is ``constant + sum_i linear[i] n_i + sum_ij pairs[i, j] n_i n_j``, in integers, without an approximation.
+class Limit(ABC):
+    """What bounds the widths of a search: one :class:`Budget` or several (:class:`Budgets`).
 
     Attributes:
-        dense (list[int]): [L], the units' dense widths N.
-        constant (int): What no plan changes.
-        linear (list[int]): [L].
-        pairs (dict[tuple[int, int], int]): Products of two units' widths.
+        min_widths (list[int]): [L], the least that each unit keeps; known once bound.
+        channel_divisor (int): Kept widths are multiples of it or the full width; known once bound.
     """
 
-    dense: list[int]
-    constant: int = 0
-    linear: list[int] = field(init=False)
-    pairs: dict[tuple[int, int], int] = field(default_factory=dict)
+    min_widths: list[int]
+    channel_divisor: int = 1
 
-    def __post_init__(self):
-        self.linear = [0] * len(self.dense)
+    @property
+    @abstractmethod
+    def budgets(self) -> list['Budget']:
+        """The budgets that it consists of."""
 
-    def add(self, amount: int, *units: int | None) -> None:
-        """Add a term: ``amount`` for each channel (or pair of channels) of ``units``; None stands for a fixed width."""
-        factors = [unit for unit in units if unit is not None]
-        if not factors:
-            self.constant += amount
-        elif len(factors) == 1:
-            self.linear[factors[0]] += amount
-        else:
-            key = (min(factors), max(factors))
-            self.pairs[key] = self.pairs.get(key, 0) + amount
+    @abstractmethod
+    def bind(self, costs: ModelCosts, min_widths: Sequence[int], channel_divisor: int = 1) -> None:
+        """Set the limit for a model.
 
-    def __call__(self, widths: Sequence[int]) -> int:
-        """Cost at ``widths`` [L]."""
-        total = self.constant + sum(a * n for a, n in zip(self.linear, widths, strict=True))
-        return total + sum(a * widths[i] * widths[j] for (i, j), a in self.pairs.items())
+        Args:
+            costs (ModelCosts): Its costs.
+            min_widths (Sequence[int]): [L], the least that each unit keeps, as :func:`round_widths` gives them.
+            channel_divisor (int): Kept widths are multiples of it or the full width. Defaults to 1.
 
-    def slope(self, widths: Sequence[int], unit: int) -> int:
-        """What one more channel of ``unit`` costs while the others stay at ``widths``."""
-        slope = self.linear[unit]
-        for (i, j), amount in self.pairs.items():
-            if unit in (i, j):
-                slope += amount * widths[j if unit == i else i]
-        return slope
+        Raises:
+            AutoDFPError: Not even the least widths meet the limit; the message names what can be reached.
+        """
 
-    def ratio(self, widths: Sequence[int]) -> float:
-        """Preserved share of the dense cost."""
-        return self(widths) / self(self.dense)
+    @abstractmethod
+    def max_width(self, chosen: Sequence[int]) -> int:
+        """The most channels that unit ``len(chosen)`` may keep (Algorithm 1, sign corrected).
 
+        Counted are the widths already chosen and the least widths of the units to come.
+        """
 
-@dataclass(frozen=True)
-class ModelCosts:
-    """Parameters and multiply-accumulates of the pruned module and of the whole model.
+    @abstractmethod
+    def uniform_ratio(self) -> float:
+        """The largest ratio p that, alike in all units (Eq. 15), stays within the limit."""
 
-    Attributes:
-        params (dict[str, CostModel]): By scope, 'module' and 'model'.
-        flops (dict[str, CostModel]): Likewise; one multiply-accumulate of a conv or linear layer is one FLOP, as
-            mmengine and mmdet count.
-    """
+    @abstractmethod
+    def describe(self) -> Any:
+        """Its settings as plain data, for ``summary.json``."""
 
-    params: dict[str, CostModel]
-    flops: dict[str, CostModel]
-
-    def summary(self, widths: Sequence[int]) -> dict:
-        """Counts and preserved shares at ``widths`` [L], by metric and scope."""
-        return {
-            f'{scope}_{metric}': dict(count=model(widths), ratio=model.ratio(widths))
-            for metric in ('params', 'flops')
-            for scope, model in getattr(self, metric).items()
-        }
+    @property
+    @abstractmethod
+    def identity(self) -> list:
+        """What a search and one that resumes it must share, as plain data."""
 
 
-def measure_positions(model: nn.Module, run: Callable[[], object]) -> dict[nn.Module, int]:
-    """Run a model once and count, for each conv and linear layer, the output positions it is evaluated at.
-
-    Args:
-        model (nn.Module): The model.
-        run (Callable): Runs it on one input.
-
-    Returns:
-        dict[nn.Module, int]: Positions summed over all calls; layers that were not called are absent.
-    """
-    positions: dict[nn.Module, int] = {}
-
-    def count(layer, _, output):
-        width = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
-        positions[layer] = positions.get(layer, 0) + output.numel() // width
-
-    with _hooks((layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)), count):
-        run()
-    return positions
-
-
-def model_costs(
-    model: nn.Module, module: nn.Module, units: Sequence[PrunableUnit], positions: Mapping[nn.Module, int]
-) -> ModelCosts:
-    """Count a dense model.
-
-    Args:
-        model (nn.Module): The whole model.
-        module (nn.Module): The part of it that is pruned.
-        units (Sequence[PrunableUnit]): Its units, L of them.
-        positions (Mapping[nn.Module, int]): What :func:`measure_positions` gave, for FLOPs.
-
-    Returns:
-        ModelCosts: Exact costs for any widths.
-    """
-    roles = _roles(module, units)
-    inside = set(module.modules())
-    params, flops = {}, {}
-    for scope in ('module', 'model'):
-        params[scope] = CostModel([unit.num_channels for unit in units])
-        flops[scope] = CostModel([unit.num_channels for unit in units])
-        counted: set[nn.Parameter] = set()  # heads share parameters between levels
-        for layer in model.modules():
-            if scope == 'model' or layer in inside:
-                own = {name: p for name, p in layer._parameters.items() if p is not None and p not in counted}
-                counted.update(own.values())
-                _count_layer(layer, own, roles.get(layer, _Role()), params[scope], flops[scope], positions)
-    return ModelCosts(params, flops)
-
-
-@dataclass
-class _Role:
-    """Which units a layer's outputs and inputs belong to."""
-
-    outputs: int | None = None
-    inputs: int | None = None
-
-
-def _roles(module: nn.Module, units: Sequence[PrunableUnit]) -> dict[nn.Module, _Role]:
-    roles: dict[nn.Module, _Role] = {}
-
-    def role(name: str) -> _Role:
-        return roles.setdefault(module.get_submodule(name), _Role())
-
-    for index, unit in enumerate(units):
-        role(unit.name).outputs = index
-        for name in filter(None, (unit.norm, *unit.between)):
-            role(name).outputs = index
-        for consumer in unit.consumers:
-            role(consumer.name).inputs = index
-    return roles
-
-
-def _count_layer(
-    layer: nn.Module,
-    parameters: Mapping[str, nn.Parameter],
-    role: _Role,
-    params: CostModel,
-    flops: CostModel,
-    positions: Mapping[nn.Module, int],
-) -> None:
-    for name, tensor in parameters.items():
-        # A weight loses rows with its own unit and columns with the one before; biases and norms lose rows only.
-        touched = [unit for unit in (role.outputs, role.inputs if name == 'weight' else None) if unit is not None]
-        amount = tensor.numel()
-        for unit in touched:
-            amount //= params.dense[unit]
-        params.add(amount, *touched)
-        if name == 'weight' and isinstance(layer, nn.Conv2d | nn.Linear):
-            flops.add(amount * positions.get(layer, 0), *touched)
-
-
-@contextmanager
-def _hooks(layers, hook):
-    handles = [layer.register_forward_hook(hook) for layer in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class Budget(ABC):
+class Budget(Limit):
     """A limit on one cost, and Algorithm 1's bound with exact counts.
 
     Args:
@@ -211,49 +84,52 @@ class Budget(ABC):
             raise AutoDFPError(f"scope of a budget is 'module' or 'model', got {scope!r}")
         self.preserve_ratio = preserve_ratio
         self.scope = scope
-        self.cost: CostModel | None = None
+        self.cost: Cost | None = None
 
-    def bind(self, costs: ModelCosts, min_widths: Sequence[int]) -> None:
-        """Set the limit for a model.
+    @property
+    def budgets(self) -> list['Budget']:
+        return [self]
 
-        Args:
-            costs (ModelCosts): Its costs.
-            min_widths (Sequence[int]): [L], the least that each unit keeps.
-
-        Raises:
-            AutoDFPError: Not even the least widths meet the limit; the message names what can be reached.
-        """
+    def bind(self, costs: ModelCosts, min_widths: Sequence[int], channel_divisor: int = 1) -> None:
         self.cost = getattr(costs, self.metric)[self.scope]
         self.min_widths = list(min_widths)
+        self.channel_divisor = channel_divisor
         self.limit = int(self.preserve_ratio * self.cost(self.cost.dense) + 1e-6)
         least = self.cost(self.min_widths)
         if least > self.limit:
+            coarser = ' or channel_divisor' if channel_divisor > 1 else ''
             raise AutoDFPError(
                 f"a preserve_ratio of {self.preserve_ratio:g} of the {self.scope}'s {self.metric} was asked for, but "
-                f'pruning can only reach {self.cost.ratio(self.min_widths):.4f} to 1; raise the ratio or lower p_min'
+                f'pruning can only reach {self.cost.ratio(self.min_widths):.4f} to 1; raise the ratio or lower '
+                f'p_min{coarser}'
             )
 
     def max_width(self, chosen: Sequence[int]) -> int:
-        """The most channels that unit ``len(chosen)`` may keep (Algorithm 1, sign corrected).
-
-        Counted are the widths already chosen and the least widths of the units to come.
-        """
-        index = len(chosen)
-        widths = [*chosen, *self.min_widths[index:]]
-        spare = self.limit - self.cost(widths)
-        slope = self.cost.slope(widths, index)
-        more = spare // slope if slope else self.cost.dense[index]
-        return min(self.cost.dense[index], widths[index] + more)
+        unit = len(chosen)
+        bound = self.cost.widest([*chosen, *self.min_widths[unit:]], unit, self.limit)
+        return floor_width(bound, self.cost.dense[unit], self.channel_divisor)
 
     def uniform_ratio(self) -> float:
-        """The largest ratio p that, alike in all units (Eq. 15), stays within the limit."""
-        if self.cost(self.cost.dense) <= self.limit:
+        dense, divisor = self.cost.dense, self.channel_divisor
+        if self.cost(dense) <= self.limit:
             return 1.0
-        # Widths change where p N passes a half. A ratio halfway between two such steps survives rounding to float32.
-        steps = sorted({0.0} | {(k + 0.5) / n for n in self.cost.dense for k in range(n)})
+        # Widths change halfway between two that are allowed. A ratio halfway between two such steps survives rounding
+        # to float32.
+        pairs = {(a, b, n) for n in dense for a, b in pairwise([0, *allowed_widths(n, divisor)])}
+        steps = sorted({0.0} | {(a + b) / 2 / n for a, b, n in pairs})
         plateaus = [(a + b) / 2 for a, b in pairwise(steps)]
-        fits = [self.cost(round_widths(ratio, self.cost.dense)) <= self.limit for ratio in plateaus]
-        return plateaus[max(index for index, fit in enumerate(fits) if fit)]
+        # A cost never falls as widths grow, so those that fit come first.
+        count = bisect_right(
+            plateaus, self.limit, key=lambda ratio: self.cost(round_widths(ratio, dense, self.channel_divisor))
+        )
+        return plateaus[count - 1]
+
+    def describe(self) -> dict[str, Any]:
+        return dict(type=type(self).__name__, preserve_ratio=self.preserve_ratio, scope=self.scope)
+
+    @property
+    def identity(self) -> list:
+        return [type(self).__name__, self.preserve_ratio, self.scope]
 
 
 @BUDGETS.register_module()
@@ -270,6 +146,94 @@ class FlopBudget(Budget):
     metric = 'flops'
 
 
-def round_widths(ratio: float, dense: Sequence[int]) -> list[int]:
-    """Eq. 15 for each unit: max(1, round(p N))."""
-    return [max(1, round(ratio * n)) for n in dense]
+@BUDGETS.register_module()
+class LatencyBudget(Budget):
+    """Limits the time that one of the reward's images takes, as :func:`measure_latency_costs` predicts it here.
+
+    Args:
+        preserve_ratio (float): Share of the dense latency that may stay, in (0, 1]. Defaults to 0.9.
+        scope (str): As in :class:`Budget`. Defaults to 'module'.
+        points (int): Widths of each layer that are measured; in between is interpolated. Defaults to 5.
+        repeat (int): Measurements of each, of which the median counts. Defaults to 7.
+
+    Raises:
+        AutoDFPError: An argument is out of its range.
+    """
+
+    metric = 'latency'
+
+    def __init__(self, preserve_ratio: float = 0.9, scope: str = 'module', points: int = 5, repeat: int = 7):
+        super().__init__(preserve_ratio, scope)
+        if points < 2 or repeat < 1:
+            raise AutoDFPError(f'LatencyBudget needs points >= 2 and repeat >= 1, got {points} and {repeat}')
+        self.points = points
+        self.repeat = repeat
+
+    @property
+    def identity(self) -> list:
+        machine = describe_machine()  # on another one the limit is another
+        return [*super().identity, self.points, machine['processor'], machine['gpu']]
+
+
+class Budgets(Limit):
+    """Several limits that hold at once; ``budget=[dict(...), dict(...)]`` in a config.
+
+    Args:
+        budgets (Sequence[Budget]): One or more.
+
+    Raises:
+        AutoDFPError: There is none.
+    """
+
+    def __init__(self, budgets: Sequence[Budget]):
+        if not budgets:
+            raise AutoDFPError('a list of budgets was given, but it is empty; name at least one, such as ParamBudget')
+        self._budgets = list(budgets)
+
+    @property
+    def budgets(self) -> list[Budget]:
+        return self._budgets
+
+    def bind(self, costs: ModelCosts, min_widths: Sequence[int], channel_divisor: int = 1) -> None:
+        for budget in self.budgets:
+            budget.bind(costs, min_widths, channel_divisor)
+        self.min_widths, self.channel_divisor = list(min_widths), channel_divisor
+
+    def max_width(self, chosen: Sequence[int]) -> int:
+        return min(budget.max_width(chosen) for budget in self.budgets)
+
+    def uniform_ratio(self) -> float:
+        return min(budget.uniform_ratio() for budget in self.budgets)
+
+    def describe(self) -> list[dict[str, Any]]:
+        return [budget.describe() for budget in self.budgets]
+
+    @property
+    def identity(self) -> list:
+        return [budget.identity for budget in self.budgets]
+
+
+def allowed_widths(channels: int, divisor: int = 1) -> list[int]:
+    """The multiples of ``divisor`` up to ``channels``, and ``channels`` itself."""
+    return [*range(divisor, channels, divisor), channels]
+
+
+def floor_width(width: int, channels: int, divisor: int = 1) -> int:
+    """The widest allowed width up to ``width``; ``width`` must not be below the narrowest one."""
+    return channels if width >= channels else width // divisor * divisor
+
+
+def round_widths(ratio: float, dense: Sequence[int], divisor: int = 1) -> list[int]:
+    """Eq. 15 for each unit: max(1, round(p N)), or with a divisor the nearest of :func:`allowed_widths`.
+
+    Args:
+        ratio (float): p.
+        dense (Sequence[int]): [L], the units' dense widths N.
+        divisor (int): Widths are multiples of it or N. Defaults to 1.
+
+    Returns:
+        list[int]: [L].
+    """
+    if divisor == 1:
+        return [max(1, round(ratio * n)) for n in dense]
+    return [min(allowed_widths(n, divisor), key=lambda width: abs(width - ratio * n)) for n in dense]

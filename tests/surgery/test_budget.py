@@ -8,10 +8,12 @@ from mmengine.analysis import FlopAnalyzer
 
 from mmautodfp import AutoDFPError
 from mmautodfp.surgery import (
+    Budgets,
     CostModel,
     FlopBudget,
     ModelCosts,
     ParamBudget,
+    allowed_widths,
     apply_plan,
     find_units,
     measure_positions,
@@ -70,15 +72,16 @@ def test_slope_is_the_difference_that_one_channel_makes(resnet50_costs):
         assert cost.slope(widths, unit) == cost(wider) - cost(widths)
 
 
-def play(budget, costs, ask, p_min=0.2):
-    """Algorithm 1 as the environment runs it: ask(N) channels of each unit, bounded."""
-    min_widths = round_widths(p_min, costs.params['module'].dense)
-    budget.bind(costs, min_widths)
+def play(budget, costs, ask, p_min=0.2, divisor=1):
+    """Algorithm 1 as the environment runs it: ask(N) channels of each unit, rounded and bounded."""
+    min_widths = round_widths(p_min, costs.params['module'].dense, divisor)
+    budget.bind(costs, min_widths, divisor)
     chosen = []
     for index, channels in enumerate(costs.params['module'].dense):
         bound = budget.max_width(chosen)
         assert min_widths[index] <= bound <= channels
-        chosen.append(min(max(min_widths[index], ask(channels)), bound))
+        (asked,) = round_widths(ask(channels) / channels, [channels], divisor)
+        chosen.append(min(max(min_widths[index], asked), bound))
     return chosen
 
 
@@ -155,3 +158,81 @@ def test_cost_model_against_an_explicit_sum():
     cost.add(7, 1, 0)
     assert cost([3, 4]) == 5 + 2 * 3 + 3 * 4 + 7 * 3 * 4
     assert cost.ratio([4, 6]) == 1
+
+
+@pytest.mark.parametrize('divisor', [1, 3, 8, 32])
+def test_rounded_widths_are_the_nearest_allowed_ones(divisor):
+    rng = random.Random(divisor)
+    for _ in range(300):
+        channels, ratio = rng.randint(1, 100), rng.random()
+        allowed = [n for n in range(1, channels + 1) if n % divisor == 0 or n == channels]
+        assert allowed_widths(channels, divisor) == allowed
+        (width,) = round_widths(ratio, [channels], divisor)
+        assert width in allowed
+        assert abs(width - ratio * channels) <= min(abs(n - ratio * channels) for n in allowed) + 1e-9
+
+
+@pytest.mark.parametrize('kind', [ParamBudget, FlopBudget])
+@pytest.mark.parametrize('ratio', [0.9, 0.5, 0.3])
+def test_with_a_divisor_random_agents_keep_multiples_within_the_budget(resnet50_costs, kind, ratio):
+    rng = random.Random(ratio)
+    dense = resnet50_costs.params['module'].dense
+    for _ in range(100):
+        budget, greed = kind(ratio), rng.random()
+        ask = lambda n, g=greed: round(n * (g + (1 - g) * rng.random()))
+        chosen = play(budget, resnet50_costs, ask, divisor=8)
+        assert all(width % 8 == 0 or width == n for width, n in zip(chosen, dense, strict=True))
+        assert budget.cost(chosen) <= ratio * budget.cost(dense)
+
+
+def test_with_a_divisor_the_bound_is_the_widest_allowed_width_that_fits(resnet50_costs):
+    budget = ParamBudget(0.5)
+    chosen = play(budget, resnet50_costs, lambda n: n, divisor=8)
+    for unit, n in enumerate(budget.cost.dense):
+        wider = [*chosen[:unit], min(n, chosen[unit] + 8), *budget.min_widths[unit + 1 :]]
+        assert chosen[unit] == n or budget.cost(wider) > budget.limit
+
+
+@pytest.mark.parametrize('ratio', [0.9, 0.7, 0.5, 0.3])
+def test_with_a_divisor_the_uniform_ratio_is_the_largest_that_fits(resnet50_costs, ratio):
+    budget = FlopBudget(ratio)
+    dense = resnet50_costs.flops['module'].dense
+    budget.bind(resnet50_costs, round_widths(0.2, dense, 8), 8)
+    p = budget.uniform_ratio()
+    fitting = [q / 2000 for q in range(2001) if budget.cost(round_widths(q / 2000, dense, 8)) <= budget.limit]
+    assert round_widths(p, dense, 8) == round_widths(max(fitting), dense, 8)
+
+
+def test_a_ratio_that_only_the_divisor_makes_unreachable_is_refused_with_the_range_of_the_divisor(resnet50_costs):
+    dense = resnet50_costs.params['module'].dense
+    least = round_widths(0.2, dense, 128)
+    reachable = resnet50_costs.params['module'].ratio(least)
+    ratio = reachable - 0.01
+    ParamBudget(ratio).bind(resnet50_costs, round_widths(0.2, dense))
+    with pytest.raises(AutoDFPError, match=rf'can only reach {reachable:.4f} to 1; .*lower p_min or channel_divisor'):
+        ParamBudget(ratio).bind(resnet50_costs, least, 128)
+
+
+def test_several_budgets_hold_at_once_and_each_can_be_the_one_that_binds(resnet50_costs):
+    dense = resnet50_costs.params['module'].dense
+    for params, flops in ((0.4, 0.9), (0.9, 0.4), (0.5, 0.5)):
+        budget = Budgets([ParamBudget(params), FlopBudget(flops)])
+        rng = random.Random(0)
+        for divisor in (1, 8):
+            for _ in range(50):
+                chosen = play(
+                    budget, resnet50_costs, lambda n, rng=rng: round(n * rng.uniform(0.3, 1)), divisor=divisor
+                )
+                assert resnet50_costs.params['module'].ratio(chosen) <= params
+                assert resnet50_costs.flops['module'].ratio(chosen) <= flops
+        uniform = round_widths(budget.uniform_ratio(), dense, 8)
+        assert all(one.cost(uniform) <= one.limit for one in budget.budgets)
+        assert budget.uniform_ratio() == min(one.uniform_ratio() for one in budget.budgets)
+
+
+def test_an_unreachable_one_of_several_budgets_is_named(resnet50_costs):
+    least = round_widths(0.2, resnet50_costs.params['module'].dense)
+    with pytest.raises(AutoDFPError, match=r"0\.01 of the module's flops was asked for"):
+        Budgets([ParamBudget(0.9), FlopBudget(0.01)]).bind(resnet50_costs, least)
+    with pytest.raises(AutoDFPError, match='it is empty'):
+        Budgets([])

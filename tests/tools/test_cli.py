@@ -14,7 +14,17 @@ def run(*arguments: str, cwd=REPO) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize(
-    'tool', ['prune.py', 'test.py', 'report.py', 'train_demo.py', 'make_digits.py', 'benchmark.py', 'reproduce.py']
+    'tool',
+    [
+        'prune.py',
+        'test.py',
+        'report.py',
+        'train_demo.py',
+        'make_digits.py',
+        'benchmark.py',
+        'reproduce.py',
+        'export_onnx.py',
+    ],
 )
 def test_help_shows_an_example_and_every_argument(tool):
     result = run(f'tools/{tool}', '--help')
@@ -52,6 +62,22 @@ def test_a_report_of_no_run_ends_with_code_2_and_a_sentence(tmp_path):
     result = run('tools/report.py', str(tmp_path))
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith('error: the summary of a run was to be read from')
+    assert 'Traceback' not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['export_onnx.py', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
+        (['benchmark.py', 'latency', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
+        (['benchmark.py', 'search'], 'search needs a config'),
+        (['sweep.py', 'configs/demo/faster_rcnn_digits_autodfp.py', '--ratios', '3'], 'must lie above 0'),
+    ],
+)
+def test_the_other_tools_refuse_bad_requests_alike(arguments, message):
+    result = run(f'tools/{arguments[0]}', *arguments[1:])
+    assert result.returncode == 2
+    assert message in result.stderr
     assert 'Traceback' not in result.stderr
 
 

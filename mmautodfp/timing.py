@@ -1,0 +1,45 @@
+"""Taking the time of several things side by side, and saying what they ran on."""
+
+import contextlib
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@torch.inference_mode()
+def median_in_turns(calls: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
+    """Median seconds of each call, all called once per round."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(repeat + 3):
+        for name, call in calls.items():
+            wait_for_gpu()
+            start = time.perf_counter()
+            call()
+            wait_for_gpu()
+            if number >= 3:  # the first ones are slower
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def wait_for_gpu() -> None:
+    """Let what was started on a GPU end."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, threads and versions, to go with a measurement."""
+    models = []
+    with contextlib.suppress(OSError):
+        models = [line for line in Path('/proc/cpuinfo').read_text().splitlines() if line.startswith('model name')]
+    return dict(
+        processor=models[0].partition(': ')[2] if models else platform.processor(),
+        threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        torch=str(torch.__version__),
+    )

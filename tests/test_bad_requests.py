@@ -1,0 +1,200 @@
+"""Two hundred generated bad configs and inputs: exit code 2, one clear sentence, no traceback of other packages."""
+
+import copy
+import itertools
+import logging
+import math
+import signal
+import sys
+
+import _cli
+import export_onnx
+import prune
+import pytest
+import sweep
+import test as evaluate
+import torch
+from conftest import REPO
+from mmengine.config import Config
+
+NAN, INF = math.nan, math.inf
+COUNT = [0, -1, 2.5, 'many', [], {}, NAN, None, True]
+SHARE = [0, -0.1, 1.5, 'half', NAN, INF, [0.5], {}]
+WORD = ['', 'magic', 3, ['a'], {}]
+SETTINGS = {
+    'autodfp.num_episodes': COUNT,
+    'autodfp.checkpoint_interval': COUNT,
+    'autodfp.log_interval': COUNT,
+    'autodfp.channel_divisor': COUNT,
+    'autodfp.seed': ['one', 1.5, [], None],
+    'autodfp.p_min': SHARE,
+    'autodfp.p_max': SHARE,
+    'autodfp.bias_threshold': ['half', NAN, [], None],
+    'autodfp.module': ['', 3, [], 'trunk', 'backbone.layer9', 'neck', None],
+    'autodfp.budget': ['half', 3, [], [3], [dict(type='ParamBudget'), dict(type='Price')]],
+    'autodfp.budget.type': WORD,
+    'autodfp.budget.preserve_ratio': [*SHARE, 1e-4],
+    'autodfp.budget.scope': WORD,
+    'autodfp.budget.points': [3],
+    'autodfp.agent': ['SAC', 3],
+    'autodfp.agent.type': WORD,
+    'autodfp.agent.batch_size': [v for v in COUNT if v is not True],
+    'autodfp.agent.actor_lr': [0, -1, 'fast', NAN, INF, [], None],
+    'autodfp.agent.tau': SHARE,
+    'autodfp.agent.hidden_sizes': [['a'], [0], 'wide', [2.5]],
+    'autodfp.agent.speed': [3],
+    'autodfp.reconstructor': ['none', 3],
+    'autodfp.reconstructor.type': WORD,
+    'autodfp.reconstructor.normalization': WORD,
+    'autodfp.reward': ['mAP', 3],
+    'autodfp.reward.type': WORD,
+    'autodfp.reward.metric': WORD,
+    'autodfp.reward.num_images': [v for v in COUNT if v is not None],
+    'autodfp.reward.precision': WORD,
+    'autodfp.reward.stages': [[0.5, 0.2], ['a'], 'half', [2], [NAN]],
+    'autodfp.reward.cache_gb': ['all', NAN, [], None],
+    'autodfp.racing': ['fast', 3, dict(speed=2), dict(risk=7), dict(warmup='x'), [1]],
+    'autodfp.clustering': ['x', 3, dict(radius=1), dict(eps='x'), dict(min_samples=0), dict(eps=-1)],
+    'autodfp.opening_lams': [[2.0], ['a'], 'half', [NAN], 0.5],
+    'autodfp.speed': [1],
+    'autodfp': [None, 3, [], 'x'],
+    'model': [None, 3, 'FasterRCNN', [], dict(type='Magic'), dict(type='FasterRCNN', speed=3)],
+    'model.type': ['Magic', 3, None],
+    'model.backbone': [3, dict(type='Magic'), dict(type='ResNet', depth=7)],
+    'model.backbone.depth': [7, 'deep', None, 18],
+    'model.neck.in_channels': [[1, 2, 3, 4], 'x', None],
+    'load_from': [None, '', 3, 'absent.pth', 'configs', 'README.md', 'https://localhost:9/absent.pth'],
+    'val_dataloader': [None, 3, {}],
+    'val_dataloader.dataset': [None, 3, {}, dict(type='Magic')],
+    'val_dataloader.dataset.ann_file': ['absent.json', 'annotations', 3],
+    'val_dataloader.dataset.pipeline': [[dict(type='Magic')], 3, [3]],
+    'test_dataloader': [None, 3],
+    'test_dataloader.dataset.type': ['Magic', 3, None],
+    'test_evaluator': [None, dict(type='Magic'), 3, []],
+    'test_evaluator.metric': ['magic'],
+    'test_cfg': [None, 3, dict(type='Magic')],
+    'default_hooks': [3, dict(logger=dict(type='Magic'))],
+    'custom_hooks': [3, [3], [dict(type='Magic')]],
+    'visualizer': [3, dict(type='Magic')],
+}
+CASES = [(key, value) for key, values in SETTINGS.items() for value in values]
+
+
+@pytest.fixture(scope='module')
+def base(small_demo) -> dict:
+    """The demo's config as plain data, small, at the shipped weights."""
+    cfg = Config.fromfile(REPO / 'configs/demo/faster_rcnn_digits_autodfp.py')
+    cfg.merge_from_dict(small_demo | {'load_from': str(REPO / 'configs/demo/faster_rcnn_digits.pth')})
+    return cfg.to_dict()
+
+
+def change(config: dict, key: str, value) -> dict:
+    config = copy.deepcopy(config)
+    *path, last = key.split('.')
+    place = config
+    for part in path:
+        place = place[part]
+    place[last] = value
+    return config
+
+
+@pytest.fixture
+def refuse(monkeypatch, capsys, tmp_path):
+    """Run a tool in this process; its one sentence, after checking the exit code."""
+    monkeypatch.chdir(REPO)
+    monkeypatch.setattr(signal, 'signal', lambda *_: None)
+    monkeypatch.setattr(logging, 'raiseExceptions', False)  # handlers of earlier runs write to pytest's closed streams
+
+    def run(tool, command: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, 'argv', ['tool', *arguments])
+        with pytest.raises(SystemExit) as caught:
+            _cli.main(command, tool.parse_args())
+        error = capsys.readouterr().err.strip().splitlines()
+        assert caught.value.code == 2
+        sentence = error[-1]
+        assert sentence.startswith('error: ')
+        assert 'Traceback' not in '\n'.join(error)
+        assert 20 < len(sentence) < 600
+        return sentence
+
+    return run
+
+
+def test_there_are_at_least_two_hundred():
+    assert len(CASES) >= 200
+
+
+@pytest.mark.parametrize(('key', 'value'), CASES, ids=[f'{key}={str(value)[:30]}' for key, value in CASES])
+def test_a_bad_setting_ends_with_code_2_and_a_sentence(base, refuse, tmp_path, key, value):
+    config = tmp_path / 'bad.py'
+    content = change(base, key, value)
+    config.write_text('nan, inf = float("nan"), float("inf")\n' + ''.join(f'{k} = {v!r}\n' for k, v in content.items()))
+    refuse(prune, 'prune', str(config), f'--work-dir={tmp_path}')
+
+
+FILES = {
+    'syntax.py': b'model = dict(\n',
+    'raises.py': b'raise RuntimeError("no")\n',
+    'divides.py': b'x = 1 / 0\n',
+    'imports.py': b'import absent_package\n',
+    'based.py': b"_base_ = './absent.py'\n",
+    'empty.py': b'',
+    'binary.py': b'\x00\xff\xfe' * 9,
+    'list.json': b'[1, 2]',
+    'broken.json': b'{"model": ',
+    'config.txt': b'model = 3',
+}
+
+
+@pytest.mark.parametrize(
+    ('tool', 'command', 'extra'),
+    [(prune, 'prune', ()), (evaluate, 'evaluate', ('absent.pth',)), (export_onnx, 'export', ())],
+)
+@pytest.mark.parametrize('name', FILES)
+def test_a_bad_config_file_ends_with_code_2_and_a_sentence(refuse, tmp_path, tool, command, extra, name):
+    (tmp_path / name).write_bytes(FILES[name])
+    refuse(tool, command, str(tmp_path / name), *extra, f'--work-dir={tmp_path / "w"}')
+
+
+def checkpoints(folder) -> dict:
+    state = torch.load(REPO / 'configs/demo/faster_rcnn_digits.pth')['state_dict']
+    first, *rest = state
+    contents = dict(
+        list=[1, 2],
+        nothing={},
+        number=dict(state_dict=3),
+        strings=dict(state_dict=dict(a='b')),
+        missing=dict(state_dict={name: state[name] for name in rest}),
+        reshaped=dict(state_dict=state | {first: torch.zeros(2, 2)}),
+        code=dict(state_dict=state, hook=itertools.count()),
+    )
+    for name, content in contents.items():
+        torch.save(content, folder / f'{name}.pth')
+    whole = (REPO / 'configs/demo/faster_rcnn_digits.pth').read_bytes()
+    (folder / 'truncated.pth').write_bytes(whole[: len(whole) // 2])
+    (folder / 'text.pth').write_text('weights')
+    (folder / 'void.pth').write_bytes(b'')
+    (folder / 'folder.pth').mkdir()
+    return {path.stem: path for path in folder.glob('*.pth')}
+
+
+def test_bad_checkpoints_end_with_code_2_and_a_sentence(base, refuse, tmp_path):
+    config = tmp_path / 'good.py'
+    config.write_text(''.join(f'{key} = {value!r}\n' for key, value in base.items()))
+    for name, path in checkpoints(tmp_path).items():
+        for tool, command in ((prune, 'prune'), (evaluate, 'evaluate')):
+            sentence = refuse(tool, command, str(config), str(path), f'--work-dir={tmp_path}')
+            assert 'checkpoint' in sentence, name
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        ['configs/demo/absent.py', '--ratios', '0.5'],
+        ['configs/demo/faster_rcnn_digits_autodfp.py', '--ratios', '1.5'],
+        ['configs/demo/faster_rcnn_digits_autodfp.py', '--ratios', 'nan'],
+        ['configs/demo/faster_rcnn_digits.py', '--ratios', '0.5'],
+    ],
+)
+def test_a_bad_sweep_ends_with_code_2_and_a_sentence(refuse, tmp_path, arguments):
+    refuse(sweep, 'sweep', *arguments, f'--work-dir={tmp_path}')
