@@ -42,7 +42,7 @@ def benchmark_reward(config: str | os.PathLike, repeat: int = 5, checkpoint: str
         ratio of the two, an episode's parts on one thread, and the machine.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        runner, hook = _prepare(config, scratch, checkpoint)
+        runner, hook = prepare_hook(config, scratch, checkpoint)
         with quiet():
             _restrict_validation(runner, hook, Path(scratch))
         plan = hook.env.uniform_plan()
@@ -79,7 +79,7 @@ def benchmark_racing(
         the images that were evaluated and the seconds; and their means.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        _, hook = _prepare(config, scratch, checkpoint)
+        _, hook = prepare_hook(config, scratch, checkpoint)
         ways: dict[str, list[dict]] = {'whole': [], 'racing': []}
         for seed in seeds:
             hook.seed = seed
@@ -122,7 +122,7 @@ def benchmark_precision(
         dict[str, Any]: Spearman's rank correlation, the largest difference, and both rewards of each plan.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        runner, hook = _prepare(config, scratch, checkpoint)
+        runner, hook = prepare_hook(config, scratch, checkpoint)
         settings = dict(runner.cfg.autodfp.reward.to_dict())
         units = [f'{hook.module}.{unit.name}' for unit in hook.units]
         rewards = {}
@@ -191,7 +191,7 @@ def benchmark_ranks(
     )
 
 
-def _prepare(config: str | os.PathLike, scratch: str, checkpoint: str | None) -> tuple[Runner, AutoDFPHook]:
+def prepare_hook(config: str | os.PathLike, scratch: str, checkpoint: str | None) -> tuple[Runner, AutoDFPHook]:
     """A runner and a hook that is ready to search."""
     cfg = load_config(config, scratch, 'none', None)
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)

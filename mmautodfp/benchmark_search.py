@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from .apis import build_runner, find_checkpoint, load_config
-from .benchmark import describe_machine, quiet
+from .benchmark import describe_machine, prepare_hook
 from .errors import AutoDFPError
 from .hooks import AutoDFPHook
-from .registry import AGENTS, HOOKS, build
+from .registry import AGENTS, build
 from .search import AgentSpec, PruningEnv, Searcher
 from .surgery import apply_plan
 
@@ -50,14 +49,7 @@ def benchmark_search(
         if value < 1:
             raise AutoDFPError(f'{name}={value} was asked for; it must be 1 or more')
     with tempfile.TemporaryDirectory() as scratch:
-        cfg = load_config(config, scratch, 'none', None)
-        cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
-        cfg.log_level = 'ERROR'
-        hook = build(HOOKS, cfg.autodfp.to_dict())
-        with quiet():
-            runner = build_runner(cfg)
-            runner.load_or_resume()
-            hook.prepare(runner)
+        _, hook = prepare_hook(config, scratch, checkpoint)
     if hook.held_out is None:
         raise AutoDFPError('searches were to be compared on held-out images, but test_dataloader has none')
     # An agent sees its own task only: the environment, the budget and the rewards are shared.

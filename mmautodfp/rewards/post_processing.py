@@ -77,8 +77,7 @@ def predict_dense(
         return type(self).predict_by_feat(
             self, cls_scores, bbox_preds, score_factors, batch_img_metas, cfg, rescale, with_nms
         )
-    sizes = [score.shape[-2:] for score in cls_scores]
-    priors = self.prior_generator.grid_priors(sizes, dtype=cls_scores[0].dtype, device=cls_scores[0].device)
+    priors = _priors(self, cls_scores)
     parts = []
     for level, (scores, deltas) in enumerate(zip(cls_scores, bbox_preds, strict=True)):
         scores = _per_prior(scores, self.cls_out_channels)  # [B, P, C]
@@ -115,8 +114,7 @@ def predict_proposals(
         return type(self).predict_by_feat(
             self, cls_scores, bbox_preds, score_factors, batch_img_metas, cfg, rescale, with_nms
         )
-    sizes = [score.shape[-2:] for score in cls_scores]
-    priors = self.prior_generator.grid_priors(sizes, dtype=cls_scores[0].dtype, device=cls_scores[0].device)
+    priors = _priors(self, cls_scores)
     parts = []
     for level, (scores, deltas) in enumerate(zip(cls_scores, bbox_preds, strict=True)):
         scores = _per_prior(scores, 1)[..., 0].sigmoid()  # [B, P]
@@ -154,6 +152,12 @@ def predict_rois(self, rois, cls_scores, bbox_preds, batch_img_metas, rcnn_test_
     if rescale:
         boxes = _rescale(boxes, image, batch_img_metas)
     return _suppress(image, boxes, scores[index, label], label, label, len(batch_img_metas), rcnn_test_cfg)
+
+
+def _priors(head: nn.Module, maps: Sequence[Tensor]) -> list[Tensor]:
+    """Anchors or points of each level, [P, 4] or [P, 2]."""
+    sizes = [level.shape[-2:] for level in maps]
+    return head.prior_generator.grid_priors(sizes, dtype=maps[0].dtype, device=maps[0].device)
 
 
 def _per_prior(maps: Tensor, width: int) -> Tensor:
