@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .apis import load_config
-from .benchmark import _prepare, quiet
+from .benchmark import prepare_hook, quiet
 from .errors import AutoDFPError
 from .export import build_model, input_size
 from .hooks import find_module
@@ -176,7 +176,7 @@ def benchmark_overhead(config: str | os.PathLike, episodes: int = 24, checkpoint
         what is left over, as a share of the evaluation; the machine.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        _, hook = _prepare(config, scratch, checkpoint)
+        _, hook = prepare_hook(config, scratch, checkpoint)
         hook.racing, hook.opening_lams, hook.num_episodes = None, (), episodes
         if 'warmup_episodes' in hook.agent:
             hook.agent = hook.agent | dict(warmup_episodes=max(1, episodes // 4))
