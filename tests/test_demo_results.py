@@ -61,6 +61,8 @@ def test_a_shipped_checkpoint_is_the_one_of_its_record_and_small(name):
     assert hashlib.sha256(path.read_bytes()).hexdigest() == record['sha256']
     assert path.stat().st_size == record['bytes'] < 6e6
     assert path.with_suffix('.log').stat().st_size > 0
+    least = dict(vgg=0.95, resnet=0.95).get(name, 0.6)
+    assert next(iter(record['test'].values())) > least
 
 
 def test_the_readme_shows_the_sweep_as_it_was_measured():
