@@ -14,7 +14,7 @@ from mmautodfp.errors import AutoDFPError
 from mmautodfp.fileio import check_state_fits, load_tensors
 from mmautodfp.kernels import keep_indices
 from mmautodfp.registry import MODELS
-from mmautodfp.rewards import AccuracyReward
+from mmautodfp.rewards import AccuracyReward, Reward
 from mmautodfp.surgery import (
     NeuronMerging,
     ParamBudget,
@@ -102,10 +102,10 @@ class NetworkBench:
             return 100 * self.reward(self.model)
         return self.accuracy_of(self.plan(widths, lam), method)
 
-    def accuracy_of(self, plan: PruningPlan, method: str) -> float:
-        """Top-1 in percent under any plan."""
+    def accuracy_of(self, plan: PruningPlan, method: str, reward: Reward | None = None) -> float:
+        """Top-1 in percent under any plan, on the images of another reward if one is given."""
         with apply_plan(self.network, plan, self.reconstructors[method]):
-            return 100 * self.reward(self.model)
+            return 100 * (reward or self.reward)(self.model)
 
     def shares(self, widths: tuple[int, ...]) -> dict[str, float]:
         """Preserved shares of parameters and FLOPs."""
