@@ -14,7 +14,7 @@ search      random search, CMA-ES and SAC on the same task, over five seeds
 import json
 from pathlib import Path
 
-from _cli import new_parser
+from _cli import new_parser, told
 
 KINDS = ('reward', 'racing', 'precision', 'ranks', 'search')
 
@@ -50,4 +50,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with told('benchmark'):
+        main()
