@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from torch import nn
 
 from mmautodfp.apis import find_checkpoint
@@ -34,7 +35,7 @@ RECONSTRUCTORS = {'prune': PruneOnly, 'merging': NeuronMerging, 'eq16': Similari
 
 
 class NetworkBench:
-    """Accuracy, cost and speed of a network under any plan.
+    """Accuracy, cost and speed of a network under any plan, on a GPU if there is one.
 
     Args:
         config (Path): Its config, ``configs/classification/*_autodfp.py``.
@@ -50,7 +51,7 @@ class NetworkBench:
         cfg = Config.fromfile(config)
         if data_root is not None:
             cfg.test_dataloader.dataset.data_root = data_root
-        self.model = MODELS.build(cfg.model).eval()
+        self.model = MODELS.build(cfg.model).to(get_device()).eval()
         self.reward = AccuracyReward(num_images, batch_size=cfg.test_dataloader.batch_size)
         self.reward.prepare(self.model, cfg.test_dataloader)
         source = find_checkpoint(checkpoint, config)

@@ -151,6 +151,15 @@ def test_uniform_widths_count_channels_or_parameters(weights):
     assert bench.network.layer1[0].conv1.out_channels == 16
 
 
+def test_a_network_is_measured_on_the_device_that_mmengine_names(weights, monkeypatch):
+    monkeypatch.setattr('mmautodfp.reproduce.bench.get_device', lambda: 'meta')
+    images = write_images(weights / 'few.npz')
+    with pytest.raises(NotImplementedError, match='meta tensor'):  # which holds no number: the first image shows it
+        NetworkBench(
+            CONFIGS / 'resnet56_cifar10_autodfp.py', str(weights / 'resnet56_cifar10.pth.tar'), images, 10
+        ).accuracy(None, 'prune')
+
+
 def test_an_unknown_table_or_network_is_refused(tmp_path):
     with pytest.raises(AutoDFPError, match="table '5' was asked for; known are 1, 2"):
         reproduce(Settings(tmp_path, tables=('5',)))
