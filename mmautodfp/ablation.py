@@ -16,6 +16,7 @@ from mmdet.utils import register_all_modules
 
 from .apis import build_runner, find_checkpoint, load_config
 from .benchmark import describe_machine, quiet
+from .fileio import portable, require_same
 from .hooks import find_module
 from .kernels import rank_channels
 from .registry import RECONSTRUCTORS, REWARDS, build
@@ -107,6 +108,7 @@ class Bench:
             cfg.visualizer = dict(type='mmengine.Visualizer', vis_backends=[])  # the scratch folder goes
             runner = build_runner(cfg)
             runner.load_or_resume()
+        self.checkpoint = Path(cfg.load_from).name
         self.settings = cfg.autodfp.to_dict()
         self.images, self.refinement = dict(images or {}), dict(refinement or {})
         self.model = runner.model
@@ -184,23 +186,29 @@ def ablate(
             None: the reconstructor's.
         refinement (Mapping | None): Likewise, settings of the full pass.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
-        known (dict | None): An earlier result for the same config; what it holds is not measured again.
+        known (dict | None): An earlier result with the same settings; what it holds is not measured again.
         report (Callable | None): Told the result so far whenever it grows.
 
     Returns:
         dict[str, Any]: Metric and seconds by variant and share; the dense metric; what the shares are of; the machine.
+
+    Raises:
+        AutoDFPError: The request cannot be met, or ``known`` was measured with other settings.
     """
     bench = Bench(config, checkpoint, images, refinement, cfg_options)
-    result = known or dict(
+    settings = dict(
         config=Path(config).as_posix(),
+        checkpoint=bench.checkpoint,
+        cfg_options=portable(cfg_options),
         metric=bench.reward.name,
         images=len(bench.reward.images),
         synthetic_images=bench.images,
         refinement=bench.refinement,
         shares_of='channels' if of_channels else 'module parameters',
-        dense=bench.reward(bench.model),
-        variants={},
     )
+    if known:  # older results name no checkpoint and no options
+        require_same(dict(checkpoint=bench.checkpoint, cfg_options={}) | known, settings, 'the earlier result')
+    result = known or settings | dict(dense=bench.reward(bench.model), variants={})
     result['machine'] = describe_machine()
     for name, variant in variants.items():
         rows = result['variants'].setdefault(name, {})

@@ -86,6 +86,33 @@ def load_json(path: str | os.PathLike, what: str) -> Any:
         raise AutoDFPError(f'{what} was to be read from {path}, but that is not readable JSON ({error})') from None
 
 
+def portable(options: dict[str, Any] | None) -> dict[str, Any]:
+    """Options as they may be kept in JSON: of absolute paths, which are of this machine, only the last part."""
+    shorten = lambda value: Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
+    plain = json.loads(json.dumps(options or {}, default=str))
+    return {key: shorten(value) for key, value in plain.items()}
+
+
+def require_same(stored: dict[str, Any], asked: dict[str, Any], what: str) -> None:
+    """Refuse to go on with figures that were measured with other settings.
+
+    Args:
+        stored (dict): Settings that the figures came with, as JSON gives them.
+        asked (dict): Those that are asked for now.
+        what (str): What the figures are to the user, such as 'the earlier result'.
+
+    Raises:
+        AutoDFPError: A setting differs; it is named.
+    """
+    asked = json.loads(json.dumps(asked, default=str))
+    for name, value in asked.items():
+        if stored.get(name) != value:
+            raise AutoDFPError(
+                f'{what} was measured with {name}={stored.get(name)!r}, but {name}={value!r} is asked for now; name '
+                'another file or folder, or remove that one'
+            )
+
+
 def save_tensors(content: dict, path: str | os.PathLike) -> None:
     """``torch.save`` in one step. ``content`` must be plain enough for ``torch.load(weights_only=True)``."""
     with atomic_path(path) as scratch:

@@ -1,11 +1,14 @@
 """The measurements of the compensation: their arithmetic, their files, and the README's tables."""
 
+import json
+
 import numpy as np
 import pytest
 from conftest import REPO
 from scipy.stats import spearmanr
 from tables import tables
 
+from mmautodfp import AutoDFPError
 from mmautodfp.ablation import VARIANTS, ablate, measure_cost
 from mmautodfp.rank_plans import rank_plans, spearman
 
@@ -35,6 +38,18 @@ def test_variants_are_measured_once_and_on_exact_shares(small_demo, monkeypatch)
     again = ablate(CONFIG, [0.7], variants, **settings, known=result, report=lambda content: reports.append(content))
     assert len(reports) == 2
     assert again['variants'] == known
+    stored = json.loads(json.dumps(result))
+    ablate(CONFIG, [0.7], variants, **settings, known=stored)
+    for other, message in (
+        (dict(images=dict(num_images=8, size=64)), 'synthetic_images={.*4.*}, but synthetic_images={.*8.*} is asked'),
+        (dict(refinement=dict(units_per_pass=2)), 'refinement={}, but'),
+        (dict(of_channels=True), "shares_of='module parameters', but shares_of='channels'"),
+        (dict(cfg_options=small_demo | {'autodfp.seed': 5}), 'cfg_options='),
+    ):
+        with pytest.raises(AutoDFPError, match=message):
+            ablate(CONFIG, [0.7], variants, **settings | other, known=stored)
+    with pytest.raises(AutoDFPError, match='config='):
+        ablate('configs/demo/retinanet_digits_autodfp.py', [0.7], variants, **settings, known=stored)
 
 
 def test_plans_are_ranked_by_every_reward(small_demo, monkeypatch):

@@ -4,10 +4,14 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 KEPT = {
-    'prune': '; finished episodes are kept: the same command with --resume goes on',
-    'sweep': '; finished runs and episodes are kept: the same command goes on',
+    'prune': '; if episodes were finished, they are kept and the same command with --resume goes on',
+    'sweep': '; what was finished is kept: the same command goes on',
+    'ablation': '; figures that were finished are kept: the same command goes on',
+    'reproduce': '; searches that were begun are kept: the same command goes on',
 }
 
 
@@ -59,6 +63,28 @@ def _device(text: str) -> str:
     return text
 
 
+@contextmanager
+def told(command: str) -> Iterator[None]:
+    """End the tool with code 2 and one sentence if a request cannot be met, with 130 if it is interrupted."""
+    from mmautodfp import AutoDFPError
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)  # as schedulers stop a job
+    try:
+        yield
+    except AutoDFPError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+    except FileNotFoundError as error:
+        print(f'error: a file is needed that is not there: {error.filename or error}', file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f'interrupted{KEPT.get(command, "")}', file=sys.stderr)
+        sys.exit(130)
+
+
 def main(command: str, args: argparse.Namespace) -> None:
     """Run a command of the package; exit code 2 and one sentence if the request cannot be met."""
     # mmengine looks for a GPU when it is imported, so the choice has to be made before that.
@@ -84,26 +110,15 @@ def main(command: str, args: argparse.Namespace) -> None:
 
     commands = dict(prune=prune, evaluate=evaluate, sweep=sweep, report=report, export=export_onnx)
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)  # as schedulers stop a job
     arguments = vars(args)
     device = arguments.pop('device')
     arguments.pop('local_rank', None)
-    try:
+    with told(command):
         if kind == 'cuda' and not torch.cuda.is_available():
             raise AutoDFPError(f'device {device} was asked for, but torch finds no GPU; use --device cpu')
         if 'cfg_options' in arguments:
             arguments['cfg_options'] = read_options(arguments['cfg_options'])
         commands[command](**arguments)
-    except AutoDFPError as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        kept = KEPT.get(command, '')
-        print(f'interrupted{kept}', file=sys.stderr)
-        sys.exit(130)
 
 
 def read_options(options: list[str]) -> dict:

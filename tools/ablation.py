@@ -9,7 +9,7 @@ Example:
 import re
 from pathlib import Path
 
-from _cli import new_parser, read_options
+from _cli import new_parser, read_options, told
 
 
 def main() -> None:
@@ -62,4 +62,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with told('ablation'):
+        main()

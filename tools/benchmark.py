@@ -18,7 +18,7 @@ import json
 import sys
 from pathlib import Path
 
-from _cli import new_parser
+from _cli import new_parser, told
 
 KINDS = ('kernels', 'latency', 'overhead', 'search', 'reward', 'racing', 'precision', 'ranks')
 
@@ -68,4 +68,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with told('benchmark'):
+        main()

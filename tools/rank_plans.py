@@ -6,7 +6,7 @@ Example:
 
 from pathlib import Path
 
-from _cli import new_parser, read_options
+from _cli import new_parser, read_options, told
 
 
 def main() -> None:
@@ -33,4 +33,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with told('rank_plans'):
+        main()

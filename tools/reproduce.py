@@ -6,11 +6,12 @@ Example:
     python tools/reproduce.py --checkpoints checkpoints --cifar10 data/cifar10 --tables 2 --networks resnet56_cifar10
 """
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from _cli import new_parser, read_options
+from _cli import new_parser, read_options, told
+
+CONFIGS = Path(__file__).resolve().parents[1] / 'configs/classification'
 
 
 def main() -> None:
@@ -34,31 +35,28 @@ def main() -> None:
     parser.add_argument('--out', type=Path, default=Path('work_dirs/reproduce'), help='folder of the result')
     args = parser.parse_args()
 
-    from mmautodfp import AutoDFPError
     from mmautodfp.reproduce import ALL_TABLES, NETWORKS, Settings, reproduce, write_report
 
-    try:
-        settings = Settings(
-            out=args.out,
-            checkpoints=args.checkpoints,
-            cifar10=args.cifar10,
-            imagenet=args.imagenet,
-            tables=tuple(args.tables or ALL_TABLES),
-            networks=tuple(args.networks or NETWORKS),
-            episodes=args.episodes,
-            search_images=args.search_images,
-            num_images=args.images,
-            seed=args.seed,
-            cfg_options=read_options(args.cfg_options),
-        )
-        rows = reproduce(settings)
-    except AutoDFPError as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+    settings = Settings(
+        out=args.out,
+        configs=CONFIGS,
+        checkpoints=args.checkpoints,
+        cifar10=args.cifar10,
+        imagenet=args.imagenet,
+        tables=tuple(args.tables or ALL_TABLES),
+        networks=tuple(args.networks or NETWORKS),
+        episodes=args.episodes,
+        search_images=args.search_images,
+        num_images=args.images,
+        seed=args.seed,
+        cfg_options=read_options(args.cfg_options),
+    )
+    rows = reproduce(settings)
     paths = ('out', 'configs', 'checkpoints', 'cifar10', 'imagenet')  # of this machine
     write_report(rows, args.out, {key: value for key, value in asdict(settings).items() if key not in paths})
     print(f'wrote {args.out}/reproduce.json and reproduce.md')
 
 
 if __name__ == '__main__':
-    main()
+    with told('reproduce'):
+        main()

@@ -6,17 +6,24 @@ Example:
 
 from pathlib import Path
 
-from _cli import new_parser
+from _cli import new_parser, told
 
 
 def tables(folder: Path) -> str:
-    """All tables of a folder of results, as they stand in the README."""
+    """All tables of a folder of results, as they stand in the README.
+
+    Raises:
+        AutoDFPError: The folder holds no such results.
+    """
+    from mmautodfp import AutoDFPError
     from mmautodfp.fileio import load_json
     from mmautodfp.report.tables import NAMES, ablation_table, correlation_table, uniform_table
 
     results = {
         name: load_json(folder / f'{name}.json', 'the figures') for name in NAMES if (folder / f'{name}.json').is_file()
     }
+    if not results:
+        raise AutoDFPError(f'tables were to be made of {folder}, but it holds none of {", ".join(NAMES)} as .json')
     parts = ['Uniform plans, no search, no data, after the full pass:', uniform_table(results, 'full')]
     for name, result in results.items():
         if len(result['variants']) > 1:
@@ -36,4 +43,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with told('tables'):
+        main()

@@ -11,15 +11,16 @@ import time
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
+from _cli import new_parser, told
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import collect_env
 
+from mmautodfp.apis import load_config
 from mmautodfp.datasets import make_digits
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument('config', type=Path, help='such as configs/demo/faster_rcnn_digits.py')
     parser.add_argument('--work-dir', help='logs and checkpoints of the training (default: work_dirs/<config name>)')
     parser.add_argument('--out', type=Path, help='checkpoint to write (default: beside the config, ending in .pth)')
@@ -28,8 +29,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = Config.fromfile(args.config)
-    cfg.work_dir = args.work_dir or f'work_dirs/{args.config.stem}'
+    cfg = load_config(args.config, args.work_dir or f'work_dirs/{args.config.stem}', 'none', None)
     out = args.out or args.config.with_suffix('.pth')
     if 'data_root' in cfg:  # a detector's; the classifiers' digits come with scikit-learn
         make_digits(cfg.data_root)
@@ -61,4 +61,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with told('train_demo'):
+        main()

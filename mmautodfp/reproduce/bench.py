@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from torch import nn
 
 from mmautodfp.apis import find_checkpoint
@@ -14,7 +15,7 @@ from mmautodfp.errors import AutoDFPError
 from mmautodfp.fileio import check_state_fits, load_tensors
 from mmautodfp.kernels import keep_indices
 from mmautodfp.registry import MODELS
-from mmautodfp.rewards import AccuracyReward
+from mmautodfp.rewards import AccuracyReward, Reward
 from mmautodfp.surgery import (
     NeuronMerging,
     ParamBudget,
@@ -34,7 +35,7 @@ RECONSTRUCTORS = {'prune': PruneOnly, 'merging': NeuronMerging, 'eq16': Similari
 
 
 class NetworkBench:
-    """Accuracy, cost and speed of a network under any plan.
+    """Accuracy, cost and speed of a network under any plan, on a GPU if there is one.
 
     Args:
         config (Path): Its config, ``configs/classification/*_autodfp.py``.
@@ -50,7 +51,7 @@ class NetworkBench:
         cfg = Config.fromfile(config)
         if data_root is not None:
             cfg.test_dataloader.dataset.data_root = data_root
-        self.model = MODELS.build(cfg.model).eval()
+        self.model = MODELS.build(cfg.model).to(get_device()).eval()
         self.reward = AccuracyReward(num_images, batch_size=cfg.test_dataloader.batch_size)
         self.reward.prepare(self.model, cfg.test_dataloader)
         source = find_checkpoint(checkpoint, config)
@@ -102,10 +103,10 @@ class NetworkBench:
             return 100 * self.reward(self.model)
         return self.accuracy_of(self.plan(widths, lam), method)
 
-    def accuracy_of(self, plan: PruningPlan, method: str) -> float:
-        """Top-1 in percent under any plan."""
+    def accuracy_of(self, plan: PruningPlan, method: str, reward: Reward | None = None) -> float:
+        """Top-1 in percent under any plan, on the images of another reward if one is given."""
         with apply_plan(self.network, plan, self.reconstructors[method]):
-            return 100 * self.reward(self.model)
+            return 100 * (reward or self.reward)(self.model)
 
     def shares(self, widths: tuple[int, ...]) -> dict[str, float]:
         """Preserved shares of parameters and FLOPs."""

@@ -3,13 +3,16 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from mmengine.config import Config
 
 from mmautodfp import apis
 from mmautodfp.errors import AutoDFPError
-from mmautodfp.fileio import load_json
+from mmautodfp.fileio import load_json, portable, require_same, save_json
+from mmautodfp.registry import REWARDS, build
+from mmautodfp.rewards import Reward
 from mmautodfp.surgery import PruningPlan
 
 from .bench import NetworkBench, locate
@@ -96,6 +99,8 @@ class _Laboratory:
         self.data_root = settings.cifar10 if network.endswith('cifar10') else settings.imagenet
         self.bench: NetworkBench | None = None
         self.missing: str | None = None
+        if not self.config.is_file():
+            raise AutoDFPError(f'config {self.config} is needed, but there is no such file; name the folder of configs')
         try:
             self.checkpoint = locate(Config.fromfile(self.config).load_from, settings.checkpoints)
             self.bench = NetworkBench(self.config, self.checkpoint, self.data_root, settings.num_images)
@@ -133,6 +138,7 @@ class _Laboratory:
         pruned_only = claim.method != 'autodfp'
         name = f'{self.network}_{claim.preserve_ratio:g}_{"prune" if pruned_only else "autodfp"}_seed{settings.seed}'
         work_dir = settings.out / 'searches' / name
+        judge = self._held_out if claim.unit == '%' else None  # better to know now than after the search
         summary = self._search(work_dir, claim.preserve_ratio, pruned_only)
         *_, row = summary['results']
         found = dict(params_ratio=row['module_params']['ratio'], ours_flops_ratio=row['module_flops']['ratio'])
@@ -143,21 +149,50 @@ class _Laboratory:
         if claim.unit == 'h':
             return found | dict(ours=summary['seconds']['search'] / summary['episodes'] * 3000 / 3600, images=None)
         if claim.method == 'search+merging':
-            return found | dict(ours=self.bench.accuracy_of(plan, 'merging'), images=len(self.bench.reward.images))
+            return found | dict(ours=self.bench.accuracy_of(plan, 'merging', judge), images=len(judge.images))
+        if row['held_out_metric'] is None:
+            raise AutoDFPError(f'the search in {name} was not judged on held-out images; leave autodfp.compare alone')
         return found | dict(ours=100 * row['held_out_metric'])
+
+    @property
+    def _options(self) -> dict:
+        """Overrides of the searches' configs."""
+        options = {'autodfp.reward.num_images': self.settings.search_images, 'log_level': 'WARNING'}
+        options |= self.settings.cfg_options or {}
+        if self.data_root is not None:
+            options |= {f'{split}_dataloader.dataset.data_root': self.data_root for split in ('val', 'test')}
+        return options
+
+    @cached_property
+    def _held_out(self) -> Reward:
+        """What judges a search: the test images beside those that reward it."""
+        cfg = apis.load_config(self.config, None, 'none', self._options | {'autodfp.reward.cache_gb': 0})
+        reward = build(REWARDS, cfg.autodfp.reward.to_dict())
+        reward.prepare(self.bench.model, cfg.val_dataloader)
+        judge = reward.held_out(self.bench.model, cfg.test_dataloader)
+        if judge is None:
+            raise AutoDFPError(
+                f'nothing is held out to judge a search on: all {len(reward.images)} images reward it; lower '
+                '--search-images'
+            )
+        return judge
 
     def _search(self, work_dir: Path, ratio: float, pruned_only: bool) -> dict:
         """The summary of a search, which is run or taken up again if it has not enough episodes yet."""
         settings = self.settings
         done = load_json(work_dir / 'summary.json', 'a search') if (work_dir / 'summary.json').is_file() else None
+        asked = dict(search_images=settings.search_images, cfg_options=portable(settings.cfg_options))
+        record = work_dir / 'asked.json'
+        if record.is_file():
+            require_same(load_json(record, 'the settings of a search'), asked, f'the search {work_dir.name}')
+        elif done:  # by an older version
+            require_same(done, dict(search_images=settings.search_images), f'the search {work_dir.name}')
+        save_json(asked, record)
         if done and done['episodes'] >= settings.episodes:
             return done
-        options = {'autodfp.reward.num_images': settings.search_images, 'log_level': 'WARNING'}
-        options |= settings.cfg_options or {}
+        options = self._options
         if pruned_only:
             options['autodfp.reconstructor.type'] = 'PruneOnly'
-        if self.data_root is not None:
-            options |= {f'{split}_dataloader.dataset.data_root': self.data_root for split in ('val', 'test')}
         apis.prune(
             self.config,
             self.checkpoint,

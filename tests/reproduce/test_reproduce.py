@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import cv2
 import numpy as np
@@ -7,9 +7,12 @@ import pytest
 import torch
 from conftest import REPO, SHARED, enliven
 
-from mmautodfp import AutoDFPError
+from mmautodfp import AutoDFPError, apis
 from mmautodfp.classification import CifarResNet
-from mmautodfp.reproduce import NETWORKS, NetworkBench, Settings, claims, markdown, reproduce, write_report
+from mmautodfp.registry import REWARDS, build
+from mmautodfp.reproduce import NETWORKS, Claim, NetworkBench, Settings, claims, markdown, reproduce, write_report
+from mmautodfp.reproduce.run import _Laboratory
+from mmautodfp.surgery import NeuronMerging, PruningPlan, apply_plan
 
 CONFIGS = REPO / 'configs/classification'
 
@@ -87,6 +90,54 @@ def test_searched_rows_take_episodes_and_go_on_from_an_earlier_search(weights, m
     assert '| ResNet-56, CIFAR-10 | 50.0% | AutoDFP | 64.29 % |' in markdown(found)
 
 
+@pytest.fixture
+def searches(weights, monkeypatch):
+    """Settings of searches of one episode, on 20 of 40 images."""
+    monkeypatch.chdir(REPO)
+    common = dict(configs=CONFIGS, checkpoints=weights, cifar10=write_images(weights / 'few.npz'), episodes=1)
+    common |= dict(search_images=20, cfg_options={'autodfp.opening_lams': (0.5,)})
+    return Settings(weights / 'out', **common)
+
+
+def test_searching_and_then_merging_is_judged_on_what_did_not_reward_the_search(searches):
+    laboratory = _Laboratory('resnet56_cifar10', searches)
+    row = laboratory.measure(Claim('1', 'resnet56_cifar10', 0.5, 'search+merging', None))
+    assert (row['reason'], row['images']) == (None, 20)
+    cfg = apis.load_config(laboratory.config, None, 'none', laboratory._options)
+    reward = build(REWARDS, cfg.autodfp.reward.to_dict())
+    reward.prepare(laboratory.bench.model, cfg.val_dataloader)
+    content = np.load(searches.cifar10)
+    rest = [i for i in range(40) if f'cifar10/test/{i}' not in reward.images]
+    images = torch.from_numpy(content['images'][rest]).permute(0, 3, 1, 2)
+    model = laboratory.bench.model
+    plan = PruningPlan.from_json(next(searches.out.glob('searches/*_prune_*/strategy.json')))
+    with apply_plan(model.network, plan, NeuronMerging()), torch.no_grad():
+        found = model.network(model.data_preprocessor(dict(inputs=list(images)), False)['inputs']).argmax(1)
+    assert row['ours'] == pytest.approx(100 * np.mean(found.numpy() == content['labels'][rest]))
+
+
+def test_a_search_with_other_settings_is_not_taken_for_the_one_asked_for(searches):
+    claim = Claim('2', 'resnet56_cifar10', 0.5, 'autodfp', None)
+    first = _Laboratory('resnet56_cifar10', searches).measure(claim)
+    assert first['reason'] is None
+    assert _Laboratory('resnet56_cifar10', searches).measure(claim) == first
+    for other, message in (
+        (dict(search_images=10), 'measured with search_images=20, but search_images=10 is asked for now'),
+        (dict(cfg_options={'autodfp.opening_lams': (0.0,)}), "cfg_options={'autodfp.opening_lams': [0.5]}, but"),
+    ):
+        row = _Laboratory('resnet56_cifar10', replace(searches, **other)).measure(claim)
+        assert message in row['reason']
+        assert row['ours'] is None
+
+
+def test_a_search_that_all_images_reward_is_not_run(searches):
+    row = _Laboratory('resnet56_cifar10', replace(searches, search_images=40)).measure(
+        Claim('2', 'resnet56_cifar10', 0.5, 'autodfp', None)
+    )
+    assert row['reason'] == ('nothing is held out to judge a search on: all 40 images reward it; lower --search-images')
+    assert not (searches.out / 'searches').exists()
+
+
 def test_uniform_widths_count_channels_or_parameters(weights):
     config = CONFIGS / 'resnet56_cifar10_autodfp.py'
     bench = NetworkBench(config, str(weights / 'resnet56_cifar10.pth.tar'), write_images(weights / 'few.npz'), 10)
@@ -98,6 +149,15 @@ def test_uniform_widths_count_channels_or_parameters(weights):
     assert set(plan.units['layer1.0.conv1'].keep) == set(norms.topk(widths[0]).indices.tolist())
     assert bench.milliseconds(plan, repeat=2) > 0
     assert bench.network.layer1[0].conv1.out_channels == 16
+
+
+def test_a_network_is_measured_on_the_device_that_mmengine_names(weights, monkeypatch):
+    monkeypatch.setattr('mmautodfp.reproduce.bench.get_device', lambda: 'meta')
+    images = write_images(weights / 'few.npz')
+    with pytest.raises(NotImplementedError, match='meta tensor'):  # which holds no number: the first image shows it
+        NetworkBench(
+            CONFIGS / 'resnet56_cifar10_autodfp.py', str(weights / 'resnet56_cifar10.pth.tar'), images, 10
+        ).accuracy(None, 'prune')
 
 
 def test_an_unknown_table_or_network_is_refused(tmp_path):

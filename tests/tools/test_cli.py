@@ -68,17 +68,30 @@ def test_a_report_of_no_run_ends_with_code_2_and_a_sentence(tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
+        (['ablation.py', 'absent.py', '--out', 'x.json'], 'config absent.py was asked for'),
+        (['rank_plans.py', 'absent.py', '--out', 'x.json'], 'config absent.py was asked for'),
+        (['benchmark.py', 'reward', 'absent.py'], 'config absent.py was asked for'),
+        (['tables.py', 'nope'], 'tables were to be made of nope, but it holds none of faster_rcnn'),
+        (['train_demo.py', 'absent.py'], 'config absent.py was asked for'),
         (['export_onnx.py', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
         (['benchmark.py', 'latency', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
         (['benchmark.py', 'search'], 'search needs a config'),
-        (['sweep.py', 'configs/demo/faster_rcnn_digits_autodfp.py', '--ratios', '3'], 'must lie above 0'),
+        (['sweep.py', 'absent.py', '--ratios', '3'], 'a sweep was asked for the ratio 3'),
+        (['reproduce.py', '--tables', '5'], "table '5' was asked for"),
     ],
 )
-def test_the_other_tools_refuse_bad_requests_alike(arguments, message):
-    result = run(f'tools/{arguments[0]}', *arguments[1:])
-    assert result.returncode == 2
-    assert message in result.stderr
+def test_every_tool_tells_bad_requests_in_a_sentence(arguments, message, tmp_path):
+    result = run(str(REPO / 'tools' / arguments[0]), *arguments[1:], cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert f'error: {message}' in result.stderr
     assert 'Traceback' not in result.stderr
+
+
+def test_reproduce_finds_its_configs_from_any_folder(tmp_path):
+    arguments = ['--tables', '2', '--networks', 'vgg16_cifar10', '--checkpoints', str(tmp_path), '--out', 'out']
+    result = run(str(REPO / 'tools/reproduce.py'), *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert 'no weights: vgg16_cifar10.pth is not there' in (tmp_path / 'out/reproduce.md').read_text()
 
 
 def test_the_evaluation_tool_reports_the_shipped_checkpoints_map(small_demo, tmp_path):
