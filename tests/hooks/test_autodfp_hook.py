@@ -435,7 +435,10 @@ def test_a_race_is_run_where_it_is_asked_for(small_demo, tmp_path, monkeypatch):
         ),
         ({'autodfp.module': 'backbone.layer1'}, 'has no model.backbone.layer1 that could be replaced'),
         ({'autodfp.module': 'neck'}, "nothing to prune in the FPN 'neck'"),
-        ({'autodfp.agent.type': 'PPO'}, "agent type 'PPO' is not known; known are RandomSearch, SAC, UniformPlan"),
+        (
+            {'autodfp.agent.type': 'PPO'},
+            "'PPO' is not known; known are CMAES, RandomSearch, SAC, UniformPlan",
+        ),
         ({'autodfp.agent.learning_rate': 1}, 'learning_rate'),
         ({'autodfp.reward.type': 'Magic'}, "reward type 'Magic' is not known; known are AccuracyReward, CocoReward"),
         ({'autodfp.reward.images': 3}, "unexpected keyword argument 'images'.*num_images"),
