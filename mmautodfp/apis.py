@@ -158,9 +158,8 @@ def _require_data(cfg: Config, *splits: str) -> None:
             )
         dataset = cfg[f'{split}_dataloader'].get('dataset')
         if not isinstance(dataset, dict) or not dataset.get('type'):
-            raise AutoDFPError(
-                f'{split}_dataloader.dataset of {cfg.filename} is to be a dict with a type, got {dataset!r}'
-            )
+            found = f'a dict of {", ".join(map(str, dataset))}' if isinstance(dataset, dict) else repr(dataset)
+            raise AutoDFPError(f'{split}_dataloader.dataset of {cfg.filename} is to be a dict with a type, got {found}')
         while isinstance(dataset.get('dataset'), dict):  # wrapped
             dataset = dataset.dataset
         if str(dataset.get('type')).startswith('mmautodfp.'):
