@@ -1,3 +1,5 @@
+import socket
+
 import torch
 import torch.multiprocessing as multiprocessing
 from test_searcher import make_searcher, taste
@@ -16,18 +18,21 @@ def start(rank, port, world_size, function, queue):
     torch.distributed.destroy_process_group()
 
 
-def on_ranks(function, port, world_size=2):
+def on_ranks(function, world_size=2):
     """What a function returns, or the error that it ends in, on each of some gloo ranks."""
     context = multiprocessing.get_context('spawn')
+    with socket.socket() as probe:  # a fixed port may be taken
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
     queue = context.Queue()
     processes = [
         context.Process(target=start, args=(rank, port, world_size, function, queue)) for rank in range(world_size)
     ]
     for process in processes:
         process.start()
-    results = dict(queue.get(timeout=120) for _ in processes)
+    results = dict(queue.get(timeout=300) for _ in processes)
     for process in processes:
-        process.join(60)
+        process.join(120)
         assert process.exitcode == 0
     return [results[rank] for rank in range(world_size)]
 
@@ -40,7 +45,7 @@ def squares(rank):
 
 def test_tasks_are_shared_out_and_every_rank_gets_all_results_in_order():
     everything = [number**2 for number in range(5)]
-    assert on_ranks(squares, 29541) == [(everything, [0, 2, 4]), (everything, [1, 3])]
+    assert on_ranks(squares) == [(everything, [0, 2, 4]), (everything, [1, 3])]
     assert squares(0) == (everything, [0, 1, 2, 3, 4])
 
 
@@ -61,11 +66,11 @@ def fail_on_the_first(rank):
 
 def test_a_failing_rank_ends_the_job_on_all_with_its_error():
     failure = 'AutoDFPError: rank {} failed, which ends the job on all ranks: OSError: {}'
-    assert on_ranks(fail_on_the_second, 29542) == [
+    assert on_ranks(fail_on_the_second) == [
         failure.format(1, 'an image has vanished'),
         'OSError: an image has vanished',
     ]
-    assert on_ranks(fail_on_the_first, 29543) == ['OSError: the disk is full', failure.format(0, 'the disk is full')]
+    assert on_ranks(fail_on_the_first) == ['OSError: the disk is full', failure.format(0, 'the disk is full')]
 
 
 def search(rank):
@@ -77,11 +82,11 @@ def search(rank):
 
 
 def test_a_search_on_two_ranks_is_reproducible_and_each_rank_evaluates_half():
-    first, second = on_ranks(search, 29544)
+    first, second = on_ranks(search)
     assert (first[0], second[0]) == (6, 5)
     assert first[1:4] == second[1:4]
     assert second[4] != first[4]  # rank 0 alone acts
-    assert on_ranks(search, 29545)[0][1:4] == first[1:4]
+    assert on_ranks(search)[0][1:4] == first[1:4]
     alone = search(0)
     # The first round is the opening and an episode before anything is learned: the same by whatever number of ranks.
     assert alone[2][:2] == first[2][:2]
@@ -100,6 +105,6 @@ def resume(rank, path):
 def test_a_search_on_two_ranks_resumes_on_both(tmp_path):
     from functools import partial
 
-    first, second = on_ranks(partial(resume, path=tmp_path / 'search.pth'), 29546)
+    first, second = on_ranks(partial(resume, path=tmp_path / 'search.pth'))
     assert first == second
     assert len(first[0]) == 9
