@@ -1,5 +1,10 @@
-import socket
+import os
+import queue
+import tempfile
+from functools import partial
+from pathlib import Path
 
+import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from test_searcher import make_searcher, taste
@@ -7,34 +12,39 @@ from test_searcher import make_searcher, taste
 from mmautodfp.search import on_main, share_out
 
 
-def start(rank, port, world_size, function, queue):
-    torch.distributed.init_process_group(
-        'gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=world_size
-    )
+def start(rank, meeting_point, world_size, function, results):
     try:
-        queue.put((rank, function(rank)))
+        torch.distributed.init_process_group(
+            'gloo', init_method=f'file://{meeting_point}', rank=rank, world_size=world_size
+        )
+        results.put((rank, function(rank)))
     except Exception as error:
-        queue.put((rank, f'{type(error).__name__}: {error}'))
-    torch.distributed.destroy_process_group()
+        results.put((rank, f'{type(error).__name__}: {error}'))
+    results.close()
+    results.join_thread()
+    # Gloo lets go of its last tensors in threads that need Python's lock, and taking the group down waits for them with
+    # that lock held (pytorch/pytorch#56297): now and then for ever.
+    os._exit(0)
 
 
 def on_ranks(function, world_size=2):
     """What a function returns, or the error that it ends in, on each of some gloo ranks."""
     context = multiprocessing.get_context('spawn')
-    with socket.socket() as probe:  # a fixed port may be taken
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    queue = context.Queue()
-    processes = [
-        context.Process(target=start, args=(rank, port, world_size, function, queue)) for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
-    results = dict(queue.get(timeout=300) for _ in processes)
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
-    return [results[rank] for rank in range(world_size)]
+    results = context.Queue()
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = (Path(scratch) / 'meeting_point', world_size, function, results)
+        processes = [context.Process(target=start, args=(rank, *arguments), daemon=True) for rank in range(world_size)]
+        for process in processes:
+            process.start()
+        try:
+            found = dict(results.get(timeout=300) for _ in processes)
+        except queue.Empty:
+            pytest.fail(f'no answer from all ranks; exit codes {[process.exitcode for process in processes]}')
+        finally:
+            for process in processes:
+                process.join(10)
+                process.kill()  # the tests must not wait for it at their end
+    return [found[rank] for rank in range(world_size)]
 
 
 def squares(rank):
@@ -103,8 +113,6 @@ def resume(rank, path):
 
 
 def test_a_search_on_two_ranks_resumes_on_both(tmp_path):
-    from functools import partial
-
     first, second = on_ranks(partial(resume, path=tmp_path / 'search.pth'))
     assert first == second
     assert len(first[0]) == 9
