@@ -2,9 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from torch import nn
+
+from mmautodfp.errors import AutoDFPError
 
 
 class Reward(ABC):
@@ -70,3 +73,17 @@ class Reward(ABC):
     @abstractmethod
     def images(self) -> list[str]:
         """What was chosen, a name an image: tells whether two rewards are the same, and whether they overlap."""
+
+
+def check_subset(what: str, num_images: int | None, batch_size: int | None, stages: Sequence[float]) -> None:
+    """Raise an :class:`AutoDFPError` unless counts are 1 or more, or None, and shares ascend between 0 and 1."""
+    for setting, value in (('num_images', num_images), ('batch_size', batch_size)):
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise AutoDFPError(f'{what} was asked for {setting}={value}; it must be 1 or more')
+    if any(low >= high for low, high in pairwise([0, *stages, 1])):
+        raise AutoDFPError(f'{what} was asked for stages={stages}; they must ascend and lie between 0 and 1')
+
+
+def stage_ends(shares: Sequence[float], num_images: int) -> list[int]:
+    """How many images there are after each stage: ascending, at least one, the same number once only."""
+    return sorted({max(1, round(share * num_images)) for share in shares}) if num_images else []

@@ -3,7 +3,6 @@
 import copy
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -18,9 +17,10 @@ from torch import nn
 from mmautodfp.errors import AutoDFPError
 from mmautodfp.registry import REWARDS
 
-from .base import Reward
+from .base import Reward, check_subset, stage_ends
 from .coco_map import CocoTruth, read_annotations
-from .fast_inference import FastDetector, choose_precision
+from .fast_detector import FastDetector
+from .fast_model import choose_precision, in_threads
 from .subset import ImageBatches, build_dataset, choose_covering
 
 IOU_TYPES = {'bbox': ['bbox'], 'segm': ['segm'], 'mean': ['bbox', 'segm']}
@@ -67,11 +67,7 @@ class CocoReward(Reward):
     ):
         if metric not in IOU_TYPES:
             raise AutoDFPError(f'CocoReward was asked for metric={metric!r}; it must be one of {", ".join(IOU_TYPES)}')
-        for setting, value in (('num_images', num_images), ('batch_size', batch_size)):
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise AutoDFPError(f'CocoReward was asked for {setting}={value}; it must be 1 or more')
-        if any(low >= high for low, high in pairwise([0, *stages, 1])):
-            raise AutoDFPError(f'CocoReward was asked for stages={stages}; they must ascend and lie between 0 and 1')
+        check_subset('CocoReward', num_images, batch_size, stages)
         choose_precision(precision, torch.device('cpu'))  # better to know now
         self.num_images = num_images
         self.seed = seed
@@ -89,7 +85,6 @@ class CocoReward(Reward):
     def _prepare(self, model: nn.Module, dataloader: dict, units: Sequence[str], excluded: set[str]) -> None:
         self._dataset = build_dataset(dataloader['dataset'])
         self._preprocess = model.data_preprocessor
-        self._content = read_annotations(self._dataset.ann_file)
         infos = [self._dataset.get_data_info(index) for index in range(len(self._dataset))]
         left = [index for index, info in enumerate(infos) if os.path.realpath(info['img_path']) not in excluded]
         labels = {  # of crowds there is no AP
@@ -99,15 +94,16 @@ class CocoReward(Reward):
         self.indices = choose_covering(labels, self.num_images, self.seed)
         self._paths = [os.path.realpath(infos[index]['img_path']) for index in self.indices]
         self._image_ids = [infos[index]['img_id'] for index in self.indices]
-        self._truth = CocoTruth(self._content, self._image_ids, self._dataset.cat_ids)
+        self._truth = CocoTruth(read_annotations(self._dataset.ann_file), self._image_ids, self._dataset.cat_ids)
         self._batch_size = self.batch_size or dataloader.get('batch_size', 1)
-        ends = sorted({max(1, round(share * len(self.indices))) for share in self.shares}) if self.indices else []
-        self._ends = ends
-        stages = [self.indices[start:end] for start, end in pairwise([0, *ends])]
+        self._ends = stage_ends(self.shares, len(self.indices))
+        stages = [self.indices[start:end] for start, end in pairwise([0, *self._ends])]
         self._batches = ImageBatches(self._dataset, self._preprocess, stages, self._batch_size, self.cache_gb)
         self.detector: FastDetector | None = None
         if self.fast and self.indices and hasattr(model, 'extract_feat'):
             self._speed_up(model, units)
+        if self.detector is None:
+            self.precision = 'float32'
 
     @torch.no_grad()
     def _speed_up(self, model: nn.Module, units: Sequence[str]) -> None:
@@ -124,7 +120,6 @@ class CocoReward(Reward):
             reason = f'{type(error).__name__}: {error}'
         if reason:
             print_log(f'episodes are evaluated as MMDetection does, not faster: {reason}', logger='current')
-            self.precision = 'float32'
             return
         self.detector = detector
         if stem and self._batches.all_preprocessed:
@@ -193,7 +188,7 @@ class CocoReward(Reward):
             samples = predict(**self._batches[number])
             return [detection for sample in samples for detection in self._to_coco(sample)]
 
-        found = _in_threads(run, numbers, device)
+        found = in_threads(run, numbers, device)
         return [detection for batch in found for detection in batch]
 
     def score(self, detections: list[dict], image_ids: Sequence[int] | None = None) -> float:
@@ -220,20 +215,3 @@ class CocoReward(Reward):
             return []
         masks = found.masks.cpu().numpy().astype(np.uint8)
         return [dict(segmentation=code) for code in encode(np.asfortranarray(masks.transpose(1, 2, 0)))]
-
-
-def _in_threads(run, numbers: Sequence[int], device: torch.device) -> list:
-    """Results of ``run`` for each number, in order; on a CPU one thread a core, each with a batch of its own.
-
-    Much of a detector (RoIAlign, suppression, sorting) runs on one thread, whatever torch is allowed: whole batches
-    side by side keep the cores busy.
-    """
-    threads = min(torch.get_num_threads(), len(numbers)) if device.type == 'cpu' else 1
-    if threads <= 1:
-        return [run(number) for number in numbers]
-    allowed = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(run, numbers))
-    finally:
-        torch.set_num_threads(allowed)

@@ -9,6 +9,7 @@ from reward_data import Oracle, coco_annotations, coco_loader, demo_detector, di
 from mmautodfp import AutoDFPError
 from mmautodfp.fileio import load_json, save_json
 from mmautodfp.rewards import CocoReward, CocoTruth
+from mmautodfp.rewards.coco_map import read_annotations
 
 
 def mmdet_map(reward: CocoReward, model: Oracle, tmp_path) -> dict[str, float]:
@@ -121,7 +122,7 @@ def test_classes_that_nobody_annotated_are_told(digits_root):
     reward.prepare(model, loader)
     assert reward(model) >= 0
     assert reward.has_objects()
-    content = reward._content | dict(annotations=[])
+    content = read_annotations(reward.annotation_file) | dict(annotations=[])
     reward._truth = CocoTruth(content, reward._image_ids, reward._dataset.cat_ids)
     assert not reward.has_objects()
     with pytest.raises(AutoDFPError, match='no object of the classes is annotated'):
@@ -156,7 +157,10 @@ def test_a_stage_is_worth_the_map_of_its_images_and_the_last_one_that_of_all(dig
         chosen = set(single._image_ids)
         ours = [detection for detection in detections if detection['image_id'] in chosen]
         expected.append(single(model))
-        assert CocoTruth(reward._content, chosen, reward._dataset.cat_ids).mean_ap(ours) == expected[-1]
+        assert (
+            CocoTruth(read_annotations(reward.annotation_file), chosen, reward._dataset.cat_ids).mean_ap(ours)
+            == expected[-1]
+        )
     assert list(reward.evaluate(model)) == pytest.approx(expected, abs=1e-12)
     assert expected[-1] == pytest.approx(reward(model), abs=1e-12)
     assert len(set(expected)) == len(ends)

@@ -15,7 +15,8 @@ from torch import nn
 
 from mmautodfp import AutoDFPError
 from mmautodfp.rewards import CocoReward
-from mmautodfp.rewards.fast_inference import TOLERANCE, FastDetector, choose_precision
+from mmautodfp.rewards.fast_detector import FastDetector
+from mmautodfp.rewards.fast_model import TOLERANCE, FastModel, choose_precision
 from mmautodfp.surgery import PruneOnly, PruningPlan, SimilarityReconstructor, apply_plan, find_units
 
 
@@ -74,9 +75,9 @@ def test_it_detects_what_the_model_detects_through_plan_after_plan_and_back(mode
 def test_only_what_changed_is_brought_over(faster_rcnn, monkeypatch):
     detector = FastDetector(faster_rcnn)
     brought = []
-    original = FastDetector._bring_over
+    original = FastModel._bring_over
     monkeypatch.setattr(
-        FastDetector, '_bring_over', lambda self, name, *parts: brought.append(name) or original(self, name, *parts)
+        FastModel, '_bring_over', lambda self, name, *parts: brought.append(name) or original(self, name, *parts)
     )
     detector.update(faster_rcnn)
     assert brought == []
@@ -220,9 +221,7 @@ def test_the_stem_is_run_once_and_changes_nothing(model, digits_root):
     plain, split = (CocoReward(6, batch_size=3) for _ in range(2))
     plain.prepare(model, digits_loader(digits_root))
     split.prepare(model, digits_loader(digits_root), unit_names(model))
-    assert plain.detector._stem == []
-    assert {'backbone.conv1', 'backbone.maxpool'} <= set(split.detector._stem)
-    assert not any('layer' in name for name in split.detector._stem)
+    assert plain._batches[0]['inputs'].shape[1:] == (3, 128, 128)
     assert split._batches[0]['inputs'].shape[1:] == (16, 32, 32)
     with apply_plan(model.backbone, gentle_plan(model.backbone, 3), SimilarityReconstructor()):
         for reward in (plain, split):
@@ -241,7 +240,7 @@ def test_what_plans_change_is_no_stem(faster_rcnn, digits_root, units):
 def test_images_that_do_not_fit_keep_the_stem(faster_rcnn, digits_root):
     reward = CocoReward(8, batch_size=2, cache_gb=0.0002)
     reward.prepare(faster_rcnn, digits_loader(digits_root), unit_names(faster_rcnn))
-    assert reward.detector._stem == []
+    assert reward._batches[0]['inputs'].shape[1:] == (3, 128, 128)
     full = CocoReward(8, batch_size=2)
     full.prepare(faster_rcnn, digits_loader(digits_root), unit_names(faster_rcnn))
     assert reward(faster_rcnn) == pytest.approx(full(faster_rcnn), abs=1e-6)
