@@ -23,4 +23,7 @@ test_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='mmautodfp.CIFAR10', data_root=data_root),
 )
-autodfp = dict(budget=dict(preserve_ratio=0.5))
+autodfp = dict(
+    budget=dict(preserve_ratio=0.5),
+    reward=dict(precision='auto', batch_size=100),
+)
