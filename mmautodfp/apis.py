@@ -18,7 +18,7 @@ from torch import nn
 from torch.hub import download_url_to_file, get_dir
 
 from .errors import AutoDFPError
-from .fileio import check_state_fits, load_tensors
+from .fileio import check_state_fits, load_tensors, pickle_allowed
 from .registry import DATASETS, HOOKS, build
 
 T = TypeVar('T')
@@ -74,7 +74,8 @@ def prune(
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
     runner = build_runner(cfg, trust_checkpoint)
     runner.register_hook(hook)
-    return _test(runner) if hook.reward.needs_data else _prune_without_data(runner, hook)
+    with pickle_allowed(trust_checkpoint):  # mmengine reads the checkpoint once more
+        return _test(runner) if hook.reward.needs_data else _prune_without_data(runner, hook)
 
 
 def load_search_config(
@@ -125,7 +126,9 @@ def evaluate(
     cfg = load_config(config, work_dir, launcher, cfg_options)
     _require_data(cfg, 'test')
     cfg.load_from = find_checkpoint(checkpoint, config)
-    return _test(build_runner(cfg, trust_checkpoint))
+    runner = build_runner(cfg, trust_checkpoint)
+    with pickle_allowed(trust_checkpoint):
+        return _test(runner)
 
 
 def load_config(

@@ -154,6 +154,22 @@ def load_tensors(path: str | os.PathLike, what: str = 'the checkpoint', trust: b
     return content
 
 
+@contextmanager
+def pickle_allowed(trust: bool) -> Iterator[None]:
+    """Let libraries read a trusted file that needs pickle, inside: torch 2.6 and later refuse it unless told."""
+    name = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
+    before = os.environ.get(name)
+    if trust:
+        os.environ[name] = '1'
+    try:
+        yield
+    finally:
+        if trust:
+            os.environ.pop(name)
+            if before is not None:
+                os.environ[name] = before
+
+
 def check_state_fits(state: dict, model: nn.Module, source: str | os.PathLike) -> None:
     """Refuse weights that were made for another architecture, which mmengine would load in part with a warning.
 

@@ -10,7 +10,15 @@ from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from mmautodfp import AutoDFPError
-from mmautodfp.fileio import atomic_path, check_state_fits, load_json, load_tensors, save_json, save_tensors
+from mmautodfp.fileio import (
+    atomic_path,
+    check_state_fits,
+    load_json,
+    load_tensors,
+    pickle_allowed,
+    save_json,
+    save_tensors,
+)
 
 
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -97,6 +105,20 @@ def test_pickled_objects_need_trust(tmp_path):
     with pytest.raises(AutoDFPError, match=r'a mmengine\..*HistoryBuffer.*--trust-checkpoint'):
         load_tensors(tmp_path / 'x.pth')
     assert isinstance(load_tensors(tmp_path / 'x.pth', trust=True)['message_hub'], HistoryBuffer)
+
+
+@pytest.mark.parametrize('before', [None, '0'])
+def test_only_a_trusted_checkpoint_lets_torch_unpickle_and_only_for_a_while(monkeypatch, before):
+    name = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
+    monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv(name, before)
+    with pickle_allowed(False):
+        assert os.environ.get(name) == before
+    with pickle_allowed(True):
+        inside = os.environ[name]
+    assert inside == '1'
+    assert os.environ.get(name) == before
 
 
 def test_a_checkpoint_without_a_dict_is_refused(tmp_path):
