@@ -131,7 +131,7 @@ def _cell(name: str, ratio: float, seeds: Sequence[int], done: Sequence[tuple[Pa
     return dict(
         config=name,
         model=summaries[0]['model'],
-        metric=summaries[0]['metric'],
+        metric=summaries[0].get('reported_metric', summaries[0]['metric']),
         preserve_ratio=ratio,
         seeds=list(seeds),
         episodes=summaries[0]['episodes'],

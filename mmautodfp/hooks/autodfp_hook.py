@@ -219,6 +219,7 @@ class AutoDFPHook(Hook):
             budget=self.budget.describe(),
             channel_divisor=self.channel_divisor,
             metric=self.reward.name,
+            reported_metric=self.reward.reported_name,
             search_images=len(self.reward.images),
             image_evaluations=self.image_evaluations(searcher.history),
             held_out_images=len(self.held_out.images) if self.held_out else 0,

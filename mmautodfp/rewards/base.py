@@ -48,6 +48,11 @@ class Reward(ABC):
         yield self(model)
 
     @property
+    def reported_name(self) -> str:
+        """Name of the metric of :meth:`held_out`. By default the reward's own."""
+        return self.name
+
+    @property
     def stages(self) -> list[int]:
         """How many images there are after each step of :meth:`evaluate`, ascending. One stage by default."""
         return [len(self.images)]
@@ -63,7 +68,7 @@ class Reward(ABC):
 
     @abstractmethod
     def held_out(self, model: nn.Module, dataloader: dict) -> 'Reward | None':
-        """The same metric on the images of ``dataloader`` that this one does not use.
+        """The metric to report, on the images of ``dataloader`` that this one does not use.
 
         Returns:
             Reward | None: Prepared; None if no image is left over.

@@ -24,9 +24,9 @@ class FastClassifier(FastModel):
         return torch.float32 if isinstance(layer, nn.Linear) else self.dtype
 
     @torch.inference_mode()
-    def predict(self, inputs: Tensor) -> list[int]:
-        """The classes of images [B, C, H, W]."""
-        return self._copy(self._lay_out(inputs)).argmax(1).tolist()
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Logits [B, classes] of images [B, C, H, W]."""
+        return self._copy(self._lay_out(inputs)).float()
 
     @torch.inference_mode()
     def disagrees(self, model: nn.Module, inputs: Tensor) -> str | None:
@@ -38,7 +38,7 @@ class FastClassifier(FastModel):
         expected = model(inputs)
         if not isinstance(expected, Tensor) or expected.ndim != 2:
             return 'the model gives no logits [B, classes]'
-        error = relative_error(expected, self._copy(self._lay_out(inputs)).float())
+        error = relative_error(expected, self.predict(inputs))
         return None if error <= TOLERANCE[self.dtype] else f'the logits differ by {error:.1e}'
 
 

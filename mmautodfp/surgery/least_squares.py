@@ -11,6 +11,7 @@ from mmautodfp.kernels import least_squares_delivery, output_variance, rank_by_e
 from mmautodfp.registry import RECONSTRUCTORS, build_settings
 
 from .plan import PruningPlan
+from .recalibration import Recalibration
 from .reconstructors import OutputChange, Reconstruction, Reconstructor
 from .refine import Refinement, bounded_gain, refine
 from .slim import Restore
@@ -45,8 +46,9 @@ class SyntheticLeastSquares(Reconstructor):
     Random overlapping ellipses pass once through the dense module, every BatchNorm using the batch's own statistics, so
     that its output has the mean and deviation of the training whatever the images are. From the channels' mean and
     covariance follows, for any retained channels, the least-squares delivery; what is left over on average moves into
-    the consumer's norm or bias, and the consumer's outputs get back their deviation. That is what an episode costs. The
-    best plan is refined once more, unit by unit (:mod:`mmautodfp.surgery.refine`).
+    the consumer's norm or bias, and the consumer's outputs get back their deviation. One pass of the pruned module then
+    tells how far the errors have moved what its norms are given (:class:`.recalibration.Recalibration`). That is what
+    an episode costs. The best plan is refined once more, unit by unit (:mod:`mmautodfp.surgery.refine`).
 
     Args:
         images (dict | None): Settings of :class:`SyntheticImages`. Defaults to None: 64 dead-leaves images of 256
@@ -55,6 +57,8 @@ class SyntheticLeastSquares(Reconstructor):
         ranking (str): Which channels stay: 'l2', the paper's, or 'explanation', those from which the others can be
             guessed best where the consumer looks. Defaults to 'explanation'.
         rematch (bool): Give the consumers' outputs back their deviation. Defaults to True.
+        recalibration (int): Images of that pass in an episode, rounded up to whole batches; 0 leaves it out. Defaults
+            to 64.
         refinement (dict | bool | None): Settings of :class:`mmautodfp.surgery.refine.Refinement`; False leaves it
             out. Defaults to True, as None: its own.
 
@@ -68,6 +72,7 @@ class SyntheticLeastSquares(Reconstructor):
         ridge: float = 1e-2,
         ranking: str = 'explanation',
         rematch: bool = True,
+        recalibration: int = 64,
         refinement: dict | bool | None = True,
     ):
         super().__init__()
@@ -75,13 +80,17 @@ class SyntheticLeastSquares(Reconstructor):
             raise AutoDFPError(f'ridge must be 0 or more, got {ridge!r}')
         if ranking not in RANKINGS:
             raise AutoDFPError(f'ranking of the channels is one of {", ".join(RANKINGS)}, got {ranking!r}')
+        if not isinstance(recalibration, int) or recalibration < 0:
+            raise AutoDFPError(f'recalibration takes a number of images, 0 or more, got {recalibration!r}')
         self.images = build_settings(SyntheticImages, images, 'images')
         self.ridge = ridge
         self.rank_by = ranking
         self.rematch = rematch
+        self.recalibration = recalibration
         settings = None if refinement is True else refinement
         self.refinement = None if refinement is False else build_settings(Refinement, settings, 'refinement')
         self._units: dict[str, _Unit] = {}
+        self._recalibrate: Recalibration | None = None
         self._twin: nn.Module | None = None
         self._batches: Callable[[], Iterator[tuple]] | None = None
 
@@ -96,6 +105,10 @@ class SyntheticLeastSquares(Reconstructor):
         try:
             model.eval()
             moments, statistics = input_moments(module, layers, self._batches())
+            few = images[: -(-self.recalibration // self.images.batch_size)]
+            if few:
+                again = lambda: (inputs_of(model, module, batch) for batch in few)
+                self._recalibrate = Recalibration(module, units, again)
         finally:
             for part, mode in modes:
                 part.training = mode
@@ -133,8 +146,14 @@ class SyntheticLeastSquares(Reconstructor):
                 changes[name] = OutputChange(gain, (1 - gain) * (merged.sum(2) @ known.mean[keep]))
         return Reconstruction(delivery, constant, changes)
 
+    def adjust(self, module: nn.Module, plan: PruningPlan, restore: Restore) -> None:
+        if self._recalibrate:
+            self._recalibrate(module, plan, restore)
+
     def finish(self, module: nn.Module, plan: PruningPlan, restore: Restore) -> None:
-        if self.refinement:
+        if not self.refinement:
+            self.adjust(module, plan, restore)
+        else:
             refine(module, self._twin, plan, self, self._batches, self.refinement, restore)
 
 

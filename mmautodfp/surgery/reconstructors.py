@@ -87,14 +87,24 @@ class Reconstructor(ABC):
         """The unit's channels [N] in the order in which they are kept. None, the default: by their l2 norms."""
         return None
 
-    def finish(self, module: nn.Module, plan: 'PruningPlan', restore: 'Restore') -> None:  # noqa: B027, most have no more
-        """Do what is too dear for an episode, on the plan that stays. Does nothing by default.
+    def adjust(self, module: nn.Module, plan: 'PruningPlan', restore: 'Restore') -> None:  # noqa: B027, most have no more
+        """Do in an episode what can be done only when all units are pruned. Does nothing by default.
 
         Args:
             module (nn.Module): Just pruned with :meth:`reconstruct`; changed in place.
             plan (PruningPlan): What it was pruned with.
             restore (Restore): Is to remember every layer that is changed.
         """
+
+    def finish(self, module: nn.Module, plan: 'PruningPlan', restore: 'Restore') -> None:
+        """Do what is too dear for an episode, on the plan that stays. By default what :meth:`adjust` does.
+
+        Args:
+            module (nn.Module): Just pruned with :meth:`reconstruct`; changed in place.
+            plan (PruningPlan): What it was pruned with.
+            restore (Restore): Is to remember every layer that is changed.
+        """
+        self.adjust(module, plan, restore)
 
 
 @RECONSTRUCTORS.register_module()

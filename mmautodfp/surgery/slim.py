@@ -68,7 +68,8 @@ def apply_plan(
         plan (PruningPlan): What to keep.
         reconstructor (Reconstructor | None): Hands the pruned channels' work on; fitted to the dense module here if it
             has not been. Defaults to None, which prunes without compensation.
-        finish (bool): Also let the reconstructor do what it only does for a plan that stays. Defaults to False.
+        finish (bool): Let the reconstructor do what it only does for a plan that stays, in place of what it does in
+            an episode. Defaults to False.
 
     Returns:
         Restore: Call it to get the dense module back.
@@ -83,8 +84,7 @@ def apply_plan(
     try:
         for unit, unit_plan in steps:
             prune_unit(module, unit, unit_plan, reconstructor, restore)
-        if finish:
-            reconstructor.finish(module, plan, restore)
+        (reconstructor.finish if finish else reconstructor.adjust)(module, plan, restore)
     except BaseException:
         restore()
         raise

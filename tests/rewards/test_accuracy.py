@@ -46,6 +46,23 @@ def test_it_is_the_share_of_right_answers_on_its_images(model, settings):
     assert reward(model) == pytest.approx(expected)  # what is cached is not used up
 
 
+@pytest.mark.parametrize('fast', [True, False])
+def test_the_probability_of_the_right_class_may_reward_a_search_but_is_not_what_is_held_out(model, fast):
+    reward = prepared(model, metric='probability', num_images=60, fast=fast)
+    data, found = SklearnDigits('val'), []
+    for name in reward.images:
+        index = data.names.index(name)
+        with torch.no_grad():
+            logits = model.network((data.image(index)[None].float() - 77.8) / 95.9)
+        found.append(logits.softmax(1)[0, data.labels[index]].item())
+    ends = reward.stages
+    assert list(reward.evaluate(model)) == [pytest.approx(sum(found[:end]) / end, abs=1e-5) for end in ends]
+    assert reward.identity != prepared(model, num_images=60, fast=fast).identity
+    other = reward.held_out(model, LOADER)
+    assert other.name == reward.reported_name == 'top1'
+    assert other(model) == pytest.approx(slow_accuracy(model, 'val', set(other.images)))
+
+
 def test_the_stages_are_balanced_and_the_last_one_is_the_whole(model):
     reward = prepared(model, num_images=100)
     found = list(reward.evaluate(model))
@@ -98,6 +115,8 @@ def test_one_batch_holds_one_preprocessed_image(model):
 
 
 def test_wrong_settings_and_data_without_labels_are_refused(model):
+    with pytest.raises(AutoDFPError, match="metric='top5'; it must be one of top1, probability"):
+        AccuracyReward(metric='top5')
     with pytest.raises(AutoDFPError, match='num_images=0'):
         AccuracyReward(num_images=0)
     detection = dict(dataset=dict(type='mmdet.CocoDataset', ann_file='', lazy_init=True))
