@@ -1,7 +1,5 @@
 """The piece that faces MMEngine: Runner in, search, pruned model out."""
 
-import hashlib
-import inspect
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -15,14 +13,12 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import DATASETS
 from mmengine.runner import Runner
-from torch import nn
 
 from mmautodfp.errors import AutoDFPError
 from mmautodfp.fileio import load_tensors
 from mmautodfp.kernels import rank_channels
-from mmautodfp.registry import AGENTS, BUDGETS, HOOKS, RECONSTRUCTORS, REWARDS, build
+from mmautodfp.registry import AGENTS, HOOKS, RECONSTRUCTORS, REWARDS, build
 from mmautodfp.report import collect
 from mmautodfp.search import (
     AgentSpec,
@@ -38,10 +34,8 @@ from mmautodfp.search import (
     share_out,
 )
 from mmautodfp.surgery import (
-    Budgets,
     LatencyBudget,
     LatencyCost,
-    Limit,
     PruningPlan,
     apply_plan,
     measure_latency_costs,
@@ -53,10 +47,10 @@ from mmautodfp.surgery import (
 )
 
 from .artifacts import Row, RunArtifacts, slim_config
-from .comparison import choose_contestants, digest_weights, measure
+from .comparison import choose_contestants, measure
+from .identity import identify
 from .progress import SearchLine, search_line
-
-LONG_SEARCH = 500  # episodes, from which on a race pays
+from .settings import build_budget, build_racing, check_arguments, find_module, read_metainfo, search_settings
 
 
 @HOOKS.register_module()
@@ -121,34 +115,19 @@ class AutoDFPHook(Hook):
     ):
         counts = dict(num_episodes=num_episodes, checkpoint_interval=checkpoint_interval, log_interval=log_interval)
         counts |= dict(channel_divisor=channel_divisor)
-        for name, value in counts.items():
-            if not isinstance(value, int) or value < 1:
-                raise AutoDFPError(f'AutoDFPHook was asked for {name}={value!r}; it must be an integer of 1 or more')
-        if not all(0 <= lam <= 1 for lam in opening_lams):
-            raise AutoDFPError(f'AutoDFPHook was asked for opening_lams={opening_lams}; each must lie in [0, 1]')
+        check_arguments(module, opening_lams, clustering or {}, counts)
         self.module = module
         self.ratios = RatioRange(p_min, p_max)
-        self.budget = _build_budget(budget)
+        self.budget = build_budget(budget)
         self.channel_divisor = channel_divisor
         self.agent = agent or dict(type='SAC')
         self.reconstructor = build(RECONSTRUCTORS, reconstructor or dict(type='SimilarityReconstructor'))
         self.reward = build(REWARDS, reward or dict(type='CocoReward'))
         self.num_episodes = num_episodes
         self.racing_by_length = racing is None
-        if racing is None:
-            racing = num_episodes >= LONG_SEARCH
-        self.racing = _build_racing({} if racing is True else racing)
+        self.racing = build_racing(racing, num_episodes)
         self.opening_lams = tuple(opening_lams)
         self.clustering = clustering or {}
-        if not set(self.clustering) <= {'eps', 'min_samples'}:
-            raise AutoDFPError(f'clustering takes eps and min_samples, got {", ".join(self.clustering)}')
-        eps, least = self.clustering.get('eps', 0.5), self.clustering.get('min_samples', 5)
-        if not (isinstance(eps, int | float) and eps > 0 and isinstance(least, int) and least >= 1):
-            raise AutoDFPError(
-                f'clustering takes eps above 0 and min_samples of 1 or more, got eps={eps!r}, min_samples={least!r}'
-            )
-        if not module:
-            raise AutoDFPError("AutoDFPHook was asked for module=''; name a part of the model, such as 'backbone'")
         self.bias_threshold = bias_threshold
         self.compare = compare
         self.checkpoint_interval = checkpoint_interval
@@ -198,7 +177,7 @@ class AutoDFPHook(Hook):
         artifacts = RunArtifacts(runner.cfg, Path(runner.work_dir), self.module, plan, self.settings)
         pruned = apply_plan(self.target, plan, self.reconstructor, finish=True)
         # Before anything else can go wrong.
-        on_main(lambda: artifacts.write_model(self.model, self.layer_states, _metainfo(runner, needs_data)))
+        on_main(lambda: artifacts.write_model(self.model, self.layer_states, read_metainfo(runner, needs_data)))
         pruned.swap()
         rows = self._compare(plan, searcher.best_reward)
         if is_main_process():
@@ -224,7 +203,7 @@ class AutoDFPHook(Hook):
             held_out_images=len(self.held_out.images) if self.held_out else 0,
             flops_input=self.flops_input,
             **self.settings,
-            autodfp=_settings(runner.cfg),
+            autodfp=search_settings(runner.cfg),
         )
         on_main(lambda: artifacts.write_summary(facts, rows))
         if is_main_process():
@@ -328,7 +307,7 @@ class AutoDFPHook(Hook):
             # More episodes than at first must not make another search of it.
             earlier = on_main(lambda: load_tensors(checkpoint, 'the search to resume')).get('identity') or {}
             self.racing = Racing(**earlier['racing']) if earlier.get('racing') else None
-        searcher = self.build_searcher(checkpoint, self._identity(cfg))
+        searcher = self.build_searcher(checkpoint, identify(self, cfg))
         if self.resume:
             searcher.resume(checkpoint)
             self.logger.info(f'resumed after {len(searcher.history)} episodes, best {searcher.best_reward:.4f}')
@@ -337,32 +316,6 @@ class AutoDFPHook(Hook):
             checkpoint.replace(previous)
             self.logger.warning(f'{checkpoint} holds an earlier search, which is not resumed; it is now {previous}')
         return searcher
-
-    def _identity(self, cfg: Config) -> dict[str, Any]:
-        """What a search must share with the one that it resumes; the agent checks its own settings."""
-        dataset = cfg.val_dataloader.dataset.to_dict() if self.reward.needs_data else {}
-        dataset.pop('data_root', None)  # the data may move
-        names = [os.path.basename(image) for image in self.reward.images]
-        return dict(
-            module=self.module,
-            units={unit.name: unit.num_channels for unit in self.units},
-            model=repr(cfg.model.to_dict()),
-            data=repr(dataset),
-            clustering=repr(sorted(self.clustering.items())),
-            bias_threshold=self.bias_threshold,
-            # Without a divisor as it was before there were divisors: such searches can be resumed.
-            budget=self.budget.identity
-            + ([f'multiples of {self.channel_divisor}'] if self.channel_divisor > 1 else []),
-            ratios=[self.ratios.low, self.ratios.high],
-            opening_lams=list(self.opening_lams),
-            reconstructor=repr(self.settings['reconstructor']),
-            reward=self.reward.identity,
-            stages=self.reward.stages if self.racing else None,
-            racing=vars(self.racing) if self.racing else None,
-            images=hashlib.sha256('\n'.join(names).encode()).hexdigest(),
-            weights=digest_weights(self.model),
-            seed=self.seed,
-        )
 
     def evaluate(self, plan: PruningPlan) -> float:
         """What an episode does at its end: prune, reward, restore."""
@@ -405,45 +358,3 @@ class AutoDFPHook(Hook):
     def _counts(self, plan: PruningPlan) -> dict[str, dict]:
         widths = [plan.widths.get(unit.name, unit.num_channels) for unit in self.units]
         return self.costs.summary(widths)
-
-
-def find_module(model: nn.Module, path: str) -> nn.Module:
-    """The submodule at a path; an :class:`AutoDFPError` names what is there if it is not."""
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        children = ', '.join(name for name, _ in model.named_children())
-        raise AutoDFPError(
-            f'module {path!r} was to be pruned, but the {type(model).__name__} has no such part; it has {children}'
-        ) from None
-
-
-def _metainfo(runner: Runner, may_open: bool) -> dict[str, Any]:
-    """What is known of the data set; its class and the config must do where no file may be opened."""
-    if may_open:
-        return runner.test_dataloader.dataset.metainfo
-    loader = runner.cfg.get('test_dataloader') or {}
-    dataset = loader.get('dataset') or {}
-    cls = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
-    return {**getattr(cls, 'METAINFO', {}), **(dataset.get('metainfo') or runner.cfg.get('metainfo') or {})}
-
-
-def _settings(cfg: Config) -> dict[str, Any]:
-    """The search's settings as they can be compared with another run's."""
-    return {key: value for key, value in cfg.get('autodfp', {}).items() if key != 'resume'}
-
-
-def _build_budget(settings: dict | Sequence[dict] | None) -> Limit:
-    if isinstance(settings, list | tuple):
-        return Budgets([build(BUDGETS, one) for one in settings])
-    return build(BUDGETS, settings or dict(type='ParamBudget'))
-
-
-def _build_racing(settings: dict | bool) -> Racing | None:
-    if settings is False:
-        return None
-    try:
-        return Racing(**settings)
-    except TypeError:
-        known = ', '.join(inspect.signature(Racing).parameters)
-        raise AutoDFPError(f'racing was asked for {settings}; it takes True, False or a dict of {known}') from None

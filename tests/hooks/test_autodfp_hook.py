@@ -238,7 +238,7 @@ def test_a_search_for_something_else_is_not_resumed(run, small_demo, tmp_path, m
 
 def test_more_episodes_do_not_make_a_race_of_a_search(run, small_demo, tmp_path, monkeypatch):
     monkeypatch.chdir(REPO)
-    monkeypatch.setattr('mmautodfp.hooks.autodfp_hook.LONG_SEARCH', 5)
+    monkeypatch.setattr('mmautodfp.hooks.settings.LONG_SEARCH', 5)
     assert AutoDFPHook(num_episodes=5).racing is not None
     shutil.copy(run[0] / 'search.pth', tmp_path)
     settings = small_demo | {'autodfp.compare': False}
