@@ -32,8 +32,8 @@ def identify(hook: 'AutoDFPHook', cfg: Config) -> dict[str, Any]:
         data=repr(dataset),
         clustering=repr(sorted(hook.clustering.items())),
         bias_threshold=hook.bias_threshold,
-        # Without a divisor as it was before there were divisors: such searches can be resumed.
-        budget=hook.budget.identity + ([f'multiples of {hook.channel_divisor}'] if hook.channel_divisor > 1 else []),
+        budget=hook.budget.identity,
+        channel_divisor=hook.channel_divisor,
         ratios=[hook.ratios.low, hook.ratios.high],
         opening_lams=list(hook.opening_lams),
         reconstructor=repr(hook.settings['reconstructor']),
