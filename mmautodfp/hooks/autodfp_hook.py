@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mmautodfp.errors import AutoDFPError
 from mmautodfp.fileio import load_tensors
-from mmautodfp.kernels import rank_channels
 from mmautodfp.registry import AGENTS, HOOKS, RECONSTRUCTORS, REWARDS, build
 from mmautodfp.report import collect
 from mmautodfp.search import (
@@ -28,29 +26,24 @@ from mmautodfp.search import (
     Racing,
     RatioRange,
     Searcher,
-    layer_state,
     on_main,
     scale_states,
     share_out,
 )
 from mmautodfp.surgery import (
     LatencyBudget,
-    LatencyCost,
     PruningPlan,
     apply_plan,
-    measure_latency_costs,
-    measure_positions,
-    model_costs,
     round_widths,
-    survey_units,
-    unit_statistics,
 )
 
 from .artifacts import Row, RunArtifacts, slim_config
 from .comparison import choose_contestants, measure
 from .identity import identify
+from .preparation import count_costs, look_at_layers, measure_latency, survey
 from .progress import SearchLine, search_line
-from .settings import build_budget, build_racing, check_arguments, find_module, read_metainfo, search_settings
+from .settings import build_budget, build_racing, check_arguments, find_module, read_metainfo
+from .summary import summarize
 
 
 @HOOKS.register_module()
@@ -141,33 +134,26 @@ class AutoDFPHook(Hook):
         build(AGENTS, self.agent, spec=AgentSpec(1, uniform_action=(0.5, 0.5), seed=seed))
 
     def prepare(self, runner: Runner) -> None:
-        """Survey the loaded model, load the reward's images and set up the environment; :meth:`before_test` does it."""
-        self.logger, self.visualizer = runner.logger, runner.visualizer
-        self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self.model.eval()
-        self.target = find_module(self.model, self.module)
-        slim_config(runner.cfg, self.module, {}, None)  # better to know now than after the search
-        self.units = self._survey()
-        self.reconstructor.ensure_fitted(self.target, self.model)
-        self.reward.prepare(
-            self.model, runner.cfg.get('val_dataloader'), [f'{self.module}.{unit.name}' for unit in self.units]
-        )
-        self.logger.info(f'each episode is rewarded with {self.reward.name} on {len(self.reward.images)} images')
-        held_out = self.compare and self.reward.needs_data
-        self.held_out = self.reward.held_out(self.model, runner.cfg.test_dataloader) if held_out else None
-        if held_out and self.held_out is None:
-            self.logger.warning(
-                'test_dataloader has no annotated image beyond those of the reward: nothing is held out'
-            )
-        self._bind_budget()
-        self.env = self._build_env()
+        """Survey the loaded model, load the reward's images and set up the environment; :meth:`before_test` does it.
+
+        All ranks of a distributed run must call it; what fails on one ends it on all.
+
+        Args:
+            runner (Runner): Its model is loaded.
+
+        Raises:
+            AutoDFPError: There is nothing to prune, the data cannot be had, the budget cannot be met, or another rank
+                failed.
+        """
+        _on_every_rank(partial(self._load, runner))
+        self._measure_latency()
+        _on_every_rank(self._set_up)
 
     def before_test(self, runner: Runner) -> None:
         """Search, prune the runner's model and write what the run leaves behind."""
         if self.artifacts is not None:
             return  # tested once more: the model is pruned already
-        # A rank that fails tells the others, which would wait for it.
-        share_out([partial(self.prepare, runner)] * get_world_size())
+        self.prepare(runner)
         needs_data = self.reward.needs_data
         searcher = self._begin_or_resume(runner.cfg, Path(runner.work_dir) / 'search.pth')
         start = time.perf_counter()
@@ -189,22 +175,7 @@ class AutoDFPHook(Hook):
             )
         pruned.swap()
         self.artifacts = artifacts  # from here on the runner's model is the pruned one
-        facts = dict(
-            episodes=len(searcher.history),
-            best_episode=searcher.history.best,
-            seconds=dict(search=sum(searcher.history.seconds), this_run=seconds),
-            seed=self.seed,
-            ranks=get_world_size(),
-            budget=self.budget.describe(),
-            channel_divisor=self.channel_divisor,
-            metric=self.reward.name,
-            search_images=len(self.reward.images),
-            image_evaluations=self.image_evaluations(searcher.history),
-            held_out_images=len(self.held_out.images) if self.held_out else 0,
-            flops_input=self.flops_input,
-            **self.settings,
-            autodfp=search_settings(runner.cfg),
-        )
+        facts = summarize(self, runner.cfg, searcher.history, seconds)
         on_main(lambda: artifacts.write_summary(facts, rows))
         if is_main_process():
             for line in artifacts.table(rows):
@@ -220,50 +191,48 @@ class AutoDFPHook(Hook):
             for line in self.artifacts.next_steps():
                 self.logger.info(line)
 
-    def _survey(self) -> list:
-        survey = survey_units(self.target)
-        name = f'{type(self.target).__name__} {self.module!r}'
-        if not survey.units:
-            reasons = '; '.join(survey.describe_left()) or 'no convolution and no linear layer'
-            raise AutoDFPError(f'there is nothing to prune in the {name}, which has {reasons}')
-        self.logger.info(f'{len(survey.units)} prunable units in the {name}; left alone:')
-        for line in survey.describe_left():
-            self.logger.info(f'  {line}')
-        return survey.units
-
-    @torch.no_grad()
-    def _bind_budget(self) -> None:
+    def _load(self, runner: Runner) -> None:
+        """No rank may wait for another in here."""
+        self.logger, self.visualizer = runner.logger, runner.visualizer
+        self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.model.eval()
+        self.target = find_module(self.model, self.module)
+        slim_config(runner.cfg, self.module, {}, None)  # better to know now than after the search
+        self.units = survey(self.target, self.module, self.logger)
+        self.reconstructor.ensure_fitted(self.target, self.model)
+        self.reward.prepare(
+            self.model, runner.cfg.get('val_dataloader'), [f'{self.module}.{unit.name}' for unit in self.units]
+        )
+        self.logger.info(f'each episode is rewarded with {self.reward.name} on {len(self.reward.images)} images')
+        held_out = self.compare and self.reward.needs_data
+        self.held_out = self.reward.held_out(self.model, runner.cfg.test_dataloader) if held_out else None
+        if held_out and self.held_out is None:
+            self.logger.warning(
+                'test_dataloader has no annotated image beyond those of the reward: nothing is held out'
+            )
         batch = self.reward.one_batch()
         self.flops_input = list(batch['inputs'].shape)
-        positions = measure_positions(self.model, lambda: self.model(**batch, mode='tensor'))
-        self.costs = model_costs(self.model, self.target, self.units, positions)
-        self.dense_widths = [unit.num_channels for unit in self.units]
+        self.costs = count_costs(self.model, self.target, self.units, batch)
+
+    def _measure_latency(self) -> None:
+        """On the first rank, so that all ranks keep to the same limit."""
         for budget in self.budget.budgets:
             if isinstance(budget, LatencyBudget):
-                self.costs = replace(self.costs, latency=self._measure_latency(budget, batch))
+                count = len(self.units)
+                self.logger.info(f'latency of the {count} units at {budget.points} widths each: measured or cached')
+                call = partial(measure_latency, self.model, self.target, self.units, self.reward)
+                latency = on_main(partial(call, budget, self.channel_divisor))
+                self.costs = replace(self.costs, latency=latency)
+
+    def _set_up(self) -> None:
+        self.dense_widths = [unit.num_channels for unit in self.units]
         least = round_widths(self.ratios.low, self.dense_widths, self.channel_divisor)
         self.budget.bind(self.costs, least, self.channel_divisor)
-
-    def _measure_latency(self, budget: LatencyBudget, batch: dict[str, Any]) -> dict[str, LatencyCost]:
-        """Measured on the first rank, so that all ranks keep to the same limit."""
-        self.logger.info(f'latency of the {len(self.units)} units at {budget.points} widths each: measured or cached')
-
-        def run() -> Any:
-            return self.model(**batch, mode='tensor')
-
-        return on_main(
-            lambda: measure_latency_costs(self.model, self.target, self.units, run, budget, self.channel_divisor)
+        self.layer_states, self.l2_rankings = look_at_layers(
+            self.target, self.units, self.bias_threshold, self.clustering
         )
-
-    def _build_env(self) -> PruningEnv:
-        statistics = [unit_statistics(self.target, unit) for unit in self.units]
-        self.layer_states = [
-            layer_state(index, weight, bn, threshold=self.bias_threshold, **self.clustering)
-            for index, (weight, bn) in enumerate(statistics)
-        ]
-        self.l2_rankings = [rank_channels(weight).cpu() for weight, _ in statistics]
         own = [self.reconstructor.ranking(unit) for unit in self.units]
-        return PruningEnv(
+        self.env = PruningEnv(
             names=[unit.name for unit in self.units],
             rankings=[l2 if ranking is None else ranking for ranking, l2 in zip(own, self.l2_rankings, strict=True)],
             states=scale_states(self.layer_states),
@@ -358,3 +327,8 @@ class AutoDFPHook(Hook):
     def _counts(self, plan: PruningPlan) -> dict[str, dict]:
         widths = [plan.widths.get(unit.name, unit.num_channels) for unit in self.units]
         return self.costs.summary(widths)
+
+
+def _on_every_rank(call: Callable[[], None]) -> None:
+    """A rank that fails tells the others, which would wait for it; a call must therefore wait for no rank itself."""
+    share_out([call] * get_world_size())
