@@ -247,8 +247,17 @@ class AutoDFPHook(Hook):
         uniform = self.ratios.to_action(self.budget.uniform_ratio())
         return AgentSpec(self.env.horizon, uniform_action=(uniform, 0.5), seed=self.seed)
 
-    def build_searcher(self, checkpoint: Path, identity: dict[str, Any] | None = None) -> Searcher:
-        """A search that has not begun; :meth:`prepare` must have been called."""
+    def build_searcher(self, checkpoint: Path | None = None, identity: dict[str, Any] | None = None) -> Searcher:
+        """A search that has not begun; :meth:`prepare` must have been called.
+
+        ``agent``, ``num_episodes``, ``seed``, ``opening_lams`` and ``racing`` of the hook may be set before, for one
+        search after the other on the same task.
+
+        Args:
+            checkpoint (Path | None): File that the first rank keeps the search in. Defaults to None: not kept.
+            identity (dict | None): What one that resumes it must share, see :class:`mmautodfp.search.Searcher`.
+                Defaults to None.
+        """
         spec = self.spec
         agent = build(AGENTS, self.agent, spec=spec)
         warmup = getattr(getattr(agent, 'config', None), 'warmup_episodes', 0)
