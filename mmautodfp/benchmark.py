@@ -196,6 +196,8 @@ def prepare_hook(config: str | os.PathLike, scratch: str, checkpoint: str | None
     cfg = load_config(config, scratch, 'none', None)
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
     cfg.log_level = 'ERROR'
+    # The scratch folder goes, and a visualizer with a name is kept for the next runner.
+    cfg.visualizer = dict(type='mmengine.Visualizer', vis_backends=[])
     hook = build(HOOKS, cfg.autodfp.to_dict())
     with quiet():
         runner = build_runner(cfg)
