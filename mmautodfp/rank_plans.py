@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from .apis import build_runner, find_checkpoint, load_config
-from .benchmark import describe_machine, quiet
+from .benchmark import quiet
 from .registry import AGENTS, HOOKS, build
 from .rewards import SyntheticReward
 from .surgery import apply_plan
+from .timing import describe_machine
 
 #: Settings of :class:`SyntheticReward` beside those of its images.
 REWARDS: dict[str, dict] = {

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mmautodfp.benchmark import describe_machine
 from mmautodfp.fileio import atomic_path, save_json, save_text
+from mmautodfp.timing import describe_machine
 
 from .paper import ALL_TABLES, METHODS, NETWORKS
 
