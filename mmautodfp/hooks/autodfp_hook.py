@@ -30,12 +30,7 @@ from mmautodfp.search import (
     scale_states,
     share_out,
 )
-from mmautodfp.surgery import (
-    LatencyBudget,
-    PruningPlan,
-    apply_plan,
-    round_widths,
-)
+from mmautodfp.surgery import LatencyBudget, PruningPlan, apply_plan, round_widths
 
 from .artifacts import Row, RunArtifacts, slim_config
 from .comparison import choose_contestants, measure
