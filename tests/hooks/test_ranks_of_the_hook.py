@@ -1,12 +1,16 @@
-"""The hook's preparation on two ranks: one of them measures, and one that fails ends it on both."""
+"""The hook on two ranks: they share the work, and one that fails ends it on both."""
 
 import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import torch
 from conftest import REPO
+from demo_helpers import CONFIG, read
 from gloo_ranks import on_ranks
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -67,3 +71,59 @@ def test_a_rank_that_fails_in_the_preparation_ends_it_on_all(failing, tmp_path):
     assert found[1 - rank] == (
         f'AutoDFPError: rank {rank} failed, which ends the job on all ranks: OSError: the disk is full'
     )
+
+
+def on_two_ranks(small_demo, folder, port, **options) -> subprocess.CompletedProcess:
+    options = [f'{key}={value}' for key, value in (small_demo | options).items()]
+    tool = [CONFIG, '2', '--device=cpu', f'--work-dir={folder}', '--cfg-options', *options]
+    environment = os.environ | dict(PYTHONPATH=str(REPO), OMP_NUM_THREADS='1', PORT=str(port), PYTHON=sys.executable)
+    return subprocess.run(
+        ['tools/dist_prune.sh', *tool], cwd=REPO, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_two_processes_share_the_episodes_and_agree_with_one_where_nothing_is_learned(demo_run, small_demo, tmp_path):
+    result = on_two_ranks(small_demo, tmp_path, 29531)
+    assert result.returncode == 0, result.stderr
+    ours, alone = (read(path / 'summary.json') for path in (tmp_path, demo_run[0]))
+    assert ours['ranks'] == 2
+    assert ours['episodes'] == 4
+    for row, expected in zip(ours['results'][:-1], alone['results'][:-1], strict=True):
+        assert row['module_params'] == expected['module_params']
+        # One thread a rank and two in one process: sums are taken in another order.
+        assert row['held_out_metric'] == pytest.approx(expected['held_out_metric'], abs=2e-3)
+    rewards = [torch.load(path / 'search.pth')['history']['rewards'] for path in (tmp_path, demo_run[0])]
+    assert rewards[0][:3].tolist() == pytest.approx(rewards[1][:3].tolist(), abs=2e-2)  # the opening's
+
+
+def test_a_rank_that_fails_ends_the_job_with_its_error(small_demo, tmp_path):
+    (tmp_path / 'mmautodfp_broken.py').write_text(
+        'from mmengine.dist import get_rank\n'
+        'from mmautodfp.registry import REWARDS\n'
+        'from mmautodfp.rewards import CocoReward\n\n'
+        '@REWARDS.register_module()\n'
+        'class Broken(CocoReward):\n'
+        '    def __call__(self, model):\n'
+        '        if get_rank() == 1:\n'
+        "            raise OSError('the image has vanished')\n"
+        '        return super().__call__(model)\n'
+    )
+    config = tmp_path / 'broken.py'
+    config.write_text(
+        f"_base_ = {str(REPO / CONFIG)!r}\ncustom_imports = dict(imports=['mmautodfp_broken'])\n"
+        "autodfp = dict(reward=dict(type='Broken'))\n"
+    )
+    options = [f'{key}={value}' for key, value in small_demo.items()]
+    environment = os.environ | dict(
+        PYTHONPATH=f'{REPO}{os.pathsep}{tmp_path}', OMP_NUM_THREADS='1', PORT='29532', PYTHON=sys.executable
+    )
+    result = subprocess.run(
+        ['tools/dist_prune.sh', config, '2', '--device=cpu', f'--work-dir={tmp_path}/w', '--cfg-options', *options],
+        cwd=REPO,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode != 0
+    assert 'rank 1 failed, which ends the job on all ranks: OSError: the image has vanished' in result.stderr
