@@ -15,7 +15,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 
 from .apis import build_runner, find_checkpoint, load_config
-from .benchmark import describe_machine, quiet
+from .benchmark import quiet
 from .fileio import portable, require_same
 from .hooks import find_module
 from .kernels import rank_channels
@@ -32,6 +32,7 @@ from .surgery import (
     model_costs,
     round_widths,
 )
+from .timing import describe_machine
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from .hooks import AutoDFPHook
 from .registry import HOOKS, REWARDS, build
 from .search import Racing, RandomSearch
 from .surgery import PruningPlan, apply_plan
-from .timing import describe_machine
+from .timing import describe_machine, median_in_turns, wait_for_gpu
 
 
 def benchmark_reward(config: str | os.PathLike, repeat: int = 5, checkpoint: str | None = None) -> dict[str, Any]:
@@ -47,11 +47,9 @@ def benchmark_reward(config: str | os.PathLike, repeat: int = 5, checkpoint: str
             _restrict_validation(runner, hook, Path(scratch))
         plan = hook.env.uniform_plan()
         with quiet():
-            seconds = dict(
-                episode=median(repeat, lambda: hook.evaluate(plan)),
-            )
+            seconds = median_in_turns(dict(episode=lambda: hook.evaluate(plan)), repeat, inference=False)
             with apply_plan(hook.target, plan, hook.reconstructor):
-                seconds['mmdet_val'] = median(repeat, lambda: runner.val())
+                seconds |= median_in_turns(dict(mmdet_val=runner.val), repeat, inference=False)
             parts = _reward_parts(hook, plan, repeat)
     return dict(
         images=len(hook.reward.images),
@@ -196,6 +194,8 @@ def prepare_hook(config: str | os.PathLike, scratch: str, checkpoint: str | None
     cfg = load_config(config, scratch, 'none', None)
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
     cfg.log_level = 'ERROR'
+    # The scratch folder goes, and a visualizer with a name is kept for the next runner.
+    cfg.visualizer = dict(type='mmengine.Visualizer', vis_backends=[])
     hook = build(HOOKS, cfg.autodfp.to_dict())
     with quiet():
         runner = build_runner(cfg)
@@ -225,12 +225,12 @@ def _reward_parts(hook: AutoDFPHook, plan: PruningPlan, repeat: int) -> dict[str
 
     def timed(name: str, call: Callable) -> Callable:
         def run(*args: Any, **kwargs: Any) -> Any:
-            _wait_for_gpu()
+            wait_for_gpu()
             start = time.perf_counter()
             try:
                 return call(*args, **kwargs)
             finally:
-                _wait_for_gpu()
+                wait_for_gpu()
                 clock[name] = clock.get(name, 0.0) + time.perf_counter() - start
 
         return run
@@ -258,24 +258,6 @@ def _reward_parts(hook: AutoDFPHook, plan: PruningPlan, repeat: int) -> dict[str
         mAP=parts['mAP'],
         surgery=parts['episode'] - parts['detect'] - parts['mAP'],
     )
-
-
-def median(repeat: int, call: Callable[[], Any]) -> float:
-    """Median seconds of ``repeat`` calls, after one that does not count."""
-    call()
-    seconds = []
-    for _ in range(repeat):
-        _wait_for_gpu()
-        start = time.perf_counter()
-        call()
-        _wait_for_gpu()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
-
-
-def _wait_for_gpu() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 @contextlib.contextmanager

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 
-from .benchmark import describe_machine, prepare_hook
+from .benchmark import prepare_hook
 from .errors import AutoDFPError
 from .hooks import AutoDFPHook
-from .registry import AGENTS, build
-from .search import AgentSpec, PruningEnv, Searcher
 from .surgery import apply_plan
+from .timing import describe_machine
 
 # 'SAC' is the config's own agent. What the paper does not do is left out of 'SAC as published'.
 PUBLISHED = dict(credit='bootstrap', warmup='random')
@@ -50,12 +49,11 @@ def benchmark_search(
             raise AutoDFPError(f'{name}={value} was asked for; it must be 1 or more')
     with tempfile.TemporaryDirectory() as scratch:
         _, hook = prepare_hook(config, scratch, checkpoint)
-    if hook.held_out is None:
-        raise AutoDFPError('searches were to be compared on held-out images, but test_dataloader has none')
-    # An agent sees its own task only: the environment, the budget and the rewards are shared.
-    results = {
-        name: _run_seeds(hook, name, agent, episodes, seeds, tell) for name, agent in contestants(hook.agent).items()
-    }
+        if hook.held_out is None:
+            raise AutoDFPError('searches were to be compared on held-out images, but test_dataloader has none')
+        hook.num_episodes, hook.racing = episodes, None
+        # An agent sees its own task only: the environment, the budget and the rewards are shared.
+        results = {name: _run_seeds(hook, name, agent, seeds, tell) for name, agent in contestants(hook.agent).items()}
     with torch.no_grad():
         dense = hook.held_out(hook.model)
     uniform = _judge(hook, hook.env.uniform_plan())
@@ -86,15 +84,15 @@ def contestants(agent: dict) -> dict[str, dict]:
     return found | {name: dict(agent)}
 
 
-def _run_seeds(
-    hook: AutoDFPHook, name: str, agent: dict, episodes: int, seeds: int, tell: Callable[[str], None]
-) -> dict[str, Any]:
+def _run_seeds(hook: AutoDFPHook, name: str, agent: dict, seeds: int, tell: Callable[[str], None]) -> dict[str, Any]:
     search, held_out = [], []
     start = time.perf_counter()
+    hook.agent = agent
     for seed in range(seeds):
-        searcher = run_search(hook, hook.env, agent, episodes, seed)
+        hook.seed = seed
+        searcher = hook.build_searcher()
+        held_out.append(_judge(hook, searcher.run()))
         search.append(searcher.best_reward)
-        held_out.append(_judge(hook, searcher.best_plan))
         tell(f'{name}, seed {seed}: {search[-1]:.4f} on the search images, {held_out[-1]:.4f} held out')
     return dict(
         agent=agent,
@@ -104,16 +102,6 @@ def _run_seeds(
         deviation=statistics.stdev(held_out) if seeds > 1 else None,
         seconds=time.perf_counter() - start,
     )
-
-
-def run_search(hook: AutoDFPHook, env: PruningEnv, agent: dict, episodes: int, seed: int) -> Searcher:
-    """A finished search of an agent on a prepared hook's task."""
-    uniform = hook.ratios.to_action(hook.budget.uniform_ratio())
-    spec = AgentSpec(env.horizon, uniform_action=(uniform, 0.5), seed=seed)
-    opening = [torch.tensor([[uniform, lam]] * env.horizon) for lam in hook.opening_lams]
-    searcher = Searcher(env, build(AGENTS, agent, spec=spec), episodes, opening=opening)
-    searcher.run()
-    return searcher
 
 
 def _judge(hook: AutoDFPHook, plan) -> float:

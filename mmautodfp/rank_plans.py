@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from .apis import build_runner, find_checkpoint, load_config
-from .benchmark import describe_machine, quiet
+from .benchmark import quiet
 from .registry import AGENTS, HOOKS, build
 from .rewards import SyntheticReward
-from .search import AgentSpec
 from .surgery import apply_plan
+from .timing import describe_machine
 
 #: Settings of :class:`SyntheticReward` beside those of its images.
 REWARDS: dict[str, dict] = {
@@ -69,9 +69,8 @@ def rank_plans(
         return values['truth'][-1]
 
     hook.env.evaluate = evaluate
-    uniform = hook.ratios.to_action(hook.budget.uniform_ratio())
-    spec = AgentSpec(hook.env.horizon, uniform_action=(uniform, 0.5), seed=0)
-    agent = build(AGENTS, dict(type='RandomSearch', around_uniform=True), spec=spec)
+    hook.seed = 0
+    agent = build(AGENTS, dict(type='RandomSearch', around_uniform=True), spec=hook.spec)
     result = {}
     for number in range(num_plans):
         agent.begin_episode(number)

@@ -11,18 +11,25 @@ from typing import Any
 import torch
 
 
-@torch.inference_mode()
-def median_in_turns(calls: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
-    """Median seconds of each call, all called once per round."""
+def median_in_turns(calls: dict[str, Callable[[], Any]], repeat: int, inference: bool = True) -> dict[str, float]:
+    """Median seconds of each call, all called once per round.
+
+    Args:
+        calls (dict[str, Callable]): What is measured, by name.
+        repeat (int): Rounds that count, after three that do not.
+        inference (bool): Under ``torch.inference_mode()``; not for calls whose tensors are used on afterwards. Defaults
+            to True.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(repeat + 3):
-        for name, call in calls.items():
-            wait_for_gpu()
-            start = time.perf_counter()
-            call()
-            wait_for_gpu()
-            if number >= 3:  # the first ones are slower
-                seconds[name].append(time.perf_counter() - start)
+    with torch.inference_mode(inference):
+        for number in range(repeat + 3):
+            for name, call in calls.items():
+                wait_for_gpu()
+                start = time.perf_counter()
+                call()
+                wait_for_gpu()
+                if number >= 3:  # the first ones are slower
+                    seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

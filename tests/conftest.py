@@ -11,6 +11,7 @@ from mmengine.registry import init_default_scope
 from own_data import own_data  # noqa: F401, a fixture
 from torch import nn
 
+from mmautodfp.apis import prune
 from mmautodfp.datasets import make_digits
 from mmautodfp.fileio import load_json, save_json
 from mmautodfp.surgery import PruningPlan, UnitPlan, find_units
@@ -89,6 +90,18 @@ def small_demo(digits_root, tmp_path_factory) -> dict:
         'test_evaluator.ann_file': str(small),
         **{f'{loader}.{key}': value for loader, settings in loaders.items() for key, value in settings.items()},
     }
+
+
+@pytest.fixture(scope='session')
+def demo_run(small_demo, tmp_path_factory) -> tuple[Path, dict]:
+    """One run of the main job on the demo's detector: its work dir and what its test loop said."""
+    work_dir = tmp_path_factory.mktemp('run')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPO)
+        # MMEngine keeps a visualizer by its name, and with it the folder of the test that came first.
+        options = small_demo | {'visualizer.name': 'demo_run'}
+        metrics = prune('configs/demo/faster_rcnn_digits_autodfp.py', work_dir=str(work_dir), cfg_options=options)
+    return work_dir, metrics
 
 
 @pytest.fixture

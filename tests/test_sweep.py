@@ -106,3 +106,11 @@ def test_calls_take_turns_and_the_first_do_not_count(monkeypatch):
     assert medians == dict(a=2, b=4)
     assert calls == ['a', 'b'] * 6
     assert not torch.is_inference_mode_enabled()
+
+
+def test_calls_are_measured_in_inference_mode_unless_told_otherwise():
+    modes = []
+    for inference in (True, False):
+        measure = dict(call=lambda: modes.append(torch.is_inference_mode_enabled()))
+        median_in_turns(measure, 1, inference=inference)
+    assert modes == [True] * 4 + [False] * 4

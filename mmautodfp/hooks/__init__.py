@@ -1,5 +1,6 @@
 """The piece that faces MMEngine."""
 
-from .autodfp_hook import AutoDFPHook, find_module
+from .autodfp_hook import AutoDFPHook
+from .settings import find_module
 
 __all__ = ['AutoDFPHook', 'find_module']

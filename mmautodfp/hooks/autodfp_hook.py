@@ -1,10 +1,8 @@
 """The piece that faces MMEngine: Runner in, search, pruned model out."""
 
-import hashlib
-import inspect
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +13,10 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import DATASETS
 from mmengine.runner import Runner
-from torch import nn
 
-from mmautodfp.errors import AutoDFPError
 from mmautodfp.fileio import load_tensors
-from mmautodfp.kernels import rank_channels
-from mmautodfp.registry import AGENTS, BUDGETS, HOOKS, RECONSTRUCTORS, REWARDS, build
+from mmautodfp.registry import AGENTS, HOOKS, RECONSTRUCTORS, REWARDS, build
 from mmautodfp.report import collect
 from mmautodfp.search import (
     AgentSpec,
@@ -32,31 +26,19 @@ from mmautodfp.search import (
     Racing,
     RatioRange,
     Searcher,
-    layer_state,
     on_main,
     scale_states,
     share_out,
 )
-from mmautodfp.surgery import (
-    Budgets,
-    LatencyBudget,
-    LatencyCost,
-    Limit,
-    PruningPlan,
-    apply_plan,
-    measure_latency_costs,
-    measure_positions,
-    model_costs,
-    round_widths,
-    survey_units,
-    unit_statistics,
-)
+from mmautodfp.surgery import LatencyBudget, PruningPlan, apply_plan, round_widths
 
 from .artifacts import Row, RunArtifacts, slim_config
-from .comparison import choose_contestants, digest_weights, measure
+from .comparison import choose_contestants, measure
+from .identity import identify
+from .preparation import count_costs, look_at_layers, measure_latency, survey
 from .progress import SearchLine, search_line
-
-LONG_SEARCH = 500  # episodes, from which on a race pays
+from .settings import build_budget, build_racing, check_arguments, find_module, read_metainfo
+from .summary import summarize
 
 
 @HOOKS.register_module()
@@ -121,34 +103,19 @@ class AutoDFPHook(Hook):
     ):
         counts = dict(num_episodes=num_episodes, checkpoint_interval=checkpoint_interval, log_interval=log_interval)
         counts |= dict(channel_divisor=channel_divisor)
-        for name, value in counts.items():
-            if not isinstance(value, int) or value < 1:
-                raise AutoDFPError(f'AutoDFPHook was asked for {name}={value!r}; it must be an integer of 1 or more')
-        if not all(0 <= lam <= 1 for lam in opening_lams):
-            raise AutoDFPError(f'AutoDFPHook was asked for opening_lams={opening_lams}; each must lie in [0, 1]')
+        check_arguments(module, opening_lams, clustering or {}, counts)
         self.module = module
         self.ratios = RatioRange(p_min, p_max)
-        self.budget = _build_budget(budget)
+        self.budget = build_budget(budget)
         self.channel_divisor = channel_divisor
         self.agent = agent or dict(type='SAC')
         self.reconstructor = build(RECONSTRUCTORS, reconstructor or dict(type='SimilarityReconstructor'))
         self.reward = build(REWARDS, reward or dict(type='CocoReward'))
         self.num_episodes = num_episodes
         self.racing_by_length = racing is None
-        if racing is None:
-            racing = num_episodes >= LONG_SEARCH
-        self.racing = _build_racing({} if racing is True else racing)
+        self.racing = build_racing(racing, num_episodes)
         self.opening_lams = tuple(opening_lams)
         self.clustering = clustering or {}
-        if not set(self.clustering) <= {'eps', 'min_samples'}:
-            raise AutoDFPError(f'clustering takes eps and min_samples, got {", ".join(self.clustering)}')
-        eps, least = self.clustering.get('eps', 0.5), self.clustering.get('min_samples', 5)
-        if not (isinstance(eps, int | float) and eps > 0 and isinstance(least, int) and least >= 1):
-            raise AutoDFPError(
-                f'clustering takes eps above 0 and min_samples of 1 or more, got eps={eps!r}, min_samples={least!r}'
-            )
-        if not module:
-            raise AutoDFPError("AutoDFPHook was asked for module=''; name a part of the model, such as 'backbone'")
         self.bias_threshold = bias_threshold
         self.compare = compare
         self.checkpoint_interval = checkpoint_interval
@@ -162,33 +129,26 @@ class AutoDFPHook(Hook):
         build(AGENTS, self.agent, spec=AgentSpec(1, uniform_action=(0.5, 0.5), seed=seed))
 
     def prepare(self, runner: Runner) -> None:
-        """Survey the loaded model, load the reward's images and set up the environment; :meth:`before_test` does it."""
-        self.logger, self.visualizer = runner.logger, runner.visualizer
-        self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self.model.eval()
-        self.target = find_module(self.model, self.module)
-        slim_config(runner.cfg, self.module, {}, None)  # better to know now than after the search
-        self.units = self._survey()
-        self.reconstructor.ensure_fitted(self.target, self.model)
-        self.reward.prepare(
-            self.model, runner.cfg.get('val_dataloader'), [f'{self.module}.{unit.name}' for unit in self.units]
-        )
-        self.logger.info(f'each episode is rewarded with {self.reward.name} on {len(self.reward.images)} images')
-        held_out = self.compare and self.reward.needs_data
-        self.held_out = self.reward.held_out(self.model, runner.cfg.test_dataloader) if held_out else None
-        if held_out and self.held_out is None:
-            self.logger.warning(
-                'test_dataloader has no annotated image beyond those of the reward: nothing is held out'
-            )
-        self._bind_budget()
-        self.env = self._build_env()
+        """Survey the loaded model, load the reward's images and set up the environment; :meth:`before_test` does it.
+
+        All ranks of a distributed run must call it; what fails on one ends it on all.
+
+        Args:
+            runner (Runner): Its model is loaded.
+
+        Raises:
+            AutoDFPError: There is nothing to prune, the data cannot be had, the budget cannot be met, or another rank
+                failed.
+        """
+        _on_every_rank(partial(self._load, runner))
+        self._measure_latency()
+        _on_every_rank(self._set_up)
 
     def before_test(self, runner: Runner) -> None:
         """Search, prune the runner's model and write what the run leaves behind."""
         if self.artifacts is not None:
             return  # tested once more: the model is pruned already
-        # A rank that fails tells the others, which would wait for it.
-        share_out([partial(self.prepare, runner)] * get_world_size())
+        self.prepare(runner)
         needs_data = self.reward.needs_data
         searcher = self._begin_or_resume(runner.cfg, Path(runner.work_dir) / 'search.pth')
         start = time.perf_counter()
@@ -198,7 +158,7 @@ class AutoDFPHook(Hook):
         artifacts = RunArtifacts(runner.cfg, Path(runner.work_dir), self.module, plan, self.settings)
         pruned = apply_plan(self.target, plan, self.reconstructor, finish=True)
         # Before anything else can go wrong.
-        on_main(lambda: artifacts.write_model(self.model, self.layer_states, _metainfo(runner, needs_data)))
+        on_main(lambda: artifacts.write_model(self.model, self.layer_states, read_metainfo(runner, needs_data)))
         pruned.swap()
         rows = self._compare(plan, searcher.best_reward)
         if is_main_process():
@@ -210,23 +170,7 @@ class AutoDFPHook(Hook):
             )
         pruned.swap()
         self.artifacts = artifacts  # from here on the runner's model is the pruned one
-        facts = dict(
-            episodes=len(searcher.history),
-            best_episode=searcher.history.best,
-            seconds=dict(search=sum(searcher.history.seconds), this_run=seconds),
-            seed=self.seed,
-            ranks=get_world_size(),
-            budget=self.budget.describe(),
-            channel_divisor=self.channel_divisor,
-            metric=self.reward.name,
-            reported_metric=self.reward.reported_name,
-            search_images=len(self.reward.images),
-            image_evaluations=self.image_evaluations(searcher.history),
-            held_out_images=len(self.held_out.images) if self.held_out else 0,
-            flops_input=self.flops_input,
-            **self.settings,
-            autodfp=_settings(runner.cfg),
-        )
+        facts = summarize(self, runner.cfg, searcher.history, seconds)
         on_main(lambda: artifacts.write_summary(facts, rows))
         if is_main_process():
             for line in artifacts.table(rows):
@@ -242,50 +186,48 @@ class AutoDFPHook(Hook):
             for line in self.artifacts.next_steps():
                 self.logger.info(line)
 
-    def _survey(self) -> list:
-        survey = survey_units(self.target)
-        name = f'{type(self.target).__name__} {self.module!r}'
-        if not survey.units:
-            reasons = '; '.join(survey.describe_left()) or 'no convolution and no linear layer'
-            raise AutoDFPError(f'there is nothing to prune in the {name}, which has {reasons}')
-        self.logger.info(f'{len(survey.units)} prunable units in the {name}; left alone:')
-        for line in survey.describe_left():
-            self.logger.info(f'  {line}')
-        return survey.units
-
-    @torch.no_grad()
-    def _bind_budget(self) -> None:
+    def _load(self, runner: Runner) -> None:
+        """No rank may wait for another in here."""
+        self.logger, self.visualizer = runner.logger, runner.visualizer
+        self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.model.eval()
+        self.target = find_module(self.model, self.module)
+        slim_config(runner.cfg, self.module, {}, None)  # better to know now than after the search
+        self.units = survey(self.target, self.module, self.logger)
+        self.reconstructor.ensure_fitted(self.target, self.model)
+        self.reward.prepare(
+            self.model, runner.cfg.get('val_dataloader'), [f'{self.module}.{unit.name}' for unit in self.units]
+        )
+        self.logger.info(f'each episode is rewarded with {self.reward.name} on {len(self.reward.images)} images')
+        held_out = self.compare and self.reward.needs_data
+        self.held_out = self.reward.held_out(self.model, runner.cfg.test_dataloader) if held_out else None
+        if held_out and self.held_out is None:
+            self.logger.warning(
+                'test_dataloader has no annotated image beyond those of the reward: nothing is held out'
+            )
         batch = self.reward.one_batch()
         self.flops_input = list(batch['inputs'].shape)
-        positions = measure_positions(self.model, lambda: self.model(**batch, mode='tensor'))
-        self.costs = model_costs(self.model, self.target, self.units, positions)
-        self.dense_widths = [unit.num_channels for unit in self.units]
+        self.costs = count_costs(self.model, self.target, self.units, batch)
+
+    def _measure_latency(self) -> None:
+        """On the first rank, so that all ranks keep to the same limit."""
         for budget in self.budget.budgets:
             if isinstance(budget, LatencyBudget):
-                self.costs = replace(self.costs, latency=self._measure_latency(budget, batch))
+                count = len(self.units)
+                self.logger.info(f'latency of the {count} units at {budget.points} widths each: measured or cached')
+                call = partial(measure_latency, self.model, self.target, self.units, self.reward)
+                latency = on_main(partial(call, budget, self.channel_divisor))
+                self.costs = replace(self.costs, latency=latency)
+
+    def _set_up(self) -> None:
+        self.dense_widths = [unit.num_channels for unit in self.units]
         least = round_widths(self.ratios.low, self.dense_widths, self.channel_divisor)
         self.budget.bind(self.costs, least, self.channel_divisor)
-
-    def _measure_latency(self, budget: LatencyBudget, batch: dict[str, Any]) -> dict[str, LatencyCost]:
-        """Measured on the first rank, so that all ranks keep to the same limit."""
-        self.logger.info(f'latency of the {len(self.units)} units at {budget.points} widths each: measured or cached')
-
-        def run() -> Any:
-            return self.model(**batch, mode='tensor')
-
-        return on_main(
-            lambda: measure_latency_costs(self.model, self.target, self.units, run, budget, self.channel_divisor)
+        self.layer_states, self.l2_rankings = look_at_layers(
+            self.target, self.units, self.bias_threshold, self.clustering
         )
-
-    def _build_env(self) -> PruningEnv:
-        statistics = [unit_statistics(self.target, unit) for unit in self.units]
-        self.layer_states = [
-            layer_state(index, weight, bn, threshold=self.bias_threshold, **self.clustering)
-            for index, (weight, bn) in enumerate(statistics)
-        ]
-        self.l2_rankings = [rank_channels(weight).cpu() for weight, _ in statistics]
         own = [self.reconstructor.ranking(unit) for unit in self.units]
-        return PruningEnv(
+        self.env = PruningEnv(
             names=[unit.name for unit in self.units],
             rankings=[l2 if ranking is None else ranking for ranking, l2 in zip(own, self.l2_rankings, strict=True)],
             states=scale_states(self.layer_states),
@@ -300,8 +242,17 @@ class AutoDFPHook(Hook):
         uniform = self.ratios.to_action(self.budget.uniform_ratio())
         return AgentSpec(self.env.horizon, uniform_action=(uniform, 0.5), seed=self.seed)
 
-    def build_searcher(self, checkpoint: Path, identity: dict[str, Any] | None = None) -> Searcher:
-        """A search that has not begun; :meth:`prepare` must have been called."""
+    def build_searcher(self, checkpoint: Path | None = None, identity: dict[str, Any] | None = None) -> Searcher:
+        """A search that has not begun; :meth:`prepare` must have been called.
+
+        ``agent``, ``num_episodes``, ``seed``, ``opening_lams`` and ``racing`` of the hook may be set before, for one
+        search after the other on the same task.
+
+        Args:
+            checkpoint (Path | None): File that the first rank keeps the search in. Defaults to None: not kept.
+            identity (dict | None): What one that resumes it must share, see :class:`mmautodfp.search.Searcher`.
+                Defaults to None.
+        """
         spec = self.spec
         agent = build(AGENTS, self.agent, spec=spec)
         warmup = getattr(getattr(agent, 'config', None), 'warmup_episodes', 0)
@@ -329,7 +280,7 @@ class AutoDFPHook(Hook):
             # More episodes than at first must not make another search of it.
             earlier = on_main(lambda: load_tensors(checkpoint, 'the search to resume')).get('identity') or {}
             self.racing = Racing(**earlier['racing']) if earlier.get('racing') else None
-        searcher = self.build_searcher(checkpoint, self._identity(cfg))
+        searcher = self.build_searcher(checkpoint, identify(self, cfg))
         if self.resume:
             searcher.resume(checkpoint)
             self.logger.info(f'resumed after {len(searcher.history)} episodes, best {searcher.best_reward:.4f}')
@@ -338,32 +289,6 @@ class AutoDFPHook(Hook):
             checkpoint.replace(previous)
             self.logger.warning(f'{checkpoint} holds an earlier search, which is not resumed; it is now {previous}')
         return searcher
-
-    def _identity(self, cfg: Config) -> dict[str, Any]:
-        """What a search must share with the one that it resumes; the agent checks its own settings."""
-        dataset = cfg.val_dataloader.dataset.to_dict() if self.reward.needs_data else {}
-        dataset.pop('data_root', None)  # the data may move
-        names = [os.path.basename(image) for image in self.reward.images]
-        return dict(
-            module=self.module,
-            units={unit.name: unit.num_channels for unit in self.units},
-            model=repr(cfg.model.to_dict()),
-            data=repr(dataset),
-            clustering=repr(sorted(self.clustering.items())),
-            bias_threshold=self.bias_threshold,
-            # Without a divisor as it was before there were divisors: such searches can be resumed.
-            budget=self.budget.identity
-            + ([f'multiples of {self.channel_divisor}'] if self.channel_divisor > 1 else []),
-            ratios=[self.ratios.low, self.ratios.high],
-            opening_lams=list(self.opening_lams),
-            reconstructor=repr(self.settings['reconstructor']),
-            reward=self.reward.identity,
-            stages=self.reward.stages if self.racing else None,
-            racing=vars(self.racing) if self.racing else None,
-            images=hashlib.sha256('\n'.join(names).encode()).hexdigest(),
-            weights=digest_weights(self.model),
-            seed=self.seed,
-        )
 
     def evaluate(self, plan: PruningPlan) -> float:
         """What an episode does at its end: prune, reward, restore."""
@@ -408,43 +333,6 @@ class AutoDFPHook(Hook):
         return self.costs.summary(widths)
 
 
-def find_module(model: nn.Module, path: str) -> nn.Module:
-    """The submodule at a path; an :class:`AutoDFPError` names what is there if it is not."""
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        children = ', '.join(name for name, _ in model.named_children())
-        raise AutoDFPError(
-            f'module {path!r} was to be pruned, but the {type(model).__name__} has no such part; it has {children}'
-        ) from None
-
-
-def _metainfo(runner: Runner, may_open: bool) -> dict[str, Any]:
-    """What is known of the data set; its class and the config must do where no file may be opened."""
-    if may_open:
-        return runner.test_dataloader.dataset.metainfo
-    loader = runner.cfg.get('test_dataloader') or {}
-    dataset = loader.get('dataset') or {}
-    cls = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
-    return {**getattr(cls, 'METAINFO', {}), **(dataset.get('metainfo') or runner.cfg.get('metainfo') or {})}
-
-
-def _settings(cfg: Config) -> dict[str, Any]:
-    """The search's settings as they can be compared with another run's."""
-    return {key: value for key, value in cfg.get('autodfp', {}).items() if key != 'resume'}
-
-
-def _build_budget(settings: dict | Sequence[dict] | None) -> Limit:
-    if isinstance(settings, list | tuple):
-        return Budgets([build(BUDGETS, one) for one in settings])
-    return build(BUDGETS, settings or dict(type='ParamBudget'))
-
-
-def _build_racing(settings: dict | bool) -> Racing | None:
-    if settings is False:
-        return None
-    try:
-        return Racing(**settings)
-    except TypeError:
-        known = ', '.join(inspect.signature(Racing).parameters)
-        raise AutoDFPError(f'racing was asked for {settings}; it takes True, False or a dict of {known}') from None
+def _on_every_rank(call: Callable[[], None]) -> None:
+    """A rank that fails tells the others, which would wait for it; a call must therefore wait for no rank itself."""
+    share_out([call] * get_world_size())

@@ -1,11 +1,9 @@
 """The pruned model beside others: the dense one, and uniform plans with and without compensation."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import nn
 
 from mmautodfp.rewards import Reward
@@ -71,11 +69,3 @@ def _measure(
     # What a plan that stays gets on top can be dear: once for all metrics.
     with apply_plan(target, contestant.plan, contestant.reconstructor, finish=True):
         return [None if metric is None else metric(model) for metric in metrics]
-
-
-def digest_weights(model: nn.Module) -> str:
-    """SHA-256 over the names and values of a state dict."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import accumulate
-from statistics import mean
 from typing import TYPE_CHECKING
 
 import cv2
@@ -227,38 +226,3 @@ def _draw_box(axes: Axes, finding: 'Finding', picture: 'Picture') -> None:
 def _decode(picture: 'Picture') -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(base64.b64decode(picture.jpeg), np.uint8), cv2.IMREAD_COLOR)
     return image[:, :, ::-1]
-
-
-def draw_pareto(path: str | os.PathLike, cells: Sequence[dict], methods: dict[str, str]) -> None:
-    """Draw held-out metric over preserved parameters, a panel a detector (the paper's Fig. 6).
-
-    Args:
-        path (str | os.PathLike): PNG to write.
-        cells (Sequence[dict]): Of a sweep, see :func:`mmautodfp.sweep.sweep`.
-        methods (dict[str, str]): Name in the cells to name in the legend.
-    """
-    configs = list(dict.fromkeys(cell['config'] for cell in cells))
-    figure = Figure(figsize=(4.2 * len(configs) + 1.5, 3.6), layout='constrained', facecolor='white')
-    panels = figure.subplots(1, len(configs), squeeze=False)[0]
-    for axes, config in zip(panels, configs, strict=True):
-        own = sorted((cell for cell in cells if cell['config'] == config), key=lambda cell: cell['preserve_ratio'])
-        _draw_methods(axes, own, methods)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside right center', frameon=False)
-    with atomic_path(path) as scratch:
-        figure.savefig(scratch, dpi=110, format='png')
-
-
-def _draw_methods(axes: Axes, cells: Sequence[dict], methods: dict[str, str]) -> None:
-    styles = ((GREY, ':'), (GREY, '--'), (ORANGE, '-'), (BLUE, '-'))
-    for (name, label), (colour, style) in zip(methods.items(), styles, strict=False):
-        known = [cell for cell in cells if None not in cell['held_out'].get(name, [None])]
-        # By what is really kept, which may be less than the budget allows.
-        points = sorted((cell['params'][name], mean(cell['held_out'][name])) for cell in known)
-        if points:
-            axes.plot(*zip(*points, strict=True), style, marker='o', markersize=4, color=colour, label=label)
-    dense = [value for cell in cells for value in cell['held_out'].get('dense', []) if value is not None]
-    if dense:
-        axes.axhline(mean(dense), color='black', linewidth=0.8, label='dense')
-    axes.set(title=cells[0]['model'], xlabel='share of parameters kept', ylabel=f'held-out {cells[0]["metric"]}')
-    axes.grid(alpha=0.3)

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from mmautodfp.benchmark import describe_machine
-from mmautodfp.fileio import atomic_path, save_json, save_text
+from mmautodfp.fileio import save_json, save_text
+from mmautodfp.report import Panel, draw_panels
+from mmautodfp.timing import describe_machine
 
 from .paper import ALL_TABLES, METHODS, NETWORKS
 
@@ -19,7 +18,10 @@ TITLES = {
     '6': 'Table 6: hours for 3,000 episodes',
     '7': 'Table 7: inference of one image',
 }
-STYLES = {'prune': ('#8d99ae', 's'), 'merging': ('#d1495b', '^'), 'autodfp': ('#2364aa', 'o')}
+STYLES = {
+    METHODS[method]: dict(color=colour, marker=marker)
+    for method, colour, marker in (('prune', '#8d99ae', 's'), ('merging', '#d1495b', '^'), ('autodfp', '#2364aa', 'o'))
+}
 
 
 def write_report(rows: Sequence[dict], out: Path, settings: dict) -> None:
@@ -84,19 +86,11 @@ def _absent(rows: Sequence[dict]) -> list[str]:
 
 def draw_pareto(rows: Sequence[dict], path: Path) -> None:
     """Draw accuracy against the preserved share of parameters, a panel a network."""
-    networks = list(dict.fromkeys(row['network'] for row in rows))
-    figure = Figure(figsize=(4 * len(networks), 3.4), layout='constrained', facecolor='white')
-    for axes, network in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks, strict=True):
-        for method, (colour, marker) in STYLES.items():
-            points = sorted(
-                (row['params_ratio'], row['ours'])
-                for row in rows
-                if (row['network'], row['method']) == (network, method)
-            )
-            if points:
-                axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=METHODS[method])
-        axes.set(title=NETWORKS[network], xlabel='preserved parameters', ylabel='top-1, %', ylim=(0, 100))
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8)
-    with atomic_path(path) as scratch:
-        figure.savefig(scratch, dpi=110, format='png')
+    curves: dict[str, dict[str, list]] = {row['network']: {} for row in rows}
+    for row in rows:
+        curves[row['network']].setdefault(METHODS[row['method']], []).append((row['params_ratio'], row['ours']))
+    panels = [
+        Panel(NETWORKS[network], 'preserved parameters', 'top-1, %', own, ylim=(0, 100))
+        for network, own in curves.items()
+    ]
+    draw_panels(path, panels, STYLES, (4 * len(panels), 3.4))

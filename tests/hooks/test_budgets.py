@@ -53,12 +53,21 @@ def test_every_plan_keeps_to_all_budgets_and_to_the_divisor(run):
     assert list((run / 'cache/mmautodfp/latency').glob('*.json'))
 
 
-@pytest.mark.parametrize('change', [{'autodfp.channel_divisor': 4}, {'autodfp.budget': BUDGETS[:2]}])
-def test_a_search_with_another_divisor_or_other_budgets_is_not_resumed(run, options, change, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'autodfp.channel_divisor': 4}, 'channel_divisor=8, but channel_divisor=4'),
+        ({'autodfp.channel_divisor': 1}, 'channel_divisor=8, but channel_divisor=1'),
+        ({'autodfp.budget': BUDGETS[:2]}, 'budget='),
+    ],
+)
+def test_a_search_with_another_divisor_or_other_budgets_is_not_resumed(
+    run, options, change, message, tmp_path, monkeypatch
+):
     monkeypatch.chdir(REPO)
     monkeypatch.setenv('XDG_CACHE_HOME', str(run / 'cache'))
     shutil.copy(run / 'search.pth', tmp_path)
-    with pytest.raises(AutoDFPError, match='saved with budget='):
+    with pytest.raises(AutoDFPError, match=f'saved with {message}'):
         apis.prune(CONFIG, work_dir=str(tmp_path), episodes=5, resume=True, cfg_options=options | change)
 
 

@@ -1,0 +1,54 @@
+"""What makes two searches the same one, so that the second may go on where the first ended."""
+
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+if TYPE_CHECKING:
+    from .autodfp_hook import AutoDFPHook
+
+
+def identify(hook: 'AutoDFPHook', cfg: Config) -> dict[str, Any]:
+    """What a search must share with the one that it resumes; the agent checks its own settings.
+
+    Args:
+        hook (AutoDFPHook): Prepared.
+        cfg (Config): Of the run.
+
+    Returns:
+        dict[str, Any]: JSON-able facts by name, which an error names if they differ.
+    """
+    dataset = cfg.val_dataloader.dataset.to_dict() if hook.reward.needs_data else {}
+    dataset.pop('data_root', None)  # the data may move
+    names = [os.path.basename(image) for image in hook.reward.images]
+    return dict(
+        module=hook.module,
+        units={unit.name: unit.num_channels for unit in hook.units},
+        model=repr(cfg.model.to_dict()),
+        data=repr(dataset),
+        clustering=repr(sorted(hook.clustering.items())),
+        bias_threshold=hook.bias_threshold,
+        budget=hook.budget.identity,
+        channel_divisor=hook.channel_divisor,
+        ratios=[hook.ratios.low, hook.ratios.high],
+        opening_lams=list(hook.opening_lams),
+        reconstructor=repr(hook.settings['reconstructor']),
+        reward=hook.reward.identity,
+        stages=hook.reward.stages if hook.racing else None,
+        racing=vars(hook.racing) if hook.racing else None,
+        images=hashlib.sha256('\n'.join(names).encode()).hexdigest(),
+        weights=digest_weights(hook.model),
+        seed=hook.seed,
+    )
+
+
+def digest_weights(model: nn.Module) -> str:
+    """SHA-256 over the names and values of a state dict."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

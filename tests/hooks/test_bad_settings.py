@@ -1,0 +1,101 @@
+"""What cannot be done is told in one sentence."""
+
+import shutil
+
+import pytest
+import torch
+from conftest import REPO
+from demo_helpers import CHECKPOINT, CONFIG
+from mmdet.apis import init_detector
+from mmengine.config import Config
+from torch import nn
+
+from mmautodfp import AutoDFPError, apis
+from mmautodfp.hooks import find_module
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (
+            {'autodfp.module': 'trunk'},
+            "'trunk' was to be pruned, but the FasterRCNN has no such part; it has.*backbone",
+        ),
+        ({'autodfp.module': 'backbone.layer1'}, 'has no model.backbone.layer1 that could be replaced'),
+        ({'autodfp.module': 'neck'}, "nothing to prune in the FPN 'neck'"),
+        (
+            {'autodfp.agent.type': 'PPO'},
+            "'PPO' is not known; known are CMAES, RandomSearch, SAC, UniformPlan",
+        ),
+        ({'autodfp.agent.learning_rate': 1}, 'learning_rate'),
+        ({'autodfp.reward.type': 'Magic'}, "reward type 'Magic' is not known; known are AccuracyReward, CocoReward"),
+        ({'autodfp.reward.images': 3}, "unexpected keyword argument 'images'.*num_images"),
+        ({'autodfp.budget.preserve_ratio': 0.1}, 'can only reach 0.*; raise the ratio or lower p_min'),
+        ({'autodfp.budget.type': 'Price'}, 'known are FlopBudget, LatencyBudget, ParamBudget'),
+        ({'autodfp.num_episodes': 0}, 'num_episodes=0'),
+        ({'autodfp.racing': dict(speed=3)}, 'it takes True, False or a dict of risk, warmup, refresh'),
+        ({'autodfp.racing': dict(risk=2)}, 'risk=2; it must lie between'),
+        ({'autodfp.reward.precision': 'int8'}, "precision='int8'; it must be auto, float32"),
+        ({'autodfp.reward.stages': (0.5, 0.2)}, 'they must ascend'),
+        ({'autodfp.module': ''}, 'name a part of the model'),
+        ({'autodfp.agent.type': 'RandomSearch'}, '_delete_=True'),
+        ({'autodfp.reconstructor.normalization': 'l1'}, "'max' or 'minmax', got 'l1'"),
+        ({'autodfp.clustering.radius': 1}, 'eps and min_samples'),
+        ({'autodfp.reward.num_images': 'many'}, "num_images='many'"),
+        ({'test_cfg': None}, 'has no test_cfg'),
+        ({'autodfp.episodes': 3}, "unexpected keyword argument 'episodes'"),
+        ({'autodfp.p_min': 1.5}, 'p_min'),
+        ({'autodfp.opening_lams': (2.0,)}, 'opening_lams'),
+        ({'val_dataloader.dataset.ann_file': 'absent.json'}, r'val_dataloader\.dataset names .*absent\.json, but'),
+        ({'test_dataloader.dataset.ann_file': 'absent.json'}, r'test_dataloader\.dataset names .*absent\.json, but'),
+        ({'test_evaluator.ann_file': 'absent.json'}, r'test_evaluator names the annotations absent\.json, but'),
+        ({'test_dataloader.dataset.data_prefix.img': 'absent/'}, r'image .*absent/.*which cannot be read'),
+        ({'val_dataloader': None}, 'has no val_dataloader'),
+        ({'val_dataloader.dataset.data_prefix.img': 'absent/'}, r'absent/.*which cannot be read'),
+        ({'val_dataloader.dataset.indices': 0}, 'the data set has none'),
+        (
+            {'model.backbone.groups': 2, 'model.backbone.type': 'ResNeXt', 'model.backbone.base_width': 4},
+            'grouped conv',
+        ),
+    ],
+)
+def test_bad_settings_end_in_one_clear_sentence(small_demo, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(REPO)
+    checkpoint = CHECKPOINT
+    if 'model.backbone.type' in options:  # other shapes than the shipped weights have
+        cfg = Config.fromfile(CONFIG)
+        cfg.merge_from_dict(options)
+        checkpoint = tmp_path / 'random.pth'
+        torch.save(dict(state_dict=init_detector(cfg, device='cpu').state_dict()), checkpoint)
+    with pytest.raises(AutoDFPError, match=message) as caught:
+        apis.prune(CONFIG, str(checkpoint), work_dir=str(tmp_path / 'w'), cfg_options=small_demo | options)
+    assert '\n' not in str(caught.value)
+
+
+def test_bad_checkpoints_and_configs_end_in_one_clear_sentence(digits_root, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
+    shutil.copy(CHECKPOINT, tmp_path / 'cut.pth')
+    (tmp_path / 'cut.pth').write_bytes((tmp_path / 'cut.pth').read_bytes()[:100_000])
+    torch.save(dict(state_dict=nn.Linear(2, 2).state_dict()), tmp_path / 'other.pth')
+    torch.save(dict(weights='none'), tmp_path / 'empty.pth')
+    (tmp_path / 'broken.py').write_text('model = dict(')
+    cases = [
+        (CONFIG, tmp_path / 'absent.pth', 'there is no such file'),
+        (CONFIG, tmp_path / 'cut.pth', 'damaged'),
+        (CONFIG, tmp_path / 'other.pth', 'does not fit the model of the config: of its .* are missing'),
+        (CONFIG, tmp_path / 'empty.pth', "holds no 'state_dict'"),
+        (CONFIG, 'http://localhost:9/x.pth', 'cannot be fetched'),
+        (tmp_path / 'absent.py', CHECKPOINT, 'absent.py was asked for, but there is no such file'),
+        (tmp_path / 'broken.py', CHECKPOINT, 'cannot be read: SyntaxError'),
+        ('configs/demo/faster_rcnn_digits.py', CHECKPOINT, "no 'autodfp' entry"),
+    ]
+    for config, checkpoint, message in cases:
+        with pytest.raises(AutoDFPError, match=message) as caught:
+            apis.prune(config, str(checkpoint), work_dir=str(tmp_path / 'w'), cfg_options=None)
+        assert '\n' not in str(caught.value), caught.value
+
+
+def test_find_module_takes_the_whole_model_for_an_empty_path():
+    model = nn.Sequential(nn.Linear(1, 1))
+    assert find_module(model, '') is model
+    assert find_module(model, '0') is model[0]
