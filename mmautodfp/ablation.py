@@ -60,6 +60,7 @@ VARIANTS: dict[str, Variant] = {
     'episode': _ours(finish=False),
     'episode, l2 ranking': _ours(finish=False, ranking='l2'),
     'episode, norms not re-matched': _ours(finish=False, rematch=False),
+    'episode, norms not recalibrated': _ours(finish=False, recalibration=0),
     'episode, ridge 1e-4': _ours(finish=False, ridge=1e-4),
     'episode, ridge 1e-1': _ours(finish=False, ridge=1e-1),
     'full': _ours(),

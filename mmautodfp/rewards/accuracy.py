@@ -27,7 +27,7 @@ class AccuracyReward(Reward):
 
     Held-out figures are always this share. What rewards the search may be the probability that the classifier gives to
     the right class, on average: it varies less with the choice of images, so that the best plan on a thousand of them
-    is more often a good one on others (README, "Classification").
+    is more often a good one on others (README, "Classifiers").
 
     Args:
         num_images (int | None): Size of the subset; None takes all images. Defaults to 1000.
