@@ -1,7 +1,8 @@
-"""Print the README's tables of "Beyond the paper" from the measured figures.
+"""Print the README's tables of "Beyond the paper" and of the classifiers from the measured figures.
 
 Example:
     python tools/tables.py configs/demo/results/least_squares
+    python tools/tables.py configs/classification/results
 """
 
 from pathlib import Path
@@ -18,10 +19,13 @@ def tables(folder: Path) -> str:
     from mmautodfp import AutoDFPError
     from mmautodfp.fileio import load_json
     from mmautodfp.report.tables import NAMES, ablation_table, correlation_table, uniform_table
+    from mmautodfp.reproduce import compact
 
-    results = {
-        name: load_json(folder / f'{name}.json', 'the figures') for name in NAMES if (folder / f'{name}.json').is_file()
-    }
+    found = {path.stem: load_json(path, 'the figures') for path in sorted(folder.glob('*.json'))}
+    reproduced = [result for result in found.values() if isinstance(result, dict) and 'rows' in result]
+    if reproduced:
+        return compact(reproduced)
+    results = {name: found[name] for name in NAMES if name in found}
     if not results:
         raise AutoDFPError(f'tables were to be made of {folder}, but it holds none of {", ".join(NAMES)} as .json')
     parts = ['Uniform plans, no search, no data, after the full pass:', uniform_table(results, 'full')]
@@ -29,8 +33,8 @@ def tables(folder: Path) -> str:
         if len(result['variants']) > 1:
             parts += [f'Parts of the recipe, {NAMES[name]}:', ablation_table(result)]
     for name in NAMES:
-        if (folder / f'rank_{name}.json').is_file():
-            ranks = load_json(folder / f'rank_{name}.json', 'the figures')
+        ranks = found.get(f'rank_{name}')
+        if ranks:
             truth = f'{ranks["metric"]} on {ranks["images"]} images'
             parts += [f"Spearman's rank correlation with the {truth}, {NAMES[name]}:", correlation_table(ranks)]
     return '\n\n'.join(parts)

@@ -2,7 +2,7 @@
 
 from .bench import NetworkBench
 from .paper import ALL_TABLES, NETWORKS, Claim, claims
-from .report import markdown, write_report
+from .report import compact, markdown, write_report
 from .run import Settings, reproduce
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     'NetworkBench',
     'Settings',
     'claims',
+    'compact',
     'markdown',
     'reproduce',
     'write_report',

@@ -55,6 +55,34 @@ def markdown(rows: Sequence[dict]) -> str:
     return '\n'.join(parts).rstrip() + '\n'
 
 
+def compact(results: Sequence[dict]) -> str:
+    """Tables 1 and 2 of several reproductions in one: a line for each network and share, the paper's in brackets.
+
+    Args:
+        results (Sequence[dict]): What :func:`write_report` kept, one after the other.
+    """
+    head = ['network', 'kept', *(METHODS[method] for method in METHODS if method != 'dense'), 'reward', 'episodes']
+    lines = [line for result in results for line in _compact_lines(result)]
+    used = [any(line[place] for line in lines) for place in range(len(head))]
+    table = [head, ['---'] * len(head), *lines]
+    return '\n'.join(f'| {" | ".join(cell for cell, keep in zip(line, used, strict=True) if keep)} |' for line in table)
+
+
+def _compact_lines(result: dict) -> list[list[str]]:
+    lines = []
+    own = [row for row in result['rows'] if row['table'] in '12' and row['reason'] is None]
+    for network, ratio in dict.fromkeys((row['network'], row['preserve_ratio']) for row in own):
+        found = {row['method']: row for row in own if (row['network'], row['preserve_ratio']) == (network, ratio)}
+        if 'dense' in found:  # nothing is pruned, and nothing compensated
+            found = {'prune': found['dense']}
+        figures = {method: f'{row["ours"]:.2f} ({row["paper"]:.2f})' for method, row in found.items()}
+        episodes = next((f'{row["episodes"]:,}' for row in found.values() if row['episodes']), '')
+        reward = (result['settings'].get('cfg_options') or {}).get('autodfp.reward.metric', 'top1')
+        cells = [figures.get(method, '') for method in METHODS if method != 'dense']
+        lines.append([NETWORKS[network], f'{ratio:.0%}', *cells, reward if episodes else '', episodes])
+    return lines
+
+
 def _line(row: dict) -> str:
     paper = '-' if row['paper'] is None else f'{row["paper"]:.2f} {row["unit"]}'
     flops = '-' if row['ours_flops_ratio'] is None else f'{row["ours_flops_ratio"]:.1%}'
