@@ -18,4 +18,4 @@ test_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='mmautodfp.ImageFolder', data_root=data_root),
 )
-autodfp = dict(budget=dict(preserve_ratio=0.7), reward=dict(num_images=3000, precision='auto'))
+autodfp = dict(budget=dict(preserve_ratio=0.7), reward=dict(num_images=3000, metric='probability', precision='auto'))

@@ -76,10 +76,10 @@ def _compact_lines(result: dict) -> list[list[str]]:
         if 'dense' in found:  # nothing is pruned, and nothing compensated
             found = {'prune': found['dense']}
         figures = {method: f'{row["ours"]:.2f} ({row["paper"]:.2f})' for method, row in found.items()}
-        episodes = next((f'{row["episodes"]:,}' for row in found.values() if row['episodes']), '')
-        reward = (result['settings'].get('cfg_options') or {}).get('autodfp.reward.metric', 'top1')
+        searched = next((row for row in found.values() if row['episodes']), None)
+        how = ['', ''] if searched is None else [searched['reward'], f'{searched["episodes"]:,}']
         cells = [figures.get(method, '') for method in METHODS if method != 'dense']
-        lines.append([NETWORKS[network], f'{ratio:.0%}', *cells, reward if episodes else '', episodes])
+        lines.append([NETWORKS[network], f'{ratio:.0%}', *cells, *how])
     return lines
 
 

@@ -64,7 +64,8 @@ def reproduce(settings: Settings, tell: Callable[[str], None] = print) -> list[d
 
     Returns:
         list[dict]: A row for each of the paper's figures: the fields of :class:`Claim`, ``ours``, ``params_ratio``,
-        ``ours_flops_ratio``, ``images``, and ``reason``, why it was not measured (None where it was).
+        ``ours_flops_ratio``, ``images``, of searches ``episodes`` and ``reward``, and ``reason``, why it was not
+        measured (None where it was).
 
     Raises:
         AutoDFPError: A table or network is unknown.
@@ -108,7 +109,7 @@ class _Laboratory:
             self.missing = str(error)
 
     def measure(self, claim: Claim) -> dict:
-        empty = dict(ours=None, params_ratio=None, ours_flops_ratio=None, images=None, episodes=None)
+        empty = dict(ours=None, params_ratio=None, ours_flops_ratio=None, images=None, episodes=None, reward=None)
         if self.bench is None:
             return empty | dict(reason=self.missing)
         if claim.method in SEARCHED:
@@ -142,7 +143,7 @@ class _Laboratory:
         summary = self._search(work_dir, claim.preserve_ratio, pruned_only)
         *_, row = summary['results']
         found = dict(params_ratio=row['module_params']['ratio'], ours_flops_ratio=row['module_flops']['ratio'])
-        found |= dict(episodes=summary['episodes'], images=summary['held_out_images'])
+        found |= dict(episodes=summary['episodes'], images=summary['held_out_images'], reward=summary['metric'])
         plan = PruningPlan.from_json(work_dir / 'strategy.json')
         if claim.unit == 'ms':
             return found | dict(ours=self.bench.milliseconds(plan), images=None)

@@ -10,7 +10,17 @@ from conftest import REPO, SHARED, enliven
 from mmautodfp import AutoDFPError, apis
 from mmautodfp.classification import CifarResNet
 from mmautodfp.registry import REWARDS, build
-from mmautodfp.reproduce import NETWORKS, Claim, NetworkBench, Settings, claims, markdown, reproduce, write_report
+from mmautodfp.reproduce import (
+    NETWORKS,
+    Claim,
+    NetworkBench,
+    Settings,
+    claims,
+    compact,
+    markdown,
+    reproduce,
+    write_report,
+)
 from mmautodfp.reproduce.run import _Laboratory
 from mmautodfp.surgery import NeuronMerging, PruningPlan, apply_plan
 
@@ -83,6 +93,7 @@ def test_searched_rows_take_episodes_and_go_on_from_an_earlier_search(weights, m
         rows = {(row['preserve_ratio'], row['method']): row for row in found}
         searched = rows[0.5, 'autodfp']
         assert (searched['episodes'], searched['images'], searched['reason']) == (episodes, 20, None)
+        assert searched['reward'] == 'probability'
     assert 0.49 < searched['params_ratio'] <= 0.5
     assert 0 <= searched['ours'] <= 100
     summary = json.loads(next((weights / 'out/searches').glob('*_0.5_autodfp_*/summary.json')).read_text())
@@ -180,3 +191,27 @@ def test_the_uniform_rows_of_table_2_on_400_real_images():
         widths = bench.uniform_widths(ratio, 'channels')
         assert bench.accuracy(widths, 'prune') == pytest.approx(prune, abs=6)
         assert bench.accuracy(widths, 'merging') == pytest.approx(merging, abs=6)
+
+
+def row(ratio: float, method: str, ours: float | None, paper: float = 50.0, **found) -> dict:
+    known = dict(table='2', network='resnet56_cifar10', preserve_ratio=ratio, method=method, ours=ours, paper=paper)
+    return known | dict(episodes=None, reward=None, reason=None if ours else 'needs a search') | found
+
+
+def test_the_compact_table_has_a_line_for_each_share_and_no_empty_column():
+    rows = [
+        row(1.0, 'dense', 93.368, 93.88),
+        row(0.7, 'prune', 76.8),
+        row(0.7, 'merging', 84.67, 85.22),
+        row(0.7, 'autodfp', 88.624, 88.15, episodes=1500, reward='probability'),
+        row(0.5, 'prune', 24.0),
+        row(0.5, 'autodfp', None),
+        row(0.5, 'autodfp', 1.0, table='7'),
+    ]
+    assert compact([dict(rows=rows)]).splitlines() == [
+        '| network | kept | uniform, pruned only | uniform, Neuron Merging | AutoDFP | reward | episodes |',
+        '| --- | --- | --- | --- | --- | --- | --- |',
+        '| ResNet-56, CIFAR-10 | 100% | 93.37 (93.88) |  |  |  |  |',
+        '| ResNet-56, CIFAR-10 | 70% | 76.80 (50.00) | 84.67 (85.22) | 88.62 (88.15) | probability | 1,500 |',
+        '| ResNet-56, CIFAR-10 | 50% | 24.00 (50.00) |  |  |  |  |',
+    ]
