@@ -95,7 +95,7 @@ def export_onnx(
         AutoDFPError: onnx or onnxruntime is missing, the model cannot be built, or a file disagrees with torch.
     """
     for package in ('onnx', 'onnxruntime'):
-        _require(package)
+        require(package)
     if batch < 1 or repeat < 1 or opset < 11 or (size and (len(size) != 2 or min(size) < 1)):
         raise AutoDFPError(
             f'an export needs batch and repeat of 1 or more, an opset of 11 or more and a size of two positive '
@@ -271,7 +271,7 @@ def _relative_error(found: Tensor, expected: Tensor) -> float:
 
 def open_session(path: Path, cpu: bool = False) -> Any:
     """An onnxruntime session on a GPU if there is one that it can use, with torch's number of threads."""
-    runtime = _require('onnxruntime')
+    runtime = require('onnxruntime')
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
@@ -281,13 +281,12 @@ def open_session(path: Path, cpu: bool = False) -> Any:
     return runtime.InferenceSession(str(path), options, providers=providers)
 
 
-def _require(package: str) -> Any:
+def require(package: str, command: str = "pip install -c tools/constraints.txt '.[export]'") -> Any:
+    """Import a package that an export needs; if it is missing, an error that names the command to install it."""
     try:
         return importlib.import_module(package)
     except ImportError:
-        raise AutoDFPError(
-            f"{package} is needed to export but is not installed; pip install -c tools/constraints.txt '.[export]'"
-        ) from None
+        raise AutoDFPError(f'{package} is needed to export but is not installed; {command}') from None
 
 
 def _without_slim(config: Any) -> tuple[Any, bool]:
@@ -330,5 +329,5 @@ def table(report: dict[str, Any], folder: Path, model: str) -> list[str]:
         error = max(check['error'] for check in part['checked'])
         lines.append(f'  {folder / part["file"]}: within {error:.0e} of torch at {len(part["checked"])} shapes')
     if set(report['parts']) == {'backbone_neck'}:
-        lines.append(f'the heads of a {model} need NMS and RoIAlign inside: export the whole with mmdeploy (README)')
+        lines.append(f'the heads of a {model} need NMS and RoIAlign inside: tools/export_mmdeploy.py exports the whole')
     return lines

@@ -101,6 +101,7 @@ def main(command: str, args: argparse.Namespace) -> None:
 
     from mmautodfp import AutoDFPError
     from mmautodfp.apis import evaluate, prune
+    from mmautodfp.end2end import export_end2end
     from mmautodfp.export import export_onnx
     from mmautodfp.report import remake_report
     from mmautodfp.sweep import sweep
@@ -108,7 +109,8 @@ def main(command: str, args: argparse.Namespace) -> None:
     def report(**arguments):
         print(f'{remake_report(**arguments)} is the report, its pictures are in the folder report beside it')
 
-    commands = dict(prune=prune, evaluate=evaluate, sweep=sweep, report=report, export=export_onnx)
+    commands = dict(prune=prune, evaluate=evaluate, sweep=sweep, report=report)
+    commands |= dict(export=export_onnx, export_mmdeploy=export_end2end)
 
     arguments = vars(args)
     device = arguments.pop('device')

@@ -2,17 +2,25 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+import types
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import REPO
+from mmdet.apis import init_detector
 from mmengine.config import Config
-from own_data import CLASSES
+from mmengine.dataset import pseudo_collate
+from own_data import CLASSES, NAMES
 
-from mmautodfp import apis
+from mmautodfp import AutoDFPError, apis
+from mmautodfp.end2end import export_end2end, images_of
+from mmautodfp.export import export_onnx
 from mmautodfp.report import Evidence, remake_report
 
 
@@ -32,6 +40,47 @@ def test_it_is_pruned_with_its_own_classes(run):
 def test_the_written_config_and_checkpoint_evaluate_to_the_same(run):
     metrics = apis.evaluate(run[0] / 'pruned.py', str(run[0] / 'pruned.pth'), work_dir=str(run[0] / 'test'))
     assert metrics == run[1]
+
+
+def test_the_command_that_the_run_names_exports_it_within_1e_4_of_torch(run, own_data, tmp_path):
+    pytest.importorskip('onnx', reason='the extra export is not installed')
+    runtime = pytest.importorskip('onnxruntime', reason='the extra export is not installed')
+    log = next(run[0].glob('*/*.log')).read_text()
+    # A shell must make of it what was meant; nothing is left for it to expand.
+    _, tool, config, checkpoint = shlex.split(re.search(r'export it: +(.*)', log)[1])
+    assert (tool, config, checkpoint) == ('tools/export_onnx.py', f'{run[0]}/pruned.py', f'{run[0]}/pruned.pth')
+    folder = tmp_path / NAMES[3]
+    report = export_onnx(config, checkpoint, work_dir=str(folder), repeat=1)
+    assert sorted(path.name for path in folder.iterdir()) == ['backbone_neck.onnx', 'export.json']
+    assert json.loads((folder / 'export.json').read_text()) == report
+    assert report['config'] == config
+    assert report['parts']['backbone_neck']['pruned']['params'] < report['parts']['backbone_neck']['dense']['params']
+    model = init_detector(config, checkpoint, device='cpu')
+    assert model.dataset_meta['classes'] == CLASSES
+    data = pseudo_collate(list(images_of(Config.fromfile(config), len(NAMES))))
+    assert [Path(sample.img_path).name for sample in data['data_samples']] == own_data.names[: len(NAMES)]
+    images = model.data_preprocessor(data)['inputs']
+    session = runtime.InferenceSession(str(folder / 'backbone_neck.onnx'), providers=['CPUExecutionProvider'])
+    with torch.no_grad():
+        expected = model.extract_feat(images)
+    for found, value in zip(session.run(None, {'images': images.numpy()}), expected, strict=True):
+        assert abs(torch.from_numpy(found) - value).max() <= 1e-4 * value.abs().max()
+
+
+def test_mmdeploy_would_be_handed_its_paths_and_classes_unchanged(run, tmp_path, monkeypatch):
+    for package in ('onnx', 'onnxruntime'):
+        pytest.importorskip(package, reason='the extra export is not installed')
+    asked = []
+    fake = types.ModuleType('mmdeploy.apis')
+    fake.torch2onnx = lambda *arguments, **_: (asked.append(arguments), 1 / 0)
+    monkeypatch.setitem(sys.modules, 'mmdeploy', types.ModuleType('mmdeploy'))
+    monkeypatch.setitem(sys.modules, 'mmdeploy.apis', fake)
+    with pytest.raises(AutoDFPError, match='mmdeploy cannot write the FasterRCNN'):
+        export_end2end(run[0] / 'pruned.py', work_dir=str(tmp_path / NAMES[1]))
+    image, _, _, _, cfg, checkpoint = asked[0]
+    assert Path(image).is_file()
+    assert Path(checkpoint) == run[0] / 'pruned.pth'
+    assert tuple(cfg.metainfo.classes) == CLASSES
 
 
 def test_stock_train_of_mmdet_fine_tunes_it(run, tmp_path):

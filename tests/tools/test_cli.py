@@ -24,6 +24,7 @@ def run(*arguments: str, cwd=REPO) -> subprocess.CompletedProcess:
         'benchmark.py',
         'reproduce.py',
         'export_onnx.py',
+        'export_mmdeploy.py',
     ],
 )
 def test_help_shows_an_example_and_every_argument(tool):
@@ -74,6 +75,7 @@ def test_a_report_of_no_run_ends_with_code_2_and_a_sentence(tmp_path):
         (['tables.py', 'nope'], 'tables were to be made of nope, but it holds none of faster_rcnn'),
         (['train_demo.py', 'absent.py'], 'config absent.py was asked for'),
         (['export_onnx.py', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
+        (['export_mmdeploy.py', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
         (['benchmark.py', 'latency', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
         (['benchmark.py', 'search'], 'search needs a config'),
         (['sweep.py', 'absent.py', '--ratios', '3'], 'a sweep was asked for the ratio 3'),
