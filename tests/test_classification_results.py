@@ -4,9 +4,11 @@ import re
 
 import pytest
 from conftest import REPO
+from tables import tables
 
 from mmautodfp.fileio import load_json
 
+RESULTS = REPO / 'configs/classification/results'
 README = (REPO / 'README.md').read_text()
 
 
@@ -16,16 +18,31 @@ def cells(start: str) -> list[str]:
     return [cell.strip() for cell in line.strip('|').split('|')]
 
 
-@pytest.mark.parametrize(('share', 'ratio'), [('70 %', 0.7), ('60 %', 0.6), ('50 %', 0.5)])
-def test_uniform_rows_are_within_two_and_a_half_points_of_the_paper(share, ratio):
-    rows = load_json(REPO / 'configs/classification/results/resnet56_table2.json', 'the rows')['rows']
-    found = {row['method']: row for row in rows if row['preserve_ratio'] == ratio}
-    _, prune, prune_paper, merging, merging_paper = cells(share)
-    for method, ours, paper in (('prune', prune, prune_paper), ('merging', merging, merging_paper)):
-        assert float(ours) == pytest.approx(found[method]['ours'], abs=0.006)
-        assert float(paper) == found[method]['paper']
-        assert abs(found[method]['ours'] - found[method]['paper']) < 2.5
-        assert found[method]['images'] == 4991
+def rows_of(name: str) -> dict[tuple[float, str], dict]:
+    rows = load_json(RESULTS / f'{name}.json', 'the rows')['rows']
+    return {(row['preserve_ratio'], row['method']): row for row in rows}
+
+
+def test_the_table_of_networks_is_the_recorded_one():
+    assert tables(RESULTS) in README
+
+
+@pytest.mark.parametrize('ratio', [0.7, 0.6, 0.5])
+def test_uniform_rows_are_within_two_and_a_half_points_of_the_paper(ratio):
+    found = rows_of('resnet56_cifar10')
+    for method in ('prune', 'merging'):
+        row = found[ratio, method]
+        assert abs(row['ours'] - row['paper']) < 2.5
+        assert row['images'] == 4991
+
+
+@pytest.mark.parametrize('name', ['resnet56_cifar10', 'resnet56_cifar10_top1'])
+@pytest.mark.parametrize('ratio', [0.7, 0.6, 0.5])
+def test_searches_are_ahead_of_neuron_merging_on_images_that_they_have_not_seen(name, ratio):
+    found = rows_of(name)
+    assert found[ratio, 'autodfp']['ours'] > found[ratio, 'merging']['ours'] + 2
+    assert (found[ratio, 'autodfp']['images'], found[ratio, 'autodfp']['episodes']) == (3991, 500)
+    assert found[ratio, 'autodfp']['params_ratio'] <= ratio
 
 
 def test_the_table_of_searches_is_the_recorded_one():

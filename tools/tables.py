@@ -20,6 +20,7 @@ def tables(folder: Path) -> str:
     from mmautodfp.fileio import load_json
     from mmautodfp.report.tables import NAMES, ablation_table, correlation_table, uniform_table
     from mmautodfp.reproduce import compact
+    from mmautodfp.sweep import markdown
 
     found = {path.stem: load_json(path, 'the figures') for path in sorted(folder.glob('*.json'))}
     reproduced = [result for result in found.values() if isinstance(result, dict) and 'rows' in result]
@@ -37,6 +38,9 @@ def tables(folder: Path) -> str:
         if ranks:
             truth = f'{ranks["metric"]} on {ranks["images"]} images'
             parts += [f"Spearman's rank correlation with the {truth}, {NAMES[name]}:", correlation_table(ranks)]
+    cells = [cell for name, content in found.items() if name.startswith('sweep_') for cell in content]
+    if cells:
+        parts += ['With a search on top, on images that it has not seen:', '\n'.join(markdown(cells))]
     return '\n\n'.join(parts)
 
 
