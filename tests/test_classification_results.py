@@ -54,6 +54,15 @@ def test_more_episodes_bring_what_the_readme_says():
     assert (summary['episodes'], summary['held_out_images'], before['episodes']) == (1000, 3991, 500)
 
 
+def test_the_search_on_vgg16_is_told_as_it_was_judged():
+    summary = load_json(RESULTS / 'vgg16_cifar10_40_percent_500_episodes.json', 'the summary')
+    dense, pruned, merged, same, found = (f'{100 * row["held_out_metric"]:.2f}' for row in summary['results'])
+    text = ' '.join(README.split())
+    assert f'it brings {found}, where the uniform plan has {pruned} pruned only, {merged} with Neuron Merging' in text
+    assert f'and {same} with Eq. 12 + 16, and the dense model {dense}' in text
+    assert (summary['episodes'], summary['held_out_images'], summary['budget']['preserve_ratio']) == (500, 3991, 0.4)
+
+
 def test_the_table_of_searches_is_the_recorded_one():
     recorded = load_json(REPO / 'configs/demo/results/searches_vgg_digits.json', 'the searches')
     names = {
