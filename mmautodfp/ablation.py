@@ -118,9 +118,7 @@ class Bench:
         self.module = find_module(self.model, self.settings.get('module', 'backbone'))
         self.units = find_units(self.module)
         reward = self.settings.get('reward') or dict(type='CocoReward')
-        self.reward: Reward = build(
-            REWARDS, reward | dict(num_images=None) | ({'precision': 'float32'} if 'precision' in reward else {})
-        )
+        self.reward: Reward = build(REWARDS, to_report(reward))
         self.reward.prepare(self.model, cfg.test_dataloader)
         self.dense_widths = [unit.num_channels for unit in self.units]
         self.costs = model_costs(self.model, self.module, self.units, {})
@@ -161,6 +159,13 @@ class Bench:
         with apply_plan(self.module, plan, reconstructor, finish):
             seconds = time.perf_counter() - start
             return dict(metric=self.reward(self.model), seconds=round(seconds, 3))
+
+
+def to_report(reward: dict) -> dict:
+    """Config of what reports, on all images and in float32, where another rewards a search."""
+    settings = reward | dict(num_images=None) | ({'precision': 'float32'} if 'precision' in reward else {})
+    built = build(REWARDS, settings)
+    return settings if built.name == built.reported_name else settings | dict(metric=built.reported_name)
 
 
 def ablate(

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from tables import tables
 
 from mmautodfp import AutoDFPError
-from mmautodfp.ablation import VARIANTS, ablate, measure_cost
+from mmautodfp.ablation import VARIANTS, ablate, measure_cost, to_report
 from mmautodfp.rank_plans import rank_plans, spearman
 
 RESULTS = REPO / 'configs/demo/results/least_squares'
@@ -50,6 +50,12 @@ def test_variants_are_measured_once_and_on_exact_shares(small_demo, monkeypatch)
             ablate(CONFIG, [0.7], variants, **settings | other, known=stored)
     with pytest.raises(AutoDFPError, match='config='):
         ablate('configs/demo/retinanet_digits_autodfp.py', [0.7], variants, **settings, known=stored)
+
+
+def test_figures_are_of_what_is_reported_whatever_rewards_a_search():
+    own = dict(type='AccuracyReward', num_images=1000, metric='probability', precision='auto')
+    assert to_report(own) == own | dict(num_images=None, metric='top1', precision='float32')
+    assert to_report(dict(type='CocoReward', metric='segm')) == dict(type='CocoReward', metric='segm', num_images=None)
 
 
 def test_plans_are_ranked_by_every_reward(small_demo, monkeypatch):
