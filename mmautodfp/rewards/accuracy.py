@@ -26,8 +26,7 @@ class AccuracyReward(Reward):
     """Share of correctly classified images, in [0, 1], on a choice with as many images of each class as possible.
 
     Held-out figures are always this share. What rewards the search may be the probability that the classifier gives to
-    the right class, on average: it varies less with the choice of images, so that the best plan on a thousand of them
-    is more often a good one on others (README, "Classifiers").
+    the right class, on average, which is less of a yes or no for each image (README, "Classifiers").
 
     Args:
         num_images (int | None): Size of the subset; None takes all images. Defaults to 1000.

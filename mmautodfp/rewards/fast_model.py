@@ -143,6 +143,7 @@ def _join(parent: str, name: str) -> str:
 
 
 def replace_module(model: nn.Module, path: str, layer: nn.Module) -> None:
+    """Put a layer at a path of a model."""
     parent, _, name = path.rpartition('.')
     model.get_submodule(parent)._modules[name] = layer
 
@@ -151,7 +152,8 @@ def _own_tensors(layer: nn.Module) -> list[Tensor]:
     return [t for store in (layer._parameters, layer._buffers) for t in store.values() if t is not None]
 
 
-def map_tensors(value: Any, function) -> Any:
+def map_tensors(value: Any, function: Callable[[Tensor], Any]) -> Any:
+    """Apply a function to every tensor in nested lists and tuples; what else is in them stays."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, list | tuple):
