@@ -27,6 +27,7 @@ from .surgery import (
     PruningPlan,
     Reconstructor,
     UnitPlan,
+    allocate_widths,
     apply_plan,
     find_units,
     model_costs,
@@ -42,14 +43,17 @@ class Variant:
     Attributes:
         reconstructor (dict): Config of the reconstructor.
         finish (bool): Whether the plan is finished as one that stays. Defaults to False.
+        allocated (bool): Whether the plan is the one that the reconstructor allocates, with as many parameters as the
+            uniform one has at most. Defaults to False: the uniform plan.
     """
 
     reconstructor: dict
     finish: bool = False
+    allocated: bool = False
 
 
-def _ours(finish: bool = True, **settings: Any) -> Variant:
-    return Variant(dict(type='SyntheticLeastSquares', **settings), finish)
+def _ours(finish: bool = True, allocated: bool = False, **settings: Any) -> Variant:
+    return Variant(dict(type='SyntheticLeastSquares', **settings), finish, allocated)
 
 
 #: In the order of the tables.
@@ -63,7 +67,10 @@ VARIANTS: dict[str, Variant] = {
     'episode, norms not recalibrated': _ours(finish=False, recalibration=0),
     'episode, ridge 1e-4': _ours(finish=False, ridge=1e-4),
     'episode, ridge 1e-1': _ours(finish=False, ridge=1e-1),
+    'episode, allocated plan': _ours(finish=False, allocated=True),
     'full': _ours(),
+    'full, allocated plan': _ours(allocated=True),
+    'full, allocated plan, error power 1.5': _ours(allocated=True, error_power=1.5),
     'full, l2 ranking': _ours(ranking='l2'),
     'full, norms not re-matched': _ours(refinement=dict(rematch=False)),
     'full, channels only': _ours(refinement=dict(patches=False)),
@@ -139,6 +146,13 @@ class Bench:
         budget = ParamBudget(ratio)
         budget.bind(self.costs, [1] * len(self.units))
         return round_widths(budget.uniform_ratio(), self.dense_widths)
+
+    def allocation(self, reconstructor: Reconstructor, uniform: Sequence[int]) -> list[int]:
+        """Widths [L] that a reconstructor chooses itself, within the parameters of the uniform ones [L]."""
+        budget = ParamBudget(self.costs.params['module'].ratio(uniform))
+        budget.bind(self.costs, round_widths(self.settings.get('p_min', 0.2), self.dense_widths))
+        curves = [reconstructor.error_curve(unit, self.ranking(reconstructor, unit)) for unit in self.units]
+        return allocate_widths(curves, budget, self.dense_widths)
 
     def plan(self, reconstructor: Reconstructor, widths: Sequence[int]) -> PruningPlan:
         """The plan that keeps each unit's first-ranked channels."""
@@ -227,6 +241,8 @@ def ablate(
         fit = round(time.perf_counter() - start, 3)
         for ratio in missing:
             widths = bench.widths(ratio, of_channels)
+            if variant.allocated:
+                widths = bench.allocation(reconstructor, widths)
             score = bench.score(bench.plan(reconstructor, widths), reconstructor, variant.finish)
             rows[f'{ratio:g}'] = score | dict(fit_seconds=fit, params=bench.costs.params['module'].ratio(widths))
             report(result)

@@ -23,6 +23,7 @@ from .apis import build_runner, find_checkpoint, load_config
 from .errors import AutoDFPError
 from .fileio import load_json, save_json
 from .hooks import AutoDFPHook
+from .hooks.summary import image_evaluations
 from .registry import HOOKS, REWARDS, build
 from .search import Racing, RandomSearch
 from .surgery import PruningPlan, apply_plan
@@ -86,7 +87,7 @@ def benchmark_racing(
                 searcher = hook.build_searcher(Path(scratch) / f'{way}{seed}.pth')
                 with quiet():
                     plan = searcher.run()
-                done = hook.image_evaluations(searcher.history)
+                done = image_evaluations(hook, searcher.history)
                 with apply_plan(hook.target, plan, hook.reconstructor):
                     held_out = hook.held_out(hook.model)
                 found.append(

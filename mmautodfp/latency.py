@@ -13,9 +13,17 @@ from .fileio import load_json
 from .registry import MODELS
 from .timing import median_in_turns
 
+#: Rows of a comparison that are measured, one of each shape.
+ROWS = {
+    'dense': 'dense',
+    'uniform': 'uniform, same compensation',
+    'allocated': 'allocated, same compensation',
+    'AutoDFP': 'AutoDFP',
+}
+
 
 def measure_latency(run: str | os.PathLike, repeat: int = 50) -> dict[str, dict[str, float]]:
-    """Latency of the models of a run: dense, uniform and found, in turns, so that a change of pace meets all alike.
+    """Latency of the models of a run, in turns, so that a change of pace meets all alike.
 
     One random image of the size that FLOPs were counted with, on the device at hand, with the weights' values left
     random: they do not matter to the pruned module's speed.
@@ -25,7 +33,7 @@ def measure_latency(run: str | os.PathLike, repeat: int = 50) -> dict[str, dict[
         repeat (int): Measurements of each, of which the median counts. Defaults to 50.
 
     Returns:
-        dict[str, dict[str, float]]: 'dense', 'uniform' and 'AutoDFP' to ``module``, seconds of the pruned module.
+        dict[str, dict[str, float]]: Names of :data:`ROWS` that the run has, to ``module``, seconds of the module.
 
     Raises:
         AutoDFPError: A file of the run is missing.
@@ -38,11 +46,7 @@ def measure_latency(run: str | os.PathLike, repeat: int = 50) -> dict[str, dict[
         module = module[part]
     shape = summary['flops_input']
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    models = {
-        name: _build(module, widths[row], device)
-        for name, row in (('dense', 'dense'), ('uniform', 'uniform, same compensation'), ('AutoDFP', 'AutoDFP'))
-        if row in widths
-    }
+    models = {name: _build(module, widths[row], device) for name, row in ROWS.items() if row in widths}
     image = torch.rand(shape, device=device)
     calls = {name: lambda model=model: model(image) for name, model in models.items()}
     return {name: dict(module=seconds) for name, seconds in median_in_turns(calls, repeat).items()}

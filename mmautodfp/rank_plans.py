@@ -52,6 +52,7 @@ def rank_plans(
         cfg.log_level = 'ERROR'
         cfg.visualizer = dict(type='mmengine.Visualizer', vis_backends=[])  # the scratch folder goes
         cfg.autodfp.compare = False
+        cfg.autodfp.allocate = False  # plans around the uniform one differ more
         hook = build(HOOKS, cfg.autodfp.to_dict())
         runner = build_runner(cfg)
         runner.load_or_resume()

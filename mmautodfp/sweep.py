@@ -19,8 +19,11 @@ METHODS = {
     'uniform, pruned only': 'pruned only',
     'uniform, Neuron Merging': 'Neuron Merging',
     'uniform, same compensation': 'same compensation',
+    'allocated, same compensation': 'allocated',
     'AutoDFP': 'AutoDFP',
 }
+
+LATENCIES = ('dense', 'uniform', 'AutoDFP')  # of what measure_latency tells, in the table
 
 
 def sweep(
@@ -148,25 +151,35 @@ def _cell(name: str, ratio: float, seeds: Sequence[int], done: Sequence[tuple[Pa
 def _write(root: Path, cells: Sequence[dict]) -> None:
     save_json(list(cells), root / 'sweep.json')
     save_text('\n'.join(markdown(cells)) + '\n', root / 'sweep.md')
-    draw_pareto(root / 'pareto.png', cells, METHODS)
+    draw_pareto(root / 'pareto.png', cells, _methods(cells))
+
+
+def _methods(cells: Sequence[dict]) -> dict[str, str]:
+    """Those of :data:`METHODS` that were measured."""
+    return {name: title for name, title in METHODS.items() if any(name in cell['held_out'] for cell in cells)}
 
 
 def markdown(cells: Sequence[dict]) -> list[str]:
     """The table of a sweep; held-out metrics, the best of the pruned ones in bold."""
+    methods = _methods(cells)
     lines = [
-        '| detector | ratio | dense | ' + ' | '.join(METHODS.values()) + ' | parameters | FLOPs | latency, ms |',
-        '|' + '---|' * (6 + len(METHODS)),
+        '| detector | ratio | dense | ' + ' | '.join(methods.values()) + ' | parameters | FLOPs | latency, ms |',
+        '|' + '---|' * (6 + len(methods)),
     ]
     for cell in cells:
-        means = {name: _mean(cell['held_out'].get(name)) for name in ('dense', *METHODS)}
-        known = [means[name] for name in METHODS if means[name] is not None]
+        means = {name: _mean(cell['held_out'].get(name)) for name in ('dense', *methods)}
+        known = [means[name] for name in methods if means[name] is not None]
         texts = ['-' if value is None else f'{value:.3f}' for value in means.values()]
         texts[1:] = [
             f'**{text}**' if known and means[name] == max(known) else text
-            for name, text in zip(METHODS, texts[1:], strict=True)
+            for name, text in zip(methods, texts[1:], strict=True)
         ]
         latency = cell.get('latency')
-        times = '-' if latency is None else ' / '.join(f'{latency[key]["module"] * 1000:.1f}' for key in latency)
+        times = (
+            '-'
+            if latency is None
+            else ' / '.join(f'{latency[key]["module"] * 1000:.1f}' for key in LATENCIES if key in latency)
+        )
         lines.append(
             f'| {cell["model"]} ({cell["metric"]}) | {cell["preserve_ratio"]:.0%} | {" | ".join(texts)} '
             f'| {cell["params"]["AutoDFP"]:.0%} | {cell["flops"]["AutoDFP"]:.0%} | {times} |'

@@ -42,6 +42,7 @@ def test_a_cell_holds_the_runs_of_all_seeds(folder):
 def test_the_table_shows_means_and_the_best_in_bold(folder):
     cells = json.loads(json.dumps(folder[1]))
     names = ('dense', *mmautodfp.sweep.METHODS)
+    names = [name for name in names if not name.startswith('allocated')]
     values = ([0.8, 0.8], [0.1, 0.2], [0.3, 0.3], [0.2, 0.2], [0.4, 0.1])
     cells[0]['held_out'] = dict(zip(names, values, strict=True))
     cells[1]['held_out']['AutoDFP'] = [None, None]
@@ -49,6 +50,12 @@ def test_the_table_shows_means_and_the_best_in_bold(folder):
     assert lines[0].count('|') == lines[1].count('|') == lines[2].count('|')
     assert '| 90% | 0.800 | 0.150 | **0.300** | 0.200 | 0.250 |' in lines[2]
     assert '| - |' in lines[3]
+    assert 'allocated' not in lines[0]
+    cells[1]['held_out']['allocated, same compensation'] = [0.9, 0.9]
+    lines = markdown(cells)
+    assert '| same compensation | allocated | AutoDFP |' in lines[0]
+    assert '| **0.300** | 0.200 | - | 0.250 |' in lines[2]
+    assert '| **0.900** | - |' in lines[3]
 
 
 def test_finished_runs_are_not_repeated_and_a_lost_one_is_made_again(folder, small_demo, tmp_path, monkeypatch):

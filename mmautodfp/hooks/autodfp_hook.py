@@ -1,6 +1,5 @@
 """The piece that faces MMEngine: Runner in, search, pruned model out."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -9,21 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mmautodfp.fileio import load_tensors
 from mmautodfp.registry import AGENTS, HOOKS, RECONSTRUCTORS, REWARDS, build
 from mmautodfp.report import collect
 from mmautodfp.search import (
     AgentSpec,
-    History,
     Progress,
     PruningEnv,
-    Racing,
     RatioRange,
     Searcher,
     on_main,
@@ -32,10 +27,10 @@ from mmautodfp.search import (
 )
 from mmautodfp.surgery import LatencyBudget, PruningPlan, apply_plan, round_widths
 
-from .artifacts import Row, RunArtifacts, slim_config
-from .comparison import choose_contestants, measure
-from .identity import identify
-from .preparation import count_costs, look_at_layers, measure_latency, survey
+from .artifacts import RunArtifacts, slim_config
+from .comparison import compare
+from .identity import begin_or_resume
+from .preparation import allocate, count_costs, look_at_layers, measure_latency, survey
 from .progress import SearchLine, search_line
 from .settings import build_budget, build_racing, check_arguments, find_module, read_metainfo
 from .summary import summarize
@@ -63,8 +58,12 @@ class AutoDFPHook(Hook):
         p_max (float): Largest. Defaults to 1.
         channel_divisor (int): Every unit keeps a multiple of it or all channels; 8 suits tensor cores and SIMD.
             Defaults to 1.
-        opening_lams (Sequence[float]): The first episodes play the uniform plan with these lambdas, so that the
-            search never ends below it. Defaults to (0.0, 0.5, 1.0); () leaves it out, as in the paper.
+        allocate (bool): Start from the plan that the reconstructor itself would choose, if it can tell (see
+            :meth:`mmautodfp.surgery.Reconstructor.error_curve`): the first episode plays it, and the agent's actions
+            are counted from it. Defaults to True.
+        opening_lams (Sequence[float]): The first episodes (the next ones, after an allocated plan) play the uniform
+            plan with these lambdas, so that the search never ends below it. Defaults to (0.0, 0.5, 1.0); () leaves it
+            out, as in the paper.
         clustering (dict | None): DBSCAN's ``eps`` and ``min_samples``. Defaults to None: 0.5 and 5.
         bias_threshold (float): t of Eq. 17. Defaults to 0.5.
         compare (bool): Also evaluate the dense model and the uniform plan (pruned only, with Neuron Merging, with
@@ -92,6 +91,7 @@ class AutoDFPHook(Hook):
         p_min: float = 0.2,
         p_max: float = 1.0,
         channel_divisor: int = 1,
+        allocate: bool = True,
         opening_lams: Sequence[float] = (0.0, 0.5, 1.0),
         clustering: dict | None = None,
         bias_threshold: float = 0.5,
@@ -114,6 +114,7 @@ class AutoDFPHook(Hook):
         self.num_episodes = num_episodes
         self.racing_by_length = racing is None
         self.racing = build_racing(racing, num_episodes)
+        self.allocate = allocate
         self.opening_lams = tuple(opening_lams)
         self.clustering = clustering or {}
         self.bias_threshold = bias_threshold
@@ -150,7 +151,7 @@ class AutoDFPHook(Hook):
             return  # tested once more: the model is pruned already
         self.prepare(runner)
         needs_data = self.reward.needs_data
-        searcher = self._begin_or_resume(runner.cfg, Path(runner.work_dir) / 'search.pth')
+        searcher = begin_or_resume(self, runner.cfg, Path(runner.work_dir) / 'search.pth')
         start = time.perf_counter()
         with search_line(self.logger, self.num_episodes, len(searcher.history), self.log_interval) as self.line:
             plan = searcher.run()
@@ -160,7 +161,7 @@ class AutoDFPHook(Hook):
         # Before anything else can go wrong.
         on_main(lambda: artifacts.write_model(self.model, self.layer_states, read_metainfo(runner, needs_data)))
         pruned.swap()
-        rows = self._compare(plan, searcher.best_reward)
+        rows = compare(self, plan, searcher.best_reward)
         if is_main_process():
             self.evidence = collect(
                 *(self.model, self.target, plan, self.reconstructor, pruned.swap, runner.cfg),
@@ -227,20 +228,32 @@ class AutoDFPHook(Hook):
             self.target, self.units, self.bias_threshold, self.clustering
         )
         own = [self.reconstructor.ranking(unit) for unit in self.units]
+        rankings = [l2 if ranking is None else ranking for ranking, l2 in zip(own, self.l2_rankings, strict=True)]
+        self.allocation = None
+        if self.allocate:
+            widest = round_widths(self.ratios.high, self.dense_widths, self.channel_divisor)
+            self.allocation = allocate(self.reconstructor, self.units, rankings, self.budget, widest)
         self.env = PruningEnv(
             names=[unit.name for unit in self.units],
-            rankings=[l2 if ranking is None else ranking for ranking, l2 in zip(own, self.l2_rankings, strict=True)],
+            rankings=rankings,
             states=scale_states(self.layer_states),
             budget=self.budget,
             evaluate=self.evaluate,
             ratios=self.ratios,
+            start=self.allocation,
         )
 
     @property
     def spec(self) -> AgentSpec:
         """The task as an agent sees it."""
-        uniform = self.ratios.to_action(self.budget.uniform_ratio())
-        return AgentSpec(self.env.horizon, uniform_action=(uniform, 0.5), seed=self.seed)
+        share = 0.5 if self.allocation else self.ratios.to_action(self.budget.uniform_ratio())
+        return AgentSpec(self.env.horizon, uniform_action=(share, 0.5), seed=self.seed)
+
+    @property
+    def opening(self) -> list[torch.Tensor]:
+        """Actions [L, 2] of the episodes that the search opens with."""
+        allocated = [torch.full((self.env.horizon, 2), 0.5)] if self.allocation else []
+        return allocated + [self.env.uniform_actions(lam) for lam in self.opening_lams]
 
     def build_searcher(self, checkpoint: Path | None = None, identity: dict[str, Any] | None = None) -> Searcher:
         """A search that has not begun; :meth:`prepare` must have been called.
@@ -253,10 +266,9 @@ class AutoDFPHook(Hook):
             identity (dict | None): What one that resumes it must share, see :class:`mmautodfp.search.Searcher`.
                 Defaults to None.
         """
-        spec = self.spec
-        agent = build(AGENTS, self.agent, spec=spec)
+        agent, opening = build(AGENTS, self.agent, spec=self.spec), self.opening
         warmup = getattr(getattr(agent, 'config', None), 'warmup_episodes', 0)
-        if self.num_episodes <= warmup:
+        if len(opening) < self.num_episodes <= warmup:
             self.logger.warning(
                 f'all {self.num_episodes} episodes are warm-up: the plans are random; lower agent.warmup_episodes '
                 f'({warmup}) or raise num_episodes'
@@ -265,7 +277,7 @@ class AutoDFPHook(Hook):
             self.env,
             agent,
             self.num_episodes,
-            opening=[torch.tensor([[spec.uniform_action[0], lam]] * spec.horizon) for lam in self.opening_lams],
+            opening=opening,
             checkpoint=checkpoint if is_main_process() else None,
             checkpoint_interval=self.checkpoint_interval,
             identity=identity,
@@ -274,21 +286,6 @@ class AutoDFPHook(Hook):
             num_stages=len(self.reward.stages),
             racing=self.racing,
         )
-
-    def _begin_or_resume(self, cfg: Config, checkpoint: Path) -> Searcher:
-        if self.resume and self.racing_by_length:
-            # More episodes than at first must not make another search of it.
-            earlier = on_main(lambda: load_tensors(checkpoint, 'the search to resume')).get('identity') or {}
-            self.racing = Racing(**earlier['racing']) if earlier.get('racing') else None
-        searcher = self.build_searcher(checkpoint, identify(self, cfg))
-        if self.resume:
-            searcher.resume(checkpoint)
-            self.logger.info(f'resumed after {len(searcher.history)} episodes, best {searcher.best_reward:.4f}')
-        elif is_main_process() and checkpoint.exists():
-            previous = checkpoint.with_name(f'search.{time.strftime("%Y%m%d_%H%M%S")}_{os.getpid()}.pth')
-            checkpoint.replace(previous)
-            self.logger.warning(f'{checkpoint} holds an earlier search, which is not resumed; it is now {previous}')
-        return searcher
 
     def evaluate(self, plan: PruningPlan) -> float:
         """What an episode does at its end: prune, reward, restore."""
@@ -307,30 +304,6 @@ class AutoDFPHook(Hook):
         self.visualizer.add_scalars({f'autodfp/{k}': v for k, v in scalars.items()}, step=progress.episode)
         if self.line:
             self.line.tell(progress)
-
-    def image_evaluations(self, history: History) -> dict[str, int]:
-        """Images that the search evaluated, and how many there would have been without a race."""
-        whole = len(self.reward.images) * len(history)
-        if not self.racing:
-            return dict(done=whole, without_racing=whole)
-        return dict(done=sum(self.reward.stages[len(row) - 1] for row in history.stages), without_racing=whole)
-
-    def _compare(self, plan: PruningPlan, reward: float) -> list[Row]:
-        if not self.compare:
-            return [Row('AutoDFP', reward, None, self._counts(plan), plan.widths)]
-        unseen = len(self.held_out.images) if self.held_out else 0
-        self.logger.info(f'comparing on the search images and on {unseen} that it has not seen')
-        published = self.env.uniform_plan(rankings=self.l2_rankings)
-        contestants = choose_contestants(published, self.env.uniform_plan(), plan, self.reconstructor)
-        figures = measure(self.model, self.target, contestants, [self.reward, self.held_out])
-        return [
-            Row(contestant.name, *values, self._counts(contestant.plan), contestant.plan.widths)
-            for contestant, values in zip(contestants, figures, strict=True)
-        ]
-
-    def _counts(self, plan: PruningPlan) -> dict[str, dict]:
-        widths = [plan.widths.get(unit.name, unit.num_channels) for unit in self.units]
-        return self.costs.summary(widths)
 
 
 def _on_every_rank(call: Callable[[], None]) -> None:

@@ -33,9 +33,16 @@ def summarize(hook: 'AutoDFPHook', cfg: Config, history: History, seconds: float
         metric=hook.reward.name,
         reported_metric=hook.reward.reported_name,
         search_images=len(hook.reward.images),
-        image_evaluations=hook.image_evaluations(history),
+        image_evaluations=image_evaluations(hook, history),
         held_out_images=len(hook.held_out.images) if hook.held_out else 0,
         flops_input=hook.flops_input,
         **hook.settings,
         autodfp=search_settings(cfg),
     )
+
+
+def image_evaluations(hook: 'AutoDFPHook', history: History) -> dict[str, int]:
+    """Images that a search evaluated, and how many there would have been without a race."""
+    whole = len(hook.reward.images) * len(history)
+    done = sum(hook.reward.stages[len(row) - 1] for row in history.stages) if hook.racing else whole
+    return dict(done=done, without_racing=whole)

@@ -13,6 +13,7 @@ from .moments import (
     output_variance,
     rank_by_explanation,
     solve_ridge,
+    unexplained_shares,
 )
 from .reconstruction import delivery_matrix, merge_input_channels, neuron_merging_delivery
 from .selection import keep_indices, rank_channels
@@ -48,5 +49,6 @@ __all__ = [
     'rank_channels',
     'reconstruction_scale',
     'solve_ridge',
+    'unexplained_shares',
     'white_noise',
 ]

@@ -159,16 +159,27 @@ def solve_ridge(covariance: Tensor, cross: Tensor, ridge: float = 0.0, prior: Te
             raise ValueError(f'a {name} of finite numbers was expected, but {wrong} of its {moments.numel()} are not')
     if not 0 <= ridge < torch.inf:
         raise ValueError(f'ridge is a number of 0 or more, but {ridge} was given')
-    scale = covariance.diagonal().mean()
     start = torch.zeros_like(cross) if prior is None else prior.double()
-    if scale <= 0:  # x never changes: nothing can be learned from it
+    if covariance.diagonal().mean() <= 0:  # x never changes: nothing can be learned from it
         return start
-    eye = torch.eye(len(covariance), dtype=torch.float64, device=covariance.device)
-    # Without a ridge, a singular covariance takes the least one at which rounding leaves it positive.
+    factor = positive_factor(covariance, ridge)
+    return start + torch.cholesky_solve((cross - start @ covariance).T, factor).T
+
+
+def positive_factor(covariance: Tensor, ridge: float) -> Tensor:
+    """Cholesky factor [D, D] of a covariance plus ``ridge`` times its mean variance, which must be above 0.
+
+    Where rounding leaves a singular covariance not positive, it takes the least ridge on top that makes it so.
+
+    Raises:
+        ValueError: The covariance has negative eigenvalues beyond rounding.
+    """
+    scale = covariance.diagonal().mean()
+    eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
     for jitter in JITTERS:
         factor, failed = torch.linalg.cholesky_ex(covariance + (ridge + jitter) * scale * eye)
         if not failed and factor.diagonal().amin() > 1e-8 * scale.sqrt():
-            return start + torch.cholesky_solve((cross - start @ covariance).T, factor).T
+            return factor
     least = torch.linalg.eigvalsh(covariance).amin().item()
     raise ValueError(f'a covariance has no negative eigenvalue, but the least of the one given is {least:.3g}')
 
@@ -234,3 +245,27 @@ def rank_by_explanation(covariance: Tensor, consumer: Tensor) -> Tensor:
         column = rest[:, pivot].clone()
         rest -= torch.outer(column, column) / column[pivot]
     return torch.tensor(taken + left.nonzero().squeeze(1).tolist(), device=covariance.device)
+
+
+@torch.no_grad()
+def unexplained_shares(covariance: Tensor, consumer: Tensor, ranking: Tensor) -> Tensor:
+    """How much of what the consumers read is lost, by the number of channels that stay.
+
+    Args:
+        covariance (Tensor): [N, N], of the channels as the consumers read them.
+        consumer (Tensor): [N, N], as of :func:`rank_by_explanation`.
+        ranking (Tensor): [N], the order in which channels stay.
+
+    Returns:
+        Tensor: [N + 1], float64; entry K is ``tr(consumer @ R)`` as a share of ``tr(consumer @ covariance)``, R being
+        the covariance that the first K channels do not explain. It falls from 1 to 0; all zeros if nothing is read.
+    """
+    covariance, consumer = (matrix.double()[ranking][:, ranking] for matrix in (covariance, consumer))
+    scale = covariance.diagonal().mean()
+    if scale <= 0:
+        return covariance.new_zeros(len(ranking) + 1)
+    # Column k of the factor is what channel k adds to those before it.
+    factor = positive_factor(covariance, 0.0)
+    explained = torch.cat([scale.new_zeros(1), ((consumer @ factor) * factor).sum(0).cumsum(0)])
+    total = explained[-1]
+    return (1 - explained / total).clamp(0, 1) if total > 0 else torch.zeros_like(explained)

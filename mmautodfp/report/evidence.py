@@ -61,7 +61,7 @@ class Evidence:
     Attributes:
         channels (list[ChannelMap]): Of all units, in forward order.
         sizes (dict[str, int]): Compared model to the bytes of its weights as ``torch.save`` writes them.
-        latency (dict[str, float]): 'dense', 'uniform' and 'AutoDFP' to the pruned module's seconds.
+        latency (dict[str, float]): By the names of :data:`mmautodfp.latency.ROWS`, the pruned module's seconds.
         device (str): What the latency was measured on.
         pictures (list[Picture]): Validation images with what the dense and the pruned model find.
         missing (dict[str, str]): Attribute to the reason why it is empty.

@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 
 from mmautodfp.errors import AutoDFPError
 from mmautodfp.fileio import load_json, load_tensors, save_text
+from mmautodfp.latency import ROWS
 
 from .evidence import ChannelMap, Evidence, data_uri, first_line
 from .plots import channels_figure, pictures_figure, save_png, search_figure, strategy_figure, to_svg
 
 FOLDER = 'report'
 #: Row of the table to what :func:`mmautodfp.latency.measure_latency` calls it; uniform plans are equally fast.
-_LATENCY = {'dense': 'dense', 'AutoDFP': 'AutoDFP'}
+_LATENCY = {row: name for name, row in ROWS.items()}
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ class AgentSpec:
 
     Attributes:
         horizon (int): Number of units L, which is the number of actions in an episode.
-        uniform_action (tuple[float, ...]): [A], each in [0, 1]: the action that, taken for every unit, makes the
-            uniform plan. Its first component decides the share of kept channels.
+        uniform_action (tuple[float, ...]): [A], each in [0, 1]: the action that, taken for every unit, makes the plan
+            to start from, which is the uniform one unless the task has a better. Its first component decides the
+            share of kept channels.
         state_dim (int): Length D of a state. Defaults to 9 (Eq. 17).
         action_dim (int): Length A of an action. Defaults to 2: the preserve ratio and lambda.
         seed (int): Seed of all the agent's choices, 0 or more. Defaults to 0.

@@ -22,7 +22,7 @@ class RandomSearch(Agent):
     Args:
         spec (AgentSpec): The task.
         around_uniform (bool): Whether the first component of an action, which decides the share of kept channels, is
-            normally distributed around that of the uniform plan and clipped to [0, 1], with a standard deviation
+            normally distributed around ``spec.uniform_action`` and clipped to [0, 1], with a standard deviation
             drawn for each episode from [0.02, 0.3]. A tight budget leaves independent uniform ratios hardly a plan
             that is better than the uniform one. The other components are uniform in either case. Defaults to False.
     """

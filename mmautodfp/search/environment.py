@@ -34,6 +34,31 @@ class RatioRange:
         """Action in [0, 1] that gives ratio ``p``, as near as the range allows."""
         return min(1.0, max(0.0, (ratio - self.low) / (self.high - self.low)))
 
+    def through(self, middle: float) -> 'BentRange':
+        """The same range with an action of 0.5 standing for another ratio than the one halfway."""
+        return BentRange(self.low, self.high, min(self.high, max(self.low, middle)))
+
+
+@dataclass(frozen=True)
+class BentRange(RatioRange):
+    """A range whose lower and upper half of actions share out what lies below and above a ratio.
+
+    Attributes:
+        middle (float): Ratio that an action of 0.5 stands for, within the bounds. Defaults to 0.6.
+    """
+
+    middle: float = 0.6
+
+    def to_ratio(self, action: float) -> float:
+        below, above = min(1.0, 2 * action), max(0.0, 2 * action - 1)
+        return self.low + below * (self.middle - self.low) + above * (self.high - self.middle)
+
+    def to_action(self, ratio: float) -> float:
+        if ratio >= self.middle:
+            span = self.high - self.middle
+            return 0.5 + 0.5 * min(1.0, (ratio - self.middle) / span) if span > 0 else 0.5
+        return max(0.0, 0.5 * (ratio - self.low) / (self.middle - self.low))
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -61,6 +86,9 @@ class PruningEnv:
             what widths are multiples of.
         evaluate (Callable): From a finished plan to its reward.
         ratios (RatioRange): Range of the preserve ratios. Defaults to [0.2, 1].
+        start (Sequence[int] | None): [L], widths that were allocated beforehand: an action of 0.5 stands for them, and
+            the ratios below and above are spread over the actions below and above. Defaults to None: all ratios are
+            spread evenly.
     """
 
     def __init__(
@@ -71,6 +99,7 @@ class PruningEnv:
         budget: Limit,
         evaluate: Callable[[PruningPlan], float],
         ratios: RatioRange | None = None,
+        start: Sequence[int] | None = None,
     ):
         self.names = list(names)
         self.rankings = [ranking.cpu() for ranking in rankings]
@@ -78,6 +107,11 @@ class PruningEnv:
         self.budget = budget
         self.evaluate = evaluate
         self.ratios = ratios or RatioRange()
+        self.start = start
+        self.spaces = [self.ratios] * len(self.names)
+        if start is not None:
+            channels = map(len, self.rankings)
+            self.spaces = [self.ratios.through(width / n) for width, n in zip(start, channels, strict=True)]
         self.reset()
 
     @property
@@ -126,13 +160,14 @@ class PruningEnv:
 
     def _prune_next(self, action: Tensor) -> Tensor:
         """Choose the next unit's width within the budget; the action as executed, [2]."""
-        channels = len(self.rankings[len(self.widths)])
+        unit = len(self.widths)
+        channels, space = len(self.rankings[unit]), self.spaces[unit]
         share, lam = (float(value) for value in action)
-        (width,) = round_widths(self.ratios.to_ratio(share), [channels], self.budget.channel_divisor)  # Eq. 15
+        (width,) = round_widths(space.to_ratio(share), [channels], self.budget.channel_divisor)  # Eq. 15
         bound = self.budget.max_width(self.widths)  # Algorithm 1
         if width > bound:
             width = bound
-            share = self.ratios.to_action(bound / channels)
+            share = space.to_action(bound / channels)
         self.widths.append(width)
         self.lams.append(lam)
         return torch.tensor([share, lam])
@@ -153,8 +188,18 @@ class PruningEnv:
             units[name] = UnitPlan(keep, len(ranking), lam)
         return PruningPlan(units)
 
+    def uniform_actions(self, lam: float) -> Tensor:
+        """Actions [L, 2] that make the uniform plan with one lambda."""
+        ratio = self.budget.uniform_ratio()
+        return torch.tensor([[space.to_action(ratio), lam] for space in self.spaces])
+
     def uniform_plan(self, lam: float = 0.5, rankings: Sequence[Tensor] | None = None) -> PruningPlan:
         """The plan with one ratio for all units, the largest within the budget; ``rankings`` as in :meth:`plan`."""
         dense = [len(ranking) for ranking in self.rankings]
         widths = round_widths(self.budget.uniform_ratio(), dense, self.budget.channel_divisor)
         return self.plan(widths, [lam] * self.horizon, rankings)
+
+    @property
+    def allocated_plan(self) -> PruningPlan | None:
+        """The plan of the widths to start from, if there are any."""
+        return None if self.start is None else self.plan(self.start, [0.5] * self.horizon)

@@ -37,7 +37,8 @@ class SACConfig:
         buffer_episodes (int): Episodes that the replay buffer holds. Defaults to 100.
         warmup_episodes (int): Episodes at the start that only fill the buffer. Defaults to 200.
         warmup (str): How they act: 'random', as in the paper, or 'around_uniform', where the ratios lie around the
-            uniform plan (see :class:`RandomSearch`) and the untrained policy is centred on it. Defaults to 'random'.
+            uniform plan, or a better one to start from (see :class:`RandomSearch`), and the untrained policy is
+            centred on it. Defaults to 'random'.
         initial_alpha (float): Entropy coefficient at the start. The paper does not tell it. Defaults to 0.01.
         target_entropy (float | None): What the policy's entropy is held at, in nats, for actions in [-1, 1]. The
             paper does not tell it. Defaults to None, which is minus the action's length.

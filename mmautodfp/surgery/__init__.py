@@ -1,5 +1,6 @@
 """What can be pruned in a live model, what it costs, and doing it."""
 
+from .allocation import allocate_widths
 from .budget import (
     Budget,
     Budgets,
@@ -72,6 +73,7 @@ __all__ = [
     'UnitFinder',
     'UnitPlan',
     'UnitSurvey',
+    'allocate_widths',
     'allowed_widths',
     'apply_plan',
     'batch_statistics',

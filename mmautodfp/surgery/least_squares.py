@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmautodfp.errors import AutoDFPError
-from mmautodfp.kernels import least_squares_delivery, output_variance, rank_by_explanation
+from mmautodfp.kernels import least_squares_delivery, output_variance, rank_by_explanation, unexplained_shares
 from mmautodfp.registry import RECONSTRUCTORS, build_settings
 
 from .plan import PruningPlan
@@ -59,6 +59,9 @@ class SyntheticLeastSquares(Reconstructor):
         rematch (bool): Give the consumers' outputs back their deviation. Defaults to True.
         recalibration (int): Images of that pass in an episode, rounded up to whole batches; 0 leaves it out. Defaults
             to 64.
+        error_power (float): What a unit's share of lost variance is raised to before the units' errors are added up to
+            allocate a plan; above 1, pruning is shared out more evenly. Defaults to 1, the best on the detectors; on
+            ResNet-56 1.5 is.
         refinement (dict | bool | None): Settings of :class:`mmautodfp.surgery.refine.Refinement`; False leaves it
             out. Defaults to True, as None: its own.
 
@@ -73,6 +76,7 @@ class SyntheticLeastSquares(Reconstructor):
         ranking: str = 'explanation',
         rematch: bool = True,
         recalibration: int = 64,
+        error_power: float = 1.0,
         refinement: dict | bool | None = True,
     ):
         super().__init__()
@@ -82,11 +86,14 @@ class SyntheticLeastSquares(Reconstructor):
             raise AutoDFPError(f'ranking of the channels is one of {", ".join(RANKINGS)}, got {ranking!r}')
         if not isinstance(recalibration, int) or recalibration < 0:
             raise AutoDFPError(f'recalibration takes a number of images, 0 or more, got {recalibration!r}')
+        if not isinstance(error_power, int | float) or not 0 < error_power < float('inf'):
+            raise AutoDFPError(f'error_power must be above 0, got {error_power!r}')
         self.images = build_settings(SyntheticImages, images, 'images')
         self.ridge = ridge
         self.rank_by = ranking
         self.rematch = rematch
         self.recalibration = recalibration
+        self.error_power = error_power
         settings = None if refinement is True else refinement
         self.refinement = None if refinement is False else build_settings(Refinement, settings, 'refinement')
         self._units: dict[str, _Unit] = {}
@@ -129,9 +136,17 @@ class SyntheticLeastSquares(Reconstructor):
     def ranking(self, unit: PrunableUnit) -> Tensor | None:
         if self.rank_by == 'l2':
             return None
-        known = self._units[unit.name]
-        matters = sum(torch.einsum('ons,oms->nm', c.weight, c.weight) for c in known.consumers.values())
-        return rank_by_explanation(known.covariance, matters)
+        return rank_by_explanation(self._units[unit.name].covariance, self._matters(unit))
+
+    def error_curve(self, unit: PrunableUnit, ranking: Tensor) -> Tensor:
+        """The share of the variance that reaches the consumers' outputs which the retained channels do not explain."""
+        shares = unexplained_shares(self._units[unit.name].covariance, self._matters(unit), ranking)
+        return shares**self.error_power
+
+    def _matters(self, unit: PrunableUnit) -> Tensor:
+        """[N, N], how much errors in two channels matter together."""
+        consumers = self._units[unit.name].consumers.values()
+        return sum(torch.einsum('ons,oms->nm', consumer.weight, consumer.weight) for consumer in consumers)
 
     def reconstruct(self, unit: PrunableUnit, keep: Tensor, lam: float) -> Reconstruction:
         known = self._units[unit.name]

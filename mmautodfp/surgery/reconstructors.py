@@ -87,6 +87,21 @@ class Reconstructor(ABC):
         """The unit's channels [N] in the order in which they are kept. None, the default: by their l2 norms."""
         return None
 
+    def error_curve(self, unit: PrunableUnit, ranking: Tensor) -> Tensor | None:
+        """How much is lost of what a unit's channels tell, by the number of them that stay.
+
+        A plan that needs no search follows from these curves (:func:`.allocation.allocate_widths`).
+
+        Args:
+            unit (PrunableUnit): The unit.
+            ranking (Tensor): [N], its channels in the order in which they stay.
+
+        Returns:
+            Tensor | None: [N + 1], error where 0 to N channels stay, never rising, of one scale for all units. None,
+            the default: not known.
+        """
+        return None
+
     def adjust(self, module: nn.Module, plan: 'PruningPlan', restore: 'Restore') -> None:  # noqa: B027, most have no more
         """Do in an episode what can be done only when all units are pruned. Does nothing by default.
 

@@ -16,6 +16,8 @@ from mmengine.runner import Runner
 
 from mmautodfp import apis
 from mmautodfp.hooks.artifacts import slim_config
+from mmautodfp.hooks.comparison import compare
+from mmautodfp.hooks.identity import identify
 from mmautodfp.registry import HOOKS, build
 from mmautodfp.surgery import PruningPlan, SimilarityReconstructor, apply_plan, find_units
 
@@ -151,6 +153,43 @@ def test_the_opening_is_the_uniform_plan(demo_config):
         assert plan == hook.env.uniform_plan(lam)
 
 
+LEAST_SQUARES = dict(
+    type='SyntheticLeastSquares', images=dict(num_images=4, size=64, batch_size=2), recalibration=0, refinement=False
+)
+
+
+def test_least_squares_opens_with_the_plan_that_it_allocates(demo_config, monkeypatch):
+    hook, _ = prepared_hook(demo_config, reconstructor=LEAST_SQUARES)
+    searcher = hook.build_searcher()
+    assert len(searcher.opening) == 1 + len(hook.opening_lams)
+    widths = []
+    for actions in searcher.opening:
+        left = iter(actions)
+        widths.append(hook.env.rollout(lambda _: next(left)).widths)  # noqa: B023, called at once
+    uniform = list(hook.env.uniform_plan().widths.values())
+    assert widths == [hook.allocation, uniform, uniform, uniform]
+    assert hook.allocation != uniform
+    limit = hook.budget.budgets[0]
+    assert 0.99 * limit.limit < limit.cost(hook.allocation) <= limit.limit
+    assert hook.spec.uniform_action == (0.5, 0.5)
+    assert identify(hook, demo_config)['allocation'] == hook.allocation
+    monkeypatch.setattr('mmautodfp.hooks.comparison.measure', lambda *args: [[0.5, 0.5] for _ in args[2]])
+    rows = compare(hook, hook.env.uniform_plan(), 0.5)
+    assert [row.name for row in rows][-2:] == ['allocated, same compensation', 'AutoDFP']
+    assert list(rows[-2].widths.values()) == hook.allocation
+
+
+@pytest.mark.parametrize('settings', [dict(), dict(reconstructor=LEAST_SQUARES, allocate=False)])
+def test_a_search_without_an_allocation_is_as_ever(demo_config, settings):
+    hook, _ = prepared_hook(demo_config, **settings)
+    uniform = hook.ratios.to_action(hook.budget.uniform_ratio())
+    assert hook.allocation is None
+    assert hook.spec.uniform_action == (uniform, 0.5)
+    expected = [torch.tensor([[uniform, lam]] * hook.env.horizon) for lam in (0.0, 0.5, 1.0)]
+    assert all(map(torch.equal, hook.build_searcher().opening, expected))
+    assert 'allocation' not in identify(hook, demo_config)
+
+
 def test_the_dense_row_is_what_stock_evaluation_says(demo_run, small_demo, monkeypatch):
     monkeypatch.chdir(REPO)
     options = {key: value for key, value in small_demo.items() if key.startswith('test_')}
@@ -168,7 +207,7 @@ def test_an_error_in_the_comparison_does_not_pass_the_dense_model_off_as_pruned(
         raise OSError('an image has vanished')
 
     with monkeypatch.context() as patch:
-        patch.setattr('mmautodfp.hooks.autodfp_hook.measure', fail)
+        patch.setattr('mmautodfp.hooks.comparison.measure', fail)
         with pytest.raises(OSError, match='vanished'):
             hook.before_test(runner)
     assert sum(parameter.numel() for parameter in hook.model.parameters()) == dense
@@ -186,9 +225,9 @@ def test_baselines_keep_the_channels_of_largest_norm_whatever_the_compensation_p
         contestants.extend(chosen)
         return [[0.0, 0.0] for _ in chosen]
 
-    monkeypatch.setattr('mmautodfp.hooks.autodfp_hook.measure', measure)
+    monkeypatch.setattr('mmautodfp.hooks.comparison.measure', measure)
     hook, _ = prepared_hook(demo_config)
-    hook._compare(hook.env.uniform_plan(), 0.0)
+    compare(hook, hook.env.uniform_plan(), 0.0)
     plans = {contestant.name: contestant.plan for contestant in contestants}
     for unit in find_units(hook.target):
         norms = hook.target.get_submodule(unit.name).weight.flatten(1).norm(dim=1)

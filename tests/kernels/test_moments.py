@@ -14,6 +14,7 @@ from mmautodfp.kernels import (
     output_variance,
     rank_by_explanation,
     solve_ridge,
+    unexplained_shares,
     white_noise,
 )
 
@@ -255,3 +256,26 @@ def test_output_variance_of_a_kernel_is_near_that_of_the_convolution():
     moments = moments_of(x.permute(0, 2, 3, 1).flatten(0, 2))
     found = output_variance(weight.flatten(2), moments.covariance, correlation.matrix)
     torch.testing.assert_close(found.float(), F.conv2d(x, weight).var((0, 2, 3)), rtol=0.15, atol=0)
+
+
+def test_unexplained_shares_are_what_regressions_leave_over():
+    x, weight = correlated(), torch.randn(5, 12, dtype=torch.float64)
+    ranking = torch.randperm(12, generator=torch.Generator().manual_seed(3))
+    found = unexplained_shares(moments_of(x).covariance, weight.T @ weight, ranking)
+    x = (x - x.mean(0)).numpy()
+    for count in range(13):
+        kept = x[:, ranking[:count].numpy()]
+        left = x - kept @ np.linalg.lstsq(kept, x, rcond=None)[0]
+        share = ((left @ weight.T.numpy()) ** 2).sum() / ((x @ weight.T.numpy()) ** 2).sum()
+        assert found[count].item() == pytest.approx(share, abs=1e-6)
+
+
+def test_unexplained_shares_of_singular_and_of_silent_channels():
+    x = correlated()[:, :6]
+    twice = torch.cat([x, x], 1)  # each channel has a twin
+    shares = unexplained_shares(moments_of(twice).covariance, torch.eye(12), torch.arange(12))
+    assert shares[5] > 1e-3
+    assert shares[6:].abs().max() < 1e-6
+    silent = torch.zeros(12, 12)
+    assert unexplained_shares(silent, torch.eye(12), torch.arange(12)).tolist() == [0.0] * 13  # no channel says a thing
+    assert unexplained_shares(moments_of(twice).covariance, silent, torch.arange(12)).tolist() == [0.0] * 13  # unread

@@ -24,14 +24,14 @@ def chain_costs(dense: list[int], inputs: int = 3, outputs: int = 10) -> ModelCo
     return ModelCosts(*({scope: chain() for scope in ('module', 'model')} for _ in range(2)))
 
 
-def make_env(ratio: float = 0.6, dense=(16, 24, 32), reward=lambda plan: 0.5, ratios=RATIOS) -> PruningEnv:
+def make_env(ratio: float = 0.6, dense=(16, 24, 32), reward=lambda plan: 0.5, ratios=RATIOS, start=None) -> PruningEnv:
     dense = list(dense)
     budget = ParamBudget(ratio)
     budget.bind(chain_costs(dense), round_widths(ratios.low, dense))
     rankings = [torch.randperm(n, generator=torch.Generator().manual_seed(n)) for n in dense]
     states = torch.arange(9.0 * len(dense)).reshape(-1, 9)
     names = [f'conv{index}' for index in range(len(dense))]
-    return PruningEnv(names, rankings, states, budget, reward, ratios)
+    return PruningEnv(names, rankings, states, budget, reward, ratios, start)
 
 
 def play(env: PruningEnv, actions) -> list[tuple]:
@@ -103,6 +103,41 @@ def test_the_uniform_plan_fits_and_is_uniform():
     # Played as actions it is the same plan.
     share = env.ratios.to_action(env.budget.uniform_ratio())
     assert play(env, [(share, 0.25)] * 3)[-1][4]['plan'].widths == plan.widths
+    assert play(env, env.uniform_actions(0.25).tolist())[-1][4]['plan'] == plan
+
+
+@pytest.mark.parametrize('start', [[100, 40, 150], [20, 200, 60], [77, 123, 211]])
+def test_actions_are_counted_from_the_plan_to_start_from(start):
+    env = make_env(1.0, dense=[100, 200, 300], start=start)
+    assert list(play(env, [(0.5, 0.5)] * 3)[-1][4]['plan'].widths.values()) == start
+    assert env.allocated_plan == play(env, [(0.5, 0.5)] * 3)[-1][4]['plan']
+    assert list(play(env, [(0.0, 0.5)] * 3)[-1][4]['plan'].widths.values()) == [20, 40, 60]
+    assert list(play(env, [(1.0, 0.5)] * 3)[-1][4]['plan'].widths.values()) == [100, 200, 300]
+
+
+def test_the_uniform_plan_can_be_played_wherever_actions_are_counted_from():
+    dense = [100, 200, 300]
+    env = make_env(0.6, dense, start=[100, 200, 60])
+    assert play(env, env.uniform_actions(0.25).tolist())[-1][4]['plan'] == make_env(0.6, dense).uniform_plan(0.25)
+    assert make_env(0.6, dense).allocated_plan is None
+
+
+@pytest.mark.parametrize('middle', [0.2, 0.35, 0.6, 1.0])
+def test_ratios_rise_with_actions_on_both_sides_of_the_middle(middle):
+    space = RATIOS.through(middle)
+    actions = torch.linspace(0, 1, 101).tolist()
+    ratios = [space.to_ratio(action) for action in actions]
+    assert ratios == sorted(ratios)
+    assert [ratios[0], ratios[50], ratios[100]] == pytest.approx([0.2, middle, 1.0])
+    assert [space.to_ratio(space.to_action(ratio)) for ratio in ratios] == pytest.approx(ratios)
+
+
+def test_an_action_that_the_budget_lowered_is_told_as_it_was_executed():
+    env = make_env(0.4, dense=[100, 200, 300], start=[20, 40, 60])
+    steps = play(env, [(1.0, 0.5)] * 3)
+    executed = [step[4]['action'].tolist() for step in steps]
+    assert min(share for share, _ in executed) < 1
+    assert play(env, executed)[-1][4]['plan'] == steps[-1][4]['plan']
 
 
 @pytest.mark.parametrize(('low', 'high'), [(0, 1), (0.5, 0.5), (0.5, 0.2), (0.2, 1.1)])

@@ -1,0 +1,141 @@
+"""Widths chosen from error curves: against every plan there is where that can be known, else by their properties."""
+
+import itertools
+import random
+
+import pytest
+import torch
+from conftest import build_resnet
+from least_squares_data import IMAGES
+
+from mmautodfp.surgery import (
+    Budgets,
+    CostModel,
+    FlopBudget,
+    ModelCosts,
+    ParamBudget,
+    SyntheticLeastSquares,
+    allocate_widths,
+    find_units,
+    model_costs,
+    round_widths,
+)
+
+
+def bound(costs: CostModel, ratio: float, least, divisor=1, flops: CostModel | None = None, flop_ratio=1.0) -> Budgets:
+    both = dict.fromkeys(('module', 'model'), costs)
+    limit = Budgets([ParamBudget(ratio), FlopBudget(flop_ratio)])
+    limit.bind(ModelCosts(both, dict.fromkeys(both, flops or costs)), least, divisor)
+    return limit
+
+
+def random_curve(generator: random.Random, channels: int) -> torch.Tensor:
+    """Falls from 1 to 0, the less the more channels there are."""
+    steps = sorted((generator.random() for _ in range(channels)), reverse=True)
+    return torch.tensor([1 - sum(steps[:count]) / sum(steps) for count in range(channels + 1)])
+
+
+def chain(dense: list[int], generator: random.Random) -> CostModel:
+    cost = CostModel(dense)
+    for unit in range(len(dense)):
+        cost.add(generator.randint(1, 9), unit)
+    for unit in range(1, len(dense)):
+        cost.add(generator.randint(1, 9), unit - 1, unit)
+    return cost
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_where_every_channel_costs_the_same_no_plan_is_better(seed):
+    generator = random.Random(seed)
+    dense = [5, 6, 7]
+    curves = [random_curve(generator, n) for n in dense]
+    cost = CostModel(dense)
+    for unit in range(3):
+        cost.add(4, unit)
+    limit = bound(cost, 0.6, [1, 1, 1])
+    found = allocate_widths(curves, limit, dense)
+    error = lambda widths: sum(curve[width].item() for curve, width in zip(curves, widths, strict=True))
+    plans = itertools.product(*(range(1, n + 1) for n in dense))
+    best = min(error(widths) for widths in plans if cost(widths) <= 0.6 * cost(dense))
+    assert cost(found) <= 0.6 * cost(dense)
+    assert error(found) == pytest.approx(best)
+
+
+@pytest.mark.parametrize('seed', range(10))
+@pytest.mark.parametrize('divisor', [1, 4])
+def test_widths_are_within_all_limits_and_leave_no_room_for_a_channel_that_helps(seed, divisor):
+    generator = random.Random(seed)
+    dense = [generator.randint(20, 90) for _ in range(6)]
+    costs, flops = chain(dense, generator), chain(dense, generator)
+    least, widest = (round_widths(ratio, dense, divisor) for ratio in (0.2, 0.9))
+    limit = bound(costs, 0.5, least, divisor, flops, 0.45)
+    curves = [random_curve(generator, n) for n in dense]
+    widths = allocate_widths(curves, limit, widest)
+    fits = lambda widths: costs(widths) <= 0.5 * costs(dense) and flops(widths) <= 0.45 * flops(dense)
+    assert fits(widths)
+    for unit, (low, width, high) in enumerate(zip(least, widths, widest, strict=True)):
+        assert low <= width <= high
+        assert divisor == 1 or width % divisor == 0 or width == dense[unit]
+        if width + divisor <= high:
+            assert not fits([*widths[:unit], width + divisor, *widths[unit + 1 :]])
+
+
+def test_channels_that_say_nothing_new_go_first():
+    dense = [64, 64]
+    cost = CostModel(dense)
+    cost.add(3, 0)
+    cost.add(3, 1)
+    plain = torch.linspace(1, 0, 65)
+    redundant = (1 - torch.arange(65) / 16).clamp_min(0)  # 16 channels explain all
+    assert allocate_widths([plain, redundant], bound(cost, 0.625, [1, 1]), dense) == [64, 16]
+
+
+def test_nothing_is_pruned_where_the_limit_allows_all():
+    cost = chain([8, 8], random.Random(0))
+    assert allocate_widths([torch.linspace(1, 0, 9)] * 2, bound(cost, 1.0, [1, 1]), [8, 8]) == [8, 8]
+
+
+def test_the_curve_of_least_squares_is_the_share_of_the_consumers_output_that_is_lost():
+    module = build_resnet(depth=50)
+    reconstructor = SyntheticLeastSquares(IMAGES)
+    reconstructor.ensure_fitted(module)
+    unit = next(unit for unit in find_units(module) if unit.name == 'layer2.0.conv2')  # read by a 1x1 convolution
+    ranking = reconstructor.ranking(unit)
+    curve = reconstructor.error_curve(unit, ranking)
+    covariance = reconstructor._units[unit.name].covariance
+    weight = module.layer2[0].conv3.weight.detach().flatten(1).double()
+    whole = torch.einsum('on,nm,om->', weight, covariance, weight)
+    for count in (1, unit.num_channels // 2, unit.num_channels - 1):
+        keep = ranking[:count]
+        explained = covariance[:, keep] @ torch.linalg.solve(covariance[keep][:, keep], covariance[keep])
+        lost = torch.einsum('on,nm,om->', weight, covariance - explained, weight)
+        assert curve[count].item() == pytest.approx((lost / whole).item(), abs=1e-5)
+    assert curve[0] == 1
+    assert (curve.diff() <= 1e-12).all()
+
+
+def test_units_whose_channels_have_twins_are_narrowed_first():
+    """In one unit each channel has a twin: half of it can go for nothing, and does."""
+    module = build_resnet(depth=50)
+    block = module.layer3[1]
+    with torch.no_grad():
+        half = block.conv2.weight.shape[0] // 2
+        for tensor in (block.conv2.weight, *(getattr(block.bn2, name) for name in ('weight', 'bias'))):
+            tensor[half:] = tensor[:half]
+        for name in ('running_mean', 'running_var'):
+            getattr(block.bn2, name)[half:] = getattr(block.bn2, name)[:half]
+    reconstructor = SyntheticLeastSquares(IMAGES)
+    reconstructor.ensure_fitted(module)
+    units = find_units(module)
+    dense = [unit.num_channels for unit in units]
+    costs = model_costs(module, module, units, {})
+    place = next(index for index, unit in enumerate(units) if unit.name == 'layer3.1.conv2')
+    spared = costs.params['module']([n // 2 if index == place else n for index, n in enumerate(dense)])
+    limit = ParamBudget(spared / costs.params['module'](dense))
+    limit.bind(costs, [1] * len(dense))
+    curves = [reconstructor.error_curve(unit, reconstructor.ranking(unit)) for unit in units]
+    widths = allocate_widths(curves, limit, dense)
+    assert widths[place] == half
+    assert [width for index, width in enumerate(widths) if index != place] == [
+        n for index, n in enumerate(dense) if index != place
+    ]
