@@ -1,7 +1,6 @@
 """What each part of the compensation is worth, on uniform plans and without a search; ``tools/ablation.py`` runs it."""
 
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from mmdet.registry import MODELS
-from mmdet.utils import register_all_modules
 
 from .apis import build_runner, find_checkpoint, load_config
 from .benchmark import quiet
 from .fileio import portable, require_same
 from .hooks import find_module
+from .hooks.preparation import allocate
 from .kernels import rank_channels
 from .registry import RECONSTRUCTORS, REWARDS, build
 from .rewards import Reward
@@ -27,7 +24,6 @@ from .surgery import (
     PruningPlan,
     Reconstructor,
     UnitPlan,
-    allocate_widths,
     apply_plan,
     find_units,
     model_costs,
@@ -151,8 +147,8 @@ class Bench:
         """Widths [L] that a reconstructor chooses itself, within the parameters of the uniform ones [L]."""
         budget = ParamBudget(self.costs.params['module'].ratio(uniform))
         budget.bind(self.costs, round_widths(self.settings.get('p_min', 0.2), self.dense_widths))
-        curves = [reconstructor.error_curve(unit, self.ranking(reconstructor, unit)) for unit in self.units]
-        return allocate_widths(curves, budget, self.dense_widths)
+        rankings = [self.ranking(reconstructor, unit) for unit in self.units]
+        return allocate(reconstructor, self.units, rankings, budget, self.dense_widths)
 
     def plan(self, reconstructor: Reconstructor, widths: Sequence[int]) -> PruningPlan:
         """The plan that keeps each unit's first-ranked channels."""
@@ -233,6 +229,7 @@ def ablate(
     result['machine'] = describe_machine()
     for name, variant in variants.items():
         rows = result['variants'].setdefault(name, {})
+        result['variants'] = {name: result['variants'][name] for name in sorted(result['variants'], key=_place)}
         missing = [ratio for ratio in ratios if f'{ratio:g}' not in rows]
         if not missing:
             continue
@@ -249,57 +246,7 @@ def ablate(
     return result
 
 
-def measure_cost(
-    config: str | os.PathLike, settings: Mapping[str, Any] | None = None, ratio: float = 0.5
-) -> dict[str, Any]:
-    """Seconds and memory of the moments and of the full pass, on a model of random weights: nothing is fetched.
-
-    Args:
-        config (str | os.PathLike): Config of a detector with an ``autodfp`` entry.
-        settings (Mapping | None): Of :class:`mmautodfp.surgery.SyntheticLeastSquares`. Defaults to None: its own.
-        ratio (float): Share of each unit's channels that stays. Defaults to 0.5.
-
-    Returns:
-        dict[str, Any]: Seconds by step, by the clock and summed over the processor's cores; peak resident memory of
-        this process in GB, before and after; the machine.
-    """
-    register_all_modules()
-    cfg = load_config(config, None, 'none', None)
-    cfg.model.backbone.init_cfg = None
-    model = MODELS.build(cfg.model)
-    model.eval()
-    module = find_module(model, (cfg.get('autodfp') or {}).get('module', 'backbone'))
-    memory = [_peak_memory()]
-    reconstructor = build(RECONSTRUCTORS, dict(type='SyntheticLeastSquares', **(settings or {})))
-    widths = round_widths(ratio, [unit.num_channels for unit in find_units(module)])
-    clock = lambda: np.array([time.perf_counter(), time.process_time()])
-    marks = [clock()]
-    reconstructor.ensure_fitted(module, model)
-    marks.append(clock())
-    plans = {}
-    for unit, width in zip(find_units(module), widths, strict=True):
-        order = reconstructor.ranking(unit)
-        order = torch.arange(unit.num_channels) if order is None else order
-        plans[unit.name] = UnitPlan(tuple(order[:width].sort().values.tolist()), unit.num_channels)
-    plan = PruningPlan(plans)
-    marks.append(clock())
-    apply_plan(module, plan, reconstructor)()
-    marks.append(clock())
-    apply_plan(module, plan, reconstructor, finish=True)
-    marks.append(clock())
-    memory.append(_peak_memory())
-    names = ('moments', 'ranking', 'episode', 'full')
-    spent = {name: (b - a).round(2).tolist() for name, a, b in zip(names, marks, marks[1:], strict=False)}
-    return dict(
-        config=Path(config).as_posix(),
-        settings=dict(settings or {}),
-        ratio=ratio,
-        seconds={name: wall for name, (wall, _) in spent.items()},
-        cpu_seconds={name: cpu for name, (_, cpu) in spent.items()},
-        peak_memory_gb=dict(zip(('before', 'after'), memory, strict=True)),
-        machine=describe_machine(),
-    )
-
-
-def _peak_memory() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)  # Linux counts in KB
+def _place(variant: str) -> int:
+    """Where a variant stands in the tables; those of the caller's own come last."""
+    names = list(VARIANTS)
+    return names.index(variant) if variant in names else len(names)

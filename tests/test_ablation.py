@@ -9,7 +9,8 @@ from scipy.stats import spearmanr
 from tables import tables
 
 from mmautodfp import AutoDFPError
-from mmautodfp.ablation import VARIANTS, ablate, measure_cost, to_report
+from mmautodfp.ablation import VARIANTS, ablate, to_report
+from mmautodfp.benchmark_cost import measure_cost
 from mmautodfp.rank_plans import rank_plans, spearman
 
 RESULTS = REPO / 'configs/demo/results/least_squares'
@@ -52,6 +53,17 @@ def test_variants_are_measured_once_and_on_exact_shares(small_demo, monkeypatch)
         ablate('configs/demo/retinanet_digits_autodfp.py', [0.7], variants, **settings, known=stored)
 
 
+def test_an_allocated_plan_is_within_the_uniform_ones_parameters(small_demo, monkeypatch):
+    monkeypatch.chdir(REPO)
+    variants = {name: VARIANTS[name] for name in ('episode, allocated plan', 'episode')}
+    settings = dict(images=dict(num_images=4, size=64), cfg_options=small_demo)
+    rows = ablate(CONFIG, [0.7], variants, of_channels=True, **settings)['variants']
+    assert list(rows) == ['episode', 'episode, allocated plan']  # in the tables' order
+    uniform, allocated = (row['0.7']['params'] for row in rows.values())
+    assert 0.99 * uniform < allocated <= uniform
+    assert rows['episode']['0.7']['metric'] != rows['episode, allocated plan']['0.7']['metric']
+
+
 def test_figures_are_of_what_is_reported_whatever_rewards_a_search():
     own = dict(type='AccuracyReward', num_images=1000, metric='probability', precision='auto')
     assert to_report(own) == own | dict(num_images=None, metric='top1', precision='float32')
@@ -70,7 +82,7 @@ def test_plans_are_ranked_by_every_reward(small_demo, monkeypatch):
 def test_cost_is_measured_step_by_step(monkeypatch):
     monkeypatch.chdir(REPO)
     result = measure_cost('configs/demo/faster_rcnn_digits.py', dict(images=dict(num_images=2, size=64)))
-    assert set(result['seconds']) == {'moments', 'ranking', 'episode', 'full'}
+    assert set(result['seconds']) == {'moments', 'ranking', 'allocation', 'episode', 'full'}
     assert result['peak_memory_gb']['before'] <= result['peak_memory_gb']['after']
 
 

@@ -27,7 +27,8 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='overrides of the config')
     args = parser.parse_args()
 
-    from mmautodfp.ablation import VARIANTS, ablate, measure_cost
+    from mmautodfp.ablation import VARIANTS, ablate
+    from mmautodfp.benchmark_cost import measure_cost
     from mmautodfp.fileio import load_json, save_json
 
     images = dict(size=args.image_size, num_images=args.num_images)

@@ -18,7 +18,7 @@ def tables(folder: Path) -> str:
     """
     from mmautodfp import AutoDFPError
     from mmautodfp.fileio import load_json
-    from mmautodfp.report.tables import NAMES, ablation_table, correlation_table, uniform_table
+    from mmautodfp.report.tables import NAMES, ablation_table, correlation_table, variant_table
     from mmautodfp.reproduce import compact
     from mmautodfp.sweep import markdown
 
@@ -29,9 +29,12 @@ def tables(folder: Path) -> str:
     results = {name: found[name] for name in NAMES if name in found}
     if not results:
         raise AutoDFPError(f'tables were to be made of {folder}, but it holds none of {", ".join(NAMES)} as .json')
-    parts = ['Uniform plans, no search, no data, after the full pass:', uniform_table(results, 'full')]
+    whole, allocated = 'full', 'full, allocated plan'
+    parts = ['Uniform plans, no search, no data, after the full pass:', variant_table(results, whole)]
+    parts += ['The same with allocated plans, which have no more parameters than the uniform ones:']
+    parts += [variant_table(results, allocated)]
     for name, result in results.items():
-        if len(result['variants']) > 1:
+        if set(result['variants']) - {whole, allocated}:
             parts += [f'Parts of the recipe, {NAMES[name]}:', ablation_table(result)]
     for name in NAMES:
         ranks = found.get(f'rank_{name}')

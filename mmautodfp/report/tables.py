@@ -12,18 +12,20 @@ NAMES = {
 }
 
 
-def uniform_table(results: Mapping[str, Mapping[str, Any]], variant: str) -> str:
-    """What a variant of the compensation leaves of each model on uniform plans.
+def variant_table(results: Mapping[str, Mapping[str, Any]], variant: str) -> str:
+    """What a variant of the compensation leaves of each model that it was measured on.
 
     Args:
         results (Mapping): By model, what :func:`mmautodfp.ablation.ablate` gave.
         variant (str): One of :data:`mmautodfp.ablation.VARIANTS`.
     """
-    ratios = {ratio for result in results.values() for ratio in result['variants'][variant]}
-    ratios = sorted(ratios, key=float, reverse=True)
+    measured = {name: result['variants'].get(variant, {}) for name, result in results.items()}
+    ratios = sorted({ratio for figures in measured.values() for ratio in figures}, key=float, reverse=True)
     rows = []
     for name, result in results.items():
-        cells = [_cell(result['variants'][variant].get(ratio), result['dense']) for ratio in ratios]
+        if not measured[name]:
+            continue
+        cells = [_cell(measured[name].get(ratio), result['dense']) for ratio in ratios]
         kind = f'{result["metric"]}, shares of {result["shares_of"]}'
         rows.append([f'{NAMES.get(name, name)} ({kind})', f'{result["dense"]:.3f}', *cells])
     return _markdown(['', 'dense', *(f'{float(ratio):.0%}' for ratio in ratios)], rows)
