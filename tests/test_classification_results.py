@@ -36,13 +36,25 @@ def test_uniform_rows_are_within_two_and_a_half_points_of_the_paper(ratio):
         assert row['images'] == 4991
 
 
-@pytest.mark.parametrize('name', ['resnet56_cifar10', 'resnet56_cifar10_top1'])
-@pytest.mark.parametrize('ratio', [0.7, 0.6, 0.5])
+@pytest.mark.parametrize(
+    ('name', 'ratio'),
+    [
+        *((name, ratio) for name in ('resnet56_cifar10', 'resnet56_cifar10_top1') for ratio in (0.7, 0.6, 0.5)),
+        *((name, ratio) for name in ('vgg16_cifar10', 'mobilenet_v1_cifar10') for ratio in (0.4, 0.3, 0.2)),
+        *(('mobilenet_v2_cifar10', ratio) for ratio in (0.5, 0.4, 0.3)),
+    ],
+)
 def test_searches_are_ahead_of_neuron_merging_on_images_that_they_have_not_seen(name, ratio):
     found = rows_of(name)
     assert found[ratio, 'autodfp']['ours'] > found[ratio, 'merging']['ours'] + 2
     assert (found[ratio, 'autodfp']['images'], found[ratio, 'autodfp']['episodes']) == (3991, 500)
     assert found[ratio, 'autodfp']['params_ratio'] <= ratio
+
+
+@pytest.mark.parametrize('ratio', [0.5, 0.4, 0.3])
+def test_each_part_of_the_papers_ablation_pays_on_mobilenet_v2(ratio):
+    found = {method: row['ours'] for (kept, method), row in rows_of('mobilenet_v2_cifar10').items() if kept == ratio}
+    assert found['prune'] < found['search'] < found['search+merging'] < found['autodfp']
 
 
 def test_more_episodes_bring_what_the_readme_says():
