@@ -1,4 +1,4 @@
-"""What each part of the compensation is worth, on uniform plans and without a search; ``tools/ablation.py`` runs it."""
+"""What each part of the compensation is worth, on plans that need no search; ``tools/ablation.py`` runs it."""
 
 import os
 import tempfile
@@ -14,7 +14,6 @@ from .apis import build_runner, find_checkpoint, load_config
 from .benchmark import quiet
 from .fileio import portable, require_same
 from .hooks import find_module
-from .hooks.preparation import allocate
 from .kernels import rank_channels
 from .registry import RECONSTRUCTORS, REWARDS, build
 from .rewards import Reward
@@ -24,6 +23,7 @@ from .surgery import (
     PruningPlan,
     Reconstructor,
     UnitPlan,
+    allocation_of,
     apply_plan,
     find_units,
     model_costs,
@@ -34,7 +34,7 @@ from .timing import describe_machine
 
 @dataclass(frozen=True)
 class Variant:
-    """A way of handing on the pruned channels' work.
+    """A way of handing on the pruned channels' work, and of choosing how many there are.
 
     Attributes:
         reconstructor (dict): Config of the reconstructor.
@@ -148,7 +148,7 @@ class Bench:
         budget = ParamBudget(self.costs.params['module'].ratio(uniform))
         budget.bind(self.costs, round_widths(self.settings.get('p_min', 0.2), self.dense_widths))
         rankings = [self.ranking(reconstructor, unit) for unit in self.units]
-        return allocate(reconstructor, self.units, rankings, budget, self.dense_widths)
+        return allocation_of(reconstructor, self.units, rankings, budget, self.dense_widths)
 
     def plan(self, reconstructor: Reconstructor, widths: Sequence[int]) -> PruningPlan:
         """The plan that keeps each unit's first-ranked channels."""
@@ -190,7 +190,7 @@ def ablate(
     known: dict[str, Any] | None = None,
     report: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure variants of the compensation on uniform plans.
+    """Measure variants of the compensation on uniform plans, and on those that they allocate.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.

@@ -113,7 +113,7 @@ def benchmark_precision(
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
-        plans (int): Random plans around the uniform one, within the budget. Defaults to 100.
+        plans (int): Random plans around the one that a search starts from, within the budget. Defaults to 100.
         precision (str): To compare with float32. Defaults to 'auto'.
         checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
 
@@ -169,7 +169,7 @@ def benchmark_ranks(
     seconds = {}
     for count in (1, ranks):
         with tempfile.TemporaryDirectory() as scratch:
-            options = {'autodfp.compare': False, 'autodfp.opening_lams': []}
+            options = {'autodfp.compare': False, 'autodfp.opening_lams': [], 'autodfp.allocate': False}
             call = dict(
                 config=str(config), checkpoint=checkpoint, work_dir=scratch, episodes=episodes, launcher='pytorch'
             )

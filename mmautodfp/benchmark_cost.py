@@ -14,12 +14,12 @@ from mmdet.utils import register_all_modules
 
 from .apis import load_config
 from .hooks import find_module
-from .hooks.preparation import allocate
 from .registry import RECONSTRUCTORS, build
 from .surgery import (
     ParamBudget,
     PruningPlan,
     UnitPlan,
+    allocation_of,
     apply_plan,
     find_units,
     model_costs,
@@ -64,7 +64,7 @@ def measure_cost(
     marks.append(clock())
     budget, dense = ParamBudget(ratio), [unit.num_channels for unit in units]
     budget.bind(model_costs(model, module, units, {}), round_widths(0.2, dense))
-    allocate(reconstructor, units, orders, budget, dense)
+    allocation_of(reconstructor, units, orders, budget, dense)
     marks.append(clock())
     apply_plan(module, plan, reconstructor)()
     marks.append(clock())

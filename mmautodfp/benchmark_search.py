@@ -28,7 +28,7 @@ def benchmark_search(
 ) -> dict[str, Any]:
     """Run random search, CMA-ES and SAC on one task, several seeds of each.
 
-    All open with the same uniform plans, those of the config.
+    All open with the same plans, those of the config.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.

@@ -10,7 +10,6 @@ from tables import tables
 
 from mmautodfp import AutoDFPError
 from mmautodfp.ablation import VARIANTS, ablate, to_report
-from mmautodfp.benchmark_cost import measure_cost
 from mmautodfp.rank_plans import rank_plans, spearman
 
 RESULTS = REPO / 'configs/demo/results/least_squares'
@@ -77,13 +76,6 @@ def test_plans_are_ranked_by_every_reward(small_demo, monkeypatch):
     for name, rho in result['correlation'].items():
         assert rho['all'] == pytest.approx(spearman(result['values']['truth'], result['values'][name]))
         assert -1 <= rho['better_half'] <= 1
-
-
-def test_cost_is_measured_step_by_step(monkeypatch):
-    monkeypatch.chdir(REPO)
-    result = measure_cost('configs/demo/faster_rcnn_digits.py', dict(images=dict(num_images=2, size=64)))
-    assert set(result['seconds']) == {'moments', 'ranking', 'allocation', 'episode', 'full'}
-    assert result['peak_memory_gb']['before'] <= result['peak_memory_gb']['after']
 
 
 def test_the_readmes_tables_are_those_of_the_files():

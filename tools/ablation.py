@@ -1,4 +1,4 @@
-"""Measure what each part of the compensation is worth, on uniform plans, without a search.
+"""Measure what each part of the compensation is worth, on plans that need no search.
 
 Figures that the output file holds already are kept; so an interrupted measurement goes on.
 

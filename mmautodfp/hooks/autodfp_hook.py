@@ -25,12 +25,12 @@ from mmautodfp.search import (
     scale_states,
     share_out,
 )
-from mmautodfp.surgery import LatencyBudget, PruningPlan, apply_plan, round_widths
+from mmautodfp.surgery import LatencyBudget, PruningPlan, allocation_of, apply_plan, round_widths
 
 from .artifacts import RunArtifacts, slim_config
 from .comparison import compare
 from .identity import begin_or_resume
-from .preparation import allocate, count_costs, look_at_layers, measure_latency, survey
+from .preparation import count_costs, look_at_layers, measure_latency, survey
 from .progress import SearchLine, search_line
 from .settings import build_budget, build_racing, check_arguments, find_module, read_metainfo
 from .summary import summarize
@@ -66,8 +66,9 @@ class AutoDFPHook(Hook):
             out, as in the paper.
         clustering (dict | None): DBSCAN's ``eps`` and ``min_samples``. Defaults to None: 0.5 and 5.
         bias_threshold (float): t of Eq. 17. Defaults to 0.5.
-        compare (bool): Also evaluate the dense model and the uniform plan (pruned only, with Neuron Merging, with
-            this reconstructor), on the reward's images and on the held-out ones. Defaults to True.
+        compare (bool): Also evaluate the dense model, the uniform plan (pruned only, with Neuron Merging, with this
+            reconstructor) and, if there is one, the allocated plan, on the reward's images and on the held-out ones.
+            Defaults to True.
         checkpoint_interval (int): Episodes between two writings of ``search.pth``. Defaults to 1.
         log_interval (int): Episodes between two lines in the log; a new best plan is always told. Defaults to 10.
         resume (bool): Go on from ``search.pth`` in the work dir. Defaults to False.
@@ -144,6 +145,7 @@ class AutoDFPHook(Hook):
         _on_every_rank(partial(self._load, runner))
         self._measure_latency()
         _on_every_rank(self._set_up)
+        self._build_env()
 
     def before_test(self, runner: Runner) -> None:
         """Search, prune the runner's model and write what the run leaves behind."""
@@ -227,12 +229,19 @@ class AutoDFPHook(Hook):
         self.layer_states, self.l2_rankings = look_at_layers(
             self.target, self.units, self.bias_threshold, self.clustering
         )
+
+    def _rank_and_allocate(self) -> tuple[list[torch.Tensor], list[int] | None]:
+        """Each unit's channels [N] in the order in which they stay; the widths [L] to start from, if there are any."""
         own = [self.reconstructor.ranking(unit) for unit in self.units]
-        rankings = [l2 if ranking is None else ranking for ranking, l2 in zip(own, self.l2_rankings, strict=True)]
-        self.allocation = None
-        if self.allocate:
-            widest = round_widths(self.ratios.high, self.dense_widths, self.channel_divisor)
-            self.allocation = allocate(self.reconstructor, self.units, rankings, self.budget, widest)
+        rankings = [l2 if ranking is None else ranking.cpu() for ranking, l2 in zip(own, self.l2_rankings, strict=True)]
+        if not self.allocate:
+            return rankings, None
+        widest = round_widths(self.ratios.high, self.dense_widths, self.channel_divisor)
+        return rankings, allocation_of(self.reconstructor, self.units, rankings, self.budget, widest)
+
+    def _build_env(self) -> None:
+        # On the first rank: sums on other devices may differ in their last digits, and the order of channels with them.
+        rankings, self.allocation = on_main(self._rank_and_allocate)
         self.env = PruningEnv(
             names=[unit.name for unit in self.units],
             rankings=rankings,

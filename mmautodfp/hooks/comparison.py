@@ -1,4 +1,4 @@
-"""The pruned model beside others: the dense one, and uniform plans with and without compensation."""
+"""The pruned model beside others: the dense one, and plans that need no search."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -49,7 +49,7 @@ def identify(hook: 'AutoDFPHook', cfg: Config) -> dict[str, Any]:
         images=hashlib.sha256('\n'.join(names).encode()).hexdigest(),
         weights=digest_weights(hook.model),
         seed=hook.seed,
-        **(dict(allocation=hook.allocation) if hook.allocation else {}),  # older searches know no such thing
+        allocation=hook.allocation,
     )
 
 

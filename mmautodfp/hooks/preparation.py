@@ -14,11 +14,8 @@ from mmautodfp.search import LayerState, layer_state
 from mmautodfp.surgery import (
     LatencyBudget,
     LatencyCost,
-    Limit,
     ModelCosts,
     PrunableUnit,
-    Reconstructor,
-    allocate_widths,
     measure_latency_costs,
     measure_positions,
     model_costs,
@@ -98,25 +95,3 @@ def look_at_layers(
         for index, (weight, bn) in enumerate(statistics)
     ]
     return states, [rank_channels(weight).cpu() for weight, _ in statistics]
-
-
-def allocate(
-    reconstructor: Reconstructor,
-    units: Sequence[PrunableUnit],
-    rankings: Sequence[Tensor],
-    limit: Limit,
-    widest: Sequence[int],
-) -> list[int] | None:
-    """The widths [L] that a reconstructor would choose without a search, if it can tell.
-
-    Args:
-        reconstructor (Reconstructor): Fitted.
-        units (Sequence[PrunableUnit]): Units of what it was fitted to, L of them.
-        rankings (Sequence[Tensor]): [N] each, the units' channels in the order in which they stay.
-        limit (Limit): Bound to the model.
-        widest (Sequence[int]): [L], the most that each unit keeps.
-    """
-    curves = [reconstructor.error_curve(*pair) for pair in zip(units, rankings, strict=True)]
-    if any(curve is None for curve in curves):
-        return None
-    return allocate_widths(curves, limit, widest)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from statistics import mean
 from typing import Any
 
@@ -88,10 +89,11 @@ def draw_pareto(path: str | os.PathLike, cells: Sequence[dict], methods: dict[st
     """
     configs = list(dict.fromkeys(cell['config'] for cell in cells))
     panels = [_panel([cell for cell in cells if cell['config'] == config], methods) for config in configs]
-    looks = ((GREY, ':'), (GREY, '--'), (ORANGE, '-'), (BLUE, '-'))
+    *others, last = methods.values()
+    looks = dict(zip(others, cycle(((GREY, ':'), (GREY, '--'), (ORANGE, '-'), (ORANGE, '--'))), strict=False))
+    looks[last] = (BLUE, '-')
     styles = {
-        label: dict(color=colour, linestyle=line, marker='o', markersize=4)
-        for label, (colour, line) in zip(methods.values(), looks, strict=False)
+        label: dict(color=colour, linestyle=line, marker='o', markersize=4) for label, (colour, line) in looks.items()
     }
     draw_panels(path, panels, styles, (4.2 * len(panels) + 1.5, 3.6), shared_legend=True)
 

@@ -5,7 +5,7 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from functools import wraps
-from itertools import accumulate
+from itertools import accumulate, cycle
 from typing import TYPE_CHECKING
 
 import cv2
@@ -93,7 +93,7 @@ def search_figure(rewards: Sequence[float], baselines: dict[str, float], metric:
     episodes = range(1, len(rewards) + 1)
     axes.plot(episodes, rewards, '.', color=GREY, markersize=5, label='episode')
     axes.step(episodes, list(accumulate(rewards, max)), where='post', color=BLUE, linewidth=2, label='best so far')
-    for style, (name, value) in zip(('-', '--', ':', '-.'), baselines.items(), strict=False):
+    for style, (name, value) in zip(cycle(('-', '--', ':', '-.', (0, (8, 3)))), baselines.items(), strict=False):
         axes.axhline(value, color=ORANGE, linestyle=style, linewidth=1, label=f'{name} ({value:.3f})')
     axes.set(xlabel='episode', ylabel=f'{metric} on the search images')
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

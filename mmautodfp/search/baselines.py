@@ -61,7 +61,7 @@ class RandomSearch(Agent):
 
 @AGENTS.register_module()
 class UniformPlan(Agent):
-    """Every unit alike: the plan that needs no search.
+    """The same action for every unit, which makes the plan to start from: the uniform one unless there is a better.
 
     Args:
         spec (AgentSpec): The task.

@@ -50,14 +50,17 @@ class BentRange(RatioRange):
     middle: float = 0.6
 
     def to_ratio(self, action: float) -> float:
-        below, above = min(1.0, 2 * action), max(0.0, 2 * action - 1)
-        return self.low + below * (self.middle - self.low) + above * (self.high - self.middle)
+        # Weighted such that 0.5 gives the middle itself, without a rounding.
+        if action < 0.5:
+            return (1 - 2 * action) * self.low + 2 * action * self.middle
+        return (2 - 2 * action) * self.middle + (2 * action - 1) * self.high
 
     def to_action(self, ratio: float) -> float:
         if ratio >= self.middle:
             span = self.high - self.middle
             return 0.5 + 0.5 * min(1.0, (ratio - self.middle) / span) if span > 0 else 0.5
-        return max(0.0, 0.5 * (ratio - self.low) / (self.middle - self.low))
+        # Rounded widths may lie below the bound.
+        return max(0.0, 0.5 * (ratio - self.low) / (self.middle - self.low)) if self.middle > self.low else 0.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class PruningEnv:
         """Prune the next unit.
 
         Args:
-            action (Tensor): [2] in [0, 1]: the preserve ratio's place between p_min and p_max, and lambda.
+            action (Tensor): [2] in [0, 1]: what stands for the preserve ratio (see ``start``), and lambda.
 
         Returns:
             tuple: Next state [D] (the last one again at the end), reward (0 before the end), terminated, truncated

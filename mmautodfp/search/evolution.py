@@ -23,7 +23,7 @@ class CMAES(Agent):
     are passed over.
 
     Args:
-        spec (AgentSpec): The task; the distribution starts at the uniform plan.
+        spec (AgentSpec): The task; the distribution starts at ``uniform_action``.
         sigma (float): Standard deviation at the start, in (0, 1]. Defaults to 0.2.
         population_size (int | None): Episodes between two updates, 2 or more. Defaults to None: 4 + 3 ln(L A).
 

@@ -1,6 +1,6 @@
 """What can be pruned in a live model, what it costs, and doing it."""
 
-from .allocation import allocate_widths
+from .allocation import allocate_widths, allocation_of
 from .budget import (
     Budget,
     Budgets,
@@ -74,6 +74,7 @@ __all__ = [
     'UnitPlan',
     'UnitSurvey',
     'allocate_widths',
+    'allocation_of',
     'allowed_widths',
     'apply_plan',
     'batch_statistics',

@@ -1,21 +1,46 @@
 """How wide each unit should be so that the least is lost within a limit: a plan without a search."""
 
 from collections.abc import Sequence
+from itertools import count
 
 from torch import Tensor
 
 from .budget import Budget, Limit, allowed_widths
+from .reconstructors import Reconstructor
+from .units import PrunableUnit
 
 # A unit gives up its channels in about so many steps, before what is left of the limit is spent channel by channel.
 STEPS = 32
+
+
+def allocation_of(
+    reconstructor: Reconstructor,
+    units: Sequence[PrunableUnit],
+    rankings: Sequence[Tensor],
+    limit: Limit,
+    widest: Sequence[int],
+) -> list[int] | None:
+    """The widths [L] that a reconstructor would choose without a search, if it can tell.
+
+    Args:
+        reconstructor (Reconstructor): Fitted.
+        units (Sequence[PrunableUnit]): Units of what it was fitted to, L of them.
+        rankings (Sequence[Tensor]): [N] each, the units' channels in the order in which they stay.
+        limit (Limit): Bound to the model.
+        widest (Sequence[int]): [L], the most that each unit keeps.
+    """
+    curves = [reconstructor.error_curve(*pair) for pair in zip(units, rankings, strict=True)]
+    if any(curve is None for curve in curves):
+        return None
+    return allocate_widths(curves, limit, widest)
 
 
 def allocate_widths(curves: Sequence[Tensor], limit: Limit, widest: Sequence[int]) -> list[int]:
     """Widths with little error in all units together, as far as greedy steps find them.
 
     All units start as wide as they may be. Time and again the one gives up a step that adds the least error for the
-    cost it saves, until the limit is met. What the last step saved too much is spent again, on the channels that take
-    away most error for what they cost.
+    cost it saves, until the limit is met. What the steps saved too much is spent again, on the channels that take away
+    most error for what they cost.
 
     Args:
         curves (Sequence[Tensor]): [N + 1] each, L of them: the unit's error where 0 to N channels stay, never rising.
@@ -33,46 +58,50 @@ def allocate_widths(curves: Sequence[Tensor], limit: Limit, widest: Sequence[int
     ]
     widths = list(widest)
     while over := [budget for budget in limit.budgets if budget.cost(widths) > budget.limit]:
-        steps = {unit: _lower(ladder, width) for unit, (ladder, width) in enumerate(zip(ladders, widths, strict=True))}
-        prices = {
-            unit: _price(curves[unit], over, _replaced(widths, unit, lower), widths, unit)
-            for unit, lower in steps.items()
-            if lower < widths[unit]
-        }
-        unit = min(prices, key=prices.get)
-        widths = _replaced(widths, unit, steps[unit])
-    while gains := _gains(curves, ladders, limit.budgets, widths):
-        unit = max(gains, key=gains.get)
-        widths = _replaced(widths, unit, _higher(ladders[unit], widths[unit]))
+        widths = _narrowed(curves, ladders, over, widths)
+    while wider := _widened(curves, ladders, limit.budgets, widths):
+        widths = wider
     return widths
 
 
-def _gains(
-    curves: Sequence[list[float]], ladders: Sequence[list[int]], budgets: Sequence[Budget], widths: list[int]
-) -> dict[int, float]:
-    """For each unit that could be a rung wider within all budgets and lose error by it: how much for the cost."""
-    gains = {}
+def _narrowed(
+    curves: Sequence[list[float]], ladders: Sequence[list[int]], over: Sequence[Budget], widths: list[int]
+) -> list[int]:
+    """The widths with one unit narrower, whose loss is the least for what it saves of the budgets."""
+    costs = [budget.cost(widths) for budget in over]
+    best, least = None, float('inf')
     for unit, (curve, ladder) in enumerate(zip(curves, ladders, strict=True)):
-        upper = _replaced(widths, unit, _higher(ladder, widths[unit]))
-        if curve[upper[unit]] < curve[widths[unit]] and all(budget.cost(upper) <= budget.limit for budget in budgets):
-            gains[unit] = _price(curve, budgets, widths, upper, unit)
-    return gains
+        place = ladder.index(widths[unit])
+        for step in count(1):  # a latency may only fall after several
+            lower = _replaced(widths, unit, ladder[max(0, place - step * max(1, len(ladder) // STEPS))])
+            saved = sum((cost - budget.cost(lower)) / budget.limit for cost, budget in zip(costs, over, strict=True))
+            if saved > 0 or lower[unit] == ladder[0]:
+                break
+        if saved > 0 and (price := (curve[lower[unit]] - curve[widths[unit]]) / saved) < least:
+            best, least = lower, price
+    # A latency may also fall only if several units are narrower.
+    return best or [ladder[max(0, ladder.index(width) - 1)] for ladder, width in zip(ladders, widths, strict=True)]
 
 
-def _price(curve: list[float], budgets: Sequence[Budget], lower: list[int], upper: list[int], unit: int) -> float:
-    """Error per cost between two plans that differ in one unit, costs as shares of the limits."""
-    cost = sum((budget.cost(upper) - budget.cost(lower)) / budget.limit for budget in budgets)
-    return (curve[lower[unit]] - curve[upper[unit]]) / max(cost, 1e-12)
-
-
-def _lower(ladder: list[int], width: int) -> int:
-    """The rung about a 32nd of the ladder further down, at most the last; the width itself where there is none."""
-    place = ladder.index(width)
-    return ladder[max(0, place - max(1, len(ladder) // STEPS))]
-
-
-def _higher(ladder: list[int], width: int) -> int:
-    return next((rung for rung in ladder if rung > width), width)
+def _widened(
+    curves: Sequence[list[float]], ladders: Sequence[list[int]], budgets: Sequence[Budget], widths: list[int]
+) -> list[int] | None:
+    """The widths with one unit wider, which gains most for what it costs; None if nothing within the budgets does."""
+    costs = [budget.cost(widths) for budget in budgets]
+    best, most = None, 0.0
+    for unit, (curve, ladder) in enumerate(zip(curves, ladders, strict=True)):
+        now = widths[unit]
+        higher = next((rung for rung in ladder if rung > now and curve[rung] < curve[now]), None)
+        if higher is None:
+            continue
+        upper = _replaced(widths, unit, higher)
+        uppers = [budget.cost(upper) for budget in budgets]
+        if any(cost > budget.limit for cost, budget in zip(uppers, budgets, strict=True)):
+            continue
+        spent = sum((a - b) / budget.limit for a, b, budget in zip(uppers, costs, budgets, strict=True))
+        if (gain := (curve[now] - curve[higher]) / max(spent, 1e-12)) > most:
+            best, most = upper, gain
+    return best
 
 
 def _replaced(widths: Sequence[int], unit: int, width: int) -> list[int]:

@@ -60,8 +60,8 @@ class SyntheticLeastSquares(Reconstructor):
         recalibration (int): Images of that pass in an episode, rounded up to whole batches; 0 leaves it out. Defaults
             to 64.
         error_power (float): What a unit's share of lost variance is raised to before the units' errors are added up to
-            allocate a plan; above 1, pruning is shared out more evenly. Defaults to 1, the best on the detectors; on
-            ResNet-56 1.5 is.
+            allocate a plan; above 1, pruning is shared out more evenly. Defaults to 1; on ResNet-56 1.5 is the better
+            one at most shares (see the README's tables).
         refinement (dict | bool | None): Settings of :class:`mmautodfp.surgery.refine.Refinement`; False leaves it
             out. Defaults to True, as None: its own.
 
@@ -139,7 +139,7 @@ class SyntheticLeastSquares(Reconstructor):
         return rank_by_explanation(self._units[unit.name].covariance, self._matters(unit))
 
     def error_curve(self, unit: PrunableUnit, ranking: Tensor) -> Tensor:
-        """The share of the variance that reaches the consumers' outputs which the retained channels do not explain."""
+        """Share of what the consumers read that the retained channels do not explain; taps count as unrelated."""
         shares = unexplained_shares(self._units[unit.name].covariance, self._matters(unit), ranking)
         return shares**self.error_power
 

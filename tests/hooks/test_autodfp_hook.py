@@ -14,10 +14,10 @@ from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmautodfp import apis
+from mmautodfp import AutoDFPError, apis
 from mmautodfp.hooks.artifacts import slim_config
 from mmautodfp.hooks.comparison import compare
-from mmautodfp.hooks.identity import identify
+from mmautodfp.hooks.identity import begin_or_resume, identify
 from mmautodfp.registry import HOOKS, build
 from mmautodfp.surgery import PruningPlan, SimilarityReconstructor, apply_plan, find_units
 
@@ -186,8 +186,20 @@ def test_a_search_without_an_allocation_is_as_ever(demo_config, settings):
     assert hook.allocation is None
     assert hook.spec.uniform_action == (uniform, 0.5)
     expected = [torch.tensor([[uniform, lam]] * hook.env.horizon) for lam in (0.0, 0.5, 1.0)]
-    assert all(map(torch.equal, hook.build_searcher().opening, expected))
-    assert 'allocation' not in identify(hook, demo_config)
+    assert torch.equal(torch.stack(hook.build_searcher().opening), torch.stack(expected))
+    assert identify(hook, demo_config)['allocation'] is None
+
+
+def test_a_search_is_not_resumed_with_its_actions_counted_from_elsewhere(demo_config, tmp_path):
+    settings = dict(reconstructor=LEAST_SQUARES, num_episodes=1)
+    hook, runner = prepared_hook(demo_config, **settings)
+    hook.env.evaluate = lambda plan: 0.5
+    begin_or_resume(hook, runner.cfg, tmp_path / 'search.pth').run()
+    again, runner = prepared_hook(demo_config, **settings, resume=True)
+    assert len(begin_or_resume(again, runner.cfg, tmp_path / 'search.pth').history) == 1
+    other, runner = prepared_hook(demo_config, **settings, resume=True, allocate=False)
+    with pytest.raises(AutoDFPError, match=r'saved with allocation=\[.*\], but allocation=None is asked for'):
+        begin_or_resume(other, runner.cfg, tmp_path / 'search.pth')
 
 
 def test_the_dense_row_is_what_stock_evaluation_says(demo_run, small_demo, monkeypatch):

@@ -122,6 +122,23 @@ def test_the_uniform_plan_can_be_played_wherever_actions_are_counted_from():
     assert make_env(0.6, dense).allocated_plan is None
 
 
+@pytest.mark.parametrize('high', [1.0, 0.9])
+def test_any_start_is_played_exactly_even_at_widths_that_rounding_leaves_out_of_the_range(high):
+    ratios = RatioRange(0.2, high)
+    rng = random.Random(0)
+    for _ in range(50):
+        dense = [rng.choice([15, 16, 32, 51, 64, 256]) for _ in range(6)]
+        least, widest = round_widths(0.2, dense), round_widths(high, dense)  # 3 of 16 is less than 0.2
+        start = [rng.choice([low, most, rng.randint(low, most)]) for low, most in zip(least, widest, strict=True)]
+        env = make_env(1.0, dense, ratios=ratios, start=start)
+        assert list(play(env, [(0.5, 0.5)] * 6)[-1][4]['plan'].widths.values()) == start
+        tight = make_env(0.4, dense, ratios=ratios, start=least)
+        uniform = tight.uniform_plan()
+        assert play(tight, tight.uniform_actions(0.5).tolist())[-1][4]['plan'] == uniform
+        executed = [step[4]['action'].tolist() for step in play(tight, [(1.0, 0.5)] * 6)]  # lowered by the budget
+        assert all(0 <= share <= 1 for share, _ in executed)
+
+
 @pytest.mark.parametrize('middle', [0.2, 0.35, 0.6, 1.0])
 def test_ratios_rise_with_actions_on_both_sides_of_the_middle(middle):
     space = RATIOS.through(middle)

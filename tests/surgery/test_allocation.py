@@ -12,6 +12,9 @@ from mmautodfp.surgery import (
     Budgets,
     CostModel,
     FlopBudget,
+    LatencyBudget,
+    LatencyCost,
+    LatencyTable,
     ModelCosts,
     ParamBudget,
     SyntheticLeastSquares,
@@ -88,6 +91,39 @@ def test_channels_that_say_nothing_new_go_first():
     plain = torch.linspace(1, 0, 65)
     redundant = (1 - torch.arange(65) / 16).clamp_min(0)  # 16 channels explain all
     assert allocate_widths([plain, redundant], bound(cost, 0.625, [1, 1]), dense) == [64, 16]
+
+
+def latency(dense: list[int], nanoseconds: list[list[int]]) -> LatencyCost:
+    """Of units side by side, each measured at a quarter, half, three quarters and all of its width."""
+    terms = []
+    for unit, (n, times) in enumerate(zip(dense, nanoseconds, strict=True)):
+        table = LatencyTable([n // 4, n // 2, 3 * n // 4, n], [1], [[time] for time in times])
+        terms.append((table, unit, None))
+    return LatencyCost(dense, 0, terms)
+
+
+def latency_limit(cost: LatencyCost, ratio: float) -> LatencyBudget:
+    limit = LatencyBudget(ratio)
+    both = dict.fromkeys(('module', 'model'), cost)
+    limit.bind(ModelCosts(both, both, both), [8] * len(cost.dense))
+    return limit
+
+
+def test_a_unit_that_is_no_faster_until_it_is_much_narrower_is_narrowed_all_the_same():
+    redundant = (1 - torch.arange(65) / 16).clamp_min(0)  # 16 channels explain all
+    plain = torch.linspace(1, 0, 65)
+    cost = latency([64, 64], [[100, 200, 400, 400], [100, 200, 300, 400]])
+    widths = allocate_widths([redundant, plain], latency_limit(cost, 0.7), [64, 64])
+    assert cost(widths) <= 0.7 * 800
+    assert widths[0] < 48
+    assert widths[1] == 64
+
+
+def test_latency_that_falls_only_if_two_units_are_narrower_can_be_met():
+    both = LatencyTable([16, 32, 64], [16, 32, 64], [[100, 400, 400], [400, 400, 400], [400, 400, 400]])
+    cost = LatencyCost([64, 64], 0, [(both, 0, 1)])
+    widths = allocate_widths([torch.linspace(1, 0, 65)] * 2, latency_limit(cost, 0.6), [64, 64])
+    assert cost(widths) <= 0.6 * 400
 
 
 def test_nothing_is_pruned_where_the_limit_allows_all():
