@@ -13,9 +13,20 @@ from mmautodfp import AutoDFPError, apis
 from mmautodfp.fileio import load_json, save_json, save_text
 from mmautodfp.hooks import artifacts
 from mmautodfp.kernels import BatchNormStats
-from mmautodfp.report import ChannelMap, Evidence, Finding, Picture, Report, remake_report, write_report
+from mmautodfp.report import (
+    ChannelMap,
+    Evidence,
+    Finding,
+    Picture,
+    Report,
+    draw_pareto,
+    remake_report,
+    write_report,
+)
 from mmautodfp.report.evidence import choose_layers, map_channels
+from mmautodfp.report.plots import search_figure
 from mmautodfp.surgery import NeuronMerging, PruneOnly, SimilarityReconstructor, find_units, unit_statistics
+from mmautodfp.sweep import METHODS
 
 SECTIONS = ['result', 'search', 'strategy', 'channels', 'merges', 'pictures', 'again']
 SETTINGS = {'autodfp.num_episodes': 3, 'autodfp.agent.warmup_episodes': 1, 'autodfp.reward.num_images': 50}
@@ -156,6 +167,22 @@ def test_what_cannot_be_gathered_is_told_with_its_reason():
     assert evidence.missing == {'sizes': 'ZeroDivisionError: division by zero'}
     evidence.gather('sizes', lambda: {'dense': 1})
     assert (evidence.sizes, evidence.missing) == ({'dense': 1}, {})
+
+
+def test_figures_draw_every_row_of_a_comparison(monkeypatch):
+    baselines = {f'baseline {number}': 0.1 * number for number in range(5)}
+    figure = search_figure([0.3, 0.5], baselines, 'bbox_mAP')
+    texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert [text for text in texts if text.startswith('baseline')] == [f'{k} ({v:.3f})' for k, v in baselines.items()]
+    levels = [line.get_ydata()[0] for line in figure.axes[0].lines[-5:]]
+    assert levels == list(baselines.values())
+    drawn = {}
+    monkeypatch.setattr(
+        'mmautodfp.report.pareto.draw_panels', lambda path, panels, styles, *_, **__: drawn.update(styles)
+    )
+    draw_pareto('unused.png', [dict(config='a', model='A', metric='m', params={}, held_out={})], METHODS)
+    assert list(drawn) == list(METHODS.values())
+    assert len({str(style) for style in drawn.values()}) == len(METHODS)
 
 
 def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
