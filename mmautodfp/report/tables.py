@@ -9,6 +9,9 @@ NAMES = {
     'fcos': 'FCOS, demo',
     'mask_rcnn': 'Mask R-CNN, demo',
     'resnet56': 'ResNet-56, CIFAR-10',
+    'vgg16': 'VGG-16, CIFAR-10',
+    'mobilenet_v1': 'MobileNet-V1, CIFAR-10',
+    'mobilenet_v2': 'MobileNet-V2, CIFAR-10',
 }
 
 
