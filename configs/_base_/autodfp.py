@@ -25,11 +25,8 @@ autodfp = dict(
     reward=dict(type='CocoReward', num_images=500, seed=0, precision='auto'),
     clustering=dict(eps=0.5, min_samples=5),
     bias_threshold=0.5,  # the paper does not tell it
-    opening_lams=(
-        0.0,
-        0.5,
-        1.0,
-    ),  # uniform plans played first (after an allocated one, if there is any); not the paper's
+    # Uniform plans played first, after an allocated one if there is any; the paper has none.
+    opening_lams=(0.0, 0.5, 1.0),
     compare=True,
     checkpoint_interval=1,
     log_interval=10,
