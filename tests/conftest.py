@@ -11,10 +11,11 @@ from mmengine.registry import init_default_scope
 from own_data import own_data  # noqa: F401, a fixture
 from torch import nn
 
-from mmautodfp.apis import prune
-from mmautodfp.datasets import make_digits
-from mmautodfp.fileio import load_json, save_json
-from mmautodfp.surgery import PruningPlan, UnitPlan, find_units
+from mmautodfp.graph import find_units
+from mmautodfp.runs import prune
+from mmautodfp.surgery import PruningPlan, UnitPlan
+from mmautodfp.utils.fileio import load_json, save_json
+from mmautodfp.zoo import make_digits
 
 REPO = Path(__file__).parents[1]
 SHARED = REPO.parent / 'shared'

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmautodfp.fileio import load_json, save_json, save_tensors, save_text
+from mmautodfp.utils.fileio import load_json, save_json, save_tensors, save_text
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 

@@ -7,10 +7,11 @@ from conftest import REPO
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmautodfp.fileio import load_json
-from mmautodfp.registry import HOOKS, build
-from mmautodfp.surgery import NeuronMerging, PruneOnly, PruningPlan, SimilarityReconstructor, apply_plan
-from mmautodfp.sweep import markdown
+from mmautodfp.experiments.sweep import markdown
+from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor
+from mmautodfp.surgery import PruningPlan, apply_plan
+from mmautodfp.utils.fileio import load_json
+from mmautodfp.utils.registry import HOOKS, build
 
 RESULTS = REPO / 'configs/demo/results'
 
@@ -42,13 +43,13 @@ def test_the_recorded_figures_are_measured_again(recorded, digits_root, tmp_path
     runner.load_or_resume()
     hook.prepare(runner)
     found, uniform = PruningPlan.from_json(RESULTS / 'strategy.json'), hook.env.uniform_plan()
-    contestants = [
+    candidates = [
         ('dense', PruningPlan({}), PruneOnly()),
         ('uniform, pruned only', uniform, PruneOnly()),
         ('uniform, Neuron Merging', uniform, NeuronMerging()),
         ('AutoDFP', found, SimilarityReconstructor()),
     ]
-    for name, plan, reconstructor in contestants:
+    for name, plan, reconstructor in candidates:
         with apply_plan(hook.target, plan, reconstructor):
             # Another processor rounds differently, and a detection near the threshold may come or go.
             assert hook.held_out(hook.model) == pytest.approx(recorded[name]['held_out_metric'], abs=0.005)

@@ -10,8 +10,10 @@ from conftest import REPO, enliven
 from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
 
-from mmautodfp import apis
-from mmautodfp.surgery import PruningPlan, SimilarityReconstructor, apply_plan, survey_units
+from mmautodfp.graph import survey_units
+from mmautodfp.reconstruction import SimilarityReconstructor
+from mmautodfp.runs import runs as apis
+from mmautodfp.surgery import PruningPlan, apply_plan
 
 # What a user would write for a data set of their own, and what makes it small.
 CONFIG = """

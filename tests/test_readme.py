@@ -8,9 +8,11 @@ from conftest import REPO, enliven, random_plan
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
-from mmautodfp import apis
-from mmautodfp.fileio import load_json
-from mmautodfp.surgery import UNIT_FINDERS, SimilarityReconstructor, apply_plan, survey_units
+from mmautodfp.graph import UNIT_FINDERS, survey_units
+from mmautodfp.reconstruction import SimilarityReconstructor
+from mmautodfp.runs import runs as apis
+from mmautodfp.surgery import apply_plan
+from mmautodfp.utils.fileio import load_json
 
 README = (REPO / 'README.md').read_text()
 

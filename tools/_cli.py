@@ -66,7 +66,7 @@ def _device(text: str) -> str:
 @contextmanager
 def told(command: str) -> Iterator[None]:
     """End the tool with code 2 and one sentence if a request cannot be met, with 130 if it is interrupted."""
-    from mmautodfp import AutoDFPError
+    from mmautodfp.utils import AutoDFPError
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -99,12 +99,12 @@ def main(command: str, args: argparse.Namespace) -> None:
 
     import torch
 
-    from mmautodfp import AutoDFPError
-    from mmautodfp.apis import evaluate, prune
-    from mmautodfp.end2end import export_end2end
-    from mmautodfp.export import export_onnx
-    from mmautodfp.report import remake_report
-    from mmautodfp.sweep import sweep
+    from mmautodfp.deploy.mmdeploy import export_end2end
+    from mmautodfp.deploy.onnx import export_onnx
+    from mmautodfp.experiments.sweep import sweep
+    from mmautodfp.outputs.report import remake_report
+    from mmautodfp.runs import evaluate, prune
+    from mmautodfp.utils import AutoDFPError
 
     def report(**arguments):
         print(f'{remake_report(**arguments)} is the report, its pictures are in the folder report beside it')
@@ -127,7 +127,7 @@ def read_options(options: list[str]) -> dict:
     """KEY=VALUE pairs, read as mmengine reads them."""
     from mmengine.config import DictAction
 
-    from mmautodfp import AutoDFPError
+    from mmautodfp.utils import AutoDFPError
 
     for option in options:
         if '=' not in option:

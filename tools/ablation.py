@@ -27,9 +27,9 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='overrides of the config')
     args = parser.parse_args()
 
-    from mmautodfp.ablation import VARIANTS, ablate
-    from mmautodfp.benchmark_cost import measure_cost
-    from mmautodfp.fileio import load_json, save_json
+    from mmautodfp.experiments.ablation import VARIANTS, ablate
+    from mmautodfp.experiments.benchmark_cost import measure_cost
+    from mmautodfp.utils.fileio import load_json, save_json
 
     images = dict(size=args.image_size, num_images=args.num_images)
     refinement = dict(units_per_pass=args.units_per_pass)

@@ -42,8 +42,8 @@ def main() -> None:
     if args.config is None and args.what != 'kernels':
         parser.error(f'{args.what} needs a config')
 
-    from mmautodfp import benchmark, benchmark_kernels
-    from mmautodfp.benchmark_search import benchmark_search
+    from mmautodfp.experiments import benchmark, benchmark_kernels
+    from mmautodfp.experiments.benchmark_search import benchmark_search
 
     calls = dict(
         kernels=lambda n=15: benchmark_kernels.benchmark_kernels(repeat=n),

@@ -6,7 +6,7 @@ Example:
 
 import argparse
 
-from mmautodfp.datasets import make_digits
+from mmautodfp.zoo import make_digits
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='overrides of the config')
     args = parser.parse_args()
 
-    from mmautodfp.fileio import save_json
-    from mmautodfp.rank_plans import rank_plans
+    from mmautodfp.experiments.rank_plans import rank_plans
+    from mmautodfp.utils.fileio import save_json
 
     def report(result: dict) -> None:
         save_json(result, args.out)

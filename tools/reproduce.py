@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument('--out', type=Path, default=Path('work_dirs/reproduce'), help='folder of the result')
     args = parser.parse_args()
 
-    from mmautodfp.reproduce import ALL_TABLES, NETWORKS, Settings, reproduce, write_report
+    from mmautodfp.experiments.reproduce import ALL_TABLES, NETWORKS, Settings, reproduce, write_report
 
     settings = Settings(
         out=args.out,

@@ -16,11 +16,11 @@ def tables(folder: Path) -> str:
     Raises:
         AutoDFPError: The folder holds no such results.
     """
-    from mmautodfp import AutoDFPError
-    from mmautodfp.fileio import load_json
-    from mmautodfp.report.tables import NAMES, ablation_table, correlation_table, variant_table
-    from mmautodfp.reproduce import compact
-    from mmautodfp.sweep import markdown
+    from mmautodfp.experiments.reproduce import compact
+    from mmautodfp.experiments.sweep import markdown
+    from mmautodfp.experiments.tables import NAMES, ablation_table, correlation_table, variant_table
+    from mmautodfp.utils import AutoDFPError
+    from mmautodfp.utils.fileio import load_json
 
     found = {path.stem: load_json(path, 'the figures') for path in sorted(folder.glob('*.json'))}
     reproduced = [result for result in found.values() if isinstance(result, dict) and 'rows' in result]

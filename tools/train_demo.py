@@ -15,8 +15,8 @@ from _cli import new_parser, told
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import collect_env
 
-from mmautodfp.apis import load_config
-from mmautodfp.datasets import make_digits
+from mmautodfp.runs import load_config
+from mmautodfp.zoo import make_digits
 
 
 def parse_args() -> argparse.Namespace:

@@ -2,7 +2,7 @@
 
 autodfp = dict(
     type='mmautodfp.AutoDFPHook',
-    module='backbone',  # what is pruned, by its path in the model
+    target='backbone',  # what is pruned, by its path in the model
     budget=dict(type='ParamBudget', preserve_ratio=0.9, scope='module'),
     p_min=0.2,
     p_max=1.0,

@@ -11,6 +11,6 @@ test_evaluator = dict(type='mmautodfp.Accuracy')
 default_hooks = dict(logger=dict(type='LoggerHook', interval=50))
 
 autodfp = dict(
-    module='network',
+    target='network',
     reward=dict(_delete_=True, type='AccuracyReward', num_images=1000, seed=0),
 )

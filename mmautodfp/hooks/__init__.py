@@ -1,6 +1,6 @@
 """The piece that faces MMEngine."""
 
 from .autodfp_hook import AutoDFPHook
-from .settings import find_module
+from .settings import HookSettings, read_settings
 
-__all__ = ['AutoDFPHook', 'find_module']
+__all__ = ['AutoDFPHook', 'HookSettings', 'read_settings']

@@ -1,97 +1,100 @@
-"""What the hook is told: checked, and made into what the search needs."""
+"""What the hook is told."""
 
-import inspect
-from collections.abc import Sequence
-from typing import Any
+import warnings
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from mmengine.config import Config
-from mmengine.registry import DATASETS
-from mmengine.runner import Runner
-from torch import nn
+from pydantic import Field
 
-from mmautodfp.errors import AutoDFPError
-from mmautodfp.registry import BUDGETS, build
-from mmautodfp.search import Racing
-from mmautodfp.surgery import Budgets, Limit
+from mmautodfp.utils.settings import settings
 
-LONG_SEARCH = 500  # episodes, from which on a race pays
+# Names of version 0.1, whose configs go on working.
+RENAMED = {'module': 'target'}
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-def check_arguments(
-    module: str, opening_lams: Sequence[float], clustering: dict[str, Any], counts: dict[str, int]
-) -> None:
-    """Refuse arguments of the hook that nothing else checks.
+@settings('clustering')
+class Clustering:
+    """DBSCAN's settings for what the agent sees of a layer.
 
-    Args:
-        module (str): Path of the part to prune.
-        opening_lams (Sequence[float]): Lambdas of the opening.
-        clustering (dict): DBSCAN's settings; may be empty.
-        counts (dict[str, int]): Arguments that count something, by name.
+    Attributes:
+        eps (float): Largest cosine distance between neighbours. Defaults to 0.5.
+        min_samples (int): Neighbours that make a channel the core of a cluster. Defaults to 5.
+    """
+
+    eps: Annotated[float, Field(gt=0)] = 0.5
+    min_samples: Count = 5
+
+
+@settings('AutoDFPHook')
+class HookSettings:
+    """The ``autodfp`` entry of a config.
+
+    Attributes:
+        target (str): Path of the module to prune inside the model and its config. Defaults to 'backbone'.
+        budget (dict | list[dict] | None): Config of the limit, see :class:`mmautodfp.costs.Budget`, or of several
+            that hold at once. Defaults to None: 90 % of the target's parameters.
+        agent (dict | None): Config of the agent. Defaults to None: SAC, see :class:`mmautodfp.search.SACConfig`.
+        reconstructor (dict | None): Config of the compensation. Defaults to None: the paper's (Eq. 12 and 16).
+        reward (dict | None): Config of the reward. Defaults to None: COCO mAP on 500 images.
+        num_episodes (int): Episodes of the search, warm-up and opening included. Defaults to 5000.
+        racing (dict | bool | None): Arguments of :class:`mmautodfp.search.Racing`, which stops plans that part of the
+            images show to be hopeless; True for its defaults, False for none. Defaults to None: in searches of 500
+            episodes or more.
+        p_min (float): Least share of channels that any group keeps. Defaults to 0.2.
+        p_max (float): Largest. Defaults to 1.
+        channel_divisor (int): Every group keeps a multiple of it or all channels; 8 suits tensor cores and SIMD.
+            Defaults to 1.
+        allocate (bool): Start from the plan that the reconstructor itself would choose, if it can tell (see
+            :meth:`mmautodfp.reconstruction.Reconstructor.error_curve`): the first episode plays it, and the agent's
+            actions are counted from it. Defaults to True.
+        opening_lams (tuple[float, ...]): The first episodes (the next ones, after an allocated plan) play the uniform
+            plan with these lambdas, so that the search never ends below it. Defaults to (0.0, 0.5, 1.0); () leaves it
+            out, as in the paper.
+        clustering (dict): Settings of :class:`Clustering`. Defaults to its own.
+        bias_threshold (float): t of Eq. 17. Defaults to 0.5.
+        compare (bool): Also evaluate the dense model, the uniform plan (pruned only, with Neuron Merging, with this
+            reconstructor) and, if there is one, the allocated plan, on the reward's images and on the held-out ones.
+            Defaults to True.
+        report (bool): Write ``report.html``. Defaults to True.
+        checkpoint_interval (int): Episodes between two writings of ``search.pth``. Defaults to 1.
+        log_interval (int): Episodes between two lines in the log; a new best plan is always told. Defaults to 10.
+        resume (bool): Go on from ``search.pth`` in the work dir. Defaults to False.
+        seed (int): Seed of the agent, 0 or more. Defaults to 0.
 
     Raises:
-        AutoDFPError: One is out of its range.
+        AutoDFPError: A setting is unknown, of another type or out of its range.
     """
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise AutoDFPError(f'AutoDFPHook was asked for {name}={value!r}; it must be an integer of 1 or more')
-    if not all(0 <= lam <= 1 for lam in opening_lams):
-        raise AutoDFPError(f'AutoDFPHook was asked for opening_lams={opening_lams}; each must lie in [0, 1]')
-    if not set(clustering) <= {'eps', 'min_samples'}:
-        raise AutoDFPError(f'clustering takes eps and min_samples, got {", ".join(clustering)}')
-    eps, least = clustering.get('eps', 0.5), clustering.get('min_samples', 5)
-    if not (isinstance(eps, int | float) and eps > 0 and isinstance(least, int) and least >= 1):
-        raise AutoDFPError(
-            f'clustering takes eps above 0 and min_samples of 1 or more, got eps={eps!r}, min_samples={least!r}'
-        )
-    if not module:
-        raise AutoDFPError("AutoDFPHook was asked for module=''; name a part of the model, such as 'backbone'")
+
+    target: Annotated[str, Field(min_length=1)] = 'backbone'
+    budget: dict | list[dict] | None = None
+    agent: dict | None = None
+    reconstructor: dict | None = None
+    reward: dict | None = None
+    num_episodes: Count = 5000
+    racing: dict | bool | None = None
+    p_min: float = 0.2
+    p_max: float = 1.0
+    channel_divisor: Count = 1
+    allocate: bool = True
+    opening_lams: Annotated[tuple[Share, ...], Field(strict=False)] = (0.0, 0.5, 1.0)
+    clustering: dict = Field(default_factory=dict)
+    bias_threshold: float = 0.5
+    compare: bool = True
+    report: bool = True
+    checkpoint_interval: Count = 1
+    log_interval: Count = 10
+    resume: bool = False
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
-def build_budget(settings: dict | Sequence[dict] | None) -> Limit:
-    """The limit that a config describes: one, several at once, or the default."""
-    if isinstance(settings, list | tuple):
-        return Budgets([build(BUDGETS, one) for one in settings])
-    return build(BUDGETS, settings or dict(type='ParamBudget'))
-
-
-def build_racing(settings: dict | bool | None, num_episodes: int) -> Racing | None:
-    """The race that a config describes; None stands for one in a search that is long enough.
-
-    Raises:
-        AutoDFPError: :class:`mmautodfp.search.Racing` has no such setting.
-    """
-    if settings is None:
-        settings = num_episodes >= LONG_SEARCH
-    if settings is False:
-        return None
-    try:
-        return Racing(**({} if settings is True else settings))
-    except TypeError:
-        known = ', '.join(inspect.signature(Racing).parameters)
-        raise AutoDFPError(f'racing was asked for {settings}; it takes True, False or a dict of {known}') from None
-
-
-def find_module(model: nn.Module, path: str) -> nn.Module:
-    """The submodule at a path; an :class:`AutoDFPError` names what is there if it is not."""
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        children = ', '.join(name for name, _ in model.named_children())
-        raise AutoDFPError(
-            f'module {path!r} was to be pruned, but the {type(model).__name__} has no such part; it has {children}'
-        ) from None
-
-
-def read_metainfo(runner: Runner, may_open: bool) -> dict[str, Any]:
-    """What is known of the data set; its class and the config must do where no file may be opened."""
-    if may_open:
-        return runner.test_dataloader.dataset.metainfo
-    loader = runner.cfg.get('test_dataloader') or {}
-    dataset = loader.get('dataset') or {}
-    cls = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
-    return {**getattr(cls, 'METAINFO', {}), **(dataset.get('metainfo') or runner.cfg.get('metainfo') or {})}
-
-
-def search_settings(cfg: Config) -> dict[str, Any]:
-    """The search's settings as they can be compared with another run's."""
-    return {key: value for key, value in cfg.get('autodfp', {}).items() if key != 'resume'}
+def read_settings(arguments: Mapping[str, Any]) -> HookSettings:
+    """The settings of a config, under the names of any version; a warning names those that were renamed."""
+    present = {name: value for name, value in arguments.items() if name not in RENAMED}
+    for old, new in RENAMED.items():
+        if old in arguments:
+            warnings.warn(f'autodfp.{old} is called autodfp.{new} since version 0.2', FutureWarning, stacklevel=3)
+            present[new] = arguments[old]  # the old name wins: ours in a base config is then only the default
+    present.pop('type', None)
+    return HookSettings(**present)

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from sklearn.cluster import DBSCAN
-from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from .selection import assign_partners, first_ranked, flat_channels, rank_channels, widen
@@ -200,6 +198,10 @@ def cluster_channels(weight: Tensor, eps: float = 0.5, min_samples: int = 5) -> 
     Returns:
         ChannelClusters: The labels on the weight's device, and three summaries.
     """
+    # It takes a second to import, and only a search and its report need it.
+    from sklearn.cluster import DBSCAN
+    from sklearn.metrics import silhouette_score
+
     distance = cosine_distance(weight).cpu().double().numpy()
     labels = DBSCAN(eps=eps, min_samples=min_samples, metric='precomputed').fit(distance).labels_
     inside = labels >= 0

@@ -1,7 +1,7 @@
 """What a pruned model is worth."""
 
-from .accuracy import AccuracyReward, choose_balanced
 from .base import Reward
+from .classification import AccuracyReward, choose_balanced
 from .coco import CocoReward
 from .coco_map import CocoTruth
 from .subset import ImageBatches, choose_covering

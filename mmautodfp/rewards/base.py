@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from mmautodfp.errors import AutoDFPError
+from mmautodfp.utils import AutoDFPError
 
 
 class Reward(ABC):

@@ -14,13 +14,13 @@ from mmengine.logging import print_log
 from pycocotools.mask import encode
 from torch import nn
 
-from mmautodfp.errors import AutoDFPError
-from mmautodfp.registry import REWARDS
+from mmautodfp.rewards.fast.detector import FastDetector
+from mmautodfp.rewards.fast.model import choose_precision, in_threads
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.registry import REWARDS
 
 from .base import Reward, check_subset, stage_ends
 from .coco_map import CocoTruth, read_annotations
-from .fast_detector import FastDetector
-from .fast_model import choose_precision, in_threads
 from .subset import ImageBatches, build_dataset, choose_covering
 
 IOU_TYPES = {'bbox': ['bbox'], 'segm': ['segm'], 'mean': ['bbox', 'segm']}

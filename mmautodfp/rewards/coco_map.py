@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from faster_coco_eval import COCO, COCOeval_faster
 
-from mmautodfp.errors import AutoDFPError
+from mmautodfp.utils import AutoDFPError
 
 
 class CocoTruth:

@@ -9,7 +9,7 @@ from mmdet.registry import DATASETS
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import print_log
 
-from mmautodfp.errors import AutoDFPError
+from mmautodfp.utils import AutoDFPError
 
 
 def choose_covering(labels: dict[int, set], num: int | None, seed: int) -> list[int]:

@@ -8,9 +8,9 @@ import torch
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
-from mmautodfp.errors import AutoDFPError
-from mmautodfp.registry import REWARDS, build_settings
-from mmautodfp.surgery import SyntheticImages, batch_statistics, features_of
+from mmautodfp.reconstruction import SyntheticImages, batch_statistics, features_of
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.registry import REWARDS, build_settings
 
 from .base import Reward
 

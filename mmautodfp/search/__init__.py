@@ -5,7 +5,7 @@ from .baselines import RandomSearch, UniformPlan
 from .environment import PruningEnv, RatioRange, Rollout
 from .evolution import CMAES
 from .racing import Racing
-from .ranks import on_main, share_out
+from .ranks import on_every_rank, on_main, share_out
 from .replay import ReplayBuffer
 from .sac import SAC, SACConfig
 from .searcher import History, Progress, Searcher
@@ -30,6 +30,7 @@ __all__ = [
     'Trajectory',
     'UniformPlan',
     'layer_state',
+    'on_every_rank',
     'on_main',
     'scale_states',
     'share_out',

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmautodfp.errors import AutoDFPError
-from mmautodfp.registry import AGENTS
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.registry import AGENTS
 
 from .agent import Agent, AgentSpec, require_same
 

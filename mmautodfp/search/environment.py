@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmautodfp.errors import AutoDFPError
-from mmautodfp.surgery import Limit, PruningPlan, UnitPlan, round_widths
+from mmautodfp.costs import Constraint, round_widths
+from mmautodfp.surgery import PruningPlan
+from mmautodfp.utils import AutoDFPError
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,14 @@ class Rollout:
 
 
 class PruningEnv:
-    """One episode prunes a network unit by unit; signatures as in Gymnasium.
+    """One episode prunes a network unit by unit.
 
     Args:
         names (Sequence[str]): The units' names, L of them, in forward order.
         rankings (Sequence[Tensor]): [N] each, the units' channels by falling importance.
         states (Tensor): [L, D], what the agent sees at each unit.
-        budget (Limit): Bound to the model, with the least widths of ``ratios``; answers how wide a unit may be, and
-            what widths are multiples of.
-        evaluate (Callable): From a finished plan to its reward.
+        constraint (Constraint): Bound to the model, with the least widths of ``ratios``; answers how wide a unit may
+            be, and what widths are multiples of.
         ratios (RatioRange): Range of the preserve ratios. Defaults to [0.2, 1].
         start (Sequence[int] | None): [L], widths that were allocated beforehand: an action of 0.5 stands for them, and
             the ratios below and above are spread over the actions below and above. Defaults to None: all ratios are
@@ -99,110 +99,59 @@ class PruningEnv:
         names: Sequence[str],
         rankings: Sequence[Tensor],
         states: Tensor,
-        budget: Limit,
-        evaluate: Callable[[PruningPlan], float],
+        constraint: Constraint,
         ratios: RatioRange | None = None,
         start: Sequence[int] | None = None,
     ):
         self.names = list(names)
-        self.rankings = [ranking.cpu() for ranking in rankings]
         self.states = states
-        self.budget = budget
-        self.evaluate = evaluate
+        self.constraint = constraint
         self.ratios = ratios or RatioRange()
+        self.set_channels(rankings, start)
+
+    def set_channels(self, rankings: Sequence[Tensor], start: Sequence[int] | None) -> None:
+        """Keep channels in another order, and count the actions from other widths; as the constructor's arguments."""
+        self.rankings = [ranking.cpu() for ranking in rankings]
         self.start = start
         self.spaces = [self.ratios] * len(self.names)
         if start is not None:
             channels = map(len, self.rankings)
             self.spaces = [self.ratios.through(width / n) for width, n in zip(start, channels, strict=True)]
-        self.reset()
 
     @property
     def horizon(self) -> int:
         """Number of steps in an episode, L."""
         return len(self.names)
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Tensor, dict]:
-        """Begin an episode with the dense network. ``seed`` and ``options`` have no effect: nothing is random here.
-
-        Returns:
-            tuple[Tensor, dict]: State [D] of the first unit, and an empty info.
-        """
-        self.widths: list[int] = []
-        self.lams: list[float] = []
-        return self.states[0], {}
-
-    def step(self, action: Tensor) -> tuple[Tensor, float, bool, bool, dict]:
-        """Prune the next unit.
-
-        Args:
-            action (Tensor): [2] in [0, 1]: what stands for the preserve ratio (see ``start``), and lambda.
-
-        Returns:
-            tuple: Next state [D] (the last one again at the end), reward (0 before the end), terminated, truncated
-            (always False), and info: ``action`` [2], as executed after the budget's bound; ``width``, the channels
-            kept; at the end ``plan``.
-        """
-        executed = self._prune_next(action)
-        info = dict(action=executed, width=self.widths[-1])
-        index = len(self.widths)
-        if index < self.horizon:
-            return self.states[index], 0.0, False, False, info
-        info['plan'] = self.plan(self.widths, self.lams)
-        return self.states[index - 1], self.evaluate(info['plan']), True, False, info
-
     def rollout(self, act: Callable[[Tensor], Tensor]) -> Rollout:
-        """An episode without its reward, for evaluations that happen elsewhere or later.
+        """Play an episode; what its plan is worth is measured elsewhere.
 
         Args:
-            act (Callable): From a state [D] to an action [2].
+            act (Callable): From a state [D] to an action [2] in [0, 1]: what stands for the preserve ratio (see
+                ``start``), and lambda.
         """
-        self.reset()
-        actions = [self._prune_next(act(state)) for state in self.states]
-        return Rollout(torch.stack(actions), list(self.widths), list(self.lams))
+        widths: list[int] = []
+        actions = [self._prune_next(widths, act(state)) for state in self.states]
+        return Rollout(torch.stack(actions), widths, [action[1].item() for action in actions])
 
-    def _prune_next(self, action: Tensor) -> Tensor:
-        """Choose the next unit's width within the budget; the action as executed, [2]."""
-        unit = len(self.widths)
+    def _prune_next(self, widths: list[int], action: Tensor) -> Tensor:
+        """Choose the next unit's width within the constraint, append it, and tell the action as executed, [2]."""
+        unit = len(widths)
         channels, space = len(self.rankings[unit]), self.spaces[unit]
         share, lam = (float(value) for value in action)
-        (width,) = round_widths(space.to_ratio(share), [channels], self.budget.channel_divisor)  # Eq. 15
-        bound = self.budget.max_width(self.widths)  # Algorithm 1
+        (width,) = round_widths(space.to_ratio(share), [channels], self.constraint.channel_divisor)  # Eq. 15
+        bound = self.constraint.max_width(widths)  # Algorithm 1
         if width > bound:
             width = bound
             share = space.to_action(bound / channels)
-        self.widths.append(width)
-        self.lams.append(lam)
+        widths.append(width)
         return torch.tensor([share, lam])
 
-    def plan(
-        self, widths: Sequence[int], lams: Sequence[float], rankings: Sequence[Tensor] | None = None
-    ) -> PruningPlan:
-        """The plan that keeps the ``widths`` highest-ranked channels.
-
-        Args:
-            widths (Sequence[int]): [L].
-            lams (Sequence[float]): [L].
-            rankings (Sequence[Tensor] | None): [N] each, L of them. Defaults to None: the search's own.
-        """
-        units = {}
-        for name, ranking, width, lam in zip(self.names, rankings or self.rankings, widths, lams, strict=True):
-            keep = tuple(ranking[:width].sort().values.tolist())
-            units[name] = UnitPlan(keep, len(ranking), lam)
-        return PruningPlan(units)
+    def plan(self, widths: Sequence[int], lams: Sequence[float]) -> PruningPlan:
+        """The plan [L] that keeps the ``widths`` highest-ranked channels."""
+        return PruningPlan.of(self.names, self.rankings, widths, lams)
 
     def uniform_actions(self, lam: float) -> Tensor:
         """Actions [L, 2] that make the uniform plan with one lambda."""
-        ratio = self.budget.uniform_ratio()
+        ratio = self.constraint.uniform_ratio()
         return torch.tensor([[space.to_action(ratio), lam] for space in self.spaces])
-
-    def uniform_plan(self, lam: float = 0.5, rankings: Sequence[Tensor] | None = None) -> PruningPlan:
-        """The plan with one ratio for all units, the largest within the budget; ``rankings`` as in :meth:`plan`."""
-        dense = [len(ranking) for ranking in self.rankings]
-        widths = round_widths(self.budget.uniform_ratio(), dense, self.budget.channel_divisor)
-        return self.plan(widths, [lam] * self.horizon, rankings)
-
-    @property
-    def allocated_plan(self) -> PruningPlan | None:
-        """The plan of the widths to start from, if there are any."""
-        return None if self.start is None else self.plan(self.start, [0.5] * self.horizon)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmautodfp.errors import AutoDFPError
-from mmautodfp.registry import AGENTS
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.registry import AGENTS
 
 from .agent import Agent, AgentSpec, Trajectory, require_same
 

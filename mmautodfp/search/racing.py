@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.stats import t as student_t
 
-from mmautodfp.errors import AutoDFPError
+from mmautodfp.utils import AutoDFPError
 
 
 class Racing:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from mmengine.dist import all_gather_object, broadcast_object_list, get_dist_info
+from mmengine.dist import all_gather_object, broadcast_object_list, get_dist_info, get_world_size
 
-from mmautodfp.errors import AutoDFPError
+from mmautodfp.utils import AutoDFPError
 
 T = TypeVar('T')
 
@@ -35,6 +35,11 @@ def share_out(tasks: Sequence[Callable[[], T]]) -> list[T]:
         if message is not None:
             raise AutoDFPError(f'rank {number} failed, which ends the job on all ranks: {message}')
     return [gathered[index % world_size][0][index // world_size] for index in range(len(tasks))]
+
+
+def on_every_rank(call: Callable[[], None]) -> None:
+    """Run the same on each rank; one that fails tells the others, so the call must wait for no rank itself."""
+    share_out([call] * get_world_size())
 
 
 def on_main(call: Callable[[], T]) -> T:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmautodfp.errors import AutoDFPError
+from mmautodfp.utils import AutoDFPError
 
 from .agent import Trajectory, require_same
 

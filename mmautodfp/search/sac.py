@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmautodfp.errors import AutoDFPError
-from mmautodfp.registry import AGENTS
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.registry import AGENTS
 
 from .agent import Agent, AgentSpec, Trajectory, require_same
 from .baselines import RandomSearch

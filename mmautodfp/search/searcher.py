@@ -13,16 +13,16 @@ import torch
 from mmengine.dist import get_world_size
 from torch import Tensor
 
-from mmautodfp.errors import AutoDFPError
-from mmautodfp.fileio import load_tensors, save_tensors
 from mmautodfp.surgery import PruningPlan
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import load_tensors, save_tensors
 
 from .agent import Agent, Trajectory, require_same
 from .environment import PruningEnv, Rollout
 from .racing import Racing
 from .ranks import on_main, share_out
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass
@@ -117,6 +117,7 @@ class Searcher:
     Args:
         env (PruningEnv): The task.
         agent (Agent): Chooses the actions.
+        evaluate (Callable): From a plan to its reward, or to its rewards after each of ``num_stages`` stages.
         num_episodes (int): Episodes in all, those before a resume included.
         opening (Sequence[Tensor]): [L, 2] each, actions in [0, 1] that the first episodes play in place of the
             agent's own; it learns from them all the same. Defaults to none.
@@ -126,8 +127,6 @@ class Searcher:
         identity (dict | None): JSON-able facts that must be the same on a resume, such as the budget and a digest of
             the weights. Defaults to None.
         report (Callable | None): Told a :class:`Progress` after each episode. Defaults to None.
-        evaluate (Callable | None): From a plan to its rewards after each of ``num_stages`` stages. Defaults to None:
-            one stage, the environment's own.
         num_stages (int): Defaults to 1.
         racing (Racing | None): Stops hopeless plans between stages. Defaults to None: none is stopped.
 
@@ -139,13 +138,13 @@ class Searcher:
         self,
         env: PruningEnv,
         agent: Agent,
+        evaluate: Callable[[PruningPlan], float | Iterator[float]],
         num_episodes: int,
         opening: Sequence[Tensor] = (),
         checkpoint: Path | None = None,
         checkpoint_interval: int = 1,
         identity: dict[str, Any] | None = None,
         report: Callable[[Progress], None] | None = None,
-        evaluate: Callable[[PruningPlan], Iterator[float]] | None = None,
         num_stages: int = 1,
         racing: Racing | None = None,
     ):
@@ -160,7 +159,7 @@ class Searcher:
         self.checkpoint_interval = checkpoint_interval
         self.identity = identity or {}
         self.report = report
-        self.evaluate = evaluate or (lambda plan: iter([env.evaluate(plan)]))
+        self.evaluate = evaluate
         self.num_stages = num_stages
         self.racing = racing
         self.history = History()
@@ -227,6 +226,7 @@ class Searcher:
     def _evaluate(self, episode: int, rollout: Rollout) -> tuple[float, list[float]]:
         """The reward of an episode, and the rewards after each stage."""
         rewards = self.evaluate(self.env.plan(rollout.widths, rollout.lams))
+        rewards = rewards if isinstance(rewards, Iterator) else iter([rewards])
         with contextlib.closing(rewards) if hasattr(rewards, 'close') else contextlib.nullcontext():
             if self.racing:
                 reward, stages = self.racing.run(episode, rewards, self.num_stages, self.history.stages)
@@ -267,6 +267,9 @@ class Searcher:
         return dict(
             format=FORMAT,
             identity=self.identity,
+            # Computed anew, with another number of threads say, they may differ, and with them the plans' channels.
+            rankings=list(self.env.rankings),
+            start=None if self.env.start is None else list(self.env.start),
             agent=self.agent.state_dict(),
             history=self.history.state_dict(),
         )
@@ -277,12 +280,16 @@ class Searcher:
         Raises:
             AutoDFPError: The file is missing, damaged, or of a search for something else; the message names what.
         """
-        self.history = on_main(lambda: self._load(path))
+        self.history, rankings, start = on_main(lambda: self._load(path))
+        self.env.set_channels(rankings, start)
 
-    def _load(self, path: Path) -> History:
+    def _load(self, path: Path) -> tuple[History, list[Tensor], list[int] | None]:
         state = load_tensors(path, 'the search to resume')
         if state.get('format') != FORMAT:
-            raise AutoDFPError(f'{path} was expected to hold a search of format {FORMAT}, found {state.get("format")}')
+            raise AutoDFPError(
+                f'{path} was expected to hold a search of format {FORMAT}, found {state.get("format")}, which another '
+                'version of mmautodfp wrote; go on with that version or start a new search'
+            )
         require_same('search', self.identity, state['identity'])
         self.agent.load_state_dict(state['agent'])
-        return History.from_state_dict(state['history'])
+        return History.from_state_dict(state['history']), state['rankings'], state['start']

@@ -2,22 +2,25 @@
 
 from collections.abc import Sequence
 from itertools import count
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .budget import Budget, Limit, allowed_widths
-from .reconstructors import Reconstructor
-from .units import PrunableUnit
+from mmautodfp.costs import Budget, Constraint, allowed_widths
+from mmautodfp.graph import PrunableUnit
+
+if TYPE_CHECKING:
+    from mmautodfp.reconstruction import Reconstructor
 
 # A unit gives up its channels in about so many steps, before what is left of the limit is spent channel by channel.
 STEPS = 32
 
 
 def allocation_of(
-    reconstructor: Reconstructor,
+    reconstructor: 'Reconstructor',
     units: Sequence[PrunableUnit],
     rankings: Sequence[Tensor],
-    limit: Limit,
+    limit: Constraint,
     widest: Sequence[int],
 ) -> list[int] | None:
     """The widths [L] that a reconstructor would choose without a search, if it can tell.
@@ -26,7 +29,7 @@ def allocation_of(
         reconstructor (Reconstructor): Fitted.
         units (Sequence[PrunableUnit]): Units of what it was fitted to, L of them.
         rankings (Sequence[Tensor]): [N] each, the units' channels in the order in which they stay.
-        limit (Limit): Bound to the model.
+        limit (Constraint): Bound to the model.
         widest (Sequence[int]): [L], the most that each unit keeps.
     """
     curves = [reconstructor.error_curve(*pair) for pair in zip(units, rankings, strict=True)]
@@ -35,7 +38,7 @@ def allocation_of(
     return allocate_widths(curves, limit, widest)
 
 
-def allocate_widths(curves: Sequence[Tensor], limit: Limit, widest: Sequence[int]) -> list[int]:
+def allocate_widths(curves: Sequence[Tensor], limit: Constraint, widest: Sequence[int]) -> list[int]:
     """Widths with little error in all units together, as far as greedy steps find them.
 
     All units start as wide as they may be. Time and again the one gives up a step that adds the least error for the
@@ -45,7 +48,7 @@ def allocate_widths(curves: Sequence[Tensor], limit: Limit, widest: Sequence[int
     Args:
         curves (Sequence[Tensor]): [N + 1] each, L of them: the unit's error where 0 to N channels stay, never rising.
             Errors of different units are added up.
-        limit (Limit): Bound to the model.
+        limit (Constraint): Bound to the model.
         widest (Sequence[int]): [L], the most that each unit keeps.
 
     Returns:

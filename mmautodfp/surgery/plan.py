@@ -1,11 +1,13 @@
 """A pruning plan is data: search makes it, surgery carries it out, files keep it, the report draws it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from mmautodfp.errors import AutoDFPError
-from mmautodfp.fileio import load_json, save_json
+from torch import Tensor
+
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import load_json, save_json
 
 FORMAT = 1
 
@@ -53,6 +55,28 @@ class PruningPlan:
     """
 
     units: Mapping[str, UnitPlan]
+
+    @classmethod
+    def of(
+        cls,
+        names: Sequence[str],
+        rankings: Sequence[Tensor],
+        widths: Sequence[int],
+        lams: Sequence[float] | float = 0.5,
+    ) -> 'PruningPlan':
+        """The plan that keeps each unit's first-ranked channels.
+
+        Args:
+            names (Sequence[str]): The units', L of them.
+            rankings (Sequence[Tensor]): [N] each, their channels in the order in which they stay.
+            widths (Sequence[int]): [L].
+            lams (Sequence[float] | float): [L], or one for all. Defaults to 0.5.
+        """
+        lams = [lams] * len(names) if isinstance(lams, int | float) else lams
+        units = {}
+        for name, ranking, width, lam in zip(names, rankings, widths, lams, strict=True):
+            units[name] = UnitPlan(tuple(ranking[:width].sort().values.tolist()), len(ranking), lam)
+        return cls(units)
 
     @property
     def widths(self) -> dict[str, int]:

@@ -1,212 +1,101 @@
-"""Carrying out a plan on a live model, in place and back again, and building the slim model from a config."""
+"""A pruned module built from its config."""
 
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
-from mmautodfp.errors import AutoDFPError
-from mmautodfp.kernels import merge_input_channels
-from mmautodfp.registry import MODELS
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.registry import MODELS
 
+from .apply import apply_plan
 from .plan import PruningPlan, UnitPlan
-from .reconstructors import PruneOnly, Reconstructor
-from .units import Consumer, PrunableUnit, survey_units
-
-_SIZES = ('in_channels', 'out_channels', 'groups', 'num_features', 'in_features', 'out_features')
-
-
-class Restore:
-    """Brings the dense weights back, bit for bit: the very tensors that were there before.
-
-    Call it, or use it as a context manager. A second call does nothing.
-    """
-
-    def __init__(self):
-        self._saved: dict[nn.Module, tuple[dict, dict, dict]] = {}
-
-    def remember(self, layer: nn.Module) -> nn.Module:
-        """Keep what ``layer`` holds now, unless it has been kept before, and return the layer."""
-        if layer not in self._saved:
-            sizes = {name: getattr(layer, name) for name in _SIZES if hasattr(layer, name)}
-            self._saved[layer] = (dict(layer._parameters), dict(layer._buffers), sizes)
-        return layer
-
-    def __call__(self) -> None:
-        for layer, (parameters, buffers, sizes) in self._saved.items():
-            layer._parameters.update(parameters)
-            layer._buffers.update(buffers)
-            for name, value in sizes.items():
-                setattr(layer, name, value)
-        self._saved.clear()
-
-    def swap(self) -> None:
-        """Bring the dense weights back and keep what was there instead; a second call reverses it."""
-        dense, self._saved = self._saved, {}
-        for layer in dense:
-            self.remember(layer)
-        pruned, self._saved = self._saved, dense
-        self()
-        self._saved = pruned
-
-    def __enter__(self) -> 'Restore':
-        return self
-
-    def __exit__(self, *_) -> None:
-        self()
-
-
-@torch.no_grad()
-def apply_plan(
-    module: nn.Module, plan: PruningPlan, reconstructor: Reconstructor | None = None, finish: bool = False
-) -> Restore:
-    """Prune a module in place. Only shapes change: no module moves, so state-dict keys stay as they were.
-
-    Args:
-        module (nn.Module): The dense module that the plan's unit names are relative to.
-        plan (PruningPlan): What to keep.
-        reconstructor (Reconstructor | None): Hands the pruned channels' work on; fitted to the dense module here if it
-            has not been. Defaults to None, which prunes without compensation.
-        finish (bool): Let the reconstructor do what it only does for a plan that stays, in place of what it does in
-            an episode. Defaults to False.
-
-    Returns:
-        Restore: Call it to get the dense module back.
-
-    Raises:
-        AutoDFPError: The plan names a unit that the module lacks, or one of another width. The module is unchanged.
-    """
-    reconstructor = reconstructor or PruneOnly()
-    steps = _match(module, plan)
-    reconstructor.ensure_fitted(module)
-    restore = Restore()
-    try:
-        for unit, unit_plan in steps:
-            prune_unit(module, unit, unit_plan, reconstructor, restore)
-        (reconstructor.finish if finish else reconstructor.adjust)(module, plan, restore)
-    except BaseException:
-        restore()
-        raise
-    return restore
+from .restore import SIZES
 
 
 @MODELS.register_module()
-def Slim(module: dict | nn.Module, widths: Mapping[str, int]) -> nn.Module:
+def Slim(
+    module: dict | nn.Module,
+    layers: Mapping[str, Mapping[str, int | bool]] | None = None,
+    widths: Mapping[str, int] | None = None,
+) -> nn.Module:
     """Build a module and shrink it, so that a config can describe a pruned model.
 
-    It is a function: what it returns is the module itself, with the dense one's class and state-dict keys.
+    It is a function: what it returns is the module itself, with the dense one's class and state-dict keys. Where the
+    shapes changed its weights are random, as torch makes them: those of the plan come from the checkpoint.
 
     Args:
         module (dict | nn.Module): The dense module, or its config.
-        widths (Mapping[str, int]): Unit name to the number of channels that stay. Units that are absent stay whole.
+        layers (Mapping[str, Mapping[str, int | bool]] | None): Path of each changed layer to what it is built with
+            instead, such as ``{'layer1.0.conv1': dict(out_channels=32)}``; ``bias=True`` gives it a bias.
+        widths (Mapping[str, int] | None): As version 0.1 wrote it: prunable unit to the number of channels that stay.
 
     Returns:
-        nn.Module: The slim module. Which channels it holds is up to the checkpoint that is loaded into it.
+        nn.Module: The slim module.
 
     Raises:
-        AutoDFPError: A name is no unit of the module, or a width is not in 1..N.
+        AutoDFPError: A name is no layer of the module, or a size does not fit it.
     """
     if isinstance(module, dict):
         module = MODELS.build(module)
-    channels = {unit.name: unit.num_channels for unit in survey_units(module).units}
-    for name, width in widths.items():
-        if name in channels and not 1 <= width <= channels[name]:
-            raise AutoDFPError(f'Slim was to keep {width} channels of {name}, which has {channels[name]}')
-    plan = {name: UnitPlan(tuple(range(width)), channels.get(name, width)) for name, width in widths.items()}
-    apply_plan(module, PruningPlan(plan))
+    for path, sizes in (layers or {}).items():
+        _resize(module, path, sizes)
+    if widths:
+        shrink(module, widths)
     if getattr(module, 'init_cfg', None):
         module.init_cfg = None  # pretrained weights are of the dense shapes
     return module
 
 
-def _match(module: nn.Module, plan: PruningPlan) -> list[tuple[PrunableUnit, UnitPlan]]:
-    units = {unit.name: unit for unit in survey_units(module).units}
-    for name, unit_plan in plan.units.items():
-        if name not in units:
-            found = f'{len(units)} units, {next(iter(units))} the first' if units else 'no prunable unit'
-            raise AutoDFPError(f'the plan prunes {name!r}, but the {type(module).__name__} has {found}')
-        if units[name].num_channels != unit_plan.num_channels:
-            raise AutoDFPError(
-                f'the plan was made for {unit_plan.num_channels} channels in {name}, this {type(module).__name__} '
-                f'has {units[name].num_channels}'
-            )
-    return [(units[name], plan.units[name]) for name in units if name in plan.units]
+def shrink(module: nn.Module, widths: Mapping[str, int]) -> None:
+    """Cut a dense module's units down to their first channels, for its shapes: the weights are not those of a plan.
+
+    Args:
+        module (nn.Module): Changed in place.
+        widths (Mapping[str, int]): Unit name to the number of channels that stay. Units that are absent stay whole.
+
+    Raises:
+        AutoDFPError: A name is no unit of the module, or a width is not in 1..N.
+    """
+    from mmautodfp.graph import find_units  # not needed where the config names the layers
+
+    channels = {unit.name: unit.num_channels for unit in find_units(module)}
+    for name, width in widths.items():
+        if name in channels and not 1 <= width <= channels[name]:
+            raise AutoDFPError(f'Slim was to keep {width} channels of {name}, which has {channels[name]}')
+    plan = {name: UnitPlan(tuple(range(width)), channels.get(name, width)) for name, width in widths.items()}
+    apply_plan(module, PruningPlan(plan))
 
 
-def prune_unit(
-    module: nn.Module, unit: PrunableUnit, plan: UnitPlan, reconstructor: Reconstructor, restore: Restore
-) -> None:
-    """Prune one unit in place; units must be pruned in forward order."""
-    if plan.width == unit.num_channels:
-        return
-    producer = restore.remember(module.get_submodule(unit.name))
-    keep = torch.tensor(plan.keep, device=producer.weight.device)
-    reconstruction = reconstructor.reconstruct(unit, keep, plan.lam)
-    for name in (unit.name, unit.norm, *unit.between):
-        if name is not None:
-            _keep_channels(restore.remember(module.get_submodule(name)), keep)
-    for consumer in unit.consumers:
-        layer = restore.remember(module.get_submodule(consumer.name))
-        if reconstruction.constant is not None:
-            _absorb_constant(module, consumer, reconstruction.constant, restore)
-        weight = merge_input_channels(layer.weight, reconstruction.delivery)
-        change = reconstruction.changes.get(consumer.name)
-        if change is not None:
-            weight = weight * change.gain.to(weight).view(-1, *[1] * (weight.ndim - 1))
-            shift_outputs(module, consumer, change.shift, restore)
-        replace_tensor(layer, 'weight', weight)
-        _count_inputs(layer)
-
-
-def _keep_channels(layer: nn.Module, keep: Tensor) -> None:
-    """Slice the outputs of a conv, linear, depthwise conv or norm."""
+def _resize(module: nn.Module, path: str, sizes: Mapping[str, int | bool]) -> None:
+    """Give a layer other sizes, and tensors of those sizes."""
+    try:
+        layer = module.get_submodule(path)
+    except AttributeError:
+        raise AutoDFPError(
+            f'the pruned model has a layer {path!r}, but the {type(module).__name__} has none of that name; '
+            'its config and this version of its code do not belong together'
+        ) from None
+    if not sizes.keys() <= {name for name in SIZES if hasattr(layer, name)} | {'bias'}:
+        raise AutoDFPError(f'{path} is a {type(layer).__name__}, which has no {", ".join(sizes)} to be changed')
+    dense = {name: getattr(layer, name) for name in SIZES if hasattr(layer, name)}
+    for name, value in sizes.items():
+        if name != 'bias':
+            setattr(layer, name, value)
+    new = {name: getattr(layer, name) for name in dense}
+    outputs = {'out_channels', 'num_features', 'out_features'}
     for store in (layer._parameters, layer._buffers):
         for name, tensor in store.items():
-            if tensor is not None and tensor.ndim:  # num_batches_tracked has no channels
-                replace_tensor(layer, name, tensor[keep])
-    if isinstance(layer, _BatchNorm):
-        layer.num_features = len(keep)
-    elif isinstance(layer, nn.Linear):
-        layer.out_features = len(keep)
-    else:
-        layer.out_channels = len(keep)
-        if layer.groups > 1:  # depthwise: every channel is a group of its own
-            layer.groups = layer.in_channels = len(keep)
-
-
-def _absorb_constant(module: nn.Module, consumer: Consumer, constant: Tensor, restore: Restore) -> None:
-    """Put what channels [N] of constant value contribute to a consumer into its norm's running mean or its bias."""
-    layer = module.get_submodule(consumer.name)
-    per_channel = layer.weight.flatten(1).unflatten(1, (len(constant), -1)).sum(-1)  # [M, N]
-    shift_outputs(module, consumer, per_channel @ constant.to(per_channel), restore)
-
-
-def shift_outputs(module: nn.Module, consumer: Consumer, shift: Tensor, restore: Restore) -> None:
-    """Add ``shift`` [M] to a consumer's outputs, in its norm's running mean or its bias."""
-    layer = restore.remember(module.get_submodule(consumer.name))
-    shift = shift.to(layer.weight)
-    if consumer.norm is not None:
-        norm = restore.remember(module.get_submodule(consumer.norm))
-        replace_tensor(norm, 'running_mean', norm.running_mean - shift)
-    else:
-        replace_tensor(layer, 'bias', shift if layer.bias is None else layer.bias + shift)
-
-
-def _count_inputs(layer: nn.Module) -> None:
-    if isinstance(layer, nn.Linear):
-        layer.in_features = layer.weight.shape[1]
-    else:
-        layer.in_channels = layer.weight.shape[1]
-
-
-def replace_tensor(layer: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put a new tensor in place of an old one, which stays untouched for :class:`Restore`."""
-    # contiguous() would keep the strides of a merged 1x1 kernel, which torch reads as channels-last: the convolution
-    # would answer in that layout, and mmcv's RoIAlign takes its input's memory for channels-first.
-    tensor = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
-    if name in layer._buffers:
-        layer._buffers[name] = tensor
-    else:
-        old = layer._parameters.get(name)
-        layer._parameters[name] = nn.Parameter(tensor, requires_grad=old is None or old.requires_grad)
+            if tensor is None or not tensor.ndim:
+                continue
+            shape = list(tensor.shape)
+            shape[0] = next((new[key] for key in new if key in outputs), shape[0])
+            if tensor.ndim > 1:
+                shape[1] = new.get('in_features') or new['in_channels'] // new.get('groups', 1)
+            if shape != list(tensor.shape):
+                empty = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
+                store[name] = nn.Parameter(empty, tensor.requires_grad) if store is layer._parameters else empty
+    if sizes.get('bias') and layer.bias is None:
+        layer.bias = nn.Parameter(torch.zeros(len(layer.weight), dtype=layer.weight.dtype, device=layer.weight.device))
+    if hasattr(layer, 'reset_parameters'):
+        layer.reset_parameters()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmengine.runner import Runner
 
-from mmautodfp.registry import HOOKS, build
+from mmautodfp.utils.registry import HOOKS, build
 
 CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
 CHECKPOINT = 'configs/demo/faster_rcnn_digits.pth'

@@ -14,12 +14,15 @@ from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmautodfp import AutoDFPError, apis
-from mmautodfp.hooks.artifacts import slim_config
-from mmautodfp.hooks.comparison import compare
+from mmautodfp.graph import find_units
 from mmautodfp.hooks.identity import begin_or_resume, identify
-from mmautodfp.registry import HOOKS, build
-from mmautodfp.surgery import PruningPlan, SimilarityReconstructor, apply_plan, find_units
+from mmautodfp.outputs.artifacts import slim_config
+from mmautodfp.outputs.comparison import compare
+from mmautodfp.reconstruction import SimilarityReconstructor
+from mmautodfp.runs import runs as apis
+from mmautodfp.surgery import PruningPlan, apply_plan
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.registry import HOOKS, build
 
 
 def test_a_run_leaves_what_it_promises(demo_run):
@@ -231,16 +234,16 @@ def test_baselines_keep_the_channels_of_largest_norm_whatever_the_compensation_p
     monkeypatch.setattr(
         SimilarityReconstructor, 'ranking', lambda self, unit: torch.arange(unit.num_channels), raising=False
     )
-    contestants = []
+    candidates = []
 
     def measure(model, target, chosen, metrics):
-        contestants.extend(chosen)
+        candidates.extend(chosen)
         return [[0.0, 0.0] for _ in chosen]
 
     monkeypatch.setattr('mmautodfp.hooks.comparison.measure', measure)
     hook, _ = prepared_hook(demo_config)
     compare(hook, hook.env.uniform_plan(), 0.0)
-    plans = {contestant.name: contestant.plan for contestant in contestants}
+    plans = {candidate.name: candidate.plan for candidate in candidates}
     for unit in find_units(hook.target):
         norms = hook.target.get_submodule(unit.name).weight.flatten(1).norm(dim=1)
         width = plans['AutoDFP'].widths[unit.name]

@@ -10,8 +10,9 @@ from mmdet.apis import init_detector
 from mmengine.config import Config
 from torch import nn
 
-from mmautodfp import AutoDFPError, apis
-from mmautodfp.hooks import find_module
+from mmautodfp.runs import runs as apis
+from mmautodfp.search.task import find_module
+from mmautodfp.utils import AutoDFPError
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmautodfp.hooks import preparation
-from mmautodfp.registry import HOOKS, build
 from mmautodfp.rewards import SyntheticReward
+from mmautodfp.utils.registry import HOOKS, build
 
 OPTIONS = {
     'autodfp.budget': dict(type='LatencyBudget', preserve_ratio=0.97, points=2, repeat=1),

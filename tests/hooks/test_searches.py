@@ -8,10 +8,11 @@ import torch
 from conftest import REPO
 from demo_helpers import CONFIG, read
 
-from mmautodfp import AutoDFPError, apis
 from mmautodfp.hooks import AutoDFPHook
 from mmautodfp.rewards import CocoReward
+from mmautodfp.runs import runs as apis
 from mmautodfp.surgery import PruningPlan
+from mmautodfp.utils import AutoDFPError
 
 
 def test_the_same_seed_gives_the_same_plan_and_resume_goes_on_from_it(demo_run, small_demo, tmp_path, monkeypatch):

@@ -7,8 +7,8 @@ import pytest
 from conftest import REPO
 from mmengine.config import Config
 
-from mmautodfp import apis
-from mmautodfp.fileio import load_json
+from mmautodfp.runs import runs as apis
+from mmautodfp.utils.fileio import load_json
 
 CONFIG = 'configs/demo/faster_rcnn_digits_zero_data.py'
 OPTIONS = {

@@ -14,9 +14,11 @@ from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 from torch import nn
 
-from mmautodfp.fileio import load_json
-from mmautodfp.rewards.subset import ImageBatches, build_dataset
-from mmautodfp.surgery import PruningPlan, UnitPlan, find_units
+from mmautodfp.graph import find_units
+from mmautodfp.rewards import ImageBatches
+from mmautodfp.rewards.subset import build_dataset
+from mmautodfp.surgery import PruningPlan, UnitPlan
+from mmautodfp.utils.fileio import load_json
 
 PIPELINE = [
     dict(type='LoadImageFromFile'),

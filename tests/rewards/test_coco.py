@@ -6,10 +6,10 @@ from mmdet.evaluation import CocoMetric
 from mmdet.structures import DetDataSample
 from reward_data import Oracle, coco_annotations, coco_loader, demo_detector, digits_loader
 
-from mmautodfp import AutoDFPError
-from mmautodfp.fileio import load_json, save_json
 from mmautodfp.rewards import CocoReward, CocoTruth
 from mmautodfp.rewards.coco_map import read_annotations
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import load_json, save_json
 
 
 def mmdet_map(reward: CocoReward, model: Oracle, tmp_path) -> dict[str, float]:

@@ -9,10 +9,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from reward_data import coco_annotations
 
-from mmautodfp import AutoDFPError
-from mmautodfp.fileio import load_json
 from mmautodfp.rewards import CocoTruth
 from mmautodfp.rewards.coco_map import read_annotations
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import load_json
 
 # COCO's mini set has crowds, and images without any annotation.
 SETS = ['digits', 'coco']

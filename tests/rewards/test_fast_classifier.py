@@ -6,12 +6,13 @@ from conftest import enliven, random_plan
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmautodfp.classification import ImageClassifier
-from mmautodfp.registry import MODELS
+from mmautodfp.reconstruction import SimilarityReconstructor
 from mmautodfp.rewards import AccuracyReward
-from mmautodfp.rewards.fast_classifier import FastClassifier
-from mmautodfp.rewards.fast_model import TOLERANCE
-from mmautodfp.surgery import SimilarityReconstructor, apply_plan
+from mmautodfp.rewards.fast.classifier import FastClassifier
+from mmautodfp.rewards.fast.model import TOLERANCE
+from mmautodfp.surgery import apply_plan
+from mmautodfp.utils.registry import MODELS
+from mmautodfp.zoo import ImageClassifier
 
 DIGITS = dict(batch_size=40, dataset=dict(type='mmautodfp.SklearnDigits', split='val'))
 NETWORKS = {

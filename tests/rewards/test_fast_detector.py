@@ -13,11 +13,13 @@ from mmengine.config import Config
 from reward_data import assert_same_detections, demo_detector, digits_batches, digits_loader, gentle_plan
 from torch import nn
 
-from mmautodfp import AutoDFPError
+from mmautodfp.graph import find_units
+from mmautodfp.reconstruction import PruneOnly, SimilarityReconstructor
 from mmautodfp.rewards import CocoReward
-from mmautodfp.rewards.fast_detector import FastDetector
-from mmautodfp.rewards.fast_model import TOLERANCE, FastModel, choose_precision
-from mmautodfp.surgery import PruneOnly, PruningPlan, SimilarityReconstructor, apply_plan, find_units
+from mmautodfp.rewards.fast.detector import FastDetector
+from mmautodfp.rewards.fast.model import TOLERANCE, FastModel, choose_precision
+from mmautodfp.surgery import PruningPlan, apply_plan
+from mmautodfp.utils import AutoDFPError
 
 
 @pytest.fixture(scope='module', params=['faster_rcnn', 'retinanet', 'fcos', 'mask_rcnn'])

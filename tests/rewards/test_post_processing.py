@@ -16,7 +16,7 @@ from reward_data import assert_same_detections, demo_detector
 from torch import nn
 from torchvision.ops import nms
 
-from mmautodfp.rewards.post_processing import _best_survivors, _first_of_each, use_batched_post_processing
+from mmautodfp.rewards.fast.post_processing import _best_survivors, _first_of_each, use_batched_post_processing
 
 # Three images of one batch: their sizes after resizing, and how they were resized (width, height).
 METAS = [

@@ -3,9 +3,9 @@ import torch
 from reward_data import Preprocessor, coco_loader, digits_loader
 from torch import nn
 
-from mmautodfp import AutoDFPError
 from mmautodfp.rewards import CocoReward, ImageBatches, choose_covering
 from mmautodfp.rewards.subset import build_dataset
+from mmautodfp.utils import AutoDFPError
 
 
 def test_the_choice_covers_the_categories_and_depends_on_the_seed_alone():

@@ -5,9 +5,11 @@ import torch
 from conftest import build_resnet, random_plan
 from torch import nn
 
-from mmautodfp import AutoDFPError
+from mmautodfp.graph import find_units
+from mmautodfp.reconstruction import PruneOnly, SimilarityReconstructor
 from mmautodfp.rewards import SyntheticReward
-from mmautodfp.surgery import PruneOnly, PruningPlan, SimilarityReconstructor, UnitPlan, apply_plan, find_units
+from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
+from mmautodfp.utils import AutoDFPError
 
 IMAGES = dict(num_images=4, size=32, batch_size=2)
 

@@ -1,11 +1,9 @@
 import pytest
 import torch
 
-from mmautodfp.errors import AutoDFPError
-from mmautodfp.registry import AGENTS
-from mmautodfp.search.agent import AgentSpec, Trajectory
-from mmautodfp.search.baselines import RandomSearch, UniformPlan
-from mmautodfp.search.sac import SAC
+from mmautodfp.search import SAC, AgentSpec, RandomSearch, Trajectory, UniformPlan
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.registry import AGENTS
 
 SPEC = AgentSpec(4, uniform_action=(0.4, 0.7), state_dim=3, seed=5)
 STATE = torch.full((3,), 0.5)

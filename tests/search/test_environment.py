@@ -3,9 +3,9 @@ import random
 import pytest
 import torch
 
-from mmautodfp import AutoDFPError
+from mmautodfp.costs import CostModel, ModelCosts, ParamBudget, round_widths
 from mmautodfp.search import PruningEnv, RatioRange
-from mmautodfp.surgery import CostModel, ModelCosts, ParamBudget, round_widths
+from mmautodfp.utils import AutoDFPError
 
 RATIOS = RatioRange()
 

@@ -3,9 +3,9 @@ import torch
 
 pytest.importorskip('cmaes')
 
-from mmautodfp.errors import AutoDFPError
-from mmautodfp.registry import AGENTS
 from mmautodfp.search import CMAES, AgentSpec, RandomSearch, Trajectory
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.registry import AGENTS
 
 SPEC = AgentSpec(6, uniform_action=(0.5, 0.5), state_dim=3, seed=2)
 STATE = torch.zeros(3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
-from mmautodfp.search.agent import AgentSpec
+from mmautodfp.search import AgentSpec
 from mmautodfp.search.networks import LOG_STD_RANGE, Actor, Critic, tanh_log_prob
 
 SPEC = AgentSpec(4, uniform_action=(0.5, 0.5), state_dim=3)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mmautodfp import AutoDFPError
 from mmautodfp.search import Racing
+from mmautodfp.utils import AutoDFPError
 
 
 def staged(rows):

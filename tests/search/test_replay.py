@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from mmautodfp.errors import AutoDFPError
-from mmautodfp.search.agent import Trajectory
-from mmautodfp.search.replay import ReplayBuffer
+from mmautodfp.search import ReplayBuffer, Trajectory
+from mmautodfp.utils import AutoDFPError
 
 STATE_DIM, ACTION_DIM = 3, 2
 

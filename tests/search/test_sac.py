@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmautodfp.errors import AutoDFPError
-from mmautodfp.registry import AGENTS
-from mmautodfp.search.agent import AgentSpec, Trajectory
+from mmautodfp.search import SAC, AgentSpec, SACConfig, Trajectory
 from mmautodfp.search.replay import Batch
-from mmautodfp.search.sac import SAC, SACConfig
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.registry import AGENTS
 
 SMALL = dict(hidden_sizes=(16, 16), batch_size=8, warmup_episodes=2, buffer_episodes=3)
 

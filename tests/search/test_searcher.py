@@ -8,8 +8,8 @@ import torch
 from conftest import REPO
 from test_environment import make_env
 
-from mmautodfp import AutoDFPError
 from mmautodfp.search import SAC, AgentSpec, RandomSearch, Searcher, UniformPlan
+from mmautodfp.utils import AutoDFPError
 
 
 def taste(plan) -> float:

@@ -8,8 +8,8 @@ import torch
 from conftest import build_resnet
 from least_squares_data import IMAGES
 
-from mmautodfp.surgery import (
-    Budgets,
+from mmautodfp.costs import (
+    Constraints,
     CostModel,
     FlopBudget,
     LatencyBudget,
@@ -17,17 +17,19 @@ from mmautodfp.surgery import (
     LatencyTable,
     ModelCosts,
     ParamBudget,
-    SyntheticLeastSquares,
-    allocate_widths,
-    find_units,
     model_costs,
     round_widths,
 )
+from mmautodfp.graph import find_units
+from mmautodfp.reconstruction import SyntheticLeastSquares
+from mmautodfp.surgery import allocate_widths
 
 
-def bound(costs: CostModel, ratio: float, least, divisor=1, flops: CostModel | None = None, flop_ratio=1.0) -> Budgets:
+def bound(
+    costs: CostModel, ratio: float, least, divisor=1, flops: CostModel | None = None, flop_ratio=1.0
+) -> Constraints:
     both = dict.fromkeys(('module', 'model'), costs)
-    limit = Budgets([ParamBudget(ratio), FlopBudget(flop_ratio)])
+    limit = Constraints([ParamBudget(ratio), FlopBudget(flop_ratio)])
     limit.bind(ModelCosts(both, dict.fromkeys(both, flops or costs)), least, divisor)
     return limit
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from mmautodfp import AutoDFPError
 from mmautodfp.surgery import PruningPlan, UnitPlan
+from mmautodfp.utils import AutoDFPError
 
 
 def test_json_round_trip_keeps_everything_in_order(tmp_path):

@@ -6,17 +6,11 @@ import torchvision
 from conftest import build_resnet, enliven, random_plan
 from torch import nn
 
-from mmautodfp import AutoDFPError
-from mmautodfp.registry import MODELS
-from mmautodfp.surgery import (
-    NeuronMerging,
-    PruneOnly,
-    PruningPlan,
-    SimilarityReconstructor,
-    UnitPlan,
-    apply_plan,
-    find_units,
-)
+from mmautodfp.graph import find_units
+from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor
+from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.registry import MODELS
 
 
 def masked_dense(module: nn.Module, plan: PruningPlan, reconstructor) -> nn.Module:

@@ -1,0 +1,239 @@
+"""Limits on what a plan costs, and how much a layer may keep so that the whole stays within them (Algorithm 1)."""
+
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, ClassVar
+
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.registry import BUDGETS
+from mmautodfp.utils.timing import describe_machine
+
+from .counts import Cost, ModelCosts
+
+
+class Constraint(ABC):
+    """What bounds the widths of a search: one :class:`Budget` or several (:class:`Constraints`).
+
+    Attributes:
+        min_widths (list[int]): [L], the least that each unit keeps; known once bound.
+        channel_divisor (int): Kept widths are multiples of it or the full width; known once bound.
+    """
+
+    min_widths: list[int]
+    channel_divisor: int = 1
+
+    @property
+    @abstractmethod
+    def budgets(self) -> list['Budget']:
+        """The budgets that it consists of."""
+
+    @abstractmethod
+    def bind(self, costs: ModelCosts, min_widths: Sequence[int], channel_divisor: int = 1) -> None:
+        """Set the limit for a model.
+
+        Args:
+            costs (ModelCosts): Its costs.
+            min_widths (Sequence[int]): [L], the least that each unit keeps, as :func:`round_widths` gives them.
+            channel_divisor (int): Kept widths are multiples of it or the full width. Defaults to 1.
+
+        Raises:
+            AutoDFPError: Not even the least widths meet the limit; the message names what can be reached.
+        """
+
+    @abstractmethod
+    def max_width(self, chosen: Sequence[int]) -> int:
+        """The most channels that unit ``len(chosen)`` may keep (Algorithm 1, sign corrected).
+
+        Counted are the widths already chosen and the least widths of the units to come.
+        """
+
+    @abstractmethod
+    def uniform_ratio(self) -> float:
+        """The largest ratio p that, alike in all units (Eq. 15), stays within the limit."""
+
+    @abstractmethod
+    def describe(self) -> Any:
+        """Its settings as plain data, for ``summary.json``."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> list:
+        """What a search and one that resumes it must share, as plain data."""
+
+
+class Budget(Constraint):
+    """A limit on one cost, and Algorithm 1's bound with exact counts.
+
+    Args:
+        preserve_ratio (float): Share of the dense cost that may stay, in (0, 1]. Defaults to 0.9.
+        scope (str): What the share is of: 'module', the part that is pruned, or 'model', all of it. Defaults to
+            'module'.
+
+    Raises:
+        AutoDFPError: An argument is out of its range.
+    """
+
+    metric: ClassVar[str]
+
+    def __init__(self, preserve_ratio: float = 0.9, scope: str = 'module'):
+        if not 0 < preserve_ratio <= 1:
+            raise AutoDFPError(f'preserve_ratio is the share that stays and lies in (0, 1], got {preserve_ratio}')
+        if scope not in ('module', 'model'):
+            raise AutoDFPError(f"scope of a budget is 'module' or 'model', got {scope!r}")
+        self.preserve_ratio = preserve_ratio
+        self.scope = scope
+        self.cost: Cost | None = None
+
+    @property
+    def budgets(self) -> list['Budget']:
+        return [self]
+
+    def bind(self, costs: ModelCosts, min_widths: Sequence[int], channel_divisor: int = 1) -> None:
+        self.cost = getattr(costs, self.metric)[self.scope]
+        self.min_widths = list(min_widths)
+        self.channel_divisor = channel_divisor
+        self.limit = int(self.preserve_ratio * self.cost(self.cost.dense) + 1e-6)
+        least = self.cost(self.min_widths)
+        if least > self.limit:
+            coarser = ' or channel_divisor' if channel_divisor > 1 else ''
+            raise AutoDFPError(
+                f"a preserve_ratio of {self.preserve_ratio:g} of the {self.scope}'s {self.metric} was asked for, but "
+                f'pruning can only reach {self.cost.ratio(self.min_widths):.4f} to 1; raise the ratio or lower '
+                f'p_min{coarser}'
+            )
+
+    def max_width(self, chosen: Sequence[int]) -> int:
+        unit = len(chosen)
+        bound = self.cost.widest([*chosen, *self.min_widths[unit:]], unit, self.limit)
+        return floor_width(bound, self.cost.dense[unit], self.channel_divisor)
+
+    def uniform_ratio(self) -> float:
+        dense, divisor = self.cost.dense, self.channel_divisor
+        if self.cost(dense) <= self.limit:
+            return 1.0
+        # Widths change halfway between two that are allowed. A ratio halfway between two such steps survives rounding
+        # to float32.
+        pairs = {(a, b, n) for n in dense for a, b in pairwise([0, *allowed_widths(n, divisor)])}
+        steps = sorted({0.0} | {(a + b) / 2 / n for a, b, n in pairs})
+        plateaus = [(a + b) / 2 for a, b in pairwise(steps)]
+        # A cost never falls as widths grow, so those that fit come first.
+        count = bisect_right(
+            plateaus, self.limit, key=lambda ratio: self.cost(round_widths(ratio, dense, self.channel_divisor))
+        )
+        return plateaus[count - 1]
+
+    def describe(self) -> dict[str, Any]:
+        return dict(type=type(self).__name__, preserve_ratio=self.preserve_ratio, scope=self.scope)
+
+    @property
+    def identity(self) -> list:
+        return [type(self).__name__, self.preserve_ratio, self.scope]
+
+
+@BUDGETS.register_module()
+class ParamBudget(Budget):
+    """Limits the number of parameters."""
+
+    metric = 'params'
+
+
+@BUDGETS.register_module()
+class FlopBudget(Budget):
+    """Limits the number of multiply-accumulates on one of the reward's images (``flops_input`` in the summary)."""
+
+    metric = 'flops'
+
+
+@BUDGETS.register_module()
+class LatencyBudget(Budget):
+    """Limits the time that one of the reward's images takes, as :func:`measure_latency_costs` predicts it here.
+
+    Args:
+        preserve_ratio (float): Share of the dense latency that may stay, in (0, 1]. Defaults to 0.9.
+        scope (str): As in :class:`Budget`. Defaults to 'module'.
+        points (int): Widths of each layer that are measured; in between is interpolated. Defaults to 5.
+        repeat (int): Measurements of each, of which the median counts. Defaults to 7.
+
+    Raises:
+        AutoDFPError: An argument is out of its range.
+    """
+
+    metric = 'latency'
+
+    def __init__(self, preserve_ratio: float = 0.9, scope: str = 'module', points: int = 5, repeat: int = 7):
+        super().__init__(preserve_ratio, scope)
+        if points < 2 or repeat < 1:
+            raise AutoDFPError(f'LatencyBudget needs points >= 2 and repeat >= 1, got {points} and {repeat}')
+        self.points = points
+        self.repeat = repeat
+
+    @property
+    def identity(self) -> list:
+        machine = describe_machine()  # on another one the limit is another
+        return [*super().identity, self.points, machine['processor'], machine['gpu']]
+
+
+class Constraints(Constraint):
+    """Several limits that hold at once; ``budget=[dict(...), dict(...)]`` in a config.
+
+    Args:
+        budgets (Sequence[Budget]): One or more.
+
+    Raises:
+        AutoDFPError: There is none.
+    """
+
+    def __init__(self, budgets: Sequence[Budget]):
+        if not budgets:
+            raise AutoDFPError('a list of budgets was given, but it is empty; name at least one, such as ParamBudget')
+        self._budgets = list(budgets)
+
+    @property
+    def budgets(self) -> list[Budget]:
+        return self._budgets
+
+    def bind(self, costs: ModelCosts, min_widths: Sequence[int], channel_divisor: int = 1) -> None:
+        for budget in self.budgets:
+            budget.bind(costs, min_widths, channel_divisor)
+        self.min_widths, self.channel_divisor = list(min_widths), channel_divisor
+
+    def max_width(self, chosen: Sequence[int]) -> int:
+        return min(budget.max_width(chosen) for budget in self.budgets)
+
+    def uniform_ratio(self) -> float:
+        return min(budget.uniform_ratio() for budget in self.budgets)
+
+    def describe(self) -> list[dict[str, Any]]:
+        return [budget.describe() for budget in self.budgets]
+
+    @property
+    def identity(self) -> list:
+        return [budget.identity for budget in self.budgets]
+
+
+def allowed_widths(channels: int, divisor: int = 1) -> list[int]:
+    """The multiples of ``divisor`` up to ``channels``, and ``channels`` itself."""
+    return [*range(divisor, channels, divisor), channels]
+
+
+def floor_width(width: int, channels: int, divisor: int = 1) -> int:
+    """The widest allowed width up to ``width``; ``width`` must not be below the narrowest one."""
+    return channels if width >= channels else width // divisor * divisor
+
+
+def round_widths(ratio: float, dense: Sequence[int], divisor: int = 1) -> list[int]:
+    """Eq. 15 for each unit: max(1, round(p N)), or with a divisor the nearest of :func:`allowed_widths`.
+
+    Args:
+        ratio (float): p.
+        dense (Sequence[int]): [L], the units' dense widths N.
+        divisor (int): Widths are multiples of it or N. Defaults to 1.
+
+    Returns:
+        list[int]: [L].
+    """
+    if divisor == 1:
+        return [max(1, round(ratio * n)) for n in dense]
+    return [min(allowed_widths(n, divisor), key=lambda width: abs(width - ratio * n)) for n in dense]

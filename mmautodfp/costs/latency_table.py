@@ -1,0 +1,316 @@
+"""How long a model takes at given widths: its layers measured at a few widths, interpolated in between."""
+
+import hashlib
+import os
+import statistics
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmautodfp.graph import PrunableUnit
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import load_json, save_json
+from mmautodfp.utils.timing import describe_machine, median_in_turns, wait_for_gpu
+
+from .constraints import LatencyBudget, allowed_widths
+from .counts import Role, forward_hooks, unit_roles
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One call of a layer whose widths depend on a plan.
+
+    Attributes:
+        layer (nn.Module): Conv, linear layer or batch norm.
+        role (Role): The units that its outputs and inputs belong to.
+        shape (tuple[int, ...]): Of its input in the dense model, [B, C, ...].
+        outputs (int): Dense width N of the unit of its outputs; 1 if there is none.
+        inputs (int): Likewise of its inputs.
+    """
+
+    layer: nn.Module
+    role: Role
+    shape: tuple[int, ...]
+    outputs: int
+    inputs: int
+
+    @property
+    def key(self) -> str:
+        """Equal for calls that take equally long at equal widths."""
+        layer = self.layer
+        words = [type(layer).__name__ if isinstance(layer, _BatchNorm) else layer.extra_repr()]
+        words += [f'input {list(self.shape)}', f'widths {self.outputs} {self.inputs}']
+        return ', '.join(words)
+
+    def at(self, outputs: int, inputs: int) -> Callable[[], Any]:
+        """The same call at other widths, on random values."""
+        layer = self.layer
+        share_out, share_in = outputs / self.outputs, inputs / self.inputs
+        device, dtype = _placement(layer)
+        if isinstance(layer, nn.Linear):
+            wide_in, wide_out = round(layer.in_features * share_in), round(layer.out_features * share_out)
+            shape = [*self.shape[:-1], wide_in]
+            new = nn.Linear(wide_in, wide_out, layer.bias is not None)
+        else:
+            # Norms and depthwise convs have as many inputs as outputs.
+            own_input = isinstance(layer, _BatchNorm) or layer.groups > 1
+            wide_in = round(self.shape[1] * (share_out if own_input else share_in))
+            shape = [self.shape[0], wide_in, *self.shape[2:]]
+            new = type(layer)(wide_in) if isinstance(layer, _BatchNorm) else _conv(layer, wide_in, share_out)
+        new = new.to(device=device, dtype=dtype)
+        new.eval()
+        values = torch.rand(shape, device=device, dtype=dtype)
+        return lambda: new(values)
+
+
+def _placement(layer: nn.Module) -> tuple[torch.device, torch.dtype]:
+    tensor = next((t for t in (*layer.parameters(), *layer.buffers()) if t.is_floating_point()), torch.empty(0))
+    return tensor.device, tensor.dtype
+
+
+def _conv(layer: nn.Conv2d, inputs: int, share_out: float) -> nn.Conv2d:
+    return nn.Conv2d(
+        inputs,
+        round(layer.out_channels * share_out),
+        layer.kernel_size,
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        inputs if layer.groups > 1 else 1,
+        layer.bias is not None,
+    )
+
+
+@dataclass
+class LatencyTable:
+    """Measured nanoseconds of a call, never falling as widths grow.
+
+    Attributes:
+        outputs (list[int]): [P], measured widths, ascending, the dense one last.
+        inputs (list[int]): [Q], likewise.
+        nanoseconds (list[list[int]]): [P, Q].
+    """
+
+    outputs: list[int]
+    inputs: list[int]
+    nanoseconds: list[list[int]]
+
+    def scaled_to(self, dense: int) -> 'LatencyTable':
+        """The same table where the dense widths take ``dense`` nanoseconds."""
+        factor = dense / max(1, max(max(row) for row in self.nanoseconds))
+        scaled = [[round(value * factor) for value in row] for row in self.nanoseconds]
+        return LatencyTable(self.outputs, self.inputs, scaled)
+
+    @cached_property
+    def lookup(self) -> np.ndarray:
+        """[N + 1, M + 1], nanoseconds at all widths; what lies below the first measured one is as slow as that."""
+        # A wider layer counts as slow as the slowest narrower one, so that Algorithm 1's bound holds for all below it.
+        rising = np.maximum.accumulate(np.maximum.accumulate(np.array(self.nanoseconds, float), 0), 1)
+        widths_out, widths_in = np.arange(self.outputs[-1] + 1), np.arange(self.inputs[-1] + 1)
+        columns = np.stack([np.interp(widths_out, self.outputs, column) for column in rising.T], 1)
+        return np.stack([np.interp(widths_in, self.inputs, row) for row in columns]).round().astype(np.int64)
+
+
+@dataclass
+class LatencyCost:
+    """Nanoseconds as a function of the units' widths n: ``constant + sum of the layers' tables``.
+
+    Attributes:
+        dense (list[int]): [L], the units' dense widths N.
+        constant (int): What does not depend on a plan, or was not measured by width.
+        terms (list[tuple[LatencyTable, int | None, int | None]]): Each with the unit of its outputs and of its inputs.
+    """
+
+    dense: list[int]
+    constant: int
+    terms: list[tuple[LatencyTable, int | None, int | None]]
+
+    def __call__(self, widths: Sequence[int]) -> int:
+        """Nanoseconds at ``widths`` [L]."""
+        widths = [*widths, 1]  # None stands for the last, a fixed width
+        return self.constant + sum(
+            int(table.lookup[widths[-1 if i is None else i], widths[-1 if j is None else j]])
+            for table, i, j in self.terms
+        )
+
+    def widest(self, widths: Sequence[int], unit: int, limit: int) -> int:
+        """The most channels of ``unit`` within ``limit`` while the others stay at ``widths`` [L], which are within."""
+
+        def cost(width: int) -> int:
+            return self([*widths[:unit], width, *widths[unit + 1 :]])
+
+        wider = range(widths[unit], self.dense[unit] + 1)
+        return widths[unit] + bisect_right(wider, limit, key=cost) - 1
+
+    def ratio(self, widths: Sequence[int]) -> float:
+        """Preserved share of the dense latency."""
+        return self(widths) / self(self.dense)
+
+
+def measure_latency_costs(
+    model: nn.Module,
+    module: nn.Module,
+    units: Sequence[PrunableUnit],
+    run: Callable[[], Any],
+    budget: LatencyBudget,
+    channel_divisor: int = 1,
+    cache: str | os.PathLike | None = None,
+) -> dict[str, LatencyCost]:
+    """Measure a dense model and its layers at several widths, on the device where it is.
+
+    Convs, linear layers and norms whose widths a plan changes are measured one by one at several widths, with random
+    values. What each takes inside of the dense model, in the same rounds as the whole, says how much these tables
+    weigh; the time of everything else is what remains of the whole and counts as constant. What was measured before
+    on the same kind of machine is taken from the cache.
+
+    Args:
+        model (nn.Module): The whole model.
+        module (nn.Module): The part of it that is pruned.
+        units (Sequence[PrunableUnit]): Its units, L of them.
+        run (Callable): Runs the model on one input.
+        budget (LatencyBudget): How many widths are measured, and how often.
+        channel_divisor (int): Measured widths are multiples of it, as far as there are. Defaults to 1.
+        cache (str | os.PathLike | None): Folder of the cache. Defaults to None: ``mmautodfp/latency`` in
+            ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Returns:
+        dict[str, LatencyCost]: By scope, 'module' and 'model'.
+    """
+    calls, inputs = _record(model, module, units, run)
+    machine = describe_machine() | dict(points=budget.points, repeat=budget.repeat, channel_divisor=channel_divisor)
+    path = Path(cache or _default_cache()) / f'{_digest(machine)}.json'
+    known = _read(path, machine)
+    tables = {}
+    for call in calls:
+        if call.key not in tables:
+            tables[call.key] = known['tables'].get(call.key) or _measure(call, budget, channel_divisor)
+    # The same layers on the same inputs take as long; the values of weights do not matter.
+    name = _digest([repr(model), repr(module), [[list(x.shape) for x in args] for args in inputs]])
+    places = known['totals'].get(name) or time_in_place(module, [call.layer for call in calls], run, budget.repeat)
+    known['tables'] |= tables
+    known['totals'][name] = places
+    save_json(known, path)
+    terms = [
+        (LatencyTable(**tables[call.key]).scaled_to(own), call.role.outputs, call.role.inputs)
+        for call, own in zip(calls, places['calls'], strict=True)
+    ]
+    dense = [unit.num_channels for unit in units]
+    rest = {scope: max(0, places[scope] - sum(places['calls'])) for scope in ('module', 'model')}
+    return {scope: LatencyCost(dense, constant, terms) for scope, constant in rest.items()}
+
+
+@torch.inference_mode()
+def time_in_place(
+    module: nn.Module, layers: Sequence[nn.Module], run: Callable[[], Any], repeat: int
+) -> dict[str, Any]:
+    """Nanoseconds inside of a model that runs as a whole.
+
+    Args:
+        module (nn.Module): Part of the model.
+        layers (Sequence[nn.Module]): Layer of each call that matters, C of them in the order of the calls.
+        run (Callable): Runs the model.
+        repeat (int): Measurements, of which the median counts.
+
+    Returns:
+        dict[str, Any]: ``calls`` [C]; ``module``, over all of its calls; ``model``.
+    """
+    begun: dict[nn.Module, int] = {}
+    spans: list[tuple[nn.Module, int]] = []
+
+    def begin(layer: nn.Module, *_: Any) -> None:
+        wait_for_gpu()
+        begun[layer] = time.perf_counter_ns()
+
+    def end(layer: nn.Module, *_: Any) -> None:
+        wait_for_gpu()
+        spans.append((layer, time.perf_counter_ns() - begun[layer]))
+
+    known = set(layers)
+    handles = [
+        handle
+        for layer in {module, *known}
+        for handle in (layer.register_forward_pre_hook(begin), layer.register_forward_hook(end))
+    ]
+    rounds = []
+    try:
+        for _ in range(repeat + 3):
+            spans.clear()
+            start = time.perf_counter_ns()
+            run()
+            wait_for_gpu()
+            whole = time.perf_counter_ns() - start
+            own = [span for layer, span in spans if layer in known]
+            rounds.append([sum(span for layer, span in spans if layer is module), whole, *own])
+    finally:
+        for handle in handles:
+            handle.remove()
+    middle = [round(statistics.median(values)) for values in zip(*rounds[3:], strict=True)]  # the first are slower
+    return dict(module=middle[0], model=middle[1], calls=middle[2:])
+
+
+@torch.inference_mode()
+def _record(
+    model: nn.Module, module: nn.Module, units: Sequence[PrunableUnit], run: Callable[[], Any]
+) -> tuple[list[LayerCall], list[tuple[torch.Tensor, ...]]]:
+    """The calls that depend on a plan, and the inputs of the pruned module."""
+    roles, calls, inputs = unit_roles(module, units), [], []
+
+    def record(layer: nn.Module, args: tuple, _: Any) -> None:
+        if layer is module:
+            inputs.append(args)
+        if layer in roles:
+            role = roles[layer]
+            widths = [1 if unit is None else units[unit].num_channels for unit in (role.outputs, role.inputs)]
+            calls.append(LayerCall(layer, role, tuple(args[0].shape), *widths))
+
+    measurable = [layer for layer in roles if isinstance(layer, nn.Conv2d | nn.Linear | _BatchNorm)]
+    with forward_hooks([*measurable, *([] if module in measurable else [module])], record):
+        run()
+    if not inputs or not all(isinstance(value, torch.Tensor) for args in inputs for value in args):
+        raise AutoDFPError(
+            f'a latency budget was asked for, but the {type(module).__name__} to prune is not called with tensors '
+            'alone, so it cannot be measured by itself; use a FlopBudget'
+        )
+    return calls, inputs
+
+
+def _measure(call: LayerCall, budget: LatencyBudget, divisor: int) -> dict[str, Any]:
+    outputs, inputs = (_points(width, budget.points, divisor) for width in (call.outputs, call.inputs))
+    seconds = median_in_turns({(i, j): call.at(i, j) for i in outputs for j in inputs}, budget.repeat)
+    return dict(
+        outputs=outputs, inputs=inputs, nanoseconds=[[round(1e9 * seconds[i, j]) for j in inputs] for i in outputs]
+    )
+
+
+def _points(width: int, count: int, divisor: int) -> list[int]:
+    """Up to ``count`` allowed widths, evenly spread, the first and the last among them."""
+    allowed = allowed_widths(width, divisor)
+    return sorted({allowed[round(place)] for place in np.linspace(0, len(allowed) - 1, count)})
+
+
+def _read(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
+    if path.is_file():
+        try:
+            known = load_json(path, 'the table of latencies')
+            if known['machine'] == machine and isinstance(known['tables'], dict) and isinstance(known['totals'], dict):
+                return known
+        except (AutoDFPError, KeyError, TypeError):
+            pass  # it is only a cache: measured again, and written anew
+    return dict(machine=machine, tables={}, totals={})
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmautodfp' / 'latency'
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]

@@ -1,0 +1,332 @@
+"""A pruned model as ONNX, checked against torch and timed beside the dense one; ``tools/export_onnx.py`` runs it."""
+
+import contextlib
+import importlib
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.models.detectors import BaseDetector, SingleStageDetector
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+
+import mmautodfp.surgery  # noqa: F401, registers Slim
+from mmautodfp.runs import adapt_state, find_checkpoint, last_line, load_config, read_state
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import atomic_path, check_state_fits, load_json, save_json
+from mmautodfp.utils.timing import describe_machine, median_in_turns
+
+TOLERANCE = 1e-4  # of the largest value of an output
+
+
+class Part(nn.Module):
+    """A model, or the beginning of it, from preprocessed images to tensors.
+
+    Args:
+        name (str): 'backbone_neck', 'detector' or 'classifier'.
+        model (nn.Module): The whole model, in eval mode.
+        run (Callable): From images [B, C, H, W] to tensors, nested in lists and tuples or not.
+        words (Sequence[str]): Names for the outer level of what ``run`` gives. Defaults to none: numbers.
+    """
+
+    def __init__(self, name: str, model: nn.Module, run: Callable[[Tensor], Any], words: Sequence[str] = ()):
+        super().__init__()
+        self.name = name
+        self.model = model
+        self.words = words
+        self._run = run
+        self.eval()  # the exporter leaves a module in the mode that it was in
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor for _, tensor in self.named_outputs(images))
+
+    def named_outputs(self, images: Tensor) -> list[tuple[str, Tensor]]:
+        """Outputs for ``images`` [B, C, H, W], each with its name."""
+        return list(_flatten(self._run(images), self.words))
+
+
+def _flatten(values: Any, words: Sequence[str], name: str = '') -> Iterator[tuple[str, Tensor]]:
+    if isinstance(values, Tensor):
+        yield name or 'output', values
+        return
+    for index, value in enumerate(values):
+        word = words[index] if index < len(words) else str(index)
+        yield from _flatten(value, (), f'{name}_{word}' if name else word)
+
+
+def export_onnx(
+    config: str | os.PathLike,
+    checkpoint: str | None = None,
+    work_dir: str | None = None,
+    size: Sequence[int] | None = None,
+    batch: int = 1,
+    opset: int = 17,
+    repeat: int = 20,
+    trust_checkpoint: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write a model's parts as ONNX files of dynamic batch and size, with ``export.json`` beside them.
+
+    Args:
+        config (str | os.PathLike): The ``pruned.py`` of a run; the config of any other model of MMEngine works too.
+        checkpoint (str | None): Its weights, file or URL. Defaults to the config's ``load_from``.
+        work_dir (str | None): Where the files go. Defaults to ``onnx`` beside the config.
+        size (Sequence[int] | None): Height and width to check and time at. Defaults to None: those that the run
+            counted FLOPs with, else those of the config's test pipeline.
+        batch (int): Images to check and time with. Defaults to 1.
+        opset (int): Version of ONNX's operators. Defaults to 17.
+        repeat (int): Measurements of each latency, of which the median counts. Defaults to 20.
+        trust_checkpoint (bool): Allow a checkpoint whose reading can run code in it. Defaults to False.
+        cfg_options (dict | None): Overrides of the config, dotted keys to values.
+
+    Returns:
+        dict[str, Any]: What ``export.json`` holds: for each part the file, its largest error relative to the largest
+        value, and bytes, parameters and seconds of the dense and the pruned model.
+
+    Raises:
+        AutoDFPError: onnx or onnxruntime is missing, the model cannot be built, or a file disagrees with torch.
+    """
+    for package in ('onnx', 'onnxruntime'):
+        require(package)
+    if batch < 1 or repeat < 1 or opset < 11 or (size and (len(size) != 2 or min(size) < 1)):
+        raise AutoDFPError(
+            f'an export needs batch and repeat of 1 or more, an opset of 11 or more and a size of two positive '
+            f'numbers, got batch={batch}, repeat={repeat}, opset={opset}, size={size}'
+        )
+    folder = Path(work_dir or Path(config).parent / 'onnx')
+    cfg = load_config(config, str(folder), 'none', cfg_options)
+    checkpoint = find_checkpoint(checkpoint or cfg.get('load_from'), config)
+    pruned = build_model(cfg)
+    state = adapt_state(read_state(checkpoint, trust_checkpoint), pruned)
+    check_state_fits(state, pruned, checkpoint)
+    pruned.load_state_dict({key.removeprefix('module.'): value for key, value in state.items()}, strict=False)
+    dense_config, is_pruned = _without_slim(cfg.model.to_dict())
+    dense = build_model(Config(dict(cfg, model=dense_config))) if is_pruned else None
+    channels = next(layer for layer in pruned.modules() if isinstance(layer, nn.Conv2d)).in_channels
+    shape = (batch, channels, *(size or input_size(cfg, Path(config))))
+    report = dict(config=str(config), checkpoint=str(checkpoint), input=list(shape), opset=opset, parts={})
+    for part in parts_of(pruned):
+        twin = next((other for other in parts_of(dense) if other.name == part.name), None) if dense else None
+        report['parts'][part.name] = _export_part(part, twin, folder, shape, opset, repeat)
+    report['machine'] = describe_machine()
+    report['versions'] = {name: importlib.import_module(name).__version__ for name in ('onnx', 'onnxruntime')}
+    save_json(report, folder / 'export.json')
+    for line in table(report, folder, type(pruned).__name__):
+        print_log(line)
+    return report
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a config, with random weights, in eval mode."""
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    if not isinstance(cfg.get('model'), dict):
+        raise AutoDFPError(f'{cfg.filename} was to be exported, but it has no model')
+    try:
+        model = MODELS.build(cfg.model)
+    except AutoDFPError:
+        raise
+    except Exception as error:  # whatever a wrong setting leads to inside of a model
+        raise AutoDFPError(f'the model of {cfg.filename} cannot be built: {last_line(error)}') from None
+    model.eval()
+    return model
+
+
+def parts_of(model: nn.Module) -> list[Part]:
+    """What can be exported of a model: of a detector backbone and neck, and the whole where that needs no RoIs.
+
+    The whole of a single-stage detector is what its head says of each level, before boxes are decoded and sorted out.
+    """
+    if not isinstance(model, BaseDetector):
+        return [Part('classifier', model, lambda images: model(images, mode='tensor'), ('logits',))]
+    parts = [Part('backbone_neck', model, lambda images: [model.extract_feat(images)], ('feats',))]
+    if isinstance(model, SingleStageDetector):
+        words = tuple(signature(model.bbox_head.loss_by_feat).parameters)
+        parts.append(Part('detector', model, lambda images: model(images, mode='tensor'), words))
+    return parts
+
+
+def _export_part(
+    part: Part, dense: Part | None, folder: Path, shape: Sequence[int], opset: int, repeat: int
+) -> dict[str, Any]:
+    path = folder / f'{part.name}.onnx'
+    with atomic_path(path) as scratch:
+        outputs = write_onnx(part, scratch, shape, opset)
+        checked = check_onnx(part, scratch, shape)
+    with tempfile.TemporaryDirectory() as unused:
+        models = dict(pruned=(part, path))
+        if dense is not None:  # the values of weights do not matter to size and latency
+            models = dict(dense=(dense, Path(unused) / 'dense.onnx'), **models)
+            write_onnx(*models['dense'], shape, opset)
+        images = torch.rand(shape)
+        calls: dict[str, Callable[[], Any]] = {}
+        for name, (model, file) in models.items():
+            session = open_session(file)
+            calls[f'{name} torch'] = lambda model=model: model(images)
+            calls[f'{name} onnxruntime'] = lambda session=session: session.run(None, {'images': images.numpy()})
+        seconds = median_in_turns(calls, repeat)
+        figures = {
+            name: dict(
+                bytes=file.stat().st_size,
+                params=sum(p.numel() for p in _used(model)),
+                seconds={engine: seconds[f'{name} {engine}'] for engine in ('torch', 'onnxruntime')},
+            )
+            for name, (model, file) in models.items()
+        }
+    return dict(file=path.name, outputs=outputs, checked=checked, **figures)
+
+
+def _used(part: Part) -> list[nn.Parameter]:
+    """Parameters of what the part runs."""
+    if part.name != 'backbone_neck':
+        return list(part.model.parameters())
+    modules = [part.model.backbone, *([part.model.neck] if part.model.with_neck else [])]
+    return [parameter for module in modules for parameter in module.parameters()]
+
+
+def write_onnx(part: Part, path: Path, shape: Sequence[int], opset: int = 17) -> list[str]:
+    """Write a part as ONNX with dynamic batch, height and width.
+
+    Args:
+        part (Part): What to write.
+        path (Path): The file.
+        shape (Sequence[int]): [B, C, H, W] to trace with.
+        opset (int): Version of ONNX's operators. Defaults to 17.
+
+    Returns:
+        list[str]: Names of the outputs; the input is ``images``.
+
+    Raises:
+        AutoDFPError: An operator cannot be written.
+    """
+    images = torch.rand(tuple(shape))
+    with torch.inference_mode():
+        outputs = part.named_outputs(images)
+    axes = {'images': {0: 'batch', 2: 'height', 3: 'width'}}
+    for name, tensor in outputs:
+        axes[name] = {0: 'batch'} | ({2: f'{name}_height', 3: f'{name}_width'} if tensor.ndim == 4 else {})
+    names = [name for name, _ in outputs]
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter('ignore')  # the tracer's, about shapes; the check below settles them
+            torch.onnx.export(
+                part,
+                images,
+                str(path),
+                opset_version=opset,
+                input_names=['images'],
+                output_names=names,
+                dynamic_axes=axes,
+            )
+        importlib.import_module('onnx').checker.check_model(str(path))
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise AutoDFPError(f'the {part.name} cannot be written as ONNX of opset {opset}: {reason}') from None
+    return names
+
+
+def check_onnx(part: Part, path: Path, shape: Sequence[int]) -> list[dict[str, Any]]:
+    """Compare a file with torch, at the traced shape and at another batch and size.
+
+    Returns:
+        list[dict[str, Any]]: For each ``input`` shape the ``error``, the largest relative to an output's largest value.
+
+    Raises:
+        AutoDFPError: An error is above 1e-4.
+    """
+    session = open_session(path, cpu=True)
+    batch, channels, height, width = shape
+    checked = []
+    for other in (shape, (batch + 1, channels, height + 32, width + 64), (batch + 1, channels, height, width)):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(tuple(other), generator=generator)
+        try:
+            with torch.inference_mode():
+                expected = part(images)
+        except RuntimeError:  # a linear layer after a flatten takes one size only, whatever is exported
+            continue
+        found = session.run(None, {'images': images.numpy()})
+        error = max(_relative_error(torch.from_numpy(a), b) for a, b in zip(found, expected, strict=True))
+        if not error <= TOLERANCE:
+            raise AutoDFPError(
+                f'the {part.name} was exported, but at the input {list(other)} onnxruntime differs from torch by '
+                f'{error:.1e} of the largest value; allowed is {TOLERANCE:.0e}'
+            )
+        checked.append(dict(input=list(other), error=error))
+    return checked
+
+
+def _relative_error(found: Tensor, expected: Tensor) -> float:
+    if found.shape != expected.shape:
+        return float('inf')
+    return ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
+
+
+def open_session(path: Path, cpu: bool = False) -> Any:
+    """An onnxruntime session on a GPU if there is one that it can use, with torch's number of threads."""
+    runtime = require('onnxruntime')
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    providers = ['CPUExecutionProvider']
+    if not cpu and torch.cuda.is_available() and 'CUDAExecutionProvider' in runtime.get_available_providers():
+        providers.insert(0, 'CUDAExecutionProvider')
+    return runtime.InferenceSession(str(path), options, providers=providers)
+
+
+def require(package: str, command: str = "pip install -c tools/constraints.txt '.[export]'") -> Any:
+    """Import a package that an export needs; if it is missing, an error that names the command to install it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise AutoDFPError(f'{package} is needed to export but is not installed; {command}') from None
+
+
+def _without_slim(config: Any) -> tuple[Any, bool]:
+    """A config with the dense modules in the place of slim ones, and whether there were any."""
+    if isinstance(config, dict):
+        if str(config.get('type')).endswith('Slim'):
+            return _without_slim(config['module'])[0], True
+        parts = {key: _without_slim(value) for key, value in config.items()}
+        return {key: value for key, (value, _) in parts.items()}, any(found for _, found in parts.values())
+    if isinstance(config, list | tuple):
+        parts = [_without_slim(value) for value in config]
+        return [value for value, _ in parts], any(found for _, found in parts)
+    return config, False
+
+
+def input_size(cfg: Config, config: Path) -> tuple[int, int]:
+    """Height and width that the run counted FLOPs with, or those of the test pipeline."""
+    with contextlib.suppress(AutoDFPError, KeyError, TypeError):
+        summary = load_json(config.parent / 'summary.json', 'the summary')
+        return tuple(summary['flops_input'][2:])
+    divisor = (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor', 1)
+    for step in cfg.get('test_pipeline') or []:
+        if 'Resize' in str(step.get('type')) and isinstance(step.get('scale'), list | tuple):
+            height, width = sorted(step['scale'])
+            return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+    raise AutoDFPError(f'{config} does not say how large its images are; name height and width with --size')
+
+
+def table(report: dict[str, Any], folder: Path, model: str) -> list[str]:
+    """``export.json`` as lines of text."""
+    lines = [f'{"at " + "x".join(map(str, report["input"])):24}{"params":>12}{"MB":>8}{"torch ms":>11}{"ORT ms":>9}']
+    for name, part in report['parts'].items():
+        for kind in ('dense', 'pruned'):
+            if kind in part:
+                row, seconds = part[kind], part[kind]['seconds']
+                lines.append(
+                    f'{name + ", " + kind:24}{row["params"]:>12,}{row["bytes"] / 1e6:>8.2f}'
+                    f'{1e3 * seconds["torch"]:>11.2f}{1e3 * seconds["onnxruntime"]:>9.2f}'
+                )
+        error = max(check['error'] for check in part['checked'])
+        lines.append(f'  {folder / part["file"]}: within {error:.0e} of torch at {len(part["checked"])} shapes')
+    if set(report['parts']) == {'backbone_neck'}:
+        lines.append(f'the heads of a {model} need NMS and RoIAlign inside: tools/export_mmdeploy.py exports the whole')
+    return lines

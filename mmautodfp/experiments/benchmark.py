@@ -1,0 +1,248 @@
+"""Measurements of the tool itself, each a ratio within one process; ``tools/benchmark.py`` runs them."""
+
+import contextlib
+import copy
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from mmengine.runner import Runner
+from scipy.stats import spearmanr
+
+from mmautodfp.api import search
+from mmautodfp.hooks import AutoDFPHook
+from mmautodfp.search import RandomSearch
+from mmautodfp.surgery import PruningPlan
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import load_json, save_json
+from mmautodfp.utils.registry import REWARDS, build
+from mmautodfp.utils.timing import describe_machine, median_in_turns, wait_for_gpu
+
+from .bench import prepare_hook, quiet
+
+
+def benchmark_reward(config: str | os.PathLike, repeat: int = 5, checkpoint: str | None = None) -> dict[str, Any]:
+    """What one episode of a search costs, beside MMDetection's own ``runner.val()`` on the same images.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry.
+        repeat (int): Measurements, of which the median counts. Defaults to 5.
+        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
+
+    Returns:
+        dict[str, Any]: Median seconds of an episode and of ``runner.val()``, both on the uniformly pruned model, the
+        ratio of the two, an episode's parts on one thread, and the machine.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        runner, hook = prepare_hook(config, scratch, checkpoint)
+        with quiet():
+            _restrict_validation(runner, hook, Path(scratch))
+        plan = hook.task.uniform_plan()
+        with quiet():
+            episode = lambda: hook.task.evaluate(plan, hook.reward)
+            seconds = median_in_turns(dict(episode=episode), repeat, inference=False)
+            with hook.task.apply(plan):
+                seconds |= median_in_turns(dict(mmdet_val=runner.val), repeat, inference=False)
+            parts = _reward_parts(hook, plan, repeat)
+    return dict(
+        images=len(hook.reward.images),
+        seconds=seconds,
+        ratio=seconds['mmdet_val'] / seconds['episode'],
+        precision=hook.reward.precision,
+        one_thread=parts,
+        share_beside_forward=1 - parts['forward'] / parts['episode'],
+        machine=describe_machine(),
+    )
+
+
+def benchmark_racing(
+    config: str | os.PathLike, seeds: Sequence[int] = (0, 1, 2, 3, 4), checkpoint: str | None = None
+) -> dict[str, Any]:
+    """What a race loses and saves: the same searches with and without it.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry.
+        seeds (Sequence[int]): Seeds of the searches. Defaults to (0, 1, 2, 3, 4).
+        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
+
+    Returns:
+        dict[str, Any]: For either way and each seed the best reward, the held-out metric of its plan, the share of
+        the images that were evaluated and the seconds; and their means.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        _, hook = prepare_hook(config, scratch, checkpoint)
+        ways: dict[str, list[dict]] = {'whole': [], 'racing': []}
+        for seed in seeds:
+            for way, rows in ways.items():
+                with quiet():
+                    found = search(
+                        *(hook.task, hook.reward, hook.settings.num_episodes, hook.agent, hook.settings.opening_lams),
+                        racing=way == 'racing',
+                        checkpoint=Path(scratch) / f'{way}{seed}.pth',
+                        seed=seed,
+                    )
+                done = found.image_evaluations
+                rows.append(
+                    dict(
+                        seed=seed,
+                        best_reward=found.reward,
+                        held_out=hook.task.evaluate(found.plan, hook.held_out),
+                        evaluated=done['done'] / done['without_racing'],
+                        seconds=sum(found.history.seconds),
+                    )
+                )
+    means = {
+        way: {key: statistics.mean(row[key] for row in found) for key in found[0] if key != 'seed'}
+        for way, found in ways.items()
+    }
+    counts = dict(episodes=hook.settings.num_episodes, stages=hook.reward.stages)
+    return counts | dict(means=means, **ways, machine=describe_machine())
+
+
+def benchmark_precision(
+    config: str | os.PathLike, plans: int = 100, precision: str = 'auto', checkpoint: str | None = None
+) -> dict[str, Any]:
+    """Whether a lower precision ranks plans as float32 does.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry.
+        plans (int): Random plans around the one that a search starts from, within the budget. Defaults to 100.
+        precision (str): To compare with float32. Defaults to 'auto'.
+        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
+
+    Returns:
+        dict[str, Any]: Spearman's rank correlation, the largest difference, and both rewards of each plan.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        runner, hook = prepare_hook(config, scratch, checkpoint)
+        settings = dict(runner.cfg.autodfp.reward.to_dict())
+        units = [f'{hook.task.target}.{group.name}' for group in hook.task.groups]
+        rewards = {}
+        for name in ('float32', precision):
+            with quiet():
+                reward = build(REWARDS, settings | dict(precision=name))
+                reward.prepare(hook.task.model, runner.cfg.val_dataloader, units)
+            rewards[reward.precision] = reward
+        env = hook.task.env
+        explorer = RandomSearch(hook.task.agent_spec(hook.settings.seed), around_uniform=True)
+        found: dict[str, list[float]] = {name: [] for name in rewards}
+        for episode in range(plans):
+            explorer.begin_episode(episode)
+            rollout = env.rollout(explorer.act)
+            with hook.task.apply(env.plan(rollout.widths, rollout.lams)):
+                for name, reward in rewards.items():
+                    found[name].append(reward(hook.task.model))
+    first, last = next(iter(found.values())), list(found.values())[-1]
+    return dict(
+        plans=plans,
+        precision=list(found)[-1],
+        spearman=float(spearmanr(first, last).statistic),
+        largest_difference=max(abs(a - b) for a, b in zip(first, last, strict=True)),
+        rewards=found,
+        machine=describe_machine(),
+    )
+
+
+def benchmark_ranks(
+    config: str | os.PathLike, ranks: int = 2, episodes: int = 24, checkpoint: str | None = None
+) -> dict[str, Any]:
+    """Seconds an episode of a search on one and on several ranks; on a CPU with one thread each.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry.
+        ranks (int): Defaults to 2.
+        episodes (int): Of each search. Defaults to 24.
+        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
+
+    Returns:
+        dict[str, Any]: Seconds an episode for either number of ranks, and how many times faster the several are.
+
+    Raises:
+        AutoDFPError: A search failed.
+    """
+    seconds = {}
+    for count in (1, ranks):
+        with tempfile.TemporaryDirectory() as scratch:
+            options = {'autodfp.compare': False, 'autodfp.opening_lams': [], 'autodfp.allocate': False}
+            call = dict(
+                config=str(config), checkpoint=checkpoint, work_dir=scratch, episodes=episodes, launcher='pytorch'
+            )
+            code = f'from mmautodfp.runs import prune; prune(**{call!r}, cfg_options={options!r})'
+            launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={count}']
+            environment = os.environ | dict(OMP_NUM_THREADS='1')
+            result = subprocess.run(
+                [*launcher, '--no-python', sys.executable, '-c', code], env=environment, capture_output=True, text=True
+            )
+            if result.returncode:
+                raise AutoDFPError(f'the search on {count} ranks failed: {result.stderr.strip().splitlines()[-1]}')
+            seconds[count] = load_json(Path(scratch) / 'summary.json', 'the summary')['seconds']['search'] / episodes
+    return dict(
+        episodes=episodes,
+        seconds_per_episode=seconds,
+        ratio=seconds[1] / seconds[ranks],
+        machine=describe_machine() | dict(threads=1),
+    )
+
+
+def _restrict_validation(runner: Runner, hook: AutoDFPHook, scratch: Path) -> None:
+    """Let the runner's validation see the images of the reward and no others."""
+    cfg = runner.cfg
+    chosen = {os.path.basename(image) for image in hook.reward.images}
+    content = load_json(hook.reward.annotation_file, 'the annotations')
+    content['images'] = [image for image in content['images'] if os.path.basename(image['file_name']) in chosen]
+    ids = {image['id'] for image in content['images']}
+    content['annotations'] = [a for a in content['annotations'] if a['image_id'] in ids]
+    save_json(content, scratch / 'subset.json')
+    loader = copy.deepcopy(cfg.val_dataloader)
+    loader.dataset.ann_file = cfg.val_evaluator.ann_file = str(scratch / 'subset.json')
+    runner._val_dataloader, runner._val_evaluator = loader, cfg.val_evaluator
+    runner.val()  # builds the loop and starts the workers
+
+
+def _reward_parts(hook: AutoDFPHook, plan: PruningPlan, repeat: int) -> dict[str, float]:
+    """Where an episode's seconds go, on one thread, so that they add up."""
+    reward, clock = hook.reward, {}
+
+    def timed(name: str, call: Callable) -> Callable:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            wait_for_gpu()
+            start = time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                wait_for_gpu()
+                clock[name] = clock.get(name, 0.0) + time.perf_counter() - start
+
+        return run
+
+    heads = reward.detector.predictors() if reward.detector else []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with contextlib.ExitStack() as patches:
+        patches.callback(torch.set_num_threads, threads)
+        for head in heads:
+            patches.enter_context(patch.object(head, 'predict_by_feat', timed('post_processing', head.predict_by_feat)))
+        patches.enter_context(patch.object(reward, 'detect', timed('detect', reward.detect)))
+        patches.enter_context(patch.object(reward, 'score', timed('mAP', reward.score)))
+        episodes = []
+        for _ in range(repeat + 1):
+            clock.clear()
+            timed('episode', hook.task.evaluate)(plan, reward)
+            episodes.append(dict(clock))
+    parts = {name: statistics.median(e.get(name, 0.0) for e in episodes[1:]) for name in episodes[0]}
+    post_processing = parts.get('post_processing', 0.0)
+    return dict(
+        episode=parts['episode'],
+        forward=parts['detect'] - post_processing,
+        post_processing=post_processing,
+        mAP=parts['mAP'],
+        surgery=parts['episode'] - parts['detect'] - parts['mAP'],
+    )

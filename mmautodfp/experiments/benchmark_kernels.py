@@ -1,0 +1,196 @@
+"""Kernels against loops, narrow models against wide ones, a search against its evaluations."""
+
+import copy
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmautodfp.api import PruningTask, search
+from mmautodfp.costs import FlopBudget, LatencyBudget, measure_latency_costs
+from mmautodfp.deploy.onnx import build_model, input_size
+from mmautodfp.kernels import BatchNormStats, ChannelSimilarity, keep_indices
+from mmautodfp.runs import load_config
+from mmautodfp.search.task import find_module
+from mmautodfp.surgery import shrink
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.timing import describe_machine, median_in_turns, wait_for_gpu
+
+from .bench import prepare_hook, quiet
+
+
+def benchmark_kernels(channels: int = 512, rows: int = 16, repeat: int = 15, lam: float = 0.5) -> dict[str, Any]:
+    """All pairs of a 3x3 layer's channels compared and half of them delivered: the kernels beside per-channel loops.
+
+    The loop computes Eq. 12, 16 and 18 for one pair of channels after the other, as they are written down. It is timed
+    on some rows of the matrices, and their median counts for each of the N rows.
+
+    Args:
+        channels (int): N, the inputs' number too. Defaults to 512.
+        rows (int): Pruned channels that the loop is timed on. Defaults to 16.
+        repeat (int): Measurements of the kernels, of which the median counts. Defaults to 15.
+        lam (float): Lambda of Eq. 16. Defaults to 0.5.
+
+    Returns:
+        dict[str, Any]: Seconds of either, their ratio, the largest difference of the results and the machine.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(channels, channels, 3, 3, generator=generator)
+    values = [torch.rand(channels, generator=generator) + 0.5 for _ in range(4)]
+    bn = BatchNormStats(*values, eps=1e-5)
+    keep = keep_indices(weight, channels // 2)
+    kernel = lambda: ChannelSimilarity.from_weight(weight, bn).delivery(keep, lam)
+    seconds = median_in_turns(dict(kernel=kernel), repeat)['kernel']
+    delivery = kernel()
+    kept = set(keep.tolist())
+    pruned = [p for p in range(channels) if p not in kept][:: max(1, (channels - len(kept)) // rows)][:rows]
+    clock, difference = [], 0.0
+    for p in pruned:
+        start = time.perf_counter()
+        found = _loop_row(weight, bn, p, keep.tolist(), lam)
+        clock.append(time.perf_counter() - start)
+        difference = max(difference, (found - delivery[p]).abs().max().item())
+    loop = statistics.median(clock) * channels
+    return dict(
+        channels=channels,
+        kernel_size=3,
+        seconds=dict(kernels=seconds, loops=loop),
+        ratio=loop / seconds,
+        largest_difference=difference,
+        machine=describe_machine(),
+    )
+
+
+@torch.no_grad()
+def _loop_row(weight: Tensor, bn: BatchNormStats, p: int, keep: list[int], lam: float) -> Tensor:
+    """Row p of the delivery matrix [K], by way of p's distance to, scale and bias at each of the N channels."""
+    sigma = (bn.var + bn.eps).sqrt()
+    distances, scales, biases = [], [], []
+    for r in range(len(weight)):
+        distances.append(1 - F.cosine_similarity(weight[p].flatten(), weight[r].flatten(), dim=0))
+        ratio = weight[p].norm() / weight[r].norm()
+        scales.append(ratio * sigma[r] / bn.weight[r] * bn.weight[p] / sigma[p])  # Eq. 12
+        left = scales[r] * (bn.weight[r] * bn.mean[r] / sigma[r] - bn.bias[r])
+        biases.append((left - bn.weight[p] * bn.mean[p] / sigma[p] + bn.bias[p]).abs())  # Eq. 18
+    low, high = min(biases[r] for r in keep), max(biases[r] for r in keep)
+    costs = [lam * distances[r] + (1 - lam) * (biases[r] - low) / (high - low) for r in keep]  # Eq. 16
+    row = torch.zeros(len(keep))
+    best = min(range(len(keep)), key=lambda k: costs[k])
+    row[best] = scales[keep[best]]
+    return row
+
+
+def benchmark_latency(
+    config: str | os.PathLike,
+    repeat: int = 10,
+    ratio: float = 0.5,
+    divisors: Sequence[int] = (1, 8),
+    size: Sequence[int] | None = None,
+    cfg_options: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Latency of a pruned module, dense and uniformly narrowed to a share of its FLOPs, with and without a divisor.
+
+    Weights are random: their values do not matter to the speed, and no checkpoint is needed.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry.
+        repeat (int): Measurements of each, in turns, of which the median counts. Defaults to 10.
+        ratio (float): Share of the FLOPs that stays, in (0, 1]. Defaults to 0.5.
+        divisors (Sequence[int]): Channel divisors. Defaults to (1, 8).
+        size (Sequence[int] | None): Height and width. Defaults to None: the config's.
+        cfg_options (dict | None): Overrides of the config, dotted keys to values.
+
+    Returns:
+        dict[str, Any]: For the dense module and each divisor FLOPs, seconds and the latency that
+        :class:`mmautodfp.surgery.LatencyBudget` predicts from its table, the last two as ``ratio`` and ``predicted`` of
+        the dense one's; the machine.
+
+    Raises:
+        AutoDFPError: The ratio cannot be reached.
+    """
+    cfg = load_config(config, None, 'none', cfg_options)
+    settings = cfg.get('autodfp')
+    if not isinstance(settings, dict):
+        raise AutoDFPError(f"{config} was to be measured, but it has no 'autodfp' entry")
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    module = find_module(build_model(cfg), settings.get('target') or settings.get('module', 'backbone')).to(device)
+    channels = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d)).in_channels
+    images = torch.rand(1, channels, *(size or input_size(cfg, Path(config))), device=device)
+    task, widths = None, {}
+    for divisor in divisors:
+        p_min = settings.get('p_min', 0.2)
+        task = PruningTask.build(module, '', images, FlopBudget(ratio), dict(type='PruneOnly'), divisor, p_min)
+        widths[f'divisor {divisor}'] = task.uniform_plan().widths
+    widths = dict(dense=dict(zip([group.name for group in task.groups], task.dense_widths, strict=True))) | widths
+    models = {}
+    for name, kept in widths.items():
+        models[name] = copy.deepcopy(module)
+        shrink(models[name], kept)
+    seconds = median_in_turns({name: lambda model=model: model(images) for name, model in models.items()}, repeat)
+    with tempfile.TemporaryDirectory() as cache:
+        table = LatencyBudget(points=3, repeat=3)
+        call = lambda: module(images)
+        predicted = measure_latency_costs(module, module, task.groups, call, table, cache=cache)['module']
+    rows = {
+        name: dict(
+            flops=task.costs.flops['module'](list(kept.values())),
+            flops_ratio=task.costs.flops['module'].ratio(list(kept.values())),
+            seconds=seconds[name],
+            ratio=seconds[name] / seconds['dense'],
+            predicted=predicted.ratio(list(kept.values())),
+            widths=list(kept.values()),
+        )
+        for name, kept in widths.items()
+    }
+    return dict(config=str(config), input=list(images.shape), asked=ratio, models=rows, machine=describe_machine())
+
+
+def benchmark_overhead(config: str | os.PathLike, episodes: int = 24, checkpoint: str | None = None) -> dict[str, Any]:
+    """What the agent costs beside the evaluation of its plans; a quarter of the episodes is warm-up.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry.
+        episodes (int): Of the search; those after the warm-up count. Defaults to 24.
+        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
+
+    Returns:
+        dict[str, Any]: Median seconds an episode with learning, its evaluation's share of them, and the ``overhead``:
+        what is left over, as a share of the evaluation; the machine.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        _, hook = prepare_hook(config, scratch, checkpoint)
+        agent = dict(hook.agent)
+        if 'warmup_episodes' in agent:
+            agent['warmup_episodes'] = max(1, episodes // 4)
+        evaluate, clock = hook.task.evaluate, []
+
+        def timed(*args: Any) -> float:
+            wait_for_gpu()
+            start = time.perf_counter()
+            reward = evaluate(*args)
+            wait_for_gpu()
+            clock.append(time.perf_counter() - start)
+            return reward
+
+        hook.task.evaluate = timed
+        with quiet():
+            found = search(
+                *(hook.task, hook.reward, episodes, agent, (), False), checkpoint=Path(scratch) / 'search.pth'
+            )
+    learned = slice(episodes // 4, None)
+    shares = [whole / own - 1 for whole, own in zip(found.history.seconds[learned], clock[learned], strict=True)]
+    return dict(
+        episodes=episodes,
+        seconds=dict(
+            episode=statistics.median(found.history.seconds[learned]), evaluation=statistics.median(clock[learned])
+        ),
+        overhead=statistics.median(shares),
+        machine=describe_machine(),
+    )

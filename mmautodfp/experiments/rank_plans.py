@@ -1,0 +1,93 @@
+"""How well rewards without data rank plans; ``tools/rank_plans.py`` runs it."""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from mmautodfp.rewards import SyntheticReward
+from mmautodfp.search import RandomSearch
+from mmautodfp.utils.timing import describe_machine
+
+from .bench import prepare_hook
+
+#: Settings of :class:`SyntheticReward` beside those of its images.
+REWARDS: dict[str, dict] = {
+    'error, batch statistics': dict(),
+    'error, running statistics': dict(statistics='running'),
+    'cosine, batch statistics': dict(measure='cosine'),
+    'cosine, running statistics': dict(measure='cosine', statistics='running'),
+}
+
+
+def rank_plans(
+    config: str | os.PathLike,
+    num_plans: int = 100,
+    checkpoint: str | None = None,
+    images: Mapping[str, Any] | None = None,
+    cfg_options: dict[str, Any] | None = None,
+    report: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Evaluate random plans within the budget with the config's reward and with those that need no data.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry; its reward is taken as the truth.
+        num_plans (int): Plans, drawn as ``RandomSearch(around_uniform=True)`` does. Defaults to 100.
+        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
+        images (Mapping | None): Settings of the rewards' synthetic images. Defaults to None: their own.
+        cfg_options (dict | None): Overrides of the config, dotted keys to values.
+        report (Callable | None): Told the result so far after each tenth plan.
+
+    Returns:
+        dict[str, Any]: Metrics of each plan, and Spearman's rank correlation with the truth by reward; over all plans
+        and over the better half of them, where a search has to choose.
+    """
+    # Nothing is compared, and plans around the uniform one differ more than those around an allocated one.
+    options = {'autodfp.compare': False, 'autodfp.allocate': False} | (cfg_options or {})
+    with tempfile.TemporaryDirectory() as scratch:
+        _, hook = prepare_hook(config, scratch, checkpoint, options)
+    task = hook.task
+    rewards = {name: SyntheticReward(dict(images or {}), **settings) for name, settings in REWARDS.items()}
+    for reward in rewards.values():
+        reward.prepare(task.model)
+    values: dict[str, list[float]] = {name: [] for name in ('truth', *rewards)}
+    agent = RandomSearch(task.agent_spec(), around_uniform=True)
+    result = {}
+    for number in range(num_plans):
+        agent.begin_episode(number)
+        rollout = task.env.rollout(agent.act)
+        with task.apply(task.env.plan(rollout.widths, rollout.lams)):
+            for name, reward in (rewards | dict(truth=hook.reward)).items():
+                values[name].append(reward(task.model))
+        if number % 10 == 9 or number + 1 == num_plans:
+            result = dict(
+                config=Path(config).as_posix(),
+                metric=hook.reward.name,
+                images=len(hook.reward.images),
+                synthetic_images=dict(images or {}),
+                reconstructor=hook.settings.reconstructor,
+                preserve_ratio=task.constraint.preserve_ratio,
+                plans=number + 1,
+                correlation={name: _correlations(values['truth'], values[name]) for name in rewards},
+                values=values,
+                machine=describe_machine(),
+            )
+            report(result)
+    return result
+
+
+def _correlations(truth: list[float], guess: list[float]) -> dict[str, float]:
+    truth_values, guesses = np.array(truth), np.array(guess)
+    better = truth_values >= np.median(truth_values)
+    return dict(all=_spearman(truth_values, guesses), better_half=_spearman(truth_values[better], guesses[better]))
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's rank correlation of two samples [S]; 0 without spread, where there is none."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    return float(spearmanr(a, b).statistic)

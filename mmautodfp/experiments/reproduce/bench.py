@@ -1,0 +1,118 @@
+"""One network with its weights and its images, ready to be measured."""
+
+import statistics
+import time
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+
+from mmautodfp.api import PruningTask
+from mmautodfp.reconstruction import NeuronMerging, PruneOnly, Reconstructor, SimilarityReconstructor
+from mmautodfp.rewards import AccuracyReward, Reward
+from mmautodfp.runs import find_checkpoint
+from mmautodfp.surgery import PruningPlan, apply_plan
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import check_state_fits, load_tensors
+from mmautodfp.utils.registry import MODELS
+
+RECONSTRUCTORS = {'prune': PruneOnly, 'merging': NeuronMerging, 'eq16': SimilarityReconstructor}
+
+
+class NetworkBench:
+    """Accuracy, cost and speed of a network under any plan, on a GPU if there is one.
+
+    Args:
+        config (Path): Its config, ``configs/classification/*_autodfp.py``.
+        checkpoint (str): File or URL of its weights.
+        data_root (str | None): Replaces the config's.
+        num_images (int | None): Images to measure on, of the test set, as many of each class; None takes all.
+
+    Raises:
+        AutoDFPError: The weights or the images are not there.
+    """
+
+    def __init__(self, config: Path, checkpoint: str, data_root: str | None, num_images: int | None):
+        cfg = Config.fromfile(config)
+        if data_root is not None:
+            cfg.test_dataloader.dataset.data_root = data_root
+        self.model = MODELS.build(cfg.model).to(get_device()).eval()
+        self.reward = AccuracyReward(num_images, batch_size=cfg.test_dataloader.batch_size)
+        self.reward.prepare(self.model, cfg.test_dataloader)
+        source = find_checkpoint(checkpoint, config)
+        content = load_tensors(source)
+        state = self.model.adapt_state_dict(content.get('state_dict', content))
+        check_state_fits(state, self.model, source)
+        self.model.load_state_dict(state)
+        self.reconstructors: dict[str, Reconstructor] = {name: make() for name, make in RECONSTRUCTORS.items()}
+        self.accuracy = lru_cache(maxsize=None)(self._accuracy)
+
+    @cached_property
+    def task(self) -> PruningTask:
+        """The network without a limit and without a compensation."""
+        return self._task(1.0)
+
+    def _task(self, ratio: float) -> PruningTask:
+        batch = self.reward.one_batch()
+        return PruningTask.build(self.model, 'network', dict(batch), ratio, PruneOnly(), p_min=0.01)
+
+    def uniform_widths(self, ratio: float, of: str) -> tuple[int, ...]:
+        """Widths with one ratio for all units.
+
+        Args:
+            ratio (float): The share.
+            of (str): 'channels': of each unit's channels, int(N * ratio), as Neuron Merging's authors do; 'params': of
+                all parameters, the largest uniform plan within it.
+        """
+        if of == 'channels':
+            return tuple(max(1, int(n * ratio)) for n in self.task.dense_widths)
+        return tuple(self._task(ratio).uniform_plan().widths.values())
+
+    def _accuracy(self, widths: tuple[int, ...] | None, method: str, lam: float = 0.5) -> float:
+        """Top-1 in percent at uniform ``widths`` [L] (None: dense); ``method`` names the compensation."""
+        if widths is None:
+            return 100 * self.reward(self.model)
+        return self.accuracy_of(self.task.plan(widths, lam), method)
+
+    def accuracy_of(self, plan: PruningPlan, method: str, reward: Reward | None = None) -> float:
+        """Top-1 in percent under any plan, on the images of another reward if one is given."""
+        with apply_plan(self.task.module, plan, self.reconstructors[method]):
+            return 100 * (reward or self.reward)(self.model)
+
+    def shares(self, widths: tuple[int, ...]) -> dict[str, float]:
+        """Preserved shares of parameters and FLOPs."""
+        return dict(params_ratio=self.task.costs.params['module'].ratio(widths)) | dict(
+            flops_ratio=self.task.costs.flops['module'].ratio(widths)
+        )
+
+    @torch.no_grad()
+    def milliseconds(self, plan: PruningPlan, repeat: int = 30) -> float:
+        """Median time of one image through the pruned network."""
+        inputs = self.reward.one_batch()['inputs']
+        seconds = []
+        with apply_plan(self.task.module, plan, self.reconstructors['prune']):
+            for run in range(repeat + 5):
+                start = time.perf_counter()
+                self.task.module(inputs)
+                if inputs.is_cuda:
+                    torch.cuda.synchronize()
+                if run >= 5:  # the first ones warm up
+                    seconds.append(time.perf_counter() - start)
+        return 1000 * statistics.median(seconds)
+
+
+def locate(name: str, folder: Path | None) -> str:
+    """A checkpoint by the file name that a config gives it, in a folder of checkpoints.
+
+    Raises:
+        AutoDFPError: It is not there.
+    """
+    if name.startswith('http'):
+        inside = folder / Path(name).name if folder else None
+        return str(inside) if inside and inside.is_file() else name
+    path = folder / Path(name).name if folder else Path(name)
+    if not path.is_file():
+        raise AutoDFPError(f'no weights: {path.name} is not there')
+    return str(path)

@@ -1,0 +1,207 @@
+"""Measure the rows: the uniform ones at once, the searched ones with as many episodes as were asked for."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmautodfp.rewards import Reward
+from mmautodfp.runs import runs as apis
+from mmautodfp.surgery import PruningPlan
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import load_json, portable, require_same, save_json
+from mmautodfp.utils.registry import REWARDS, build
+
+from .bench import NetworkBench, locate
+from .paper import ALL_TABLES, NETWORKS, SEARCHED, Claim, claims
+
+# Which share the uniform rows mean: the paper's ResNet-56 rows are those of Neuron Merging, which counts channels.
+UNIFORM_OF = {'resnet56_cifar10': 'channels'}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure, and with what.
+
+    Attributes:
+        out (Path): Folder of the result and of the searches. Searches that are there are taken up again.
+        configs (Path): Folder of the classifiers' configs. Defaults to configs/classification.
+        checkpoints (Path | None): Folder of the weights. Defaults to None: where the configs say.
+        cifar10 (str | None): Folder or .npz file. Defaults to None: where the configs say.
+        imagenet (str | None): Folder of the validation images. Defaults to None: where the configs say.
+        tables (tuple[str, ...]): Defaults to all.
+        networks (tuple[str, ...]): Defaults to all.
+        episodes (int | None): Of each search; None leaves the searched rows out.
+        search_images (int): Images that reward a search; it is judged on the rest. Defaults to 1000.
+        num_images (int | None): Images for the uniform rows; None takes all. Defaults to None.
+        seed (int): Of the searches. Defaults to 0.
+        cfg_options (dict | None): Further overrides of the searches' configs, dotted keys to values.
+    """
+
+    out: Path
+    configs: Path = Path('configs/classification')
+    checkpoints: Path | None = None
+    cifar10: str | None = None
+    imagenet: str | None = None
+    tables: tuple[str, ...] = ALL_TABLES
+    networks: tuple[str, ...] = tuple(NETWORKS)
+    episodes: int | None = None
+    search_images: int = 1000
+    num_images: int | None = None
+    seed: int = 0
+    cfg_options: dict | None = None
+
+
+def reproduce(settings: Settings, tell: Callable[[str], None] = print) -> list[dict]:
+    """Measure all rows that can be measured.
+
+    Args:
+        settings (Settings): What to measure.
+        tell (Callable): Told a line after each row. Defaults to print.
+
+    Returns:
+        list[dict]: A row for each of the paper's figures: the fields of :class:`Claim`, ``ours``, ``params_ratio``,
+        ``ours_flops_ratio``, ``images``, of searches ``episodes`` and ``reward``, and ``reason``, why it was not
+        measured (None where it was).
+
+    Raises:
+        AutoDFPError: A table or network is unknown.
+    """
+    for asked, known, what in ((settings.tables, ALL_TABLES, 'table'), (settings.networks, NETWORKS, 'network')):
+        unknown = [name for name in asked if name not in known]
+        if unknown:
+            raise AutoDFPError(f'{what} {unknown[0]!r} was asked for; known are {", ".join(known)}')
+    rows = []
+    for network in settings.networks:
+        wanted = claims(settings.tables, (network,))
+        laboratory = _Laboratory(network, settings) if wanted else None
+        for claim in wanted:
+            start = time.perf_counter()
+            row = asdict(claim) | laboratory.measure(claim)
+            rows.append(row)
+            found = row['reason'] or f'{row["ours"]:.2f} {claim.unit}'
+            paper = '-' if claim.paper is None else f'{claim.paper:g}'
+            tell(
+                f'table {claim.table}  {network}  {claim.preserve_ratio:.1%}  {claim.method}: {found} (paper {paper})  '
+                f'{time.perf_counter() - start:.1f} s'
+            )
+    return sorted(rows, key=lambda row: ALL_TABLES.index(row['table']))
+
+
+class _Laboratory:
+    """Measures the rows of one network."""
+
+    def __init__(self, network: str, settings: Settings):
+        self.network, self.settings = network, settings
+        self.config = settings.configs / f'{network}_autodfp.py'
+        self.data_root = settings.cifar10 if network.endswith('cifar10') else settings.imagenet
+        self.bench: NetworkBench | None = None
+        self.missing: str | None = None
+        if not self.config.is_file():
+            raise AutoDFPError(f'config {self.config} is needed, but there is no such file; name the folder of configs')
+        try:
+            self.checkpoint = locate(Config.fromfile(self.config).load_from, settings.checkpoints)
+            self.bench = NetworkBench(self.config, self.checkpoint, self.data_root, settings.num_images)
+        except AutoDFPError as error:
+            self.missing = str(error)
+
+    def measure(self, claim: Claim) -> dict:
+        empty = dict(ours=None, params_ratio=None, ours_flops_ratio=None, images=None, episodes=None, reward=None)
+        if self.bench is None:
+            return empty | dict(reason=self.missing)
+        if claim.method in SEARCHED:
+            if self.settings.episodes is None:
+                return empty | dict(reason='needs a search: --episodes')
+            try:
+                return empty | self._searched(claim) | dict(reason=None)
+            except AutoDFPError as error:  # such as a ratio that cannot be reached
+                return empty | dict(reason=str(error))
+        return empty | self._uniform(claim) | dict(reason=None)
+
+    def _uniform(self, claim: Claim) -> dict:
+        bench = self.bench
+        if claim.method == 'dense':
+            return dict(ours=bench.accuracy(None, 'prune'), params_ratio=1.0, ours_flops_ratio=1.0) | dict(
+                images=len(bench.reward.images)
+            )
+        widths = bench.uniform_widths(claim.preserve_ratio, UNIFORM_OF.get(self.network, 'params'))
+        shares = bench.shares(widths)
+        found = dict(params_ratio=shares['params_ratio'], ours_flops_ratio=shares['flops_ratio'])
+        if claim.unit == 'ms':
+            return found | dict(ours=bench.milliseconds(bench.task.plan(widths)))
+        return found | dict(ours=bench.accuracy(widths, claim.method), images=len(bench.reward.images))
+
+    def _searched(self, claim: Claim) -> dict:
+        settings = self.settings
+        pruned_only = claim.method != 'autodfp'
+        name = f'{self.network}_{claim.preserve_ratio:g}_{"prune" if pruned_only else "autodfp"}_seed{settings.seed}'
+        work_dir = settings.out / 'searches' / name
+        judge = self._held_out if claim.unit == '%' else None  # better to know now than after the search
+        summary = self._search(work_dir, claim.preserve_ratio, pruned_only)
+        *_, row = summary['results']
+        found = dict(params_ratio=row['module_params']['ratio'], ours_flops_ratio=row['module_flops']['ratio'])
+        found |= dict(episodes=summary['episodes'], images=summary['held_out_images'], reward=summary['metric'])
+        plan = PruningPlan.from_json(work_dir / 'strategy.json')
+        if claim.unit == 'ms':
+            return found | dict(ours=self.bench.milliseconds(plan), images=None)
+        if claim.unit == 'h':
+            return found | dict(ours=summary['seconds']['search'] / summary['episodes'] * 3000 / 3600, images=None)
+        if claim.method == 'search+merging':
+            return found | dict(ours=self.bench.accuracy_of(plan, 'merging', judge), images=len(judge.images))
+        if row['held_out_metric'] is None:
+            raise AutoDFPError(f'the search in {name} was not judged on held-out images; leave autodfp.compare alone')
+        return found | dict(ours=100 * row['held_out_metric'])
+
+    @property
+    def _options(self) -> dict:
+        """Overrides of the searches' configs."""
+        options = {'autodfp.reward.num_images': self.settings.search_images, 'log_level': 'WARNING'}
+        options |= self.settings.cfg_options or {}
+        if self.data_root is not None:
+            options |= {f'{split}_dataloader.dataset.data_root': self.data_root for split in ('val', 'test')}
+        return options
+
+    @cached_property
+    def _held_out(self) -> Reward:
+        """What judges a search: the test images beside those that reward it."""
+        cfg = apis.load_config(self.config, None, 'none', self._options | {'autodfp.reward.cache_gb': 0})
+        reward = build(REWARDS, cfg.autodfp.reward.to_dict())
+        reward.prepare(self.bench.model, cfg.val_dataloader)
+        judge = reward.held_out(self.bench.model, cfg.test_dataloader)
+        if judge is None:
+            raise AutoDFPError(
+                f'nothing is held out to judge a search on: all {len(reward.images)} images reward it; lower '
+                '--search-images'
+            )
+        return judge
+
+    def _search(self, work_dir: Path, ratio: float, pruned_only: bool) -> dict:
+        """The summary of a search, which is run or taken up again if it has not enough episodes yet."""
+        settings = self.settings
+        done = load_json(work_dir / 'summary.json', 'a search') if (work_dir / 'summary.json').is_file() else None
+        asked = dict(search_images=settings.search_images, cfg_options=portable(settings.cfg_options))
+        record = work_dir / 'asked.json'
+        if record.is_file():
+            require_same(load_json(record, 'the settings of a search'), asked, f'the search {work_dir.name}')
+        elif done:  # by an older version
+            require_same(done, dict(search_images=settings.search_images), f'the search {work_dir.name}')
+        save_json(asked, record)
+        if done and done['episodes'] >= settings.episodes:
+            return done
+        options = self._options
+        if pruned_only:
+            options['autodfp.reconstructor.type'] = 'PruneOnly'
+        apis.prune(
+            self.config,
+            self.checkpoint,
+            work_dir=str(work_dir),
+            preserve_ratio=ratio,
+            episodes=settings.episodes,
+            seed=settings.seed,
+            resume=(work_dir / 'search.pth').is_file(),
+            cfg_options=options,
+        )
+        return load_json(work_dir / 'summary.json', 'a search')

@@ -1,0 +1,191 @@
+"""Several detectors, ratios and seeds in one go; ``tools/sweep.py`` runs it."""
+
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.logging import print_log
+
+from mmautodfp.outputs.latency import measure_latency
+from mmautodfp.outputs.report import draw_pareto
+from mmautodfp.runs import load_search_config, prune
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import load_json, save_json, save_text
+
+METHODS = {
+    'uniform, pruned only': 'pruned only',
+    'uniform, Neuron Merging': 'Neuron Merging',
+    'uniform, same compensation': 'same compensation',
+    'allocated, same compensation': 'allocated',
+    'AutoDFP': 'AutoDFP',
+}
+
+LATENCIES = ('dense', 'uniform', 'AutoDFP')  # of what measure_latency tells, in the table
+
+
+def sweep(
+    configs: Sequence[str | os.PathLike],
+    ratios: Sequence[float],
+    seeds: Sequence[int] = (0,),
+    work_dir: str | os.PathLike = 'work_dirs/sweep',
+    episodes: int | None = None,
+    latency_repeat: int = 50,
+    cfg_options: dict[str, Any] | None = None,
+) -> list[dict]:
+    """Prune each detector to each ratio with each seed; write ``sweep.json``, ``sweep.md`` and ``pareto.png``.
+
+    Runs that are there already are not repeated, one that was interrupted goes on. A run that fails is told and left
+    out; the others are done all the same.
+
+    Args:
+        configs (Sequence[str | os.PathLike]): Configs with an ``autodfp`` entry and a checkpoint.
+        ratios (Sequence[float]): What ``budget.preserve_ratio`` is to be, in (0, 1].
+        seeds (Sequence[int]): Seeds of the searches. Defaults to (0,).
+        work_dir (str | os.PathLike): Holds a folder for each run. Defaults to 'work_dirs/sweep'.
+        episodes (int | None): Overrides the configs' number of episodes.
+        latency_repeat (int): Measurements of a model's latency, of which the median counts; 0 leaves it out.
+            Defaults to 50.
+        cfg_options (dict | None): Further overrides, dotted keys to values, for all runs.
+
+    Returns:
+        list[dict]: A cell for each detector and ratio.
+
+    Raises:
+        AutoDFPError: A ratio is out of range, no run succeeded, or some failed: which, and why.
+    """
+    if not configs or not ratios or not seeds:
+        raise AutoDFPError('a sweep needs at least one config, one ratio and one seed')
+    for ratio in ratios:
+        if not 0 < ratio <= 1:
+            raise AutoDFPError(f'a sweep was asked for the ratio {ratio}; it must lie above 0 and be at most 1')
+    names = [Path(config).stem for config in configs]
+    if len(set(names)) < len(names):
+        raise AutoDFPError(f'two configs of a sweep have the same name: {", ".join(sorted(names))}')
+    root, failures, cells = Path(work_dir), [], []
+    for config, name in zip(configs, names, strict=True):
+        for ratio in ratios:
+            folders = [root / name / f'{ratio:g}_seed{seed}' for seed in seeds]
+            done = []
+            for seed, folder in zip(seeds, folders, strict=True):
+                try:
+                    done.append((folder, _run(config, ratio, seed, folder, episodes, cfg_options)))
+                except (AutoDFPError, RuntimeError) as error:  # RuntimeError: out of memory, above all
+                    failures.append(f'{folder}: {error}')
+                    print_log(f'{folder} failed: {error}', logger='current')
+            if done:
+                cells.append(_cell(name, ratio, seeds, done))
+                _write(root, cells)
+    if latency_repeat:
+        for cell in cells:
+            cell['latency'] = measure_latency(root / cell['runs'][0], latency_repeat)
+            _write(root, cells)
+    if failures:
+        raise AutoDFPError(f'{len(failures)} runs of the sweep failed, the others are done; {"; ".join(failures)}')
+    return cells
+
+
+def _run(
+    config: str | os.PathLike,
+    ratio: float,
+    seed: int,
+    folder: Path,
+    episodes: int | None,
+    cfg_options: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The summary of a run, which is done, gone on with or found finished."""
+    summary = folder / 'summary.json'
+    if summary.is_file():
+        found = load_json(summary, 'the summary of an earlier run')
+        cfg = load_search_config(config, str(folder), ratio, episodes, seed, cfg_options=cfg_options)
+        _require_same(found.get('autodfp'), cfg.autodfp.to_dict(), folder)
+        if 'test' in found and found['episodes'] >= cfg.autodfp.num_episodes:
+            return found
+    options = dict(work_dir=str(folder), preserve_ratio=ratio, episodes=episodes, seed=seed, cfg_options=cfg_options)
+    prune(config, resume=(folder / 'search.pth').is_file(), **options)
+    return load_json(summary, 'the summary of the run')
+
+
+def _require_same(found: dict[str, Any] | None, wanted: dict[str, Any], folder: Path) -> None:
+    """Refuse a finished run of other settings; more episodes can be added to it."""
+    wanted = json.loads(json.dumps({key: value for key, value in wanted.items() if key != 'resume'}))
+    found = found or {}
+    different = [
+        f'{key}={found.get(key)!r} instead of {wanted.get(key)!r}'
+        for key in sorted({*found, *wanted} - {'num_episodes'})
+        if found.get(key) != wanted.get(key)
+    ]
+    if different:
+        raise AutoDFPError(
+            f'{folder} holds a run with other settings than this sweep asks for: {", ".join(different)}; name another '
+            'work dir'
+        )
+
+
+def _cell(name: str, ratio: float, seeds: Sequence[int], done: Sequence[tuple[Path, dict]]) -> dict[str, Any]:
+    """Means over the seeds."""
+    summaries = [summary for _, summary in done]
+    rows: dict[str, list[dict]] = {}
+    for summary in summaries:
+        for row in summary['results']:
+            rows.setdefault(row['name'], []).append(row)
+    return dict(
+        config=name,
+        model=summaries[0]['model'],
+        metric=summaries[0].get('reported_metric', summaries[0]['metric']),
+        preserve_ratio=ratio,
+        seeds=list(seeds),
+        episodes=summaries[0]['episodes'],
+        search_images=summaries[0]['search_images'],
+        held_out_images=summaries[0]['held_out_images'],
+        runs=[str(folder.relative_to(folder.parents[1])) for folder, _ in done],
+        held_out={key: [row['held_out_metric'] for row in found] for key, found in rows.items()},
+        search={key: [row['search_metric'] for row in found] for key, found in rows.items()},
+        params={key: statistics.mean(row['module_params']['ratio'] for row in found) for key, found in rows.items()},
+        flops={key: statistics.mean(row['module_flops']['ratio'] for row in found) for key, found in rows.items()},
+    )
+
+
+def _write(root: Path, cells: Sequence[dict]) -> None:
+    save_json(list(cells), root / 'sweep.json')
+    save_text('\n'.join(markdown(cells)) + '\n', root / 'sweep.md')
+    draw_pareto(root / 'pareto.png', cells, _methods(cells))
+
+
+def _methods(cells: Sequence[dict]) -> dict[str, str]:
+    """Those of :data:`METHODS` that were measured."""
+    return {name: title for name, title in METHODS.items() if any(name in cell['held_out'] for cell in cells)}
+
+
+def markdown(cells: Sequence[dict]) -> list[str]:
+    """The table of a sweep; held-out metrics, the best of the pruned ones in bold."""
+    methods = _methods(cells)
+    lines = [
+        '| detector | ratio | dense | ' + ' | '.join(methods.values()) + ' | parameters | FLOPs | latency, ms |',
+        '|' + '---|' * (6 + len(methods)),
+    ]
+    for cell in cells:
+        means = {name: _mean(cell['held_out'].get(name)) for name in ('dense', *methods)}
+        known = [means[name] for name in methods if means[name] is not None]
+        texts = ['-' if value is None else f'{value:.3f}' for value in means.values()]
+        texts[1:] = [
+            f'**{text}**' if known and means[name] == max(known) else text
+            for name, text in zip(methods, texts[1:], strict=True)
+        ]
+        latency = cell.get('latency')
+        times = (
+            '-'
+            if latency is None
+            else ' / '.join(f'{latency[key]["module"] * 1000:.1f}' for key in LATENCIES if key in latency)
+        )
+        lines.append(
+            f'| {cell["model"]} ({cell["metric"]}) | {cell["preserve_ratio"]:.0%} | {" | ".join(texts)} '
+            f'| {cell["params"]["AutoDFP"]:.0%} | {cell["flops"]["AutoDFP"]:.0%} | {times} |'
+        )
+    return lines
+
+
+def _mean(values: Sequence[float | None] | None) -> float | None:
+    return None if not values or None in values else statistics.mean(values)

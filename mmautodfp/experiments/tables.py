@@ -1,0 +1,59 @@
+"""Markdown tables of measured figures, from the JSON files that hold them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NAMES = {
+    'faster_rcnn': 'Faster R-CNN, demo',
+    'retinanet': 'RetinaNet, demo',
+    'fcos': 'FCOS, demo',
+    'mask_rcnn': 'Mask R-CNN, demo',
+    'resnet56': 'ResNet-56, CIFAR-10',
+    'vgg16': 'VGG-16, CIFAR-10',
+    'mobilenet_v1': 'MobileNet-V1, CIFAR-10',
+    'mobilenet_v2': 'MobileNet-V2, CIFAR-10',
+}
+
+
+def variant_table(results: Mapping[str, Mapping[str, Any]], variant: str) -> str:
+    """What a variant of the compensation leaves of each model that it was measured on.
+
+    Args:
+        results (Mapping): By model, what :func:`mmautodfp.experiments.ablation.ablate` gave.
+        variant (str): One of :data:`mmautodfp.experiments.ablation.VARIANTS`.
+    """
+    measured = {name: result['variants'].get(variant, {}) for name, result in results.items()}
+    ratios = sorted({ratio for figures in measured.values() for ratio in figures}, key=float, reverse=True)
+    rows = []
+    for name, result in results.items():
+        if not measured[name]:
+            continue
+        cells = [_cell(measured[name].get(ratio), result['dense']) for ratio in ratios]
+        kind = f'{result["metric"]}, shares of {result["shares_of"]}'
+        rows.append([f'{NAMES.get(name, name)} ({kind})', f'{result["dense"]:.3f}', *cells])
+    return _markdown(['', 'dense', *(f'{float(ratio):.0%}' for ratio in ratios)], rows)
+
+
+def ablation_table(result: Mapping[str, Any]) -> str:
+    """All measured variants of one model."""
+    ratios = sorted({ratio for rows in result['variants'].values() for ratio in rows}, key=float, reverse=True)
+    rows = [
+        [name, *(_cell(figures.get(ratio), result['dense']) for ratio in ratios)]
+        for name, figures in result['variants'].items()
+    ]
+    return _markdown(['', *(f'{float(ratio):.0%}' for ratio in ratios)], rows)
+
+
+def correlation_table(result: Mapping[str, Any]) -> str:
+    """How well rewards without data rank plans, from :func:`mmautodfp.experiments.rank_plans.rank_plans`."""
+    rows = [[name, f'{rho["all"]:.2f}', f'{rho["better_half"]:.2f}'] for name, rho in result['correlation'].items()]
+    return _markdown(['reward', f'all {result["plans"]} plans', 'better half'], rows)
+
+
+def _cell(figure: Mapping[str, float] | None, dense: float) -> str:
+    return '' if figure is None else f'{figure["metric"]:.3f} ({figure["metric"] / dense:.1%})'
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ['---'] * len(head), *rows]
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)

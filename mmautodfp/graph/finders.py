@@ -1,0 +1,274 @@
+"""The blocks and networks that are known: one finder for each kind."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .units import UNIT_FINDERS, Consumer, PrunableUnit, UnitFinder, is_depthwise, join_path, named_layers, walk_units
+
+# Layers that keep every channel to itself and hold nothing that belongs to one. Exact types: a subclass may do more.
+_ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardtanh)
+_ELEMENTWISE += (nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus)
+_POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_PASSIVE = (*_ELEMENTWISE, *_POOLING, nn.Identity, nn.Dropout, nn.Dropout2d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+# Run their children in the order of registration, with a flatten before the one named.
+_KNOWN_CHAINS = {
+    torchvision.models.AlexNet: 'classifier',
+    torchvision.models.VGG: 'classifier',
+    torchvision.models.MobileNetV2: 'classifier',
+}
+
+Step = tuple[str, nn.Module]
+
+
+class ResidualBlockFinder(UnitFinder):
+    """conv1 -> conv2 (-> conv3) inside the residual blocks of mmdet, mmpretrain, torchvision and our CIFAR networks.
+
+    The last conv and the shortcut feed the residual sum and stay whole, as in the paper.
+    """
+
+    kinds = ('BasicBlock', 'Bottleneck')
+
+    def matches(self, block: nn.Module) -> bool:
+        return super().matches(block) and isinstance(getattr(block, 'conv1', None), nn.Module)
+
+    def find(self, block: nn.Module, name: str) -> Iterator[PrunableUnit | tuple[str, str]]:
+        convs = ['conv1', 'conv2', 'conv3'] if hasattr(block, 'conv3') else ['conv1', 'conv2']
+        for producer, consumer in pairwise(convs):
+            reason = self._obstacle(block, producer, consumer)
+            if reason:
+                yield join_path(name, producer), reason
+                continue
+            yield PrunableUnit(
+                name=join_path(name, producer),
+                num_channels=getattr(block, producer).out_channels,
+                norm=self._norm_path(block, producer, name),
+                consumers=(Consumer(join_path(name, consumer), self._norm_path(block, consumer, name)),),
+                activation=getattr(block, 'relu', torch.relu),
+            )
+        for layer in [convs[-1], 'downsample']:
+            for path, child in named_layers(getattr(block, layer, None), join_path(name, layer)):
+                if isinstance(child, nn.Conv2d):
+                    yield path, 'feeds a residual sum'
+
+    @staticmethod
+    def _obstacle(block: nn.Module, producer: str, consumer: str) -> str | None:
+        for conv_name in (producer, consumer):
+            conv = getattr(block, conv_name, None)
+            # Exact type: subclasses such as ConvAWS compute their weights anew from all input channels.
+            if not isinstance(conv, nn.Conv2d) or type(conv).__name__ != 'Conv2d':
+                found = 'nothing' if conv is None else type(conv).__name__
+                return f'expects Conv2d as {conv_name} of {type(block).__name__}, found {found}'
+            if conv.groups != 1:
+                return f'grouped convolution at {conv_name}'
+        if getattr(block, f'after_{producer}_plugin_names', None):
+            return f'plugin between {producer} and {consumer}'
+        for conv_name in (producer, consumer):
+            norm = getattr(block, _norm_name(block, conv_name), None)
+            if norm is not None and not (isinstance(norm, _BatchNorm) and norm.track_running_stats):
+                return f'{type(norm).__name__} without running statistics of its channels behind {conv_name}'
+        return None
+
+    @staticmethod
+    def _norm_path(block: nn.Module, conv: str, name: str) -> str | None:
+        norm = _norm_name(block, conv)
+        return join_path(name, norm) if isinstance(getattr(block, norm, None), _BatchNorm) else None
+
+
+class InvertedResidualFinder(UnitFinder):
+    """The expanded channels of MobileNet-V2's block, ours and torchvision's: expand -> depthwise -> project."""
+
+    kinds = ('InvertedResidual',)
+
+    def find(self, block: nn.Module, name: str) -> Iterator[PrunableUnit | tuple[str, str]]:
+        if isinstance(block, nn.Sequential):
+            steps = list(_unroll(block, name))
+        elif _is_chain(getattr(block, 'conv', None)):  # torchvision's
+            steps = list(_unroll(block.conv, join_path(name, 'conv')))
+        else:
+            return
+        yield from chain_units(steps, end='gives the output of an InvertedResidual')
+
+
+class ChainFinder(UnitFinder):
+    """Convolutions and linear layers that follow one another: VGG, MobileNet-V1, and any ``nn.Sequential``.
+
+    Depthwise convolutions and norms on the way are sliced along, and a flatten before a linear layer is followed. At a
+    block that is not known, or that another finder knows, the chain ends, and a new one begins behind it.
+    """
+
+    needs_known_parent = True
+
+    def matches(self, block: nn.Module) -> bool:
+        return _is_chain(block)
+
+    def find(self, block: nn.Module, name: str) -> Iterator[PrunableUnit | tuple[str, str]]:
+        yield from chain_units(list(_unroll(block, name)), end='gives the output of the network')
+
+
+class ChannelPath:
+    """What the channels of a unit go through until its consumer reads them, for channels that are constant.
+
+    Args:
+        layers (tuple[nn.Module, ...]): Activations, poolings, norms and depthwise convolutions, in order.
+    """
+
+    def __init__(self, layers: tuple[nn.Module, ...]):
+        self.layers = layers
+
+    @torch.no_grad()
+    def __call__(self, constant: Tensor) -> Tensor:
+        """Constants [N] behind the producer's norm to constants [N] at the consumer, away from zero-padded rims."""
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                constant = constant * layer.weight.flatten(1).sum(1) + (0 if layer.bias is None else layer.bias)
+            elif isinstance(layer, _BatchNorm):
+                constant = (constant - layer.running_mean) * (layer.running_var + layer.eps).rsqrt()
+                if layer.affine:
+                    constant = constant * layer.weight + layer.bias
+            elif isinstance(layer, _ELEMENTWISE):
+                constant = layer(constant.clone())  # it may work in place
+        return constant
+
+
+def chain_units(steps: list[Step], end: str) -> Iterator[PrunableUnit | tuple[str, str]]:
+    """Find the units of layers that run one after the other.
+
+    Args:
+        steps (list[tuple[str, nn.Module]]): Path and layer, in the order of execution.
+        end (str): Why the last layer's outputs stay.
+
+    Yields:
+        PrunableUnit | tuple[str, str]: Units in order, and (layer path, reason) for what stays.
+    """
+    modules = [layer for _, layer in steps]
+    open_unit: _OpenUnit | None = None
+    for index, (path, layer) in enumerate(steps):
+        if open_unit is not None and open_unit.takes(path, layer):
+            continue
+        reason = None
+        if not _is_plain_layer(layer) or modules.count(layer) > 1:
+            reason = f'feeds {path}, a {type(layer).__name__} through which no finder can follow its channels'
+        elif open_unit is not None:
+            reason = open_unit.obstacle(path, layer)
+            if reason is None:
+                yield open_unit.close(Consumer(path, _norm_behind(steps, index)))
+        if open_unit is not None and reason is not None:
+            yield open_unit.path, reason
+        open_unit = None
+        if not _is_plain_layer(layer):
+            yield from walk_units(layer, path, known=False)
+        elif modules.count(layer) > 1:
+            yield path, 'is used more than once'
+        elif getattr(layer, 'groups', 1) > 1:
+            kind = 'depthwise' if is_depthwise(layer) else 'grouped'
+            yield path, f'{kind} convolution behind no layer that can be pruned'
+        else:
+            open_unit = _OpenUnit(path, layer)
+    if open_unit is not None:
+        yield open_unit.path, end
+
+
+class _OpenUnit:
+    """A producer, and what has followed it so far."""
+
+    def __init__(self, path: str, layer: nn.Conv2d | nn.Linear):
+        self.path = path
+        self.channels = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
+        self.norm: str | None = None
+        self.between: list[str] = []
+        self.followers: list[nn.Module] = []
+        self.flat = isinstance(layer, nn.Linear)
+        self.bad_norm: str | None = None
+
+    def takes(self, path: str, layer: nn.Module) -> bool:
+        """Whether the layer leaves the channels apart; then it is noted."""
+        if type(layer) in _NORMS and layer.num_features == self.channels:
+            if not layer.track_running_stats:
+                self.bad_norm = f'{type(layer).__name__} without running statistics of its channels behind it'
+            if self.followers or self.norm is not None:
+                self.between.append(path)
+                self.followers.append(layer)
+            else:
+                self.norm = path
+        elif type(layer) is nn.Flatten and layer.start_dim == 1 and layer.end_dim == -1:
+            self.flat = True
+        elif is_depthwise(layer) and layer.in_channels == layer.out_channels == self.channels and not self.flat:
+            self.between.append(path)
+            self.followers.append(layer)
+        elif type(layer) in _PASSIVE:
+            self.followers.append(layer)
+        else:
+            return False
+        return True
+
+    def obstacle(self, path: str, layer: nn.Conv2d | nn.Linear) -> str | None:
+        """Why ``layer`` cannot be its consumer."""
+        if self.bad_norm:
+            return self.bad_norm
+        if getattr(layer, 'groups', 1) > 1:
+            return f'grouped convolution at {path}'
+        if isinstance(layer, nn.Linear) != self.flat:
+            return f'feeds {path}, which does not read channels'
+        inputs = layer.in_features if self.flat else layer.in_channels
+        if inputs % self.channels or (inputs != self.channels and not self.flat):
+            return f'feeds {path}, which reads {inputs} channels'
+        return None
+
+    def close(self, consumer: Consumer) -> PrunableUnit:
+        """The finished unit."""
+        return PrunableUnit(
+            name=self.path,
+            num_channels=self.channels,
+            norm=self.norm,
+            consumers=(consumer,),
+            between=tuple(self.between),
+            activation=ChannelPath(tuple(self.followers)),
+        )
+
+
+def _is_chain(module: nn.Module | None) -> bool:
+    if type(module) in _KNOWN_CHAINS:
+        return True
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _unroll(block: nn.Module, name: str) -> Iterator[Step]:
+    """The steps of a chain, with chains inside it laid out."""
+    flatten_before = _KNOWN_CHAINS.get(type(block))
+    for child_name, child in block._modules.items():  # named_children() would tell of a repeated layer once
+        path = join_path(name, child_name)
+        if child_name == flatten_before:
+            yield path, nn.Flatten()
+        if _is_chain(child):
+            yield from _unroll(child, path)
+        else:
+            yield path, child
+
+
+def _is_plain_layer(layer: nn.Module) -> bool:
+    # By the exact name: mmcv's wrapper of Conv2d, of the same name, behaves alike, but other subclasses do not.
+    return isinstance(layer, nn.Conv2d | nn.Linear) and type(layer).__name__ in ('Conv2d', 'Linear')
+
+
+def _norm_behind(steps: list[Step], index: int) -> str | None:
+    """Path of the norm right behind a layer, where constants can go."""
+    if index + 1 == len(steps):
+        return None
+    layer, (path, norm) = steps[index][1], steps[index + 1]
+    width = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
+    return path if type(norm) in _NORMS and norm.num_features == width and norm.track_running_stats else None
+
+
+def _norm_name(block: nn.Module, conv: str) -> str:
+    """mmdet names the norm of conv1 by its type (``norm1_name`` is 'bn1' or 'gn1'); torchvision always says 'bn1'."""
+    index = conv.removeprefix('conv')
+    return getattr(block, f'norm{index}_name', f'bn{index}')
+
+
+UNIT_FINDERS += [ResidualBlockFinder(), InvertedResidualFinder(), ChainFinder()]

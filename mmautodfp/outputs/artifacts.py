@@ -1,0 +1,208 @@
+"""The files that a run leaves in its work dir."""
+
+import math
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mmcv
+import mmdet
+import mmengine
+import torch
+from mmengine.config import Config
+
+import mmautodfp
+from mmautodfp.api import PruningTask, SearchResult
+from mmautodfp.rewards import Reward
+from mmautodfp.surgery import Restore
+from mmautodfp.utils.fileio import save_json, save_tensors, save_text
+
+from .config import search_settings, slim_config
+
+if TYPE_CHECKING:
+    from .report import Evidence
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the comparison.
+
+    Attributes:
+        name (str): Who it is about.
+        search_metric (float | None): Metric on the images that reward the search.
+        held_out_metric (float | None): Metric on images that the search has not seen.
+        counts (dict[str, dict]): 'module_params', 'model_params', 'module_flops' and 'model_flops', each with the
+            ``count`` and the preserved ``ratio``.
+        widths (dict[str, int]): Unit to the number of channels that stay.
+    """
+
+    name: str
+    search_metric: float | None
+    held_out_metric: float | None
+    counts: dict[str, dict]
+    widths: dict[str, int]
+
+
+class RunArtifacts:
+    """Writes what a run leaves behind; each file appears whole or not at all.
+
+    Args:
+        cfg (Config): Config of the run.
+        work_dir (Path): Where to.
+        task (PruningTask): What was pruned.
+        found (SearchResult): How the plan was found.
+        settings (Mapping): Configs of the agent and the reconstructor, to tell how the plan came about.
+    """
+
+    def __init__(
+        self, cfg: Config, work_dir: Path, task: PruningTask, found: SearchResult, settings: Mapping[str, Any]
+    ):
+        self.cfg = cfg
+        self.work_dir = work_dir
+        self.task = task
+        self.found = found
+        self.settings = dict(settings)
+        self.summary: dict[str, Any] = {}
+        self.evidence: Evidence | None = None
+
+    def write_model(self, pruned: Restore, metainfo: dict[str, Any]) -> None:
+        """Write ``strategy.json``, ``pruned.pth`` and ``pruned.py``.
+
+        Args:
+            pruned (Restore): Of the plan, applied to the model at the moment.
+            metainfo (dict): Of the data set; its classes go into the checkpoint, for ``init_detector``.
+        """
+        task, plan = self.task, self.found.plan
+        layers = [state.to_dict() for state in task.layer_states]
+        plan.to_json(self.work_dir / 'strategy.json', module=task.target, layers=layers, **self.settings)
+        state = {name: tensor.detach().cpu().clone() for name, tensor in task.model.state_dict().items()}
+        meta = dict(
+            dataset_meta={key: value for key, value in metainfo.items() if _is_plain(value)},
+            autodfp=dict(module=task.target, plan=plan.to_dict(), versions=_versions(), **self.settings),
+        )
+        save_tensors(dict(state_dict=state, meta=meta), self.work_dir / 'pruned.pth')
+        # mmengine fills in the folder of the config: the two files can be moved together.
+        beside = '{{ fileDirname }}/pruned.pth'
+        text = slim_config(self.cfg, task.target, pruned.changes(task.module), beside).pretty_text
+        # It does so before Python reads the text: the folder's name may hold quotes.
+        save_text(text.replace(repr(beside), f"r'''{beside}'''"), self.work_dir / 'pruned.py')
+
+    def write_summary(
+        self, reward: Reward, held_out: Reward | None, rows: Sequence[Row], seed: int, ranks: int
+    ) -> None:
+        """Write ``summary.json``.
+
+        Args:
+            reward (Reward): Of the search.
+            held_out (Reward | None): What its plan was judged by.
+            rows (Sequence[Row]): The comparison; the last one is the pruned model.
+            seed (int): Of the search.
+            ranks (int): Processes that played it.
+        """
+        task, found = self.task, self.found
+        self.summary = dict(
+            model=type(task.model).__name__,
+            config=str(self.cfg.filename),
+            module=task.target,
+            episodes=len(found.history),
+            best_episode=found.history.best,
+            seconds=dict(search=sum(found.history.seconds), this_run=found.seconds),
+            seed=seed,
+            ranks=ranks,
+            budget=task.constraint.describe(),
+            channel_divisor=task.constraint.channel_divisor,
+            metric=reward.name,
+            reported_metric=reward.reported_name,
+            search_images=len(reward.images),
+            image_evaluations=found.image_evaluations,
+            held_out_images=len(held_out.images) if held_out else 0,
+            flops_input=list(reward.one_batch()['inputs'].shape),
+            **self.settings,
+            autodfp=search_settings(self.cfg),
+        )
+        self.summary['results'] = [
+            dict(name=row.name, search_metric=row.search_metric, held_out_metric=row.held_out_metric, **row.counts)
+            | dict(widths=row.widths)
+            for row in rows
+        ]
+        self.summary['versions'] = _versions()
+        save_json(self.summary, self.work_dir / 'summary.json')
+
+    def add_test_metrics(self, metrics: dict[str, float]) -> None:
+        """Put the test loop's figures of the pruned model into ``summary.json``."""
+        values = {name: float(value) for name, value in metrics.items()}
+        # A class that does not occur has no mAP, which mmdet tells as nan; JSON has no word for it.
+        self.summary['test'] = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        save_json(self.summary, self.work_dir / 'summary.json')
+
+    def gather_evidence(self, pruned: Restore, rows: Sequence[Row], needs_data: bool) -> None:
+        """Look at the dense and the pruned model, for the report.
+
+        Args:
+            pruned (Restore): Of the plan; the model is dense at the moment.
+            rows (Sequence[Row]): The comparison.
+            needs_data (bool): Whether a data set may be opened.
+        """
+        from .report import collect  # it draws, which takes libraries that a bare run can do without
+
+        widths = {row.name: row.widths for row in rows}
+        self.evidence = collect(self.task, self.found.plan, pruned.swap, self.cfg, widths, needs_data)
+
+    def write_report(self) -> str | None:
+        """Write ``report.html`` and the folder ``report``; the latency is measured here.
+
+        Returns:
+            str | None: Why there is no report, if so; a run does not fail for want of one.
+        """
+        from .report import measure_times, write_report
+
+        try:
+            measure_times(self.evidence, self.work_dir)
+            self.evidence.to_json(self.work_dir / 'report' / 'evidence.json')
+            write_report(self.work_dir)
+        except Exception as error:
+            return f'{type(error).__name__}: {error}'
+        return None
+
+    def table(self, rows: Sequence[Row]) -> list[str]:
+        """The comparison as lines of text."""
+        lines = [f'{"":28}{"search":>9}{"held-out":>10}{"params":>16}{"FLOPs":>18}   of the {self.task.target}']
+        for row in rows:
+            params, flops = row.counts['module_params'], row.counts['module_flops']
+            metrics = [
+                f'{"-" if value is None else format(value, ".4f"):>{width}}'
+                for value, width in ((row.search_metric, 9), (row.held_out_metric, 10))
+            ]
+            lines.append(
+                f'{row.name:28}{"".join(metrics)}{params["count"]:>12,} {params["ratio"]:4.0%}'
+                f'{flops["count"]:>13,} {flops["ratio"]:4.0%}'
+            )
+        return lines
+
+    def next_steps(self) -> list[str]:
+        """Where everything is, and what can be done with it."""
+        config, checkpoint = (shlex.quote(str(self.work_dir / name)) for name in ('pruned.py', 'pruned.pth'))
+        return [
+            f'in {self.work_dir}: report.html (open it in a browser; pictures in report/), pruned.py and pruned.pth '
+            '(the model), strategy.json (the plan), summary.json (figures), search.pth (to go on)',
+            f'evaluate it:    python tools/test.py {config} {checkpoint}',
+            f'export it:      python tools/export_onnx.py {config} {checkpoint}',
+            f'fine-tune it:   hand {config} to tools/train.py of MMDetection; it starts from the pruned weights',
+            'search longer:  the same command with --resume --episodes N',
+        ]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, str | int | float)
+
+
+def _versions() -> dict[str, str]:
+    packages = (mmautodfp, mmengine, mmcv, mmdet, torch)
+    # str(): torch's version is of a class of its own, which torch.load(weights_only=True) does not know.
+    versions = {package.__name__: str(package.__version__) for package in packages}
+    return dict(python=sys.version.split()[0]) | versions

@@ -1,0 +1,71 @@
+"""The config of a pruned model."""
+
+import copy
+import os
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS
+from mmengine.runner import Runner
+
+from mmautodfp.utils import AutoDFPError
+
+
+def slim_config(
+    cfg: Config, target: str, layers: dict[str, dict[str, int | bool]], checkpoint: str | os.PathLike | None
+) -> Config:
+    """The config of a pruned model, for stock MMDetection tools.
+
+    Args:
+        cfg (Config): Config of the dense model.
+        target (str): Path of the pruned module, which must also be its path in ``cfg.model``.
+        layers (dict[str, dict[str, int | bool]]): Its changed layers, as :func:`mmautodfp.surgery.Slim` takes them.
+        checkpoint (str | os.PathLike | None): Becomes ``load_from``, so that a training starts from the pruned model.
+
+    Returns:
+        Config: Builds the slim model; the search's own settings are gone.
+
+    Raises:
+        AutoDFPError: The module has no place of its own in ``cfg.model``.
+    """
+    cfg = copy.deepcopy(cfg)
+    place, key = cfg, 'model'
+    for part in filter(None, target.split('.')):
+        place, key = place[key], part
+        if not isinstance(place, dict) or not isinstance(place.get(key), dict):
+            raise AutoDFPError(
+                f'module {target!r} was to be pruned, but the config has no model.{target} that could be replaced; '
+                'name a part that has a config of its own, or its parent'
+            )
+    dense = place[key]
+    _forget_pretrained(dense)
+    place[key] = ConfigDict(type='mmautodfp.Slim', module=dense, layers=layers)
+    for name in ('autodfp', 'work_dir', 'launcher', 'resume'):
+        cfg.pop(name, None)
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks', []) if 'AutoDFPHook' not in str(hook.get('type'))]
+    cfg.load_from = None if checkpoint is None else str(checkpoint)
+    return cfg
+
+
+def _forget_pretrained(config: dict) -> None:
+    """Remove weights of the dense shapes from a module's config and the configs inside it."""
+    for name, value in config.items():
+        if name in ('init_cfg', 'pretrained') and value:
+            config[name] = None
+        elif isinstance(value, dict):
+            _forget_pretrained(value)
+
+
+def read_metainfo(runner: Runner, may_open: bool) -> dict[str, Any]:
+    """What is known of the data set; its class and the config must do where no file may be opened."""
+    if may_open:
+        return runner.test_dataloader.dataset.metainfo
+    loader = runner.cfg.get('test_dataloader') or {}
+    dataset = loader.get('dataset') or {}
+    cls = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
+    return {**getattr(cls, 'METAINFO', {}), **(dataset.get('metainfo') or runner.cfg.get('metainfo') or {})}
+
+
+def search_settings(cfg: Config) -> dict[str, Any]:
+    """The search's settings as they can be compared with another run's."""
+    return {key: value for key, value in cfg.get('autodfp', {}).items() if key != 'resume'}

@@ -1,0 +1,111 @@
+"""A report made again, from nothing but a work dir."""
+
+import os
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from mmautodfp.api import PruningTask
+from mmautodfp.outputs.latency import measure_latency
+from mmautodfp.surgery import PruningPlan, Restore, apply_plan, replace_tensor
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import check_state_fits, load_tensors
+from mmautodfp.utils.registry import MODELS, REWARDS, build
+
+from .evidence import Evidence, collect, describe_device
+from .page import FOLDER, Report
+
+LATENCY_REPEAT = 10
+
+
+def remake_report(work_dir: str | os.PathLike, again: bool = False, trust_checkpoint: bool = False) -> Path:
+    """Make the report of a finished run once more.
+
+    Args:
+        work_dir (str | os.PathLike): What ``tools/prune.py`` left behind.
+        again (bool): Build the dense and the pruned model and look at them again, even if ``report/evidence.json``
+            tells what the run saw of them. Defaults to False: only where that file is missing.
+        trust_checkpoint (bool): Allow a dense checkpoint whose reading can run code in it. Defaults to False.
+
+    Returns:
+        Path: The page.
+
+    Raises:
+        AutoDFPError: The folder holds no finished run; with ``again``, a model cannot be built or loaded. Without it,
+            the report says so where the models would have been looked at.
+    """
+    report = Report(work_dir)
+    path = report.work_dir / FOLDER / 'evidence.json'
+    if again or not path.is_file():
+        try:
+            evidence = _look_again(report, trust_checkpoint)
+        except AutoDFPError as error:
+            if again:
+                raise
+            report.missing |= dict.fromkeys(('channels', 'sizes', 'latency', 'pictures'), str(error))
+            return report.write()
+        measure_times(evidence, report.work_dir)
+        evidence.to_json(path)
+        report = Report(work_dir)
+    return report.write()
+
+
+def measure_times(evidence: Evidence, work_dir: str | os.PathLike) -> None:
+    """Put the latency of the run's models into the evidence; ``summary.json`` and ``pruned.py`` must be there."""
+
+    def measure() -> dict[str, float]:
+        found = measure_latency(work_dir, LATENCY_REPEAT)
+        return {name: seconds['module'] for name, seconds in found.items()}
+
+    evidence.gather('latency', measure)
+    evidence.device = '' if 'latency' in evidence.missing else describe_device()
+
+
+def _look_again(report: Report, trust: bool) -> Evidence:
+    if not report.config_file.is_file():
+        raise AutoDFPError(f'the models were to be built again, but their config {report.config_file} is not there')
+    cfg = Config.fromfile(report.config_file)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    model = MODELS.build(cfg.model).to('cuda' if torch.cuda.is_available() else 'cpu')
+    model.eval()
+    _load(model, cfg.load_from, trust)
+    told = cfg.autodfp.to_dict()
+    task = PruningTask.build(
+        model,
+        told.get('target') or told.get('module', 'backbone'),
+        constraint=1.0,
+        reconstructor=told.get('reconstructor') or dict(type='SimilarityReconstructor'),
+        allocate=False,
+        clustering=told.get('clustering'),
+    )
+    plan = PruningPlan.from_json(report.work_dir / 'strategy.json')
+    pruned = _load_pruned(model, task.module, plan, report.work_dir / 'pruned.pth')
+    pruned.swap()
+    widths = {row['name']: row['widths'] for row in report.summary['results'] if 'widths' in row}
+    needs_data = build(REWARDS, told.get('reward') or dict(type='CocoReward')).needs_data
+    return collect(task, plan, pruned.swap, cfg, widths, needs_data)
+
+
+def _load_pruned(model: nn.Module, target: nn.Module, plan: PruningPlan, checkpoint: Path) -> Restore:
+    """Make a dense model the pruned one of a checkpoint, in tensors of its own."""
+    restore = apply_plan(target, plan)
+    for layer in model.modules():
+        restore.remember(layer)
+        for store in (layer._parameters, layer._buffers):
+            for name, tensor in store.items():
+                if tensor is not None:
+                    replace_tensor(layer, name, tensor)
+    _load(model, checkpoint, trust=False)
+    return restore
+
+
+def _load(model: nn.Module, checkpoint: str | os.PathLike, trust: bool) -> None:
+    content = load_tensors(checkpoint, trust=trust)
+    state = content.get('state_dict', content)
+    adapt = getattr(model, 'adapt_state_dict', None)
+    state = adapt(state) if adapt else state
+    check_state_fits(state, model, checkpoint)
+    model.load_state_dict({key.removeprefix('module.'): value for key, value in state.items()}, strict=False)

@@ -1,0 +1,216 @@
+"""What the report shows and no other file of a run holds: taken from the live model, kept as JSON."""
+
+import base64
+import io
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from sklearn.manifold import TSNE
+from torch import nn
+
+from mmautodfp.api import PruningTask
+from mmautodfp.graph import PrunableUnit, find_units, unit_statistics
+from mmautodfp.kernels import cluster_channels, cosine_distance
+from mmautodfp.reconstruction import Reconstructor
+from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
+from mmautodfp.utils.fileio import load_json, save_json
+
+from .pictures import Finding, Picture, compare_on_images
+
+FORMAT = 1
+SHOWN_LAYERS = 4
+
+
+@dataclass(frozen=True)
+class ChannelMap:
+    """The channels of one unit, N of them.
+
+    Attributes:
+        unit (str): Its name.
+        labels (list[int]): [N], DBSCAN's clusters; -1 is noise.
+        kept (list[int]): [K], ascending.
+        partner (list[int]): [N], the retained channel that takes over most of a pruned one's work; a retained channel
+            is its own; -1 where nothing takes it over.
+        scale (list[float]): [N], what the partner's output is multiplied with.
+        places (list[list[float]] | None): [N, 2], t-SNE of the cosine distances, for the layers that are shown.
+    """
+
+    unit: str
+    labels: list[int]
+    kept: list[int]
+    partner: list[int]
+    scale: list[float]
+    places: list[list[float]] | None = None
+
+
+@dataclass
+class Evidence:
+    """What was measured and seen for the report.
+
+    Attributes:
+        channels (list[ChannelMap]): Of all units, in forward order.
+        sizes (dict[str, int]): Compared model to the bytes of its weights as ``torch.save`` writes them.
+        latency (dict[str, float]): By the names of :data:`mmautodfp.outputs.latency.ROWS`, the pruned module's seconds.
+        device (str): What the latency was measured on.
+        pictures (list[Picture]): Validation images with what the dense and the pruned model find.
+        missing (dict[str, str]): Attribute to the reason why it is empty.
+    """
+
+    channels: list[ChannelMap] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
+    latency: dict[str, float] = field(default_factory=dict)
+    device: str = ''
+    pictures: list[Picture] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def gather(self, name: str, measure: Callable[[], Any]) -> None:
+        """Set an attribute to what ``measure`` returns, or keep the reason why it cannot be had.
+
+        A report must not cost a run its result, so whatever goes wrong here is told in the report and nowhere else.
+        """
+        self.missing.pop(name, None)
+        try:
+            setattr(self, name, measure())
+        except Exception as error:
+            self.missing[name] = first_line(error)
+
+    def to_json(self, path: str | os.PathLike) -> None:
+        """Write it in one step."""
+        save_json(dict(format=FORMAT) | asdict(self), path)
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike) -> 'Evidence':
+        """Read what :meth:`to_json` wrote; :class:`AutoDFPError` if the file is missing or damaged."""
+        content = load_json(path, 'what the report shows')
+        content.pop('format')
+        content['channels'] = [ChannelMap(**item) for item in content['channels']]
+        for picture in content['pictures']:
+            for side in ('dense', 'pruned'):
+                picture[side] = [Finding(**finding) for finding in picture[side]]
+        content['pictures'] = [Picture(**picture) for picture in content['pictures']]
+        return cls(**content)
+
+
+def collect(
+    task: PruningTask,
+    plan: PruningPlan,
+    swap: Callable[[], None],
+    cfg: Config,
+    widths: dict[str, dict[str, int]],
+    needs_data: bool = True,
+) -> Evidence:
+    """Look at a dense model and its pruned form; both are left as they were found.
+
+    Args:
+        task (PruningTask): Its model is dense at the moment.
+        plan (PruningPlan): What was found.
+        swap (Callable): Makes the model pruned, and dense again, see :meth:`mmautodfp.surgery.Restore.swap`.
+        cfg (Config): Config of the run; images come from its ``val_dataloader``.
+        widths (dict[str, dict[str, int]]): Compared model to its unit widths, for the sizes.
+        needs_data (bool): Whether a data set may be opened. Defaults to True.
+    """
+    model, target = task.model, task.module
+    evidence = Evidence()
+    evidence.gather('channels', lambda: map_channels(target, plan, task.reconstructor, task.clustering))
+    evidence.gather('sizes', lambda: {name: _saved_size(model, target, chosen) for name, chosen in widths.items()})
+    if needs_data:
+        evidence.gather('pictures', lambda: compare_on_images(model, swap, cfg.val_dataloader.dataset))
+    else:
+        evidence.missing['pictures'] = 'the run used no data, so no image was opened'
+    return evidence
+
+
+def map_channels(
+    target: nn.Module, plan: PruningPlan, reconstructor: Reconstructor, clustering: dict
+) -> list[ChannelMap]:
+    """Clusters and stand-ins of all units of the plan, and the places of the channels of some.
+
+    Args:
+        target (nn.Module): The dense module.
+        plan (PruningPlan): What is kept.
+        reconstructor (Reconstructor): The compensation, fitted to the module.
+        clustering (dict): Arguments of :func:`mmautodfp.kernels.cluster_channels`.
+    """
+    units = [unit for unit in find_units(target) if unit.name in plan.units]
+    maps = [_map_unit(target, unit, plan.units[unit.name], reconstructor, clustering) for unit in units]
+    shown = choose_layers(maps, SHOWN_LAYERS)
+    return [
+        ChannelMap(**vars(found) | dict(places=_embed(target.get_submodule(unit.name).weight)))
+        if index in shown
+        else found
+        for index, (unit, found) in enumerate(zip(units, maps, strict=True))
+    ]
+
+
+def choose_layers(maps: Sequence[ChannelMap], most: int) -> list[int]:
+    """Which layers are worth a look: those with the most clusters, and of equals those that lose the most channels."""
+    able = [index for index, found in enumerate(maps) if len(found.labels) >= 8]
+    ranked = sorted(able, key=lambda i: (-len(set(maps[i].labels)), len(maps[i].kept) / len(maps[i].labels), i))
+    return sorted(ranked[:most])
+
+
+@torch.no_grad()
+def _map_unit(
+    target: nn.Module, unit: PrunableUnit, plan: UnitPlan, reconstructor: Reconstructor, clustering: dict
+) -> ChannelMap:
+    weight, _ = unit_statistics(target, unit)
+    keep = torch.tensor(plan.keep, device=weight.device)
+    partner, scale = torch.arange(unit.num_channels), torch.ones(unit.num_channels)
+    if plan.width < unit.num_channels:
+        delivery = reconstructor.reconstruct(unit, keep, plan.lam).delivery.float().cpu()  # [N, K]
+        most = delivery.abs().argmax(1)
+        scale = delivery.gather(1, most[:, None]).squeeze(1)
+        partner = torch.where(scale != 0, keep.cpu()[most], -1)
+    labels = cluster_channels(weight, **clustering).labels
+    return ChannelMap(unit.name, labels.tolist(), list(plan.keep), partner.tolist(), scale.tolist())
+
+
+@torch.no_grad()
+def _embed(weight: torch.Tensor) -> list[list[float]]:
+    """t-SNE [N, 2] of the channels by their cosine distances, as in the paper's Fig. 2."""
+    distance = cosine_distance(weight.detach()).cpu().double().numpy()
+    perplexity = min(30, (len(distance) - 1) / 3)
+    tsne = TSNE(metric='precomputed', init='random', perplexity=perplexity, random_state=0)
+    return tsne.fit_transform(distance).round(3).tolist()
+
+
+def _saved_size(model: nn.Module, target: nn.Module, widths: dict[str, int]) -> int:
+    """Bytes of a model's weights on disk; which channels are kept does not matter to them."""
+    channels = {unit.name: unit.num_channels for unit in find_units(target)}
+    plan = {name: UnitPlan(tuple(range(width)), channels[name]) for name, width in widths.items()}
+    with apply_plan(target, PruningPlan(plan)):
+        state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    file = io.BytesIO()
+    torch.save(dict(state_dict=state), file)
+    return file.getbuffer().nbytes
+
+
+def describe_device() -> str:
+    """The GPU's name, or the processor and the number of threads that torch uses."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        name = next(line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
+    except (OSError, StopIteration):
+        pass
+    threads = torch.get_num_threads()
+    return f'{name}, {threads} thread{"s" if threads > 1 else ""}'
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line, for the report."""
+    text = str(error).strip().splitlines()
+    return f'{type(error).__name__}: {text[0][:300]}' if text else type(error).__name__
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Bytes as an address that holds them; ``kind`` such as 'image/png'."""
+    return f'data:{kind};base64,{base64.b64encode(content).decode()}'

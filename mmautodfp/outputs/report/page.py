@@ -1,0 +1,200 @@
+"""``report.html``: one page that holds everything that a person wants to know of a run, and its pictures as PNGs."""
+
+import os
+import shlex
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from mmautodfp.outputs.latency import ROWS
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import load_json, load_tensors, save_text
+
+from .evidence import ChannelMap, Evidence, data_uri, first_line
+from .plots import channels_figure, pictures_figure, save_png, search_figure, strategy_figure, to_svg
+
+FOLDER = 'report'
+#: Row of the table to what :func:`mmautodfp.outputs.latency.measure_latency` calls it; uniform plans are equally fast.
+_LATENCY = {row: name for name, row in ROWS.items()}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of the page.
+
+    Attributes:
+        uri (str): The figure itself, as an address.
+        file (str): Its PNG, as a path from the page.
+    """
+
+    uri: str
+    file: str
+
+
+class Report:
+    """The page of a run, made from the files in its work dir. What cannot be shown is told with its reason.
+
+    Args:
+        work_dir (str | os.PathLike): With ``summary.json``.
+
+    Raises:
+        AutoDFPError: There is no summary, or it is damaged.
+    """
+
+    def __init__(self, work_dir: str | os.PathLike):
+        self.work_dir = Path(work_dir)
+        self.summary: dict[str, Any] = load_json(self.work_dir / 'summary.json', 'the summary of a run')
+        if not isinstance(self.summary, dict) or not self.summary.get('results'):
+            raise AutoDFPError(
+                f'{self.work_dir / "summary.json"} was expected to hold the results of a run; it does not'
+            )
+        self.missing: dict[str, str] = {}
+        kept = self._try('evidence', lambda: Evidence.from_json(self.work_dir / FOLDER / 'evidence.json'))
+        self.evidence = kept or Evidence()
+        # An error of the whole file is one of all that it holds.
+        reason = self.missing.get('evidence')
+        self.missing |= self.evidence.missing if kept else dict.fromkeys(('channels', 'sizes', 'pictures'), reason)
+
+    def write(self) -> Path:
+        """Write ``report.html`` and the PNGs in ``report``.
+
+        Returns:
+            Path: The page.
+
+        Raises:
+            AutoDFPError: There is no room, or no right to write there.
+        """
+        templates = Environment(
+            loader=PackageLoader('mmautodfp.outputs.report', 'templates'),
+            autoescape=True,  # names of classes and files, and the config's text, are the user's
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        path = self.work_dir / 'report.html'
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='Glyph .* missing')  # of class names; the page has them
+            content = self._content()
+        save_text(templates.get_template('report.html.jinja').render(content), path)
+        return path
+
+    def _content(self) -> dict[str, Any]:
+        shown = [found for found in self.evidence.channels if found.places]
+        content = dict(
+            title=f'{self.summary.get("model", "Model")}, pruned',
+            summary=self.summary,
+            rows=self._rows(),
+            # COCOeval says -1 where there is no object of a size
+            tested=[item for item in (self.summary.get('test') or {}).items() if item[1] not in (None, -1)],
+            device=self.evidence.device,
+            search=self._plot('search', self._search_figure),
+            strategy=self._plot('strategy', self._strategy_figure),
+            clusters=self._plot('channels', lambda: channels_figure(shown)) if shown else None,
+            merges=[_merges(found) for found in self.evidence.channels],
+            whole=[found.unit for found in self.evidence.channels if len(found.kept) == len(found.labels)],
+            pictures=self.evidence.pictures,
+            colours={label: number % 8 for number, label in enumerate(self._labels())},
+            pictures_file=None,
+            config=self._try('config', self._config),
+            command=self._try('command', self._command),
+        )
+        if self.evidence.pictures:
+            content['pictures_file'] = self._try(
+                'pictures_file', lambda: self._save('pictures', pictures_figure(self.evidence.pictures))
+            )
+        return content | dict(missing=self.missing)  # the last one: the others fill it
+
+    def _try(self, name: str, make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except Exception as error:  # a part that cannot be had must not cost the others
+            self.missing[name] = str(error) if isinstance(error, AutoDFPError) else first_line(error)
+            return None
+
+    def _plot(self, name: str, draw: Callable[[], Figure]) -> Plot | None:
+        def make() -> Plot:
+            figure = draw()
+            return Plot(data_uri(to_svg(figure).encode(), 'image/svg+xml'), self._save(name, figure))
+
+        return self._try(name, make)
+
+    def _save(self, name: str, figure: Figure) -> str:
+        file = f'{FOLDER}/{name}.png'
+        save_png(figure, self.work_dir / file)
+        return file
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """The table's, with latency [s] and size [bytes] where they were measured."""
+        latency = self.evidence.latency
+        return [
+            row
+            | dict(
+                latency=latency.get(_LATENCY.get(row['name'], 'uniform')),
+                size=self.evidence.sizes.get(row['name']),
+            )
+            for row in self.summary['results']
+        ]
+
+    def _labels(self) -> list[str]:
+        found = [finding for picture in self.evidence.pictures for finding in (*picture.dense, *picture.pruned)]
+        return sorted({finding.label for finding in found})
+
+    def _search_figure(self) -> Figure:
+        history = load_tensors(self.work_dir / 'search.pth', 'the search')['history']
+        rows = self.summary['results']
+        baselines = {row['name']: row['search_metric'] for row in rows[:-1] if row['search_metric'] is not None}
+        return search_figure(history['rewards'].tolist(), baselines, self.summary['metric'])
+
+    def _strategy_figure(self) -> Figure:
+        strategy = load_json(self.work_dir / 'strategy.json', 'the plan')
+        units, layers = strategy['units'], strategy.get('layers', [])
+        return strategy_figure(
+            list(units),
+            [len(unit['keep']) / unit['num_channels'] for unit in units.values()],
+            [unit['lam'] for unit in units.values()],
+            [layer['noise_ratio'] for layer in layers],
+            [layer['bias_small'] for layer in layers],
+        )
+
+    @property
+    def config_file(self) -> Path:
+        """The config as it was run, overrides included; MMEngine's Runner writes it."""
+        return self.work_dir / Path(self.summary['config']).name
+
+    def _config(self) -> str:
+        return self.config_file.read_text(encoding='utf-8')
+
+    def _command(self) -> str:
+        again = self.work_dir.with_name(f'{self.work_dir.name}_again')
+        parts = ['python', 'tools/prune.py', str(self.config_file), '--work-dir', str(again)]
+        # A search that was resumed says so in its config; from the start there is nothing to resume.
+        if 'resume=True' in self._config().replace(' ', ''):
+            parts += ['--cfg-options', 'autodfp.resume=False']
+        return shlex.join(parts)
+
+
+def _merges(found: ChannelMap) -> dict[str, Any]:
+    """Who took over whom in a unit: ``groups`` of a retained channel and the pruned ones it stands in for."""
+    kept = set(found.kept)
+    groups: dict[int, list[tuple[int, float]]] = {}
+    for channel, partner in enumerate(found.partner):
+        if channel not in kept and partner != -1:
+            groups.setdefault(partner, []).append((channel, found.scale[channel]))
+    pruned = [channel for channel in range(len(found.labels)) if channel not in kept]
+    return dict(
+        unit=found.unit,
+        total=len(found.labels),
+        kept=len(kept),
+        groups=sorted(groups.items()),
+        dropped=[channel for channel in pruned if found.partner[channel] == -1],
+    )
+
+
+def write_report(work_dir: str | os.PathLike) -> Path:
+    """Make a run's ``report.html`` and PNGs from the files in its work dir; see :class:`Report`."""
+    return Report(work_dir).write()

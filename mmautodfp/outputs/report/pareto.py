@@ -1,0 +1,118 @@
+"""Pictures of what is kept against what it costs, with a panel for each network."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from statistics import mean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mmautodfp.utils.fileio import atomic_path
+
+from .plots import BLUE, GREY, ORANGE
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What is drawn of one network.
+
+    Attributes:
+        title (str): Name of the network.
+        xlabel (str): What is kept.
+        ylabel (str): The metric.
+        curves (dict[str, list[tuple[float, float]]]): Method to its points; one without points is left out.
+        ylim (tuple[float, float] | None): Range of the metric. Defaults to None: as the points need.
+        dense (float | None): Metric of the dense network, drawn as a level line. Defaults to None: not drawn.
+    """
+
+    title: str
+    xlabel: str
+    ylabel: str
+    curves: dict[str, list[tuple[float, float]]]
+    ylim: tuple[float, float] | None = None
+    dense: float | None = None
+
+
+def draw_panels(
+    path: str | os.PathLike,
+    panels: Sequence[Panel],
+    styles: dict[str, dict[str, Any]],
+    figsize: tuple[float, float],
+    shared_legend: bool = False,
+) -> None:
+    """Draw curves side by side.
+
+    Args:
+        path (str | os.PathLike): PNG to write.
+        panels (Sequence[Panel]): One or more, from left to right.
+        styles (dict[str, dict]): Method to the arguments that ``Axes.plot`` draws its curve with, in the order of the
+            legend.
+        figsize (tuple[float, float]): Width and height in inches.
+        shared_legend (bool): One legend on the right, that of the first panel, in place of one in each. Defaults to
+            False.
+    """
+    figure = Figure(figsize=figsize, layout='constrained', facecolor='white')
+    places = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, panel in zip(places, panels, strict=True):
+        _draw_panel(axes, panel, styles)
+        if not shared_legend:
+            axes.legend(frameon=False, fontsize=8)
+    if shared_legend:
+        figure.legend(*places[0].get_legend_handles_labels(), loc='outside right center', frameon=False)
+    with atomic_path(path) as scratch:
+        figure.savefig(scratch, dpi=110, format='png')
+
+
+def _draw_panel(axes: Axes, panel: Panel, styles: dict[str, dict[str, Any]]) -> None:
+    for method, style in styles.items():
+        points = sorted(panel.curves.get(method, []))
+        if points:
+            axes.plot(*zip(*points, strict=True), label=method, **style)
+    if panel.dense is not None:
+        axes.axhline(panel.dense, color='black', linewidth=0.8, label='dense')
+    axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
+    if panel.ylim:
+        axes.set(ylim=panel.ylim)
+    axes.grid(alpha=0.3)
+
+
+def draw_pareto(path: str | os.PathLike, cells: Sequence[dict], methods: dict[str, str]) -> None:
+    """Draw held-out metric over preserved parameters, a panel a detector (the paper's Fig. 6).
+
+    Args:
+        path (str | os.PathLike): PNG to write.
+        cells (Sequence[dict]): Of a sweep, see :func:`mmautodfp.experiments.sweep.sweep`.
+        methods (dict[str, str]): Name in the cells to name in the legend.
+    """
+    configs = list(dict.fromkeys(cell['config'] for cell in cells))
+    panels = [_panel([cell for cell in cells if cell['config'] == config], methods) for config in configs]
+    *others, last = methods.values()
+    looks = dict(zip(others, cycle(((GREY, ':'), (GREY, '--'), (ORANGE, '-'), (ORANGE, '--'))), strict=False))
+    looks[last] = (BLUE, '-')
+    styles = {
+        label: dict(color=colour, linestyle=line, marker='o', markersize=4) for label, (colour, line) in looks.items()
+    }
+    draw_panels(path, panels, styles, (4.2 * len(panels) + 1.5, 3.6), shared_legend=True)
+
+
+def _panel(cells: Sequence[dict], methods: dict[str, str]) -> Panel:
+    curves = {
+        # By what is really kept, which may be less than the budget allows.
+        label: [
+            (cell['params'][name], mean(cell['held_out'][name]))
+            for cell in cells
+            if None not in cell['held_out'].get(name, [None])
+        ]
+        for name, label in methods.items()
+    }
+    dense = [value for cell in cells for value in cell['held_out'].get('dense', []) if value is not None]
+    return Panel(
+        title=cells[0]['model'],
+        xlabel='share of parameters kept',
+        ylabel=f'held-out {cells[0]["metric"]}',
+        curves=curves,
+        dense=mean(dense) if dense else None,
+    )

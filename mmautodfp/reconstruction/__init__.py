@@ -1,0 +1,22 @@
+"""How the work of a pruned channel is handed on to the retained ones."""
+
+from .base import OutputChange, PruneOnly, Reconstruction, Reconstructor
+from .least_squares import SyntheticLeastSquares
+from .neuron_merging import NeuronMerging
+from .refine import Refinement
+from .similarity import SimilarityReconstructor
+from .synthetic import SyntheticImages, batch_statistics, features_of
+
+__all__ = [
+    'NeuronMerging',
+    'OutputChange',
+    'PruneOnly',
+    'Reconstruction',
+    'Reconstructor',
+    'Refinement',
+    'SimilarityReconstructor',
+    'SyntheticImages',
+    'SyntheticLeastSquares',
+    'batch_statistics',
+    'features_of',
+]

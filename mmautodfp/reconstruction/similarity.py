@@ -1,0 +1,52 @@
+"""The paper's compensation: one similar channel stands in for each pruned one."""
+
+import torch
+from torch import Tensor, nn
+
+from mmautodfp.graph import PrunableUnit, path_statistics, unit_statistics
+from mmautodfp.kernels import ChannelSimilarity
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.registry import RECONSTRUCTORS
+
+from .base import Reconstruction, Reconstructor
+
+
+@RECONSTRUCTORS.register_module()
+class SimilarityReconstructor(Reconstructor):
+    """The paper's: each pruned channel is replaced by the retained one that Eq. 16 chooses, scaled by Eq. 12.
+
+    Where a depthwise layer lies between producer and consumer, both equations look at the two together; the paper does
+    not say what it does there.
+
+    Args:
+        normalization (str): How |B| of Eq. 16 is brought into [0, 1] over the candidates of each pruned channel,
+            'max' or 'minmax'. Defaults to 'minmax', which is the better on ResNet-56 at all ratios.
+        min_cosine (float | None): Pruned channels whose stand-in is less similar than this are dropped without
+            replacement. Defaults to None, the paper's: always replaced.
+
+    Raises:
+        AutoDFPError: ``normalization`` is neither.
+    """
+
+    def __init__(self, normalization: str = 'minmax', min_cosine: float | None = None):
+        super().__init__()
+        if normalization not in ('max', 'minmax'):
+            raise AutoDFPError(f"normalization of |B| is 'max' or 'minmax', got {normalization!r}")
+        self.normalization = normalization
+        self.min_cosine = min_cosine
+        self._similarity: dict[str, ChannelSimilarity] = {}
+        self._constant: dict[str, Tensor] = {}
+
+    def _fit_unit(self, module: nn.Module, unit: PrunableUnit) -> None:
+        similarity = ChannelSimilarity.from_weight(*path_statistics(module, unit))
+        self._similarity[unit.name] = similarity
+        # Channels that give the same value for every input need no stand-in: the value itself is moved.
+        constant = unit.activation(unit_statistics(module, unit)[1].shift.clone())
+        self._constant[unit.name] = torch.where(similarity.alive, 0, constant)
+
+    def reconstruct(self, unit: PrunableUnit, keep: Tensor, lam: float) -> Reconstruction:
+        similarity = self._similarity[unit.name]
+        delivery = similarity.delivery(keep, lam, self.normalization, self.min_cosine)
+        constant = self._constant[unit.name].clone()
+        constant[keep] = 0  # a retained channel still delivers its constant itself
+        return Reconstruction(delivery, constant if constant.any() else None)

@@ -1,0 +1,249 @@
+"""Running a module on synthetic images, and watching what its layers read and give."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmautodfp.kernels import Moments, TapCorrelation, dead_leaves, white_noise
+from mmautodfp.utils import AutoDFPError
+
+KINDS = dict(dead_leaves=dead_leaves, noise=white_noise)
+
+
+@dataclass(frozen=True)
+class SyntheticImages:
+    """Images that come from nowhere, a batch at a time; each pass gives the same ones.
+
+    Attributes:
+        num_images (int): Defaults to 64.
+        size (int | tuple[int, int]): Height and width in pixels, or one number for both. Defaults to 256.
+        batch_size (int): Images held at a time, at least 2. Defaults to 8.
+        kind (str): 'dead_leaves' or 'noise'. Defaults to 'dead_leaves'.
+        seed (int): Defaults to 0.
+        mean (tuple[float, ...]): [C], as the data preprocessor's. Defaults to 127.5 for 3 channels.
+        std (tuple[float, ...]): [C]. Defaults to 58.
+
+    Raises:
+        AutoDFPError: A number is below its least, or the kind is unknown.
+    """
+
+    num_images: int = 64
+    size: int | tuple[int, int] = 256
+    batch_size: int = 8
+    kind: str = 'dead_leaves'
+    seed: int = 0
+    mean: tuple[float, ...] = (127.5,) * 3
+    std: tuple[float, ...] = (58.0,) * 3
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise AutoDFPError(f'synthetic images of kind {self.kind!r} were asked for; known are {", ".join(KINDS)}')
+        sides = tuple(self.size) if isinstance(self.size, list | tuple) else (self.size,)
+        if len(sides) not in (1, 2):
+            raise AutoDFPError(f'synthetic images were asked for with size={self.size!r}; name height and width')
+        object.__setattr__(self, 'size', sides * 2 if len(sides) == 1 else sides)
+        for name, value, least in (
+            ('num_images', self.num_images, 2),
+            ('batch_size', self.batch_size, 2),
+            *(('size', side, 8) for side in self.size),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise AutoDFPError(f'synthetic images were asked for with {name}={value!r}; it must be {least} or more')
+
+    def normalized_as(self, model: nn.Module) -> 'SyntheticImages':
+        """The same images at the scale of a model's data preprocessor, if it has one that normalises."""
+        preprocessor = getattr(model, 'data_preprocessor', None)
+        mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
+        if mean is None or std is None:
+            return self
+        return replace(self, mean=tuple(mean.flatten().tolist()), std=tuple(std.flatten().tolist()))
+
+    def batches(self, device: torch.device | str = 'cpu') -> Iterator[Tensor]:
+        """[B, C, H, W] each; a last batch of a single image would have no statistics and joins the one before."""
+        first = 0
+        while first < self.num_images:
+            left = self.num_images - first
+            count = left if left <= self.batch_size + 1 else self.batch_size
+            draw = KINDS[self.kind]
+            yield draw(count, self.size, self.mean, self.std, self.seed, first).to(device)
+            first += count
+
+
+class Stopped(Exception):
+    """Ends a forward pass of which no more is needed."""
+
+
+@contextmanager
+def hooks() -> Iterator[list]:
+    """A list for hook handles, which are removed at the end."""
+    handles: list = []
+    try:
+        yield handles
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def inputs_of(model: nn.Module, module: nn.Module, images: Tensor) -> tuple:
+    """What ``module`` is called with when ``model`` sees images: the images themselves if it is the first part.
+
+    Raises:
+        AutoDFPError: The model's features do not come from this module.
+    """
+    if model is module:
+        return (images,)
+    seen: list[tuple] = []
+
+    def stop(_, args):
+        seen.append(args)
+        raise Stopped
+
+    with hooks() as handles:
+        handles.append(module.register_forward_pre_hook(stop))
+        try:
+            features_of(model, images)
+        except Stopped:
+            return seen[0]
+    raise AutoDFPError(
+        f'synthetic images were sent through the {type(model).__name__}, but they do not reach the '
+        f'{type(module).__name__} that is to be pruned; prune a part that its features come from'
+    )
+
+
+def features_of(model: nn.Module, images: Tensor):
+    """What a model makes of images before any head: a detector's pyramid, a classifier's features or logits."""
+    return model.extract_feat(images) if hasattr(model, 'extract_feat') else model(images)
+
+
+@contextmanager
+def batch_statistics(module: nn.Module, watch: Callable[[str, Tensor], None] | None = None) -> Iterator[None]:
+    """Let every BatchNorm use the statistics of its own batch, frozen ones too; no buffer is touched.
+
+    Args:
+        module (nn.Module): Any module.
+        watch (Callable | None): Told each norm's name and input. Defaults to None.
+    """
+    norms = [(name, norm) for name, norm in module.named_modules() if isinstance(norm, _BatchNorm)]
+
+    def forward_of(name: str, norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
+        def forward(x: Tensor) -> Tensor:
+            if watch:
+                watch(name, x)
+            return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+
+        return forward
+
+    try:
+        for name, norm in norms:
+            norm.forward = forward_of(name, norm)
+        yield
+    finally:
+        for _, norm in norms:
+            norm.__dict__.pop('forward', None)
+
+
+def as_channels(x: Tensor, num_channels: int) -> Tensor:
+    """[B, N, ...] or flattened [B, N * positions] as samples of channels, [B * positions, N]."""
+    return x.flatten(1).unflatten(1, (num_channels, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def channels_first(layer: nn.Module, x: Tensor) -> Tensor:
+    """What a layer reads or gives as [B, N, ...]; linear layers have their channels on the last axis."""
+    return x.movedim(-1, 1) if isinstance(layer, nn.Linear) else x
+
+
+class NormStatistics:
+    """Mean and variance of what each BatchNorm of a module is given, over all batches."""
+
+    def __init__(self):
+        self._moments: dict[str, Moments] = {}
+
+    def watch(self, name: str, x: Tensor) -> None:
+        """Take in the input [B, C, ...] of norm ``name``."""
+        samples = as_channels(x, x.shape[1])
+        moments = self._moments.setdefault(name, Moments(0, x.shape[1], x.device))
+        moments.update(samples[:, :0], samples)
+
+    def twin(self, module: nn.Module) -> nn.Module:
+        """A copy of ``module`` whose norms hold these statistics: on the images it works as it did when trained."""
+        twin = copy.deepcopy(module)
+        twin.eval()  # mmdet's ResNet returns nothing here
+        for name, moments in self._moments.items():
+            norm = twin.get_submodule(name)
+            norm.running_mean = moments.target_mean.to(norm.running_mean)
+            norm.running_var = moments.target_variance.to(norm.running_var)
+        return twin
+
+
+class InputMoments:
+    """Moments of what a layer reads.
+
+    Args:
+        layer (nn.Module): Convolution or linear layer.
+        num_channels (int): N, channels that it reads; a linear layer has as many columns for each.
+    """
+
+    def __init__(self, layer: nn.Module, num_channels: int):
+        self.layer, self.num_channels = layer, num_channels
+        self.moments = Moments(num_channels, device=layer.weight.device)
+        spatial = isinstance(layer, nn.Conv2d) and max(layer.kernel_size) > 1
+        self.correlation = TapCorrelation(layer.kernel_size, layer.dilation) if spatial else None
+        self.num_taps = layer.weight[0].numel() // num_channels
+
+    def update(self, x: Tensor) -> None:
+        """Take in an input [B, N, ...], of a linear layer [B, ..., N]."""
+        self.moments.update(as_channels(channels_first(self.layer, x), self.num_channels))
+        if self.correlation:
+            self.correlation.update(x)
+
+    @property
+    def taps(self) -> Tensor:
+        """[taps, taps]; the columns of a flattened map count as unrelated."""
+        matrix = self.correlation.matrix if self.correlation else torch.eye(self.num_taps, dtype=torch.float64)
+        return matrix.to(self.moments.mean)
+
+
+def input_moments(
+    module: nn.Module, layers: Sequence[tuple[str, int]], batches: Iterable[tuple]
+) -> tuple[dict[str, InputMoments], NormStatistics]:
+    """One pass with batch statistics: moments of what layers read, and of what the norms are given.
+
+    Args:
+        module (nn.Module): Dense, in eval mode.
+        layers (Sequence[tuple[str, int]]): Path of each layer and the channels N that it reads.
+        batches (Iterable[tuple]): What the module is called with, batch by batch.
+
+    Returns:
+        tuple[dict[str, InputMoments], NormStatistics]: By path, and for all norms.
+
+    Raises:
+        AutoDFPError: A layer is not reached.
+    """
+    statistics = NormStatistics()
+    moments = {path: InputMoments(module.get_submodule(path), channels) for path, channels in layers}
+
+    def collect(path):
+        return lambda _, args: moments[path].update(args[0])
+
+    with hooks() as handles, batch_statistics(module, statistics.watch), torch.no_grad():
+        for path in moments:
+            handles.append(module.get_submodule(path).register_forward_pre_hook(collect(path)))
+        for inputs in batches:
+            module(*inputs)
+    require_reached([path for path in moments if not moments[path].moments.count], module)
+    return moments, statistics
+
+
+def require_reached(missing: list[str], module: nn.Module) -> None:
+    """Say which layer of a module synthetic images do not reach, if there is one."""
+    if missing:
+        raise AutoDFPError(
+            f'{missing[0]} of the {type(module).__name__} was to be fitted on synthetic images, but they do not reach '
+            'it; leave the unit out or use another reconstructor'
+        )

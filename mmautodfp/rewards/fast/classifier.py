@@ -1,0 +1,46 @@
+"""Predictions of a classifier, sooner."""
+
+import torch
+from torch import Tensor, nn
+
+from .model import TOLERANCE, FastModel, map_tensors, relative_error
+
+
+class FastClassifier(FastModel):
+    """A classifier's stand-in; linear layers compute in float32, so that near logits are not rounded to one value.
+
+    Args:
+        model (nn.Module): The dense classifier, whose ``forward`` gives logits [B, classes]; in eval mode.
+        precision (str): 'float32', 'bfloat16' or 'float16'. Defaults to 'float32'.
+    """
+
+    def __init__(self, model: nn.Module, precision: str = 'float32'):
+        super().__init__(model, precision)
+        for layer in self._copy.modules():
+            if isinstance(layer, nn.Linear):
+                layer.register_forward_pre_hook(_float_inputs)
+
+    def _dtype_of(self, name: str, layer: nn.Module) -> torch.dtype:
+        return torch.float32 if isinstance(layer, nn.Linear) else self.dtype
+
+    @torch.inference_mode()
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Logits [B, classes] of images [B, C, H, W]."""
+        return self._copy(self._lay_out(inputs)).float()
+
+    @torch.inference_mode()
+    def disagrees(self, model: nn.Module, inputs: Tensor) -> str | None:
+        """Compare the logits of a batch with the model's own.
+
+        Returns:
+            str | None: How they differ, if by more than the precision explains.
+        """
+        expected = model(inputs)
+        if not isinstance(expected, Tensor) or expected.ndim != 2:
+            return 'the model gives no logits [B, classes]'
+        error = relative_error(expected, self.predict(inputs))
+        return None if error <= TOLERANCE[self.dtype] else f'the logits differ by {error:.1e}'
+
+
+def _float_inputs(_: nn.Module, args: tuple) -> tuple:
+    return map_tensors(args, Tensor.float)

@@ -1,0 +1,178 @@
+"""A network that answers as the model does, sooner."""
+
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from mmautodfp.utils import AutoDFPError
+
+T = TypeVar('T')
+
+PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+# Relative error of the features that each precision may bring; a wrong answer is off by far more.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+def choose_precision(setting: str, device: torch.device) -> str:
+    """Name of the precision that a setting means on a device.
+
+    'auto' is half precision where the device computes it faster than float32: bfloat16 on a CPU with instructions for
+    it, float16 on a GPU.
+
+    Raises:
+        AutoDFPError: The setting is none of 'auto', 'float32', 'bfloat16', 'float16'.
+    """
+    if setting != 'auto' and setting not in PRECISIONS:
+        raise AutoDFPError(f'the reward was asked for precision={setting!r}; it must be auto, {", ".join(PRECISIONS)}')
+    if setting != 'auto':
+        return setting
+    if device.type == 'cuda':
+        return 'float16'
+    try:
+        flags = Path('/proc/cpuinfo').read_text()
+    except OSError:
+        return 'float32'
+    return 'bfloat16' if 'avx512_bf16' in flags or 'amx_bf16' in flags else 'float32'
+
+
+class FastModel:
+    """A copy of a model with norms folded, channels last, and in a lower precision if asked for.
+
+    It follows the model: :meth:`update` brings over what a plan changed, and nothing else.
+
+    Args:
+        model (nn.Module): The dense model, in eval mode.
+        precision (str): 'float32', 'bfloat16' or 'float16'. Defaults to 'float32'.
+    """
+
+    def __init__(self, model: nn.Module, precision: str = 'float32'):
+        self.dtype = PRECISIONS[precision]
+        self._copy = copy.deepcopy(model).eval().requires_grad_(False)
+        self._norm_of = _find_norms(self._copy)
+        for norm in self._norm_of.values():
+            replace_module(self._copy, norm, nn.Identity())
+        self._seen: dict[str, list[tuple[Tensor, int]]] = {}
+        self.update(model)
+
+    def _dtype_of(self, name: str, layer: nn.Module) -> torch.dtype:
+        """What a layer computes in."""
+        return self.dtype
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Bring over the weights that are not the same tensors as at the last call."""
+        for name, layer in model.named_modules():
+            norm = model.get_submodule(self._norm_of[name]) if name in self._norm_of else None
+            tensors = [tensor for part in (layer, norm) if part is not None for tensor in _own_tensors(part)]
+            versions = [(tensor, tensor._version) for tensor in tensors]
+            seen = self._seen.get(name, [])
+            if len(versions) == len(seen) and all(
+                a is b and i == j for (a, i), (b, j) in zip(versions, seen, strict=True)
+            ):
+                continue
+            self._seen[name] = versions
+            if name not in self._norm_of.values():
+                self._bring_over(name, layer, norm)
+
+    def _bring_over(self, name: str, layer: nn.Module, norm: _BatchNorm | None) -> None:
+        dtype = self._dtype_of(name, layer)
+        state = {**layer._parameters, **layer._buffers}
+        if norm is not None:
+            bias = state.get('bias')
+            state['weight'], state['bias'] = fuse_conv_bn_weights(
+                layer.weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+        own = self._copy.get_submodule(name)
+        for key, tensor in state.items():
+            if tensor is None:  # a bias that a plan gave may be gone again
+                (own._buffers if key in own._buffers else own._parameters)[key] = None
+                continue
+            tensor = tensor.detach()
+            if tensor.is_floating_point():
+                tensor = tensor.to(dtype)
+            if tensor.ndim == 4:
+                tensor = tensor.contiguous(memory_format=torch.channels_last)
+            if key in own._buffers:
+                own._buffers[key] = tensor
+            else:
+                own._parameters[key] = nn.Parameter(tensor, requires_grad=False)
+        if isinstance(own, nn.Conv2d):
+            own.groups = layer.groups
+
+    def _lay_out(self, inputs: Tensor) -> Tensor:
+        """Images as the copy takes them."""
+        return inputs.to(self.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def relative_error(expected: Tensor, found: Tensor) -> float:
+    """Norm of the difference over the norm of what was expected."""
+    return ((expected - found).norm() / expected.norm().clamp(min=1e-12)).item()
+
+
+def _find_norms(model: nn.Module) -> dict[str, str]:
+    """Paths of the convs that can take a BatchNorm into their weights, with the norms' paths.
+
+    As in mmcv's ``fuse_conv_bn``: a norm belongs to the conv before it among its parent's children. A conv or a norm
+    that is used in several places is left alone.
+    """
+    paths: dict[nn.Module, int] = {}
+    for _, layer in model.named_modules(remove_duplicate=False):
+        paths[layer] = paths.get(layer, 0) + 1
+    found = {}
+    for path, parent in model.named_modules():
+        last = None
+        for name, child in parent.named_children():
+            if isinstance(child, nn.Conv2d):
+                last = (name, child)
+            elif isinstance(child, _BatchNorm) and last is not None and child.track_running_stats:
+                if paths[last[1]] == paths[child] == 1 and child.num_features == last[1].out_channels:
+                    found[_join(path, last[0])] = _join(path, name)
+                last = None
+    return found
+
+
+def _join(parent: str, name: str) -> str:
+    return f'{parent}.{name}' if parent else name
+
+
+def replace_module(model: nn.Module, path: str, layer: nn.Module) -> None:
+    """Put a layer at a path of a model."""
+    parent, _, name = path.rpartition('.')
+    model.get_submodule(parent)._modules[name] = layer
+
+
+def _own_tensors(layer: nn.Module) -> list[Tensor]:
+    return [t for store in (layer._parameters, layer._buffers) for t in store.values() if t is not None]
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Any]) -> Any:
+    """Apply a function to every tensor in nested lists and tuples; what else is in them stays."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(item, function) for item in value)
+    return value
+
+
+def in_threads(run: Callable[[int], T], numbers: Sequence[int], device: torch.device) -> list[T]:
+    """Results of ``run`` for each number, in order; on a CPU one thread a core, each with a batch of its own.
+
+    Much of a network (small convolutions; RoIAlign, suppression and sorting in a detector) runs on one thread, whatever
+    torch is allowed: whole batches side by side keep the cores busy.
+    """
+    threads = min(torch.get_num_threads(), len(numbers)) if device.type == 'cpu' else 1
+    if threads <= 1:
+        return [run(number) for number in numbers]
+    allowed = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(run, numbers))
+    finally:
+        torch.set_num_threads(allowed)

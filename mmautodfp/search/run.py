@@ -1,0 +1,171 @@
+"""A search from beginning to end: the episodes of a task, kept, gone on with, and told."""
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.logging import MMLogger
+from torch import nn
+
+from mmautodfp.surgery import PruningPlan
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import load_tensors
+from mmautodfp.utils.registry import AGENTS, build
+
+from .agent import Agent
+from .racing import Racing
+from .ranks import on_every_rank, on_main
+from .searcher import History, Progress, Searcher
+from .task import PruningTask
+
+LONG_SEARCH = 500  # episodes, from which on a race pays
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        plan (PruningPlan): The best one.
+        reward (float): Its reward.
+        history (History): Of all episodes, those before a resume included.
+        seconds (float): That this run took for its part of it.
+        image_evaluations (dict[str, int]): Images that were evaluated, and how many there would have been without a
+            race; empty if the reward does not tell its images.
+    """
+
+    plan: PruningPlan
+    reward: float
+    history: History
+    seconds: float
+    image_evaluations: dict[str, int]
+
+
+def search(
+    task: PruningTask,
+    reward: Callable[[nn.Module], float],
+    num_episodes: int = 500,
+    agent: dict | None = None,
+    opening_lams: Sequence[float] = (0.0, 0.5, 1.0),
+    racing: Racing | dict | bool | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_interval: int = 1,
+    resume: bool = False,
+    seed: int = 0,
+    identity: Mapping[str, Any] | None = None,
+    on_episode: Callable[[Progress], None] | None = None,
+    logger: logging.Logger | None = None,
+) -> SearchResult:
+    """Search a plan; the model is dense before and after.
+
+    Args:
+        task (PruningTask): What to prune.
+        reward (Callable): From the model, pruned for the moment, to a finite number, higher is better. A
+            :class:`mmautodfp.rewards.Reward` may say more: the stages that a race stops at, its images, its identity.
+        num_episodes (int): In all. Defaults to 500.
+        agent (dict | None): Config of the agent. Defaults to None: SAC, see :class:`mmautodfp.search.SACConfig`.
+        opening_lams (Sequence[float]): After an allocated plan, if there is one, the first episodes play the uniform
+            plan with these lambdas, so that the search never ends below it. Defaults to (0.0, 0.5, 1.0).
+        racing (Racing | dict | bool | None): Stops plans that part of the images show to be hopeless, if the reward
+            has stages. Defaults to None: in searches of 500 episodes or more.
+        checkpoint (str | os.PathLike | None): File that keeps the search. Defaults to None: not kept.
+        checkpoint_interval (int): Episodes between two writings of it. Defaults to 1.
+        resume (bool): Go on from ``checkpoint``. Defaults to False: an earlier file of that name is put aside.
+        seed (int): Seed of the agent. Defaults to 0.
+        identity (Mapping | None): Further facts, JSON-able, that one who resumes must share. Defaults to None.
+        on_episode (Callable | None): Told of each episode. Defaults to None.
+        logger (logging.Logger | None): Defaults to None: MMEngine's current one.
+
+    Raises:
+        AutoDFPError: A setting is wrong, a reward is not finite, or the search to resume is missing or another one.
+    """
+    logger = logger or MMLogger.get_current_instance()
+    path = None if checkpoint is None else Path(checkpoint)
+    if resume and path is None:
+        raise AutoDFPError('a search was to be resumed, but no checkpoint is named; name the file that keeps it')
+    images, stages = getattr(reward, 'images', None), getattr(reward, 'stages', [])
+    if resume and racing is None:
+        # More episodes than at first must not make another search of it.
+        earlier = on_main(lambda: load_tensors(path, 'the search to resume')).get('identity') or {}
+        racing = earlier.get('racing') or False
+    racing = read_racing(num_episodes >= LONG_SEARCH if racing is None else racing) if stages else None
+    facts = task.identity | dict(
+        opening_lams=list(opening_lams),
+        reward=getattr(reward, 'identity', type(reward).__qualname__),
+        stages=list(stages) if racing else None,
+        racing=vars(racing) if racing else None,
+        images=None if images is None else _digest(map(os.path.basename, images)),
+        seed=seed,
+    )
+    player: Agent = build(AGENTS, agent or dict(type='SAC'), spec=task.agent_spec(seed))
+    on_every_rank(lambda: task.env)
+    opening = [torch.full((len(task.groups), 2), 0.5)] if task.allocation else []
+    opening += [task.env.uniform_actions(lam) for lam in opening_lams]
+    warmup = getattr(getattr(player, 'config', None), 'warmup_episodes', 0)
+    if len(opening) < num_episodes <= warmup:
+        logger.warning(
+            f'all {num_episodes} episodes are warm-up: the plans are random; lower agent.warmup_episodes ({warmup}) or '
+            'raise num_episodes'
+        )
+
+    def in_stages(plan: PruningPlan) -> Iterator[float]:
+        with task.apply(plan):  # undone when the iterator is closed
+            yield from reward.evaluate(task.model)
+
+    searcher = Searcher(
+        task.env,
+        player,
+        in_stages if racing else lambda plan: task.evaluate(plan, reward),
+        num_episodes,
+        opening=opening,
+        checkpoint=path if is_main_process() else None,
+        checkpoint_interval=checkpoint_interval,
+        identity=facts | dict(identity or {}),
+        report=on_episode,
+        num_stages=len(stages),
+        racing=racing,
+    )
+    if resume:
+        searcher.resume(path)
+        task.rankings, task.allocation = task.env.rankings, task.env.start
+        logger.info(f'resumed after {len(searcher.history)} episodes, best {searcher.best_reward:.4f}')
+    elif path is not None and is_main_process() and path.exists():
+        previous = path.with_name(f'{path.stem}.{time.strftime("%Y%m%d_%H%M%S")}_{os.getpid()}{path.suffix}')
+        path.replace(previous)
+        logger.warning(f'{path} holds an earlier search, which is not resumed; it is now {previous}')
+    start = time.perf_counter()
+    plan = searcher.run()
+    history = searcher.history
+    counts = {}
+    if images is not None:
+        whole = len(images) * len(history)
+        counts = dict(done=sum(stages[len(row) - 1] for row in history.stages) if racing else whole)
+        counts |= dict(without_racing=whole)
+    return SearchResult(plan, searcher.best_reward, history, time.perf_counter() - start, counts)
+
+
+def _digest(names: Iterable[str]) -> str:
+    return hashlib.sha256('\n'.join(names).encode()).hexdigest()
+
+
+def read_racing(settings: Racing | dict | bool) -> Racing | None:
+    """The race that is described: True for its defaults, False for none.
+
+    Raises:
+        AutoDFPError: :class:`mmautodfp.search.Racing` has no such setting.
+    """
+    if isinstance(settings, Racing) or settings is False:
+        return settings or None
+    try:
+        return Racing(**({} if settings is True else settings))
+    except TypeError:
+        raise AutoDFPError(
+            f'racing was asked for {settings}; it takes True, False or a dict of risk, warmup, refresh'
+        ) from None

@@ -1,0 +1,68 @@
+"""The dense weights kept aside while a module is pruned."""
+
+from torch import nn
+
+# What layers say of their own shapes. A pruned layer must tell the truth, and Slim sets these to rebuild it.
+SIZES = ('in_channels', 'out_channels', 'groups', 'num_features', 'in_features', 'out_features')
+
+
+class Restore:
+    """Brings the dense weights back, bit for bit: the very tensors that were there before.
+
+    Call it, or use it as a context manager. A second call does nothing.
+    """
+
+    def __init__(self):
+        self._saved: dict[nn.Module, tuple[dict, dict, dict]] = {}
+
+    def remember(self, layer: nn.Module) -> nn.Module:
+        """Keep what ``layer`` holds now, unless it has been kept before, and return the layer."""
+        if layer not in self._saved:
+            sizes = {name: getattr(layer, name) for name in SIZES if hasattr(layer, name)}
+            self._saved[layer] = (dict(layer._parameters), dict(layer._buffers), sizes)
+        return layer
+
+    def __call__(self) -> None:
+        for layer, (parameters, buffers, sizes) in self._saved.items():
+            layer._parameters.update(parameters)
+            layer._buffers.update(buffers)
+            for name, value in sizes.items():
+                setattr(layer, name, value)
+        self._saved.clear()
+
+    def swap(self) -> None:
+        """Bring the dense weights back and keep what was there instead; a second call reverses it."""
+        dense, self._saved = self._saved, {}
+        for layer in dense:
+            self.remember(layer)
+        pruned, self._saved = self._saved, dense
+        self()
+        self._saved = pruned
+
+    def changes(self, module: nn.Module) -> dict[str, dict[str, int | bool]]:
+        """What the layers of a pruned module say of themselves now and did not say before.
+
+        Args:
+            module (nn.Module): The module whose layers were remembered, pruned at the moment.
+
+        Returns:
+            dict[str, dict[str, int | bool]]: By path of the layer, the sizes that differ, and ``bias=True`` where one
+            was added; :func:`mmautodfp.surgery.Slim` takes it.
+        """
+        found = {}
+        for path, layer in module.named_modules():
+            if layer not in self._saved:
+                continue
+            parameters, _, sizes = self._saved[layer]
+            new = {name: getattr(layer, name) for name, value in sizes.items() if getattr(layer, name) != value}
+            if parameters.get('bias', False) is None and layer.bias is not None:
+                new['bias'] = True
+            if new:
+                found[path] = new
+        return found
+
+    def __enter__(self) -> 'Restore':
+        return self
+
+    def __exit__(self, *_) -> None:
+        self()

@@ -1,0 +1,238 @@
+import random
+
+import pytest
+import torch
+import torchvision
+from conftest import build_resnet, enliven, random_plan
+from mmengine.analysis import FlopAnalyzer
+
+from mmautodfp.costs import (
+    Constraints,
+    CostModel,
+    FlopBudget,
+    ModelCosts,
+    ParamBudget,
+    allowed_widths,
+    measure_positions,
+    model_costs,
+    round_widths,
+)
+from mmautodfp.graph import find_units
+from mmautodfp.surgery import apply_plan
+from mmautodfp.utils import AutoDFPError
+
+
+def costs_of(model, module=None, size=64) -> ModelCosts:
+    module = module or model
+    positions = measure_positions(model, lambda: model(torch.zeros(1, 3, size, size)))
+    return model_costs(model, module, find_units(module), positions)
+
+
+@pytest.fixture(scope='module')
+def resnet50_costs():
+    return costs_of(build_resnet(50, base_channels=64))
+
+
+def test_dense_resnet50_backbone_has_the_known_number_of_parameters(resnet50_costs):
+    cost = resnet50_costs.params['module']
+    assert cost(cost.dense) == 23_508_032
+
+
+@pytest.mark.parametrize('build', [lambda: build_resnet(18), lambda: build_resnet(50)])
+def test_counts_are_exact_for_random_plans(build):
+    for seed in range(5):
+        model = build()
+        costs = costs_of(model)
+        plan = random_plan(model, seed)
+        widths = list(plan.widths.values())
+        apply_plan(model, plan)
+        assert costs.params['module'](widths) == sum(p.numel() for p in model.parameters())
+        counted = FlopAnalyzer(model, torch.zeros(1, 3, 64, 64)).by_operator()
+        assert costs.flops['module'](widths) == counted['conv']
+
+
+def test_the_rest_of_the_model_is_counted_under_the_scope_model():
+    model = enliven(torchvision.models.resnet18(num_classes=10))
+    model.backbone = model.layer1  # the same layers under a second name must not be counted twice
+    costs = costs_of(model, model.layer1)
+    plan = random_plan(model.layer1, 4)
+    widths = list(plan.widths.values())
+    apply_plan(model.layer1, plan)
+    assert costs.params['model'](widths) == sum(p.numel() for p in model.parameters())
+    assert costs.params['module'](widths) == sum(p.numel() for p in model.layer1.parameters())
+    counted = FlopAnalyzer(model, torch.zeros(1, 3, 64, 64)).by_operator()
+    assert costs.flops['model'](widths) == counted['conv'] + counted['linear']
+
+
+def test_slope_is_the_difference_that_one_channel_makes(resnet50_costs):
+    cost = resnet50_costs.params['module']
+    widths = [random.Random(0).randint(1, n - 1) for n in cost.dense]
+    for unit in range(len(widths)):
+        wider = [n + (index == unit) for index, n in enumerate(widths)]
+        assert cost.slope(widths, unit) == cost(wider) - cost(widths)
+
+
+def play(budget, costs, ask, p_min=0.2, divisor=1):
+    """Algorithm 1 as the environment runs it: ask(N) channels of each unit, rounded and bounded."""
+    min_widths = round_widths(p_min, costs.params['module'].dense, divisor)
+    budget.bind(costs, min_widths, divisor)
+    chosen = []
+    for index, channels in enumerate(costs.params['module'].dense):
+        bound = budget.max_width(chosen)
+        assert min_widths[index] <= bound <= channels
+        (asked,) = round_widths(ask(channels) / channels, [channels], divisor)
+        chosen.append(min(max(min_widths[index], asked), bound))
+    return chosen
+
+
+@pytest.mark.parametrize('kind', [ParamBudget, FlopBudget])
+@pytest.mark.parametrize('scope', ['module', 'model'])
+@pytest.mark.parametrize('ratio', [0.9, 0.7, 0.5, 0.3])
+def test_200_random_agents_are_never_over_the_budget(resnet50_costs, kind, scope, ratio):
+    rng = random.Random(ratio)
+    for _ in range(200):
+        budget = kind(ratio, scope)
+        greed = rng.random()  # from timid agents to those that want nearly everything
+        chosen = play(budget, resnet50_costs, lambda n, g=greed: round(n * (g + (1 - g) * rng.random())))
+        assert budget.cost(chosen) <= ratio * budget.cost(budget.cost.dense)
+
+
+@pytest.mark.parametrize('kind', [ParamBudget, FlopBudget])
+@pytest.mark.parametrize('ratio', [0.9, 0.7, 0.5, 0.3])
+def test_always_asking_for_everything_ends_within_one_channel_of_the_budget(resnet50_costs, kind, ratio):
+    budget = kind(ratio)
+    chosen = play(budget, resnet50_costs, lambda n: n)
+    spare = ratio * budget.cost(budget.cost.dense) - budget.cost(chosen)
+    open_units = [unit for unit, n in enumerate(budget.cost.dense) if chosen[unit] < n]
+    assert open_units
+    assert 0 <= spare < min(budget.cost.slope(chosen, unit) for unit in open_units)
+
+
+def test_the_uniform_ratio_is_the_largest_that_fits(resnet50_costs):
+    for ratio in (0.9, 0.7, 0.5, 0.3):
+        budget = ParamBudget(ratio)
+        dense = resnet50_costs.params['module'].dense
+        budget.bind(resnet50_costs, round_widths(0.2, dense))
+        p = budget.uniform_ratio()
+        assert budget.cost(round_widths(p, dense)) <= budget.limit
+        assert budget.cost(round_widths(p + 0.01, dense)) > budget.limit
+    budget = ParamBudget(1.0)
+    budget.bind(resnet50_costs, round_widths(0.2, dense))
+    assert budget.uniform_ratio() == 1.0
+
+
+def test_the_uniform_ratio_survives_rounding_to_float32_as_an_action(resnet50_costs):
+    dense = resnet50_costs.params['module'].dense
+    for kind in (ParamBudget, FlopBudget):
+        for percent in range(30, 100, 3):
+            budget = kind(percent / 100)
+            budget.bind(resnet50_costs, round_widths(0.2, dense))
+            p = budget.uniform_ratio()
+            action = torch.tensor((p - 0.2) / 0.8).item()
+            assert round_widths(0.2 + 0.8 * action, dense) == round_widths(p, dense)
+
+
+def test_an_unreachable_ratio_is_refused_with_the_reachable_range(resnet50_costs):
+    dense = resnet50_costs.params['module'].dense
+    least = resnet50_costs.params['module'].ratio(round_widths(0.2, dense))
+    with pytest.raises(AutoDFPError, match=rf'can only reach {least:.4f} to 1'):
+        ParamBudget(0.2).bind(resnet50_costs, round_widths(0.2, dense))
+
+
+@pytest.mark.parametrize('ratio', [0, -1, 1.01])
+def test_a_ratio_that_is_no_share_is_refused(ratio):
+    with pytest.raises(AutoDFPError, match=r'lies in \(0, 1\]'):
+        ParamBudget(ratio)
+
+
+def test_an_unknown_scope_is_refused():
+    with pytest.raises(AutoDFPError, match="'module' or 'model', got 'neck'"):
+        ParamBudget(0.5, scope='neck')
+
+
+def test_cost_model_against_an_explicit_sum():
+    cost = CostModel([4, 6])
+    cost.add(5)
+    cost.add(2, 0)
+    cost.add(3, 1, None)
+    cost.add(7, 1, 0)
+    assert cost([3, 4]) == 5 + 2 * 3 + 3 * 4 + 7 * 3 * 4
+    assert cost.ratio([4, 6]) == 1
+
+
+@pytest.mark.parametrize('divisor', [1, 3, 8, 32])
+def test_rounded_widths_are_the_nearest_allowed_ones(divisor):
+    rng = random.Random(divisor)
+    for _ in range(300):
+        channels, ratio = rng.randint(1, 100), rng.random()
+        allowed = [n for n in range(1, channels + 1) if n % divisor == 0 or n == channels]
+        assert allowed_widths(channels, divisor) == allowed
+        (width,) = round_widths(ratio, [channels], divisor)
+        assert width in allowed
+        assert abs(width - ratio * channels) <= min(abs(n - ratio * channels) for n in allowed) + 1e-9
+
+
+@pytest.mark.parametrize('kind', [ParamBudget, FlopBudget])
+@pytest.mark.parametrize('ratio', [0.9, 0.5, 0.3])
+def test_with_a_divisor_random_agents_keep_multiples_within_the_budget(resnet50_costs, kind, ratio):
+    rng = random.Random(ratio)
+    dense = resnet50_costs.params['module'].dense
+    for _ in range(100):
+        budget, greed = kind(ratio), rng.random()
+        ask = lambda n, g=greed: round(n * (g + (1 - g) * rng.random()))
+        chosen = play(budget, resnet50_costs, ask, divisor=8)
+        assert all(width % 8 == 0 or width == n for width, n in zip(chosen, dense, strict=True))
+        assert budget.cost(chosen) <= ratio * budget.cost(dense)
+
+
+def test_with_a_divisor_the_bound_is_the_widest_allowed_width_that_fits(resnet50_costs):
+    budget = ParamBudget(0.5)
+    chosen = play(budget, resnet50_costs, lambda n: n, divisor=8)
+    for unit, n in enumerate(budget.cost.dense):
+        wider = [*chosen[:unit], min(n, chosen[unit] + 8), *budget.min_widths[unit + 1 :]]
+        assert chosen[unit] == n or budget.cost(wider) > budget.limit
+
+
+@pytest.mark.parametrize('ratio', [0.9, 0.7, 0.5, 0.3])
+def test_with_a_divisor_the_uniform_ratio_is_the_largest_that_fits(resnet50_costs, ratio):
+    budget = FlopBudget(ratio)
+    dense = resnet50_costs.flops['module'].dense
+    budget.bind(resnet50_costs, round_widths(0.2, dense, 8), 8)
+    p = budget.uniform_ratio()
+    fitting = [q / 2000 for q in range(2001) if budget.cost(round_widths(q / 2000, dense, 8)) <= budget.limit]
+    assert round_widths(p, dense, 8) == round_widths(max(fitting), dense, 8)
+
+
+def test_a_ratio_that_only_the_divisor_makes_unreachable_is_refused_with_the_range_of_the_divisor(resnet50_costs):
+    dense = resnet50_costs.params['module'].dense
+    least = round_widths(0.2, dense, 128)
+    reachable = resnet50_costs.params['module'].ratio(least)
+    ratio = reachable - 0.01
+    ParamBudget(ratio).bind(resnet50_costs, round_widths(0.2, dense))
+    with pytest.raises(AutoDFPError, match=rf'can only reach {reachable:.4f} to 1; .*lower p_min or channel_divisor'):
+        ParamBudget(ratio).bind(resnet50_costs, least, 128)
+
+
+def test_several_budgets_hold_at_once_and_each_can_be_the_one_that_binds(resnet50_costs):
+    dense = resnet50_costs.params['module'].dense
+    for params, flops in ((0.4, 0.9), (0.9, 0.4), (0.5, 0.5)):
+        budget = Constraints([ParamBudget(params), FlopBudget(flops)])
+        rng = random.Random(0)
+        for divisor in (1, 8):
+            for _ in range(50):
+                chosen = play(
+                    budget, resnet50_costs, lambda n, rng=rng: round(n * rng.uniform(0.3, 1)), divisor=divisor
+                )
+                assert resnet50_costs.params['module'].ratio(chosen) <= params
+                assert resnet50_costs.flops['module'].ratio(chosen) <= flops
+        uniform = round_widths(budget.uniform_ratio(), dense, 8)
+        assert all(one.cost(uniform) <= one.limit for one in budget.budgets)
+        assert budget.uniform_ratio() == min(one.uniform_ratio() for one in budget.budgets)
+
+
+def test_an_unreachable_one_of_several_budgets_is_named(resnet50_costs):
+    least = round_widths(0.2, resnet50_costs.params['module'].dense)
+    with pytest.raises(AutoDFPError, match=r"0\.01 of the module's flops was asked for"):
+        Constraints([ParamBudget(0.9), FlopBudget(0.01)]).bind(resnet50_costs, least)
+    with pytest.raises(AutoDFPError, match='it is empty'):
+        Constraints([])

@@ -1,0 +1,187 @@
+import json
+import random
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from conftest import build_resnet, enliven
+
+from mmautodfp.costs import (
+    LatencyBudget,
+    LatencyCost,
+    LatencyTable,
+    ModelCosts,
+    allowed_widths,
+    latency_table,
+    measure_latency_costs,
+    round_widths,
+)
+from mmautodfp.graph import find_units
+from mmautodfp.utils import AutoDFPError
+
+
+def measure(model, cache, divisor=1, module=None, size=32, **settings):
+    module = module or model
+    budget = LatencyBudget(0.7, **(dict(points=3, repeat=1) | settings))
+    images = torch.zeros(1, 3, size, size)
+    return measure_latency_costs(model, module, find_units(module), lambda: model(images), budget, divisor, cache)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Instead of the time: multiply-accumulates of a layer as nanoseconds; a billion more for the rest."""
+
+    def work(call):
+        names = call.__code__.co_freevars
+        cells = dict(zip(names, (cell.cell_contents for cell in call.__closure__), strict=True))
+        outputs = cells['new'](cells['values'])
+        weight = cells['new'].weight
+        return 1e-9 * (outputs.numel() * weight[0].numel() if weight.ndim > 1 else outputs.numel())
+
+    def in_place(module, layers, run, repeat):
+        spans = []
+
+        def count(layer, args, output):
+            spans.append(output.numel() * (layer.weight[0].numel() if layer.weight.ndim > 1 else 1))
+
+        handles = [layer.register_forward_hook(count) for layer in set(layers)]
+        run()
+        for handle in handles:
+            handle.remove()
+        return dict(module=sum(spans) + 10**9, model=sum(spans) + 10**9, calls=spans)
+
+    monkeypatch.setattr(latency_table, 'median_in_turns', lambda calls, repeat: {k: work(c) for k, c in calls.items()})
+    monkeypatch.setattr(latency_table, 'time_in_place', in_place)
+
+
+def test_a_table_interpolates_between_what_was_measured():
+    table = LatencyTable([1, 5], [1, 3], [[10, 30], [50, 90]])
+    assert table.lookup[[1, 5, 1, 5], [1, 1, 3, 3]].tolist() == [10, 50, 30, 90]
+    assert table.lookup[3, 1] == 30
+    assert table.lookup[3, 2] == (10 + 30 + 50 + 90) / 4
+
+
+def test_a_table_never_falls_as_widths_grow():
+    rng = np.random.default_rng(0)
+    table = LatencyTable([1, 7, 16, 20], [4, 8, 12], rng.integers(1, 100, (4, 3)).tolist())
+    assert (np.diff(table.lookup, axis=0) >= 0).all()
+    assert (np.diff(table.lookup, axis=1) >= 0).all()
+    measured = np.array(table.nanoseconds).ravel()
+    assert all(
+        table.lookup[i, j] >= value
+        for (i, j), value in zip(product(table.outputs, table.inputs), measured, strict=True)
+    )
+
+
+def test_the_cost_is_the_sum_over_the_layers_at_their_units_widths(clock, tmp_path):
+    model = build_resnet(18)
+    costs = measure(model, tmp_path)
+    # A conv's work is bilinear in its widths, so interpolation is exact, and so must the sum be.
+    widths = [random.Random(0).randint(n // 3, n) for n in costs['module'].dense]
+    work = {}
+
+    def count(layer, args, output):
+        if isinstance(layer, torch.nn.Conv2d):
+            work[layer] = output.numel() * layer.weight[0].numel()
+
+    layers = dict(model.named_modules())
+    handles = [layer.register_forward_hook(count) for layer in layers.values()]
+    model(torch.zeros(1, 3, 32, 32))
+    for handle in handles:
+        handle.remove()
+    expected = dense = 0
+    for unit, width in zip(find_units(model), widths, strict=True):
+        share = width / unit.num_channels
+        norm = work[layers[unit.name]] / layers[unit.name].weight[0].numel()
+        (consumer,) = unit.consumers
+        for amount in (work[layers[unit.name]], norm, work[layers[consumer.name]]):
+            expected += amount * share
+            dense += amount
+    saved = costs['module'](costs['module'].dense) - costs['module'](widths)
+    assert saved == pytest.approx(dense - expected, abs=3 * len(widths))
+
+
+def test_the_time_in_place_is_that_of_each_call_and_of_the_whole():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 1))
+    layers = [model[0], model[2], model[2]]
+
+    def run():
+        model[2](model(torch.zeros(1, 3, 8, 8)))
+
+    times = latency_table.time_in_place(model, layers, run, 3)
+    assert len(times['calls']) == 3
+    assert all(span > 0 for span in times['calls'])
+    assert times['model'] > 0
+    assert times['module'] > 0
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.modules())
+
+
+def test_what_was_measured_once_is_taken_from_the_cache(tmp_path, monkeypatch):
+    first = measure(build_resnet(18), tmp_path)
+    (file,) = tmp_path.iterdir()
+    assert json.loads(file.read_text())['machine']['points'] == 3
+    for function in ('median_in_turns', 'time_in_place'):
+        monkeypatch.setattr(latency_table, function, None)  # not to be called
+    again = measure(build_resnet(18, seed=1), tmp_path)
+    assert {scope: cost(cost.dense) for scope, cost in again.items()} == {
+        scope: cost(cost.dense) for scope, cost in first.items()
+    }
+
+
+def test_a_damaged_cache_is_measured_anew(clock, tmp_path):
+    measure(build_resnet(18), tmp_path)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_text()
+    file.write_text(whole[:100])
+    measure(build_resnet(18), tmp_path)
+    assert file.read_text() == whole
+
+
+def test_measured_widths_are_allowed_ones(clock, tmp_path):
+    measure(build_resnet(18, base_channels=20), tmp_path, divisor=8, points=4)
+    (file,) = tmp_path.iterdir()
+    tables = json.loads(file.read_text())['tables'].values()
+    assert tables
+    for table in tables:
+        for widths in (table['outputs'], table['inputs']):
+            assert set(widths) <= set(allowed_widths(widths[-1], 8))
+
+
+def test_depthwise_convs_and_linear_layers_after_a_flatten_are_measured_at_any_width(tmp_path):
+    for build in (
+        lambda: torchvision.models.mobilenet_v2(num_classes=4, width_mult=0.25),
+        lambda: torchvision.models.vgg11(num_classes=4),
+    ):
+        cost = measure(enliven(build()), tmp_path, points=2)['module']
+        assert 0 < cost([1] * len(cost.dense)) < cost(cost.dense)
+
+
+@pytest.mark.parametrize('divisor', [1, 8])
+def test_random_agents_are_never_over_the_latency_budget(divisor):
+    rng = np.random.default_rng(0)
+    dense = [16, 24, 32, 20]
+    tables = [
+        LatencyTable([1, n // 2, n], [1, m // 2, m], rng.integers(10, 1000, (3, 3)).tolist())
+        for m, n in zip([16, *dense[:-1]], dense, strict=True)
+    ]
+    terms = [(table, unit, unit - 1 if unit else None) for unit, table in enumerate(tables)]
+    tables[0].inputs, tables[0].nanoseconds = [1], [row[:1] for row in tables[0].nanoseconds]
+    cost = LatencyCost(dense, 100, terms)
+    budget = LatencyBudget(0.95)
+    budget.bind(ModelCosts({}, {}, dict(module=cost)), round_widths(0.2, dense, divisor), divisor)
+    for _ in range(200):
+        chosen = []
+        for channels in dense:
+            bound = budget.max_width(chosen)
+            (asked,) = round_widths(rng.uniform(0.2, 1), [channels], divisor)
+            chosen.append(min(asked, bound))
+            assert chosen[-1] in allowed_widths(channels, divisor)
+        assert cost(chosen) <= 0.95 * cost(dense)
+
+
+def test_an_unreachable_latency_is_refused_with_the_reachable_range():
+    cost = LatencyCost([4], 1000, [(LatencyTable([1, 4], [1], [[0], [1000]]), 0, None)])
+    with pytest.raises(AutoDFPError, match=r"0.3 of the module's latency was asked for, but .* reach 0.5000 to 1"):
+        LatencyBudget(0.3).bind(ModelCosts({}, {}, dict(module=cost)), [1])

@@ -1,0 +1,95 @@
+"""The measurements of the compensation: their arithmetic, their files, and the README's tables."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import REPO
+from scipy.stats import spearmanr
+from tables import tables
+
+from mmautodfp.experiments.ablation import VARIANTS, ablate, to_report
+from mmautodfp.experiments.rank_plans import rank_plans, spearman
+from mmautodfp.utils import AutoDFPError
+
+RESULTS = REPO / 'configs/demo/results/least_squares'
+CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
+
+
+def test_spearman_is_scipys():
+    random = np.random.default_rng(0)
+    for levels in (4, 1000):  # with many equal values and with few
+        a, b = random.integers(levels, size=(2, 50))
+        assert spearman(a, a + b) == pytest.approx(spearmanr(a, a + b).statistic)
+    assert spearman(np.ones(5), np.arange(5)) == 0
+
+
+def test_variants_are_measured_once_and_on_exact_shares(small_demo, monkeypatch):
+    monkeypatch.chdir(REPO)
+    reports = []
+    variants = {name: VARIANTS[name] for name in ('prune only', 'episode')}
+    settings = dict(images=dict(num_images=4, size=64), cfg_options=small_demo)
+    result = ablate(CONFIG, [0.7], variants, **settings, report=lambda content: reports.append(str(content)))
+    assert len(reports) == 2
+    for rows in result['variants'].values():
+        assert rows['0.7']['params'] <= 0.7
+        assert 0 < rows['0.7']['metric'] < 1
+    known = {name: dict(rows) for name, rows in result['variants'].items()}
+    again = ablate(CONFIG, [0.7], variants, **settings, known=result, report=lambda content: reports.append(content))
+    assert len(reports) == 2
+    assert again['variants'] == known
+    stored = json.loads(json.dumps(result))
+    ablate(CONFIG, [0.7], variants, **settings, known=stored)
+    for other, message in (
+        (dict(images=dict(num_images=8, size=64)), 'synthetic_images={.*4.*}, but synthetic_images={.*8.*} is asked'),
+        (dict(refinement=dict(units_per_pass=2)), 'refinement={}, but'),
+        (dict(of_channels=True), "shares_of='module parameters', but shares_of='channels'"),
+        (dict(cfg_options=small_demo | {'autodfp.seed': 5}), 'cfg_options='),
+    ):
+        with pytest.raises(AutoDFPError, match=message):
+            ablate(CONFIG, [0.7], variants, **settings | other, known=stored)
+    with pytest.raises(AutoDFPError, match='config='):
+        ablate('configs/demo/retinanet_digits_autodfp.py', [0.7], variants, **settings, known=stored)
+
+
+def test_an_allocated_plan_is_within_the_uniform_ones_parameters(small_demo, monkeypatch):
+    monkeypatch.chdir(REPO)
+    variants = {name: VARIANTS[name] for name in ('episode, allocated plan', 'episode')}
+    settings = dict(images=dict(num_images=4, size=64), cfg_options=small_demo)
+    rows = ablate(CONFIG, [0.7], variants, of_channels=True, **settings)['variants']
+    assert list(rows) == ['episode', 'episode, allocated plan']  # in the tables' order
+    uniform, allocated = (row['0.7']['params'] for row in rows.values())
+    assert 0.99 * uniform < allocated <= uniform
+    assert rows['episode']['0.7']['metric'] != rows['episode, allocated plan']['0.7']['metric']
+
+
+def test_figures_are_of_what_is_reported_whatever_rewards_a_search():
+    own = dict(type='AccuracyReward', num_images=1000, metric='probability', precision='auto')
+    assert to_report(own) == own | dict(num_images=None, metric='top1', precision='float32')
+    assert to_report(dict(type='CocoReward', metric='segm')) == dict(type='CocoReward', metric='segm', num_images=None)
+
+
+def test_plans_are_ranked_by_every_reward(small_demo, monkeypatch):
+    monkeypatch.chdir(REPO)
+    result = rank_plans(CONFIG, 3, images=dict(num_images=2, size=64), cfg_options=small_demo)
+    assert {len(values) for values in result['values'].values()} == {3}
+    for name, rho in result['correlation'].items():
+        assert rho['all'] == pytest.approx(spearman(result['values']['truth'], result['values'][name]))
+        assert -1 <= rho['better_half'] <= 1
+
+
+def test_the_readmes_tables_are_those_of_the_files():
+    assert tables(RESULTS) in (REPO / 'README.md').read_text()
+
+
+def test_allocated_plans_are_ahead_of_searches_as_often_as_the_readme_says():
+    searches = json.loads((REPO / 'configs/demo/results/sweep.json').read_text())
+    short = []
+    for cell in searches:
+        name = cell['config'].removesuffix('_digits_autodfp')
+        rows = json.loads((RESULTS / f'{name}.json').read_text())['variants']['full, allocated plan']
+        short.append(cell['held_out']['AutoDFP'][0] - rows[f'{cell["preserve_ratio"]:g}']['metric'])
+    ahead = sum(difference < 0 for difference in short)
+    text = ' '.join((REPO / 'README.md').read_text().split())
+    assert f'ahead of what 120 episodes with Eq. 12 + 16 found (above) in {ahead} of {len(short)} cases' in text
+    assert f'they miss it by {max(short):.3f} at most' in text

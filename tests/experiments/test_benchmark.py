@@ -1,0 +1,52 @@
+import pytest
+from conftest import REPO
+from mmengine.config import Config
+
+from mmautodfp.experiments.benchmark import benchmark_precision, benchmark_racing, benchmark_ranks, benchmark_reward
+
+
+@pytest.fixture(scope='module')
+def config(small_demo, tmp_path_factory):
+    """The demo made small, as a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPO)
+        cfg = Config.fromfile('configs/demo/faster_rcnn_digits_autodfp.py')
+        cfg.merge_from_dict(small_demo)
+        cfg.load_from = str(REPO / cfg.load_from)
+        path = tmp_path_factory.mktemp('config') / 'small.py'
+        cfg.dump(path)
+        yield path
+
+
+def test_the_parts_of_an_episode_add_up_and_val_sees_the_same_images(config):
+    found = benchmark_reward(config, repeat=1)
+    parts = dict(found['one_thread'])
+    assert found['images'] == 8
+    assert found['ratio'] == pytest.approx(found['seconds']['mmdet_val'] / found['seconds']['episode'])
+    assert min(parts.values()) > 0
+    assert parts.pop('episode') == pytest.approx(sum(parts.values()))
+
+
+def test_precisions_are_compared_on_the_same_plans(config):
+    found = benchmark_precision(config, plans=4, precision='bfloat16')
+    full, half = (found['rewards'][name] for name in ('float32', 'bfloat16'))
+    assert len(full) == len(half) == 4
+    assert len(set(full)) > 1
+    assert found['largest_difference'] == max(abs(a - b) for a, b in zip(full, half, strict=True)) < 0.1
+
+
+def test_races_are_compared_with_whole_searches_over_seeds(config):
+    found = benchmark_racing(config, seeds=(3, 4))
+    assert [row['seed'] for row in found['racing']] == [3, 4]
+    # Four episodes are fewer than a race begins with: both ways are the same search.
+    assert [row['best_reward'] for row in found['racing']] == [row['best_reward'] for row in found['whole']]
+    assert found['means']['racing']['evaluated'] == 1
+    assert found['stages'] == [2, 4, 8]
+
+
+def test_ranks_are_compared_on_as_many_episodes(config, monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', str(REPO))
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    found = benchmark_ranks(config, episodes=2)
+    assert set(found['seconds_per_episode']) == {1, 2}
+    assert found['ratio'] == found['seconds_per_episode'][1] / found['seconds_per_episode'][2]

@@ -1,0 +1,123 @@
+import json
+import shutil
+
+import mmautodfp.sweep
+import pytest
+import torch
+from conftest import REPO
+
+from mmautodfp.experiments.sweep import markdown, sweep
+from mmautodfp.outputs.latency import measure_latency, median_in_turns
+from mmautodfp.utils import AutoDFPError
+
+CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
+
+
+@pytest.fixture(scope='module')
+def folder(small_demo, tmp_path_factory):
+    root = tmp_path_factory.mktemp('sweep')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPO)
+        cells = sweep([CONFIG], [0.9, 0.5], [0, 1], root, episodes=2, latency_repeat=1, cfg_options=dict(small_demo))
+    return root, cells
+
+
+def test_a_cell_holds_the_runs_of_all_seeds(folder):
+    root, cells = folder
+    assert [cell['preserve_ratio'] for cell in cells] == [0.9, 0.5]
+    for cell in cells:
+        summaries = [json.loads((root / run / 'summary.json').read_text()) for run in cell['runs']]
+        assert [summary['seed'] for summary in summaries] == cell['seeds'] == [0, 1]
+        for name, values in cell['held_out'].items():
+            rows = [next(row for row in summary['results'] if row['name'] == name) for summary in summaries]
+            assert values == [row['held_out_metric'] for row in rows]
+            ratios = [row['module_params']['ratio'] for row in rows]
+            assert cell['params'][name] == pytest.approx(sum(ratios) / 2)
+        assert cell['params']['AutoDFP'] <= cell['preserve_ratio']
+        assert set(cell['latency']) == {'dense', 'uniform', 'AutoDFP'}
+    assert json.loads((root / 'sweep.json').read_text()) == cells
+    assert (root / 'pareto.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_the_table_shows_means_and_the_best_in_bold(folder):
+    cells = json.loads(json.dumps(folder[1]))
+    names = ('dense', *mmautodfp.sweep.METHODS)
+    names = [name for name in names if not name.startswith('allocated')]
+    values = ([0.8, 0.8], [0.1, 0.2], [0.3, 0.3], [0.2, 0.2], [0.4, 0.1])
+    cells[0]['held_out'] = dict(zip(names, values, strict=True))
+    cells[1]['held_out']['AutoDFP'] = [None, None]
+    lines = markdown(cells)
+    assert lines[0].count('|') == lines[1].count('|') == lines[2].count('|')
+    assert '| 90% | 0.800 | 0.150 | **0.300** | 0.200 | 0.250 |' in lines[2]
+    assert '| - |' in lines[3]
+    assert 'allocated' not in lines[0]
+    cells[1]['held_out']['allocated, same compensation'] = [0.9, 0.9]
+    lines = markdown(cells)
+    assert '| same compensation | allocated | AutoDFP |' in lines[0]
+    assert '| **0.300** | 0.200 | - | 0.250 |' in lines[2]
+    assert '| **0.900** | - |' in lines[3]
+
+
+def test_finished_runs_are_not_repeated_and_a_lost_one_is_made_again(folder, small_demo, tmp_path, monkeypatch):
+    root = shutil.copytree(folder[0], tmp_path / 'copy')
+    monkeypatch.chdir(REPO)
+    played = []
+    real = mmautodfp.sweep.prune
+    monkeypatch.setattr(mmautodfp.sweep, 'prune', lambda *a, **k: played.append(k) or real(*a, **k))
+    shutil.rmtree(root / folder[1][1]['runs'][1])
+    again = sweep([CONFIG], [0.9, 0.5], [0, 1], root, episodes=2, latency_repeat=0, cfg_options=dict(small_demo))
+    assert [(k['preserve_ratio'], k['seed'], k['resume']) for k in played] == [(0.5, 1, False)]
+    assert [cell['held_out'] for cell in again] == [cell['held_out'] for cell in folder[1]]
+
+
+def test_a_run_that_fails_does_not_stop_the_others(folder, small_demo, tmp_path, monkeypatch):
+    root = shutil.copytree(folder[0], tmp_path / 'copy')
+    monkeypatch.chdir(REPO)
+    with pytest.raises(AutoDFPError, match=r'1 runs of the sweep failed, the others are done; .*0\.05_seed0: .*reach'):
+        sweep([CONFIG], [0.05, 0.9], [0], root, episodes=2, latency_repeat=0, cfg_options=dict(small_demo))
+    assert [cell['preserve_ratio'] for cell in json.loads((root / 'sweep.json').read_text())] == [0.9]
+
+
+def test_a_run_of_other_settings_is_not_passed_off_as_this_one(folder, small_demo, monkeypatch):
+    monkeypatch.chdir(REPO)
+    options = dict(small_demo) | {'autodfp.reconstructor.type': 'PruneOnly'}
+    with pytest.raises(AutoDFPError, match=r"other settings .*reconstructor=.*Similarity.* instead of .*'PruneOnly'"):
+        sweep([CONFIG], [0.9], [0], folder[0], episodes=2, latency_repeat=0, cfg_options=options)
+
+
+@pytest.mark.parametrize(
+    ('configs', 'ratios', 'message'),
+    [([], [0.5], 'at least one config'), ([CONFIG], [1.5], '1.5; it must lie'), ([CONFIG, CONFIG], [0.5], 'same name')],
+)
+def test_a_sweep_of_nothing_or_of_the_impossible_is_refused(tmp_path, configs, ratios, message):
+    with pytest.raises(AutoDFPError, match=message):
+        sweep(configs, ratios, work_dir=tmp_path)
+
+
+def test_latency_is_measured_on_the_widths_of_the_run(folder):
+    root, cells = folder
+    found = measure_latency(root / cells[1]['runs'][0], repeat=1)
+    assert all(seconds['module'] > 0 for seconds in found.values())
+
+
+def test_calls_take_turns_and_the_first_do_not_count(monkeypatch):
+    calls, now = [], [0.0]
+    monkeypatch.setattr('time.perf_counter', lambda: now[0])
+    costs = dict(a=iter([9, 9, 9, 1, 2, 6]), b=iter([9, 9, 9, 4, 4, 5]))
+
+    def call(name):
+        calls.append(name)
+        now[0] += next(costs[name])
+
+    medians = median_in_turns({name: lambda name=name: call(name) for name in costs}, 3)
+    assert medians == dict(a=2, b=4)
+    assert calls == ['a', 'b'] * 6
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_calls_are_measured_in_inference_mode_unless_told_otherwise():
+    modes = []
+    for inference in (True, False):
+        measure = dict(call=lambda: modes.append(torch.is_inference_mode_enabled()))
+        median_in_turns(measure, 1, inference=inference)
+    assert modes == [True] * 4 + [False] * 4

@@ -1,0 +1,262 @@
+"""Chains, depthwise-separable blocks, inverted residuals and residual blocks of classifiers."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from conftest import enliven, random_plan
+from mmengine.analysis import FlopAnalyzer
+from torch import nn
+
+from mmautodfp.costs import measure_positions, model_costs
+from mmautodfp.graph import UNIT_FINDERS, Consumer, PrunableUnit, UnitFinder, find_units, survey_units
+from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor
+from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
+from mmautodfp.zoo import VGG, CifarResNet, MobileNetV1, MobileNetV2, TorchvisionNet
+
+NARROW = (8, 12, 16, 24, 24)
+V1_BLOCKS = tuple((width // 8, stride) for width, stride in ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)))
+V2_STAGES = ((1, 8, 1, 1), (6, 8, 2, 1), (6, 12, 3, 2), (4, 16, 2, 2))
+
+NETWORKS = {
+    'vgg16': (lambda: VGG(16, channels=NARROW), 32),
+    'vgg19': (lambda: VGG(19, channels=NARROW), 32),
+    'vgg with four columns a channel': (
+        lambda: VGG(None, in_channels=1, image_size=8, channels=(8, 12), stages=(1, 2)),
+        8,
+    ),
+    'resnet56': (lambda: CifarResNet(56), 32),
+    'cifar resnet50': (lambda: TorchvisionNet('resnet50', num_classes=10, small_images=True), 16),
+    'mobilenet v1': (lambda: MobileNetV1(stem=8, blocks=V1_BLOCKS), 32),
+    'imagenet mobilenet v1': (lambda: MobileNetV1(num_classes=11, stem_stride=2, stem=8, blocks=V1_BLOCKS), 64),
+    'mobilenet v2': (lambda: MobileNetV2(stem=8, last=40, stages=V2_STAGES), 32),
+    'resnet34': (lambda: TorchvisionNet('resnet34'), 32),
+    'resnet50': (lambda: TorchvisionNet('resnet50'), 32),
+    'resnet101': (lambda: TorchvisionNet('resnet101'), 32),
+    'torchvision mobilenet v2': (lambda: torchvision.models.mobilenet_v2(width_mult=0.25, num_classes=9), 64),
+}
+
+
+def images(model: nn.Module, size: int, count: int = 2) -> torch.Tensor:
+    channels = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d)).in_channels
+    return torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def build(name: str) -> tuple[nn.Module, torch.Tensor]:
+    make, size = NETWORKS[name]
+    torch.manual_seed(0)
+    model = enliven(make()).double()
+    return model, images(model, size)
+
+
+def masked_dense(module, plan, reconstructor) -> nn.Module:
+    """No surgery: a dense copy, its consumers' weights merged, with pruned channels zeroed where a consumer reads."""
+    reconstructor.ensure_fitted(module)
+    dense = copy.deepcopy(module)
+    for unit in find_units(module):
+        keep = torch.tensor(plan.units[unit.name].keep)
+        found = reconstructor.reconstruct(unit, keep, plan.units[unit.name].lam)
+        (consumer,) = unit.consumers
+        layer = dense.get_submodule(consumer.name)
+        columns = layer.weight.shape[1] // unit.num_channels  # of one channel, above 1 behind a flatten
+        spread = torch.zeros(unit.num_channels, unit.num_channels, dtype=torch.float64)
+        spread[:, keep] = found.delivery.double()
+        spread = torch.kron(spread, torch.eye(columns, dtype=torch.float64))
+        layer.weight.data = torch.tensordot(layer.weight.data, spread, dims=([1], [0])).movedim(-1, 1)
+        mask = torch.zeros(unit.num_channels, dtype=torch.float64)
+        mask[keep] = 1
+        mask = mask.repeat_interleave(columns).view((1, -1) if isinstance(layer, nn.Linear) else (1, -1, 1, 1))
+        layer.register_forward_pre_hook(lambda _, inputs, mask=mask: inputs[0] * mask)
+    return dense
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_slim_equals_masked_dense_counts_are_exact_and_restore_is_bit_for_bit(name):
+    model, batch = build(name)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    units = find_units(model)
+    positions = measure_positions(model, lambda: model(batch[:1]))
+    costs = model_costs(model, model, units, positions)
+    for seed, reconstructor in enumerate((PruneOnly(), SimilarityReconstructor())):
+        plan = random_plan(model, seed)
+        with torch.no_grad():
+            expected = masked_dense(model, plan, reconstructor)(batch)
+            with apply_plan(model, plan, reconstructor):
+                assert torch.allclose(model(batch), expected, rtol=1e-6, atol=1e-8 * expected.abs().max().item())
+                widths = [plan.widths[unit.name] for unit in units]
+                assert costs.params['module'](widths) == sum(p.numel() for p in model.parameters())
+                counted = FlopAnalyzer(model, batch[:1]).by_operator()
+                assert costs.flops['module'](widths) == counted['conv'] + counted['linear']
+    after = model.state_dict()
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+
+
+@pytest.mark.parametrize('name', ['vgg16', 'mobilenet v1', 'mobilenet v2', 'resnet56'])
+def test_units_come_in_forward_order_and_every_other_layer_has_a_reason(name):
+    model, batch = build(name)
+    survey = survey_units(model)
+    called = []
+    for unit in survey.units:
+        model.get_submodule(unit.name).register_forward_hook(lambda *_, name=unit.name: called.append(name))
+    model(batch)
+    assert called == [unit.name for unit in survey.units]
+    layers = {path for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
+    between = {path for unit in survey.units for path in unit.between if path in layers}
+    assert layers == {unit.name for unit in survey.units} | between | set(survey.left)
+    assert not between & set(survey.left)
+
+
+def test_each_network_has_the_units_that_its_blocks_say():
+    counts = {
+        name: len(find_units(make())) for name, (make, _) in NETWORKS.items() if 'resnet' in name or 'vgg1' in name
+    }
+    expected = {'vgg16': 13, 'vgg19': 16, 'resnet56': 27, 'cifar resnet50': 32, 'resnet34': 16, 'resnet50': 32}
+    assert counts == expected | {'resnet101': 66}
+
+
+def test_a_depthwise_layer_and_its_norm_lie_between_two_pointwise_ones():
+    units = {unit.name: unit for unit in find_units(MobileNetV1(stem=8, blocks=V1_BLOCKS))}
+    assert units['conv1'].between == ('layers.0.conv1', 'layers.0.bn1')
+    assert units['layers.0.conv2'].consumers == (Consumer('layers.1.conv2', 'layers.1.bn2'),)
+    assert units['layers.5.conv2'].consumers == (Consumer('linear', None),)
+
+
+def test_channels_that_stay_constant_are_moved_through_a_depthwise_layer():
+    model, _ = build('mobilenet v2')
+    block = model.layers[1]
+    block.bn1.weight.data[:20] = 0  # constant from here on, as no rim is padded below
+    block.conv2.padding = (0, 0)
+    block.shortcut = False
+    batch = torch.randn(2, block.conv1.in_channels, 9, 9, dtype=torch.float64)
+    with torch.no_grad():
+        expected = block(batch)
+        plan = PruningPlan({'conv1': UnitPlan(tuple(range(20, 48)), 48)})
+        with apply_plan(block, plan, PruneOnly()):
+            assert not torch.allclose(block(batch), expected, atol=1e-3)
+        apply_plan(block, plan, SimilarityReconstructor())
+        assert torch.allclose(block(batch), expected, atol=1e-8 * expected.abs().max().item())
+
+
+def test_channels_whose_depthwise_kernels_are_alike_too_are_pruned_without_a_trace():
+    model, batch = build('mobilenet v1')
+    block = model.layers[0]
+    for conv, norm, factor in ((model.conv1, model.bn1, 2.0), (block.conv1, block.bn1, 6.0)):
+        # Twins of the first four: twice as strong, then three times more, so that six times as much comes out.
+        conv.weight.data[4:] = (2 if conv is model.conv1 else 3) * conv.weight.data[:4]
+        for tensor in (norm.running_mean, norm.bias.data):
+            tensor[4:] = factor * tensor[:4]
+        for tensor in (norm.running_var, norm.weight.data):
+            tensor[4:] = tensor[:4]
+    plan = PruningPlan({'conv1': UnitPlan(tuple(range(4)), 8, lam=1.0)})
+    with torch.no_grad():
+        expected = model(batch)
+        apply_plan(model, plan, SimilarityReconstructor())
+        assert torch.allclose(model(batch), expected, rtol=1e-6, atol=1e-8 * expected.abs().max().item())
+
+
+class Attention(nn.Module):
+    """What no finder knows: its channels depend on one another."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x):
+        return x * self.inner(x).softmax(1)
+
+
+def chain(*middle: nn.Module) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3), *middle,
+        nn.Conv2d(12, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )  # fmt: skip
+
+
+def test_a_network_is_pruned_around_a_block_that_is_not_known():
+    model = enliven(chain(Attention(12))).double()
+    survey = survey_units(model)
+    assert [unit.name for unit in survey.units] == ['0', '5', '7']
+    assert survey.left['3'] == 'feeds 4, a Attention through which no finder can follow its channels'
+    assert survey.left['4.inner.0'] == survey.left['4.inner.2'] == 'not inside a block that a finder knows'
+    batch, plan = images(model, 16), random_plan(model, 2)
+    with torch.no_grad():
+        expected = masked_dense(model, plan, NeuronMerging())(batch)
+        apply_plan(model, plan, NeuronMerging())
+        assert torch.allclose(model(batch), expected, atol=1e-10)
+    assert model[4].inner[0].in_channels == 12
+
+
+@pytest.mark.parametrize(
+    ('middle', 'reason'),
+    [
+        ((nn.GroupNorm(3, 12),), 'feeds 4, a GroupNorm through which'),
+        ((nn.PReLU(12),), 'feeds 4, a PReLU through which'),
+        ((nn.BatchNorm2d(12, track_running_stats=False),), 'BatchNorm2d without running statistics'),
+        ((nn.Conv2d(12, 12, 3, groups=3),), 'grouped convolution at 4'),
+        ((nn.Softmax(1),), 'feeds 4, a Softmax through which'),
+        ((nn.Flatten(2), nn.Unflatten(2, (12, 12))), 'feeds 4, a Flatten through which'),
+    ],
+)
+def test_a_layer_that_mixes_channels_ends_the_chain(middle, reason):
+    survey = survey_units(chain(*middle))
+    assert survey.left['3'].startswith(reason)
+    assert '0' in [unit.name for unit in survey.units]
+    assert len(survey.units) == 3
+
+
+def test_a_layer_that_is_used_twice_is_left_alone():
+    shared = nn.Conv2d(8, 8, 3, padding=1)
+    survey = survey_units(nn.Sequential(nn.Conv2d(3, 8, 3), shared, nn.ReLU(), shared, nn.ReLU(), nn.Conv2d(8, 4, 1)))
+    assert not survey.units
+    assert survey.left['1'] == 'is used more than once'
+
+
+def test_a_sequential_inside_an_unknown_module_is_not_trusted():
+    class Tapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+
+        def forward(self, x):
+            return [x := layer(x) for layer in self.features]
+
+    assert not find_units(Tapped())
+    assert survey_units(Tapped()).left['features.0'] == 'not inside a block that a finder knows'
+
+
+def test_a_linear_layer_that_does_not_read_channels_is_no_consumer():
+    survey = survey_units(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Linear(14, 5)))
+    assert not survey.units
+    assert survey.left['0'] == 'feeds 2, which does not read channels'
+
+
+def test_a_new_kind_of_block_takes_one_class_with_one_method():
+    class GatedBlock(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.leave = nn.Conv2d(12, 20, 1), nn.Conv2d(20, 12, 1)
+
+        def forward(self, x):
+            return x + self.leave(torch.relu(self.enter(x)))
+
+    class GatedBlockFinder(UnitFinder):
+        kinds = ('GatedBlock',)
+
+        def find(self, block, name):
+            yield PrunableUnit(f'{name}.enter', block.enter.out_channels, None, (Consumer(f'{name}.leave'),))
+
+    model = enliven(chain(GatedBlock())).double()
+    assert '4.enter' not in [unit.name for unit in find_units(model)]
+    UNIT_FINDERS.insert(0, GatedBlockFinder())
+    try:
+        survey = survey_units(model)
+        assert [unit.name for unit in survey.units] == ['0', '4.enter', '5', '7']
+        assert survey.left['4.leave'] == 'has no place in a GatedBlock that its finder knows'
+        batch, plan = images(model, 16), random_plan(model, 5)
+        with torch.no_grad():
+            expected = masked_dense(model, plan, PruneOnly())(batch)
+            apply_plan(model, plan)
+            assert torch.allclose(model(batch), expected, atol=1e-10)
+    finally:
+        UNIT_FINDERS.pop(0)

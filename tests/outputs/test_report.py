@@ -1,0 +1,273 @@
+"""The page of a run: what it shows, and that a run does not depend on it."""
+
+import base64
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import REPO, build_resnet, random_plan
+
+from mmautodfp.experiments.sweep import METHODS
+from mmautodfp.graph import find_units, unit_statistics
+from mmautodfp.kernels import BatchNormStats
+from mmautodfp.outputs import artifacts
+from mmautodfp.outputs.report import (
+    ChannelMap,
+    Evidence,
+    Finding,
+    Picture,
+    Report,
+    draw_pareto,
+    remake_report,
+    write_report,
+)
+from mmautodfp.outputs.report.evidence import choose_layers, map_channels
+from mmautodfp.outputs.report.plots import search_figure
+from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor
+from mmautodfp.runs import runs as apis
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import load_json, save_json, save_text
+
+SECTIONS = ['result', 'search', 'strategy', 'channels', 'merges', 'pictures', 'again']
+SETTINGS = {'autodfp.num_episodes': 3, 'autodfp.agent.warmup_episodes': 1, 'autodfp.reward.num_images': 50}
+PIXEL = base64.b64encode(b'no image at all').decode()
+
+
+class Page(HTMLParser):
+    """What a page is made of: tags with their attributes, and its words."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.words, self.text = [], [], text
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def all(self, tag):
+        return [attributes for found, attributes in self.tags if found == tag]
+
+    @property
+    def absent(self):
+        return re.findall(r'Not shown: (.*)\.</p>', self.text)
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A short run of the classifier's demo."""
+    work_dir = tmp_path_factory.mktemp('classifier') / 'run'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPO)
+        apis.prune('configs/demo/vgg_digits_autodfp.py', work_dir=str(work_dir), cfg_options=SETTINGS)
+    return work_dir
+
+
+@pytest.fixture
+def page(run):
+    return Page((run / 'report.html').read_text())
+
+
+def test_a_run_leaves_a_page_with_every_section(run, page):
+    assert [attributes['id'] for attributes in page.all('section')] == SECTIONS
+    assert page.absent == []
+    for name in ('search', 'strategy', 'channels', 'pictures'):
+        assert (run / 'report' / f'{name}.png').read_bytes()[:4] == b'\x89PNG'
+        assert {'href': f'report/{name}.png'} in page.all('a')
+    assert not list(run.glob('.*'))
+
+
+def test_the_page_needs_nothing_but_itself(page):
+    assert not page.all('script')
+    sources = [attributes[key] for _, attributes in page.tags for key in ('src', 'srcset') if key in attributes]
+    assert sources
+    assert all(source.startswith('data:image/') for source in sources)
+    links = [attributes['href'] for tag in ('a', 'link', 'image') for attributes in page.all(tag)]
+    assert all(link.startswith(('#', 'data:', 'report/')) for link in links)
+    assert 'url(' not in page.text
+    assert '@import' not in page.text
+
+
+def test_its_plots_follow_the_readers_colours(page):
+    for image in page.all('img'):
+        kind, _, content = image['src'].partition(';base64,')
+        if kind == 'data:image/svg+xml':
+            svg = base64.b64decode(content).decode()
+            assert 'prefers-color-scheme:dark' in svg
+            assert 'var(--ink)' in svg
+    assert 'prefers-color-scheme: dark' in page.text
+
+
+def test_the_table_shows_what_the_summary_and_the_files_say(run, page):
+    summary = load_json(run / 'summary.json', 'the summary')
+    words = ' '.join(' '.join(page.words).split())
+    for row in summary['results']:
+        assert row['name'] in words
+        assert f'{row["search_metric"]:.3f}' in words
+        assert f'{row["module_params"]["count"]:,}' in words
+    evidence = Evidence.from_json(run / 'report/evidence.json')
+    assert list(evidence.latency) == ['dense', 'uniform', 'AutoDFP']
+    assert all(seconds > 0 for seconds in evidence.latency.values())
+    # pruned.pth also holds what is known of the plan
+    weights = sum(t.numel() * t.element_size() for t in torch.load(run / 'pruned.pth')['state_dict'].values())
+    assert weights < evidence.sizes['AutoDFP'] <= (run / 'pruned.pth').stat().st_size
+    assert evidence.sizes['dense'] > evidence.sizes['AutoDFP']
+
+
+def test_classified_images_that_differ_come_first(run):
+    evidence = Evidence.from_json(run / 'report/evidence.json')
+    differs = [picture.dense != picture.pruned for picture in evidence.pictures]
+    assert differs == sorted(differs, reverse=True)
+    assert {picture.truth for picture in evidence.pictures} <= set('0123456789')
+
+
+def test_a_report_can_be_made_again_with_and_without_the_models(run, page):
+    assert write_report(run) == run / 'report.html'
+    assert (run / 'report.html').read_text() == page.text
+    before = Evidence.from_json(run / 'report/evidence.json')
+    (run / 'report/evidence.json').unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPO)
+        remake_report(run)
+    after = Evidence.from_json(run / 'report/evidence.json')
+    for name in ('channels', 'sizes', 'pictures', 'missing'):
+        assert getattr(after, name) == getattr(before, name)
+
+
+def test_the_command_runs_the_same_search_again(run):
+    command = Report(run)._command()
+    assert command == f'python tools/prune.py {run}/vgg_digits_autodfp.py --work-dir {run}_again'
+
+
+def test_a_page_without_some_files_says_what_is_missing(run, tmp_path):
+    for name in ('summary.json', 'vgg_digits_autodfp.py'):
+        save_text((run / name).read_text(), tmp_path / name)
+    page = Page(write_report(tmp_path).read_text())
+    assert [attributes['id'] for attributes in page.all('section')] == SECTIONS
+    for name in ('search.pth', 'strategy.json', 'evidence.json'):
+        assert any(name in reason for reason in page.absent), name
+    assert '<table>' in page.text
+
+
+def test_a_folder_without_a_run_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(
+        AutoDFPError, match=r'summary of a run was to be read from .*summary.json, but there is no such'
+    ):
+        remake_report(tmp_path)
+    save_json([], tmp_path / 'summary.json')
+    with pytest.raises(AutoDFPError, match='expected to hold the results of a run'):
+        remake_report(tmp_path)
+
+
+def test_what_cannot_be_gathered_is_told_with_its_reason():
+    evidence = Evidence()
+    evidence.gather('sizes', lambda: 1 / 0)
+    assert evidence.missing == {'sizes': 'ZeroDivisionError: division by zero'}
+    evidence.gather('sizes', lambda: {'dense': 1})
+    assert (evidence.sizes, evidence.missing) == ({'dense': 1}, {})
+
+
+def test_figures_draw_every_row_of_a_comparison(monkeypatch):
+    baselines = {f'baseline {number}': 0.1 * number for number in range(5)}
+    figure = search_figure([0.3, 0.5], baselines, 'bbox_mAP')
+    texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert [text for text in texts if text.startswith('baseline')] == [f'{k} ({v:.3f})' for k, v in baselines.items()]
+    levels = [line.get_ydata()[0] for line in figure.axes[0].lines[-5:]]
+    assert levels == list(baselines.values())
+    drawn = {}
+    monkeypatch.setattr(
+        'mmautodfp.report.pareto.draw_panels', lambda path, panels, styles, *_, **__: drawn.update(styles)
+    )
+    draw_pareto('unused.png', [dict(config='a', model='A', metric='m', params={}, held_out={})], METHODS)
+    assert list(drawn) == list(METHODS.values())
+    assert len({str(style) for style in drawn.values()}) == len(METHODS)
+
+
+def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
+    work = artifacts.RunArtifacts(SimpleNamespace(), tmp_path / 'absent', 'network', None, {})
+    assert 'summary of a run was to be read' in work.write_report(Evidence())
+
+    def broken(*_):
+        raise RuntimeError('no fonts')
+
+    monkeypatch.setattr('mmautodfp.report.page.search_figure', broken)
+    work = artifacts.RunArtifacts(SimpleNamespace(), run, 'network', None, {})
+    before = (run / 'report.html').read_text(), (run / 'report/evidence.json').read_text()
+    assert work.write_report(Evidence.from_json(run / 'report/evidence.json')) is None
+    assert Page((run / 'report.html').read_text()).absent == ['RuntimeError: no fonts']
+    for name, text in zip(('report.html', 'report/evidence.json'), before, strict=True):
+        save_text(text, run / name)
+
+
+def test_words_of_the_user_stay_words(run, tmp_path):
+    evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>&amp;'
+    summary = load_json(run / 'summary.json', 'the summary')
+    for key in ('model', 'module', 'metric'):
+        summary[key] = evil
+    summary['config'] = f'configs/{evil.replace("/", "")}.py'
+    summary['results'][0]['name'] = evil
+    summary['test'] = {evil: 0.5}
+    save_json(summary, tmp_path / 'summary.json')
+    save_text(f'classes = ({evil!r},)', tmp_path / f'{evil.replace("/", "")}.py')
+    boxes = [Finding(evil, 0.9, [0.1, 0.1, 0.5, 0.5])]
+    evidence = Evidence(
+        channels=[ChannelMap(evil, [0, -1], [0], [0, 0], [1, 1.5])],
+        pictures=[Picture(evil, PIXEL, 20, 10, None, boxes, boxes)],
+        missing=dict(latency=evil),
+    )
+    evidence.to_json(tmp_path / 'report/evidence.json')
+    page = Page(write_report(tmp_path).read_text())
+    assert not page.all('script')
+    assert not [attributes for _, attributes in page.tags if 'onerror' in attributes]
+    assert {tag for tag, _ in page.tags} <= {tag for tag, _ in Page((run / 'report.html').read_text()).tags} | {
+        *('svg', 'image', 'rect', 'text')
+    }
+    words = ' '.join(page.words)
+    assert words.count(evil) >= 9
+    assert evil[:20] in words  # the label of a box is cut
+
+
+def test_stand_ins_are_those_of_the_delivery_matrix():
+    model = build_resnet()
+    plan = random_plan(model)
+    reconstructor = SimilarityReconstructor()
+    reconstructor.ensure_fitted(model)
+    units = find_units(model)
+    maps = map_channels(model, plan, reconstructor, {})
+    assert [found.unit for found in maps] == [unit.name for unit in units]
+    for unit, found in zip(units, maps, strict=True):
+        keep = plan.units[unit.name].keep
+        delivery = reconstructor.reconstruct(unit, torch.tensor(keep), plan.units[unit.name].lam).delivery
+        weight, bn = unit_statistics(model, unit)
+        assert isinstance(bn, BatchNormStats)
+        assert len(found.labels) == len(weight)
+        for channel, (partner, scale) in enumerate(zip(found.partner, found.scale, strict=True)):
+            assert delivery[channel, keep.index(partner)].item() == pytest.approx(scale)
+            assert delivery[channel].count_nonzero() == 1
+            if channel in keep:
+                assert (partner, scale) == (channel, 1)
+
+
+def test_what_is_dropped_has_no_stand_in():
+    model = build_resnet()
+    plan = random_plan(model)
+    for reconstructor in (PruneOnly(), NeuronMerging(min_cosine=1.0)):
+        reconstructor.ensure_fitted(model)
+        for found in map_channels(model, plan, reconstructor, {}):
+            alone = [channel for channel, partner in enumerate(found.partner) if partner == -1]
+            assert alone == sorted(set(range(len(found.labels))) - set(found.kept))
+
+
+def test_the_layers_shown_are_those_with_most_clusters_then_most_pruned():
+    def layer(clusters, kept, total=16):
+        labels = [channel % clusters if clusters else -1 for channel in range(total)]
+        return ChannelMap('x', labels, list(range(kept)), [0] * total, [1] * total)
+
+    maps = [layer(0, 16), layer(3, 16), layer(0, 4), layer(2, 16), layer(9, 2, total=4), layer(0, 8)]
+    assert choose_layers(maps, 4) == [1, 2, 3, 5]
+    assert choose_layers(maps, 1) == [1]
+    assert choose_layers(maps[4:5], 4) == []  # four channels are no map

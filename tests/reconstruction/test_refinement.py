@@ -1,0 +1,154 @@
+"""The full pass over a plan that stays: patches, shortcuts, paths, on small networks."""
+
+import copy
+
+import pytest
+import torch
+from conftest import build_resnet, enliven, random_plan
+from least_squares_data import IMAGES, assert_same, frozen_resnet, snapshot, uniform  # noqa: F401, a fixture
+from torch import nn
+
+from mmautodfp.graph import find_units
+from mmautodfp.reconstruction import Refinement, SyntheticImages, SyntheticLeastSquares
+from mmautodfp.reconstruction.paths import Paths, Seen, watch_layers
+from mmautodfp.reconstruction.refine import patches_of
+from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
+from mmautodfp.zoo import CifarResNet
+
+
+def test_a_finished_plan_is_the_same_each_time_and_can_be_taken_back(resnet):
+    before = snapshot(resnet)
+    reconstructor = SyntheticLeastSquares(IMAGES, refinement=dict(units_per_pass=16))
+    states = []
+    for _ in range(2):
+        restore = apply_plan(resnet, random_plan(resnet), reconstructor, final=True)
+        states.append(snapshot(resnet))
+        restore.swap()
+        assert_same(resnet, before)
+        restore.swap()
+        assert_same(resnet, states[-1])
+        restore()
+        assert_same(resnet, before)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_finishing_a_plan_that_keeps_all_changes_nothing(resnet):
+    before = snapshot(resnet)
+    apply_plan(resnet, uniform(resnet, 1.0), SyntheticLeastSquares(IMAGES), final=True)
+    assert_same(resnet, before)
+
+
+def test_a_unit_behind_the_pruned_ones_takes_part_in_the_full_pass(resnet):
+    first, *_, last = find_units(resnet)
+    plan = PruningPlan({first.name: UnitPlan(tuple(range(4)), first.num_channels)})
+    before = snapshot(resnet)
+    with apply_plan(resnet, plan, SyntheticLeastSquares(IMAGES, refinement=dict(units_per_pass=32)), final=True):
+        assert not torch.equal(
+            resnet.get_submodule(last.consumers[0].name).weight, before[f'{last.consumers[0].name}.weight']
+        )
+    assert_same(resnet, before)
+
+
+@pytest.mark.parametrize(
+    'layer',
+    [
+        nn.Conv2d(6, 5, 3, padding=1, bias=False),
+        nn.Conv2d(6, 5, (3, 1), stride=2, padding=(1, 0), dilation=2, bias=False),
+        nn.Conv2d(6, 5, 1, bias=False),
+        nn.Conv2d(6, 5, 1, stride=2, bias=False),
+        nn.Conv2d(6, 5, 3, padding='same', bias=False),
+        nn.Conv2d(6, 5, (4, 2), padding='same', dilation=(1, 2), bias=False),
+        nn.Conv2d(6, 5, 3, padding='valid', bias=False),
+        nn.Conv2d(6, 5, 3, padding=(2, 1), padding_mode='reflect', bias=False),
+        nn.Conv2d(6, 5, 3, padding=1, stride=2, padding_mode='circular', bias=False),
+        nn.Conv2d(6, 5, 3, padding='same', padding_mode='replicate', bias=False),
+        nn.Conv2d(6, 5, 1, padding='same', bias=False),
+        nn.Linear(6, 5, bias=False),
+    ],
+)
+def test_patches_times_weight_are_the_layers_outputs(layer):
+    x = torch.randn(3, 6) if isinstance(layer, nn.Linear) else torch.randn(3, 6, 9, 8)
+    with torch.no_grad():
+        output = layer(x)
+        found = patches_of(layer, x) @ layer.weight.flatten(1).T
+    expected = output if output.ndim == 2 else output.permute(0, 2, 3, 1).flatten(0, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('padding', [dict(padding='same'), dict(padding=1, padding_mode='reflect')])
+def test_the_full_pass_minds_how_a_consumer_pads(padding):
+    """Doubled channels cost nothing, at the border either."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 3, **padding)).eval()
+    module[0].weight.data[4:], module[0].bias.data[4:] = module[0].weight.data[:4] * 2, module[0].bias.data[:4] * 2
+    images = torch.cat(list(SyntheticImages(**IMAGES).batches()))
+    plan = PruningPlan({'0': UnitPlan((0, 1, 2, 3), 8)})
+    reconstructor = SyntheticLeastSquares(IMAGES, refinement=dict(patch_ridge=1e-9))
+    with torch.no_grad():
+        dense = module(images)
+        with apply_plan(module, plan, reconstructor, final=True):
+            torch.testing.assert_close(module(images), dense, rtol=1e-3, atol=1e-3)
+
+
+def test_what_a_residual_block_adds_is_found_whatever_the_block():
+    for module, path, norm in (
+        (build_resnet(), 'layer1.1.conv3', 'layer1.1.bn3'),
+        (build_resnet(), 'layer2.0.conv3', 'layer2.0.bn3'),
+        (enliven(CifarResNet(depth=14)), 'layer1.1.conv2', 'layer1.1.bn2'),
+    ):
+        block = module.get_submodule(path.rpartition('.')[0])
+        inputs = []
+        handle = block.register_forward_pre_hook(lambda _, args, inputs=inputs: inputs.append(args[0].clone()))
+        images = torch.randn(2, 3, 32, 32)
+        seen = watch_layers(module, (images,), [(path, norm)])[path]
+        handle.remove()
+        assert isinstance(seen, Seen)
+        x = inputs[0].relu()  # what the CIFAR networks begin a block with; behind mmdet's blocks it changes nothing
+        with torch.no_grad():
+            expected = x if block.downsample is None else block.downsample(x)
+        torch.testing.assert_close(seen.shortcut, expected)
+
+
+def test_a_layer_in_no_residual_block_has_no_shortcut():
+    seen = watch_layers(build_resnet(), (torch.randn(2, 3, 32, 32),), [('layer1.0.conv2', 'layer1.0.bn2')])
+    assert seen['layer1.0.conv2'].shortcut is None
+
+
+def test_a_refinement_can_be_left_out(resnet):
+    reconstructor = SyntheticLeastSquares(IMAGES, refinement=False)
+    plan = uniform(resnet, 0.5)
+    with apply_plan(resnet, plan, reconstructor):
+        episode = snapshot(resnet)
+    with apply_plan(resnet, plan, reconstructor, final=True):
+        assert_same(resnet, episode)
+    assert reconstructor.refinement is None
+    assert Refinement() == SyntheticLeastSquares().refinement
+    assert copy.deepcopy(reconstructor._units).keys() == {unit.name for unit in find_units(resnet)}
+
+
+@pytest.mark.parametrize('build', [lambda: build_resnet(), lambda: enliven(CifarResNet(depth=14))])
+def test_carrying_on_from_block_to_block_gives_what_starting_at_the_images_gives(build):
+    module = build()
+    states = []
+    for cache_gb in (2.0, 0.0):
+        reconstructor = SyntheticLeastSquares(IMAGES, refinement=dict(cache_gb=cache_gb))
+        with apply_plan(module, random_plan(module), reconstructor, final=True):
+            states.append(snapshot(module))
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_paths_know_which_block_follows_which():
+    resnet = build_resnet()
+    paths = Paths(resnet, copy.deepcopy(resnet), lambda: iter([(torch.randn(2, 3, 32, 32),)]), 1.0)
+    list(paths.watch('layer1.0', [('layer1.0.conv2', 'layer1.0.bn2')], True))
+    assert (paths._follows['layer1.1'], paths._follows['layer2.0']) == ('layer1.0', 'layer1.2')
+    assert 'layer2.0.downsample' in paths._follows
+    calls = []
+    resnet.conv1.register_forward_pre_hook(lambda *_: calls.append('from the images'))
+    for block in ('layer1.1', 'layer1.2', 'layer2.0'):
+        ((dense, pruned),) = paths.watch(block, [(f'{block}.conv2', f'{block}.bn2')], True)
+        assert torch.equal(dense[f'{block}.conv2'].output, pruned[f'{block}.conv2'].output)
+    assert calls == []
+    list(paths.watch('layer3.0', [('layer3.0.conv2', 'layer3.0.bn2')], True))  # layer2.1 and others lie between
+    assert calls == ['from the images']

@@ -1,0 +1,124 @@
+from collections import Counter
+
+import pytest
+import torch
+from conftest import REPO
+from mmengine.config import Config
+
+from mmautodfp.rewards import AccuracyReward, choose_balanced
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.registry import MODELS, REWARDS, build
+from mmautodfp.zoo import SklearnDigits
+
+LOADER = dict(batch_size=32, dataset=dict(type='mmautodfp.SklearnDigits', split='val'))
+
+
+@pytest.fixture(scope='module')
+def model():
+    cfg = Config.fromfile(REPO / 'configs/demo/vgg_digits.py')
+    model = MODELS.build(cfg.model)
+    model.load_state_dict(torch.load(REPO / 'configs/demo/vgg_digits.pth', weights_only=True)['state_dict'])
+    return model.eval()
+
+
+def prepared(model, **settings) -> AccuracyReward:
+    reward = build(REWARDS, dict(type='AccuracyReward', **settings))
+    reward.prepare(model, LOADER)
+    return reward
+
+
+@torch.no_grad()
+def slow_accuracy(model, split: str, names: set[str]) -> float:
+    """One image at a time, normalised here."""
+    data, hits = SklearnDigits(split), []
+    for index in [index for index, name in enumerate(data.names) if name in names]:
+        logits = model.network((data.image(index)[None].float() - 77.8) / 95.9)
+        hits.append(int(logits.argmax()) == data.labels[index])
+    return sum(hits) / len(hits)
+
+
+@pytest.mark.parametrize('settings', [dict(num_images=70), dict(num_images=None), dict(num_images=50, cache_gb=0)])
+def test_it_is_the_share_of_right_answers_on_its_images(model, settings):
+    reward = prepared(model, **settings)
+    assert len(reward.images) == (settings['num_images'] or 300)
+    expected = slow_accuracy(model, 'val', set(reward.images))
+    assert reward(model) == pytest.approx(expected)
+    assert reward(model) == pytest.approx(expected)  # what is cached is not used up
+
+
+@pytest.mark.parametrize('fast', [True, False])
+def test_the_probability_of_the_right_class_may_reward_a_search_but_is_not_what_is_held_out(model, fast):
+    reward = prepared(model, metric='probability', num_images=60, fast=fast)
+    data, found = SklearnDigits('val'), []
+    for name in reward.images:
+        index = data.names.index(name)
+        with torch.no_grad():
+            logits = model.network((data.image(index)[None].float() - 77.8) / 95.9)
+        found.append(logits.softmax(1)[0, data.labels[index]].item())
+    ends = reward.stages
+    assert list(reward.evaluate(model)) == [pytest.approx(sum(found[:end]) / end, abs=1e-5) for end in ends]
+    assert reward.identity != prepared(model, num_images=60, fast=fast).identity
+    other = reward.held_out(model, LOADER)
+    assert other.name == reward.reported_name == 'top1'
+    assert other(model) == pytest.approx(slow_accuracy(model, 'val', set(other.images)))
+
+
+def test_the_stages_are_balanced_and_the_last_one_is_the_whole(model):
+    reward = prepared(model, num_images=100)
+    found = list(reward.evaluate(model))
+    assert reward.stages == [25, 50, 100]
+    assert found == [pytest.approx(slow_accuracy(model, 'val', set(reward.images[:end]))) for end in (25, 50, 100)]
+    assert found[-1] == reward(model)
+    labels = dict(zip(SklearnDigits('val').names, SklearnDigits('val').labels, strict=True))
+    assert set(Counter(labels[name] for name in reward.images[:50]).values()) == {5}
+    with pytest.raises(AutoDFPError, match='must ascend'):
+        AccuracyReward(stages=(0.5, 0.25))
+
+
+def test_a_worse_model_is_worth_less(model):
+    reward = prepared(model, num_images=100)
+    broken = MODELS.build(Config.fromfile(REPO / 'configs/demo/vgg_digits.py').model).eval()
+    assert reward(broken) < 0.4 < 0.9 < reward(model)
+
+
+def test_as_many_images_of_each_class_as_possible_by_the_seed(model):
+    reward = prepared(model, num_images=105, seed=3)
+    labels = dict(zip(SklearnDigits('val').names, SklearnDigits('val').labels, strict=True))
+    counts = Counter(labels[name] for name in reward.images)
+    assert sorted(counts.values()) == [10] * 5 + [11] * 5
+    assert prepared(model, num_images=105, seed=3).images == reward.images
+    assert prepared(model, num_images=105, seed=4).images != reward.images
+
+
+def test_a_class_that_is_short_is_taken_whole():
+    labels = {image: 0 if image < 3 else 1 for image in range(20)}
+    chosen = choose_balanced(labels, 12, seed=0)
+    assert len(set(chosen)) == 12
+    assert {0, 1, 2} <= set(chosen)
+    assert sorted(choose_balanced(labels, None, seed=0)) == list(range(20))
+
+
+def test_what_is_held_out_is_the_rest(model):
+    reward = prepared(model, num_images=100)
+    other = reward.held_out(model, LOADER)
+    assert not set(other.images) & set(reward.images)
+    assert len(other.images) == 200
+    assert other(model) == pytest.approx(slow_accuracy(model, 'val', set(other.images)))
+    assert prepared(model, num_images=None).held_out(model, LOADER) is None
+
+
+def test_one_batch_holds_one_preprocessed_image(model):
+    batch = prepared(model).one_batch()
+    assert batch['inputs'].shape == (1, 1, 8, 8)
+    assert batch['inputs'].min() == pytest.approx(-77.8 / 95.9, abs=1e-5)
+    assert model(**batch).shape == (1, 10)
+
+
+def test_wrong_settings_and_data_without_labels_are_refused(model):
+    with pytest.raises(AutoDFPError, match="metric='top5'; it must be one of top1, probability"):
+        AccuracyReward(metric='top5')
+    with pytest.raises(AutoDFPError, match='num_images=0'):
+        AccuracyReward(num_images=0)
+    detection = dict(dataset=dict(type='mmdet.CocoDataset', ann_file='', lazy_init=True))
+    with pytest.raises(AutoDFPError, match='needs labelled images in val_dataloader, found a CocoDataset'):
+        AccuracyReward().prepare(model, detection)

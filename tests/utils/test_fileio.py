@@ -1,0 +1,142 @@
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPO
+from mmengine.logging import HistoryBuffer
+from torch import nn
+
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import (
+    atomic_path,
+    check_state_fits,
+    load_json,
+    load_tensors,
+    pickle_allowed,
+    save_json,
+    save_tensors,
+)
+
+
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / 'file.json'
+    save_json([1], path)
+    with pytest.raises(ValueError, match='not JSON compliant'):
+        save_json([float('nan')], path)
+    with pytest.raises(ZeroDivisionError), atomic_path(path) as scratch:
+        scratch.write_text(f'half of {1 / 0}')
+    assert load_json(path, 'it') == [1]
+    assert os.listdir(tmp_path) == ['file.json']
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path):
+    save_tensors(dict(weight=torch.zeros(3)), tmp_path / 'search.pth')
+    (tmp_path / 'notes.txt').write_text('old')
+    code = (
+        'import resource, sys, torch\n'
+        'from mmautodfp import AutoDFPError\n'
+        'from mmautodfp.fileio import save_tensors, save_text\n'
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n'
+        'calls = [lambda: save_tensors(dict(weight=torch.ones(10**6)), "search.pth"),\n'
+        '         lambda: save_text("x" * 10**6, "notes.txt")]\n'
+        'for call in calls:\n'
+        '    try:\n'
+        '        call()\n'
+        '    except AutoDFPError as error:\n'
+        '        print(error)\n'
+    )
+    run = [sys.executable, '-c', code]
+    result = subprocess.run(
+        run, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {'PYTHONPATH': str(REPO)}
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert [line.split(' could not be written (')[0] for line in lines] == ['search.pth', 'notes.txt']
+    assert all('what was there before is untouched' in line for line in lines)
+    assert torch.load(tmp_path / 'search.pth')['weight'].tolist() == [0, 0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['notes.txt', 'search.pth']
+
+
+def test_files_get_the_usual_permissions_and_missing_folders(tmp_path):
+    (tmp_path / 'plain').write_text('')
+    save_json({}, tmp_path / 'new' / 'folder' / 'file.json')
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ('plain', 'new/folder/file.json')]
+    assert modes[0] == modes[1]
+
+
+def test_tensors_round_trip(tmp_path):
+    save_tensors(dict(state_dict=dict(a=torch.arange(3)), meta=dict(x=[1, 'b', None])), tmp_path / 'x.pth')
+    content = load_tensors(tmp_path / 'x.pth')
+    assert torch.equal(content['state_dict']['a'], torch.arange(3))
+    assert content['meta'] == dict(x=[1, 'b', None])
+
+
+def truncated() -> bytes:
+    return whole()[:-700]
+
+
+def whole() -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(dict(a=torch.rand(1000)), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize('content', [b'', b'no checkpoint', b'<html>404</html>', truncated()])
+@pytest.mark.parametrize('trust', [False, True])
+def test_files_that_are_no_checkpoints_are_refused_in_one_sentence(tmp_path, content, trust):
+    (tmp_path / 'x.pth').write_bytes(content)
+    with pytest.raises(AutoDFPError, match=r'x\.pth cannot be read, it is damaged or no checkpoint') as caught:
+        load_tensors(tmp_path / 'x.pth', trust=trust)
+    assert '\n' not in str(caught.value)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(AutoDFPError, match=r'from .*absent\.pth, but there is no such file'):
+        load_tensors(tmp_path / 'absent.pth')
+
+
+def test_pickled_objects_need_trust(tmp_path):
+    torch.save(dict(state_dict={}, message_hub=HistoryBuffer()), tmp_path / 'x.pth')
+    with pytest.raises(AutoDFPError, match=r'a mmengine\..*HistoryBuffer.*--trust-checkpoint'):
+        load_tensors(tmp_path / 'x.pth')
+    assert isinstance(load_tensors(tmp_path / 'x.pth', trust=True)['message_hub'], HistoryBuffer)
+
+
+@pytest.mark.parametrize('before', [None, '0'])
+def test_only_a_trusted_checkpoint_lets_torch_unpickle_and_only_for_a_while(monkeypatch, before):
+    name = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
+    monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv(name, before)
+    with pickle_allowed(False):
+        assert os.environ.get(name) == before
+    with pickle_allowed(True):
+        inside = os.environ[name]
+    assert inside == '1'
+    assert os.environ.get(name) == before
+
+
+def test_a_checkpoint_without_a_dict_is_refused(tmp_path):
+    torch.save([torch.rand(1)], tmp_path / 'x.pth')
+    with pytest.raises(AutoDFPError, match='holds a list'):
+        load_tensors(tmp_path / 'x.pth')
+
+
+def test_weights_of_another_architecture_are_refused_with_examples():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    state = model.state_dict()
+    check_state_fits(state, model, 'x.pth')
+    check_state_fits({f'module.{key}': value for key, value in state.items()}, model, 'x.pth')
+    check_state_fits({key: value for key, value in state.items() if 'num_batches' not in key}, model, 'x.pth')
+
+    del state['1.weight']
+    state['0.weight'] = torch.rand(5, 3, 1, 1)
+    with pytest.raises(AutoDFPError) as caught:
+        check_state_fits(state, model, 'x.pth')
+    assert '1 are missing (such as 1.weight)' in str(caught.value)
+    assert '1 have other shapes (such as 0.weight [5, 3, 1, 1] instead of [4, 3, 1, 1])' in str(caught.value)
