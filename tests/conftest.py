@@ -1,6 +1,6 @@
 """Shared by all tests: networks with lively norms, the digits data set, the demo detector."""
 
-import sys
+import os
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,6 @@ from mmautodfp.zoo import make_digits
 
 REPO = Path(__file__).parents[1]
 SHARED = REPO.parent / 'shared'
-sys.path.insert(0, str(REPO / 'tools'))
 
 
 def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -62,10 +61,25 @@ def _mmdet_scope():
     init_default_scope('mmdet')
 
 
+@pytest.fixture(scope='session', autouse=True)
+def workspace(tmp_path_factory) -> Path:
+    """Where all tests run: the repository's configs and tools are there, and nothing is written beside them."""
+    folder = tmp_path_factory.mktemp('workspace')
+    for name in ('configs', 'tools'):
+        (folder / name).symlink_to(REPO / name)
+    before = Path.cwd()
+    os.chdir(folder)
+    yield folder
+    os.chdir(before)
+
+
 @pytest.fixture(scope='session')
-def digits_root() -> Path:
-    """The digits data set where the demo configs look for it; made once, kept between runs."""
-    return make_digits(REPO / 'data' / 'digits')
+def digits_root(workspace) -> Path:
+    """The digits data set where the demo configs look for it; made once (20 seconds), kept between runs."""
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmautodfp'
+    (workspace / 'data').mkdir()
+    (workspace / 'data/digits').symlink_to(make_digits(cache / 'digits'))
+    return workspace / 'data/digits'
 
 
 @pytest.fixture(scope='session')
@@ -97,18 +111,15 @@ def small_demo(digits_root, tmp_path_factory) -> dict:
 def demo_run(small_demo, tmp_path_factory) -> tuple[Path, dict]:
     """One run of the main job on the demo's detector: its work dir and what its test loop said."""
     work_dir = tmp_path_factory.mktemp('run')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(REPO)
-        # MMEngine keeps a visualizer by its name, and with it the folder of the test that came first.
-        options = small_demo | {'visualizer.name': 'demo_run'}
-        metrics = prune('configs/demo/faster_rcnn_digits_autodfp.py', work_dir=str(work_dir), cfg_options=options)
+    # MMEngine keeps a visualizer by its name, and with it the folder of the test that came first.
+    options = small_demo | {'visualizer.name': 'demo_run'}
+    metrics = prune('configs/demo/faster_rcnn_digits_autodfp.py', work_dir=str(work_dir), cfg_options=options)
     return work_dir, metrics
 
 
 @pytest.fixture
-def demo_config(small_demo, monkeypatch, tmp_path) -> Config:
+def demo_config(small_demo, tmp_path) -> Config:
     """The demo's config, made small, with a work dir of its own."""
-    monkeypatch.chdir(REPO)
     cfg = Config.fromfile('configs/demo/faster_rcnn_digits_autodfp.py')
     cfg.work_dir = str(tmp_path / 'run')
     cfg.merge_from_dict(small_demo)

@@ -34,8 +34,7 @@ def test_autodfp_is_ahead_of_uniform_pruning_and_neuron_merging_within_the_budge
 
 
 @pytest.mark.slow
-def test_the_recorded_figures_are_measured_again(recorded, digits_root, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_the_recorded_figures_are_measured_again(recorded, digits_root, tmp_path):
     cfg = Config.fromfile('configs/demo/faster_rcnn_digits_autodfp.py')
     cfg.work_dir = str(tmp_path)
     hook = build(HOOKS, cfg.autodfp.to_dict())

@@ -70,7 +70,7 @@ class AutoDFPHook(Hook):
         self.task = PruningTask.build(
             model,
             told.target,
-            dict(self.reward.one_batch(), mode='tensor'),
+            self._example,
             told.budget,
             self.reconstructor,
             clustering=self.clustering,
@@ -83,6 +83,7 @@ class AutoDFPHook(Hook):
         slim_config(cfg, target, {}, None)  # better to know now than after the search
         changing = [f'{target}.{unit.name}' for unit in find_units(find_module(model, target))]
         self.reward.prepare(model, cfg.get('val_dataloader'), changing)
+        self._example = dict(self.reward.one_batch(), mode='tensor')
         self.logger.info(f'each episode is rewarded with {self.reward.name} on {len(self.reward.images)} images')
         wanted = self.settings.compare and self.reward.needs_data
         self.held_out = self.reward.held_out(model, cfg.test_dataloader) if wanted else None

@@ -138,7 +138,7 @@ class PruningTask:
                 measure = partial(measure_latency_costs, model, module, found.units, run, budget, channel_divisor)
                 costs = replace(costs, latency=on_main(measure))
         dense = [group.num_channels for group in found.units]
-        limit.bind(costs, round_widths(p_min, dense, channel_divisor), channel_divisor)
+        on_every_rank(lambda: limit.bind(costs, round_widths(p_min, dense, channel_divisor), channel_divisor))
         task = cls(
             *(model, module, target, found.units, found.describe_left(), costs, limit, reconstructor, ratios),
             clustering=dict(clustering or {}),

@@ -24,8 +24,7 @@ def test_spearman_is_scipys():
     assert spearman(np.ones(5), np.arange(5)) == 0
 
 
-def test_variants_are_measured_once_and_on_exact_shares(small_demo, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_variants_are_measured_once_and_on_exact_shares(small_demo):
     reports = []
     variants = {name: VARIANTS[name] for name in ('prune only', 'episode')}
     settings = dict(images=dict(num_images=4, size=64), cfg_options=small_demo)
@@ -52,8 +51,7 @@ def test_variants_are_measured_once_and_on_exact_shares(small_demo, monkeypatch)
         ablate('configs/demo/retinanet_digits_autodfp.py', [0.7], variants, **settings, known=stored)
 
 
-def test_an_allocated_plan_is_within_the_uniform_ones_parameters(small_demo, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_an_allocated_plan_is_within_the_uniform_ones_parameters(small_demo):
     variants = {name: VARIANTS[name] for name in ('episode, allocated plan', 'episode')}
     settings = dict(images=dict(num_images=4, size=64), cfg_options=small_demo)
     rows = ablate(CONFIG, [0.7], variants, of_channels=True, **settings)['variants']
@@ -69,8 +67,7 @@ def test_figures_are_of_what_is_reported_whatever_rewards_a_search():
     assert to_report(dict(type='CocoReward', metric='segm')) == dict(type='CocoReward', metric='segm', num_images=None)
 
 
-def test_plans_are_ranked_by_every_reward(small_demo, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_plans_are_ranked_by_every_reward(small_demo):
     result = rank_plans(CONFIG, 3, images=dict(num_images=2, size=64), cfg_options=small_demo)
     assert {len(values) for values in result['values'].values()} == {3}
     for name, rho in result['correlation'].items():

@@ -8,14 +8,12 @@ from mmautodfp.experiments.benchmark import benchmark_precision, benchmark_racin
 @pytest.fixture(scope='module')
 def config(small_demo, tmp_path_factory):
     """The demo made small, as a file."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(REPO)
-        cfg = Config.fromfile('configs/demo/faster_rcnn_digits_autodfp.py')
-        cfg.merge_from_dict(small_demo)
-        cfg.load_from = str(REPO / cfg.load_from)
-        path = tmp_path_factory.mktemp('config') / 'small.py'
-        cfg.dump(path)
-        yield path
+    cfg = Config.fromfile('configs/demo/faster_rcnn_digits_autodfp.py')
+    cfg.merge_from_dict(small_demo)
+    cfg.load_from = str(REPO / cfg.load_from)
+    path = tmp_path_factory.mktemp('config') / 'small.py'
+    cfg.dump(path)
+    return path
 
 
 def test_the_parts_of_an_episode_add_up_and_val_sees_the_same_images(config):

@@ -1,5 +1,4 @@
 import pytest
-from conftest import REPO
 
 from mmautodfp.experiments.benchmark_search import benchmark_search, candidates
 from mmautodfp.utils import AutoDFPError
@@ -7,9 +6,8 @@ from mmautodfp.utils import AutoDFPError
 CONFIG = 'configs/demo/vgg_digits_autodfp.py'
 
 
-def test_every_search_gets_the_same_task_and_opening(monkeypatch):
+def test_every_search_gets_the_same_task_and_opening():
     pytest.importorskip('cmaes')
-    monkeypatch.chdir(REPO)
     told = []
     result = benchmark_search(CONFIG, episodes=6, seeds=2, tell=told.append)
     names = ['random', 'random around the uniform plan', 'CMA-ES', 'SAC as published', 'SAC']

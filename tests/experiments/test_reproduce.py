@@ -84,8 +84,7 @@ def weights(tmp_path):
     return tmp_path
 
 
-def test_searched_rows_take_episodes_and_go_on_from_an_earlier_search(weights, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_searched_rows_take_episodes_and_go_on_from_an_earlier_search(weights):
     common = dict(configs=CONFIGS, checkpoints=weights, cifar10=write_images(weights / 'few.npz'))
     common |= dict(tables=('2',), networks=('resnet56_cifar10',), search_images=20)
     common |= dict(cfg_options={'autodfp.opening_lams': (0.5,)})
@@ -104,9 +103,8 @@ def test_searched_rows_take_episodes_and_go_on_from_an_earlier_search(weights, m
 
 
 @pytest.fixture
-def searches(weights, monkeypatch):
+def searches(weights):
     """Settings of searches of one episode, on 20 of 40 images."""
-    monkeypatch.chdir(REPO)
     common = dict(configs=CONFIGS, checkpoints=weights, cifar10=write_images(weights / 'few.npz'), episodes=1)
     common |= dict(search_images=20, cfg_options={'autodfp.opening_lams': (0.5,)})
     return Settings(weights / 'out', **common)

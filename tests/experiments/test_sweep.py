@@ -4,7 +4,6 @@ import shutil
 import mmautodfp.sweep
 import pytest
 import torch
-from conftest import REPO
 
 from mmautodfp.experiments.sweep import markdown, sweep
 from mmautodfp.outputs.latency import measure_latency, median_in_turns
@@ -16,9 +15,7 @@ CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
 @pytest.fixture(scope='module')
 def folder(small_demo, tmp_path_factory):
     root = tmp_path_factory.mktemp('sweep')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(REPO)
-        cells = sweep([CONFIG], [0.9, 0.5], [0, 1], root, episodes=2, latency_repeat=1, cfg_options=dict(small_demo))
+    cells = sweep([CONFIG], [0.9, 0.5], [0, 1], root, episodes=2, latency_repeat=1, cfg_options=dict(small_demo))
     return root, cells
 
 
@@ -60,7 +57,6 @@ def test_the_table_shows_means_and_the_best_in_bold(folder):
 
 def test_finished_runs_are_not_repeated_and_a_lost_one_is_made_again(folder, small_demo, tmp_path, monkeypatch):
     root = shutil.copytree(folder[0], tmp_path / 'copy')
-    monkeypatch.chdir(REPO)
     played = []
     real = mmautodfp.sweep.prune
     monkeypatch.setattr(mmautodfp.sweep, 'prune', lambda *a, **k: played.append(k) or real(*a, **k))
@@ -70,16 +66,14 @@ def test_finished_runs_are_not_repeated_and_a_lost_one_is_made_again(folder, sma
     assert [cell['held_out'] for cell in again] == [cell['held_out'] for cell in folder[1]]
 
 
-def test_a_run_that_fails_does_not_stop_the_others(folder, small_demo, tmp_path, monkeypatch):
+def test_a_run_that_fails_does_not_stop_the_others(folder, small_demo, tmp_path):
     root = shutil.copytree(folder[0], tmp_path / 'copy')
-    monkeypatch.chdir(REPO)
     with pytest.raises(AutoDFPError, match=r'1 runs of the sweep failed, the others are done; .*0\.05_seed0: .*reach'):
         sweep([CONFIG], [0.05, 0.9], [0], root, episodes=2, latency_repeat=0, cfg_options=dict(small_demo))
     assert [cell['preserve_ratio'] for cell in json.loads((root / 'sweep.json').read_text())] == [0.9]
 
 
-def test_a_run_of_other_settings_is_not_passed_off_as_this_one(folder, small_demo, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_a_run_of_other_settings_is_not_passed_off_as_this_one(folder, small_demo):
     options = dict(small_demo) | {'autodfp.reconstructor.type': 'PruneOnly'}
     with pytest.raises(AutoDFPError, match=r"other settings .*reconstructor=.*Similarity.* instead of .*'PruneOnly'"):
         sweep([CONFIG], [0.9], [0], folder[0], episodes=2, latency_repeat=0, cfg_options=options)

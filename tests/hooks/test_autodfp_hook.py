@@ -8,18 +8,18 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from conftest import REPO, random_plan
+from conftest import random_plan
 from demo_helpers import CHECKPOINT, CONFIG, prepared_hook, read
 from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmautodfp.api import SearchResult, search
 from mmautodfp.graph import find_units
-from mmautodfp.hooks.identity import begin_or_resume, identify
-from mmautodfp.outputs.artifacts import slim_config
-from mmautodfp.outputs.comparison import compare
+from mmautodfp.outputs import compare, slim_config
 from mmautodfp.reconstruction import SimilarityReconstructor
 from mmautodfp.runs import runs as apis
+from mmautodfp.search import History
 from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import HOOKS, build
@@ -88,8 +88,7 @@ def test_stock_init_detector_loads_it_and_detects_digits(demo_run, digits_root):
     assert result.pred_instances.scores.max() > 0.5
 
 
-def test_stock_runner_evaluates_it_to_the_same_map(demo_run, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_stock_runner_evaluates_it_to_the_same_map(demo_run, tmp_path):
     cfg = Config.fromfile(demo_run[0] / 'pruned.py')
     assert 'autodfp' not in cfg
     cfg.work_dir = str(tmp_path)
@@ -97,8 +96,7 @@ def test_stock_runner_evaluates_it_to_the_same_map(demo_run, tmp_path, monkeypat
     assert Runner.from_cfg(cfg).test() == demo_run[1]
 
 
-def test_fine_tuning_starts_from_the_pruned_weights(demo_run, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_fine_tuning_starts_from_the_pruned_weights(demo_run, tmp_path):
     cfg = Config.fromfile(demo_run[0] / 'pruned.py')
     assert cfg.load_from == str(demo_run[0] / 'pruned.pth')
     cfg.work_dir = str(tmp_path)
@@ -141,19 +139,9 @@ def test_the_dense_weights_come_back_after_every_episode(demo_config):
     model = init_detector(demo_config, CHECKPOINT, device='cpu')
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     hook, runner = prepared_hook(demo_config)
-    values = [hook.evaluate(random_plan(hook.target, seed)) for seed in range(3)]
+    values = [hook.task.evaluate(random_plan(hook.task.module, seed), hook.reward) for seed in range(3)]
     assert len(set(values)) > 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in runner.model.state_dict().items())
-
-
-def test_the_opening_is_the_uniform_plan(demo_config):
-    hook, _ = prepared_hook(demo_config)
-    searcher = hook.build_searcher(Path(demo_config.work_dir) / 'search.pth')
-    for actions, lam in zip(searcher.opening, hook.opening_lams, strict=True):
-        hook.env.reset()
-        hook.env.evaluate = lambda plan: 0.0
-        plan = [hook.env.step(action) for action in actions][-1][4]['plan']
-        assert plan == hook.env.uniform_plan(lam)
 
 
 LEAST_SQUARES = dict(
@@ -161,52 +149,54 @@ LEAST_SQUARES = dict(
 )
 
 
+def played(hook, **settings) -> SearchResult:
+    """A search of the hook's task whose rewards are all alike: only its opening is of interest."""
+    return search(hook.task, lambda model: 0.5, 4, hook.agent, hook.settings.opening_lams, **settings)
+
+
+def test_the_opening_is_the_uniform_plan(demo_config):
+    hook, _ = prepared_hook(demo_config)
+    history = played(hook).history
+    uniform = list(hook.task.uniform_plan().widths.values())
+    assert history.widths[:3] == [uniform] * 3
+    assert history.lams[:3] == [[lam] * 32 for lam in (0.0, 0.5, 1.0)]
+    assert hook.task.agent_spec().uniform_action == pytest.approx(
+        (hook.task.ratios.to_action(hook.task.constraint.uniform_ratio()), 0.5)
+    )
+
+
 def test_least_squares_opens_with_the_plan_that_it_allocates(demo_config, monkeypatch):
     hook, _ = prepared_hook(demo_config, reconstructor=LEAST_SQUARES)
-    searcher = hook.build_searcher()
-    assert len(searcher.opening) == 1 + len(hook.opening_lams)
-    widths = []
-    for actions in searcher.opening:
-        left = iter(actions)
-        widths.append(hook.env.rollout(lambda _: next(left)).widths)  # noqa: B023, called at once
-    uniform = list(hook.env.uniform_plan().widths.values())
-    assert widths == [hook.allocation, uniform, uniform, uniform]
-    assert hook.allocation != uniform
-    limit = hook.budget.budgets[0]
-    assert 0.99 * limit.limit < limit.cost(hook.allocation) <= limit.limit
-    assert hook.spec.uniform_action == (0.5, 0.5)
-    assert identify(hook, demo_config)['allocation'] == hook.allocation
-    monkeypatch.setattr('mmautodfp.hooks.comparison.measure', lambda *args: [[0.5, 0.5] for _ in args[2]])
-    rows = compare(hook, hook.env.uniform_plan(), 0.5)
+    task, found = hook.task, played(hook)
+    uniform = list(task.uniform_plan().widths.values())
+    assert found.history.widths == [task.allocation, uniform, uniform, uniform]
+    assert task.allocation != uniform
+    budget = task.constraint.budgets[0]
+    assert 0.99 * budget.limit < budget.cost(task.allocation) <= budget.limit
+    assert task.agent_spec().uniform_action == (0.5, 0.5)
+    monkeypatch.setattr('mmautodfp.outputs.comparison.measure', lambda *args: [[0.5, 0.5] for _ in args[2]])
+    rows = compare(task, found, [hook.reward, hook.held_out])
     assert [row.name for row in rows][-2:] == ['allocated, same compensation', 'AutoDFP']
-    assert list(rows[-2].widths.values()) == hook.allocation
+    assert list(rows[-2].widths.values()) == task.allocation
 
 
-@pytest.mark.parametrize('settings', [dict(), dict(reconstructor=LEAST_SQUARES, allocate=False)])
-def test_a_search_without_an_allocation_is_as_ever(demo_config, settings):
-    hook, _ = prepared_hook(demo_config, **settings)
-    uniform = hook.ratios.to_action(hook.budget.uniform_ratio())
-    assert hook.allocation is None
-    assert hook.spec.uniform_action == (uniform, 0.5)
-    expected = [torch.tensor([[uniform, lam]] * hook.env.horizon) for lam in (0.0, 0.5, 1.0)]
-    assert torch.equal(torch.stack(hook.build_searcher().opening), torch.stack(expected))
-    assert identify(hook, demo_config)['allocation'] is None
+def test_a_search_without_an_allocation_opens_with_uniform_plans_alone(demo_config):
+    hook, _ = prepared_hook(demo_config, reconstructor=LEAST_SQUARES, allocate=False)
+    assert hook.task.allocation is None
+    uniform = list(hook.task.uniform_plan().widths.values())
+    assert played(hook).history.widths[:3] == [uniform] * 3
 
 
 def test_a_search_is_not_resumed_with_its_actions_counted_from_elsewhere(demo_config, tmp_path):
-    settings = dict(reconstructor=LEAST_SQUARES, num_episodes=1)
-    hook, runner = prepared_hook(demo_config, **settings)
-    hook.env.evaluate = lambda plan: 0.5
-    begin_or_resume(hook, runner.cfg, tmp_path / 'search.pth').run()
-    again, runner = prepared_hook(demo_config, **settings, resume=True)
-    assert len(begin_or_resume(again, runner.cfg, tmp_path / 'search.pth').history) == 1
-    other, runner = prepared_hook(demo_config, **settings, resume=True, allocate=False)
-    with pytest.raises(AutoDFPError, match=r'saved with allocation=\[.*\], but allocation=None is asked for'):
-        begin_or_resume(other, runner.cfg, tmp_path / 'search.pth')
+    hook, _ = prepared_hook(demo_config, reconstructor=LEAST_SQUARES)
+    played(hook, checkpoint=tmp_path / 'search.pth')
+    assert len(played(hook, checkpoint=tmp_path / 'search.pth', resume=True).history) == 4
+    other, _ = prepared_hook(demo_config, reconstructor=LEAST_SQUARES, allocate=False)
+    with pytest.raises(AutoDFPError, match='saved with allocate=True, but allocate=False is asked for'):
+        played(other, checkpoint=tmp_path / 'search.pth', resume=True)
 
 
-def test_the_dense_row_is_what_stock_evaluation_says(demo_run, small_demo, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_the_dense_row_is_what_stock_evaluation_says(demo_run, small_demo):
     options = {key: value for key, value in small_demo.items() if key.startswith('test_')}
     metrics = apis.evaluate(
         'configs/demo/faster_rcnn_digits.py', CHECKPOINT, str(demo_run[0] / 'dense'), cfg_options=options
@@ -216,18 +206,18 @@ def test_the_dense_row_is_what_stock_evaluation_says(demo_run, small_demo, monke
 
 def test_an_error_in_the_comparison_does_not_pass_the_dense_model_off_as_pruned(demo_config, monkeypatch):
     hook, runner = prepared_hook(demo_config)
-    dense = sum(parameter.numel() for parameter in hook.model.parameters())
+    dense = sum(parameter.numel() for parameter in hook.task.model.parameters())
 
     def fail(*_):
         raise OSError('an image has vanished')
 
     with monkeypatch.context() as patch:
-        patch.setattr('mmautodfp.hooks.comparison.measure', fail)
+        patch.setattr('mmautodfp.outputs.comparison.measure', fail)
         with pytest.raises(OSError, match='vanished'):
             hook.before_test(runner)
-    assert sum(parameter.numel() for parameter in hook.model.parameters()) == dense
+    assert sum(parameter.numel() for parameter in hook.task.model.parameters()) == dense
     hook.before_test(runner)
-    assert sum(parameter.numel() for parameter in hook.model.parameters()) < dense
+    assert sum(parameter.numel() for parameter in hook.task.model.parameters()) < dense
 
 
 def test_baselines_keep_the_channels_of_largest_norm_whatever_the_compensation_prefers(demo_config, monkeypatch):
@@ -240,12 +230,13 @@ def test_baselines_keep_the_channels_of_largest_norm_whatever_the_compensation_p
         candidates.extend(chosen)
         return [[0.0, 0.0] for _ in chosen]
 
-    monkeypatch.setattr('mmautodfp.hooks.comparison.measure', measure)
+    monkeypatch.setattr('mmautodfp.outputs.comparison.measure', measure)
     hook, _ = prepared_hook(demo_config)
-    compare(hook, hook.env.uniform_plan(), 0.0)
+    found = SearchResult(hook.task.uniform_plan(), 0.0, History(), 0.0, {})
+    compare(hook.task, found, [hook.reward, hook.held_out])
     plans = {candidate.name: candidate.plan for candidate in candidates}
-    for unit in find_units(hook.target):
-        norms = hook.target.get_submodule(unit.name).weight.flatten(1).norm(dim=1)
+    for unit in hook.task.groups:
+        norms = hook.task.module.get_submodule(unit.name).weight.flatten(1).norm(dim=1)
         width = plans['AutoDFP'].widths[unit.name]
         strongest = tuple(norms.argsort(descending=True)[:width].sort().values.tolist())
         for name in ('uniform, pruned only', 'uniform, Neuron Merging'):
@@ -267,8 +258,7 @@ def test_a_second_test_does_not_prune_the_pruned_model(demo_config):
     assert runner.test() == runner.test()
 
 
-def test_averaged_weights_and_classes_that_do_not_occur_are_no_obstacle(small_demo, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_averaged_weights_and_classes_that_do_not_occur_are_no_obstacle(small_demo, tmp_path):
     options = small_demo | {
         'custom_hooks': [dict(type='EMAHook')],
         'test_evaluator.classwise': True,
@@ -285,8 +275,7 @@ def test_averaged_weights_and_classes_that_do_not_occur_are_no_obstacle(small_de
     assert test['coco/4_precision'] > 0.3
 
 
-def test_flops_of_the_whole_model_can_be_limited(small_demo, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_flops_of_the_whole_model_can_be_limited(small_demo, tmp_path):
     budget = {
         'autodfp.budget.type': 'FlopBudget',
         'autodfp.budget.scope': 'model',
@@ -308,9 +297,10 @@ def test_the_written_config_forgets_the_search_and_stale_weights():
             work_dir='somewhere',
         )
     )
-    slim = slim_config(cfg, 'backbone', {'layer1.0.conv1': 3}, 'pruned.pth')
+    layers = {'layer1.0.conv1': dict(out_channels=3)}
+    slim = slim_config(cfg, 'backbone', layers, 'pruned.pth')
     assert slim.model.backbone.type == 'mmautodfp.Slim'
-    assert slim.model.backbone.widths == {'layer1.0.conv1': 3}
+    assert slim.model.backbone.layers == layers
     assert slim.model.backbone.module == dict(type='ResNet', init_cfg=None)
     assert slim.custom_hooks == [dict(type='EMAHook')]
     assert not {'autodfp', 'work_dir'} & set(slim)

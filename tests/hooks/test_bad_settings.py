@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 import torch
-from conftest import REPO
 from demo_helpers import CHECKPOINT, CONFIG
 from mmdet.apis import init_detector
 from mmengine.config import Config
@@ -19,11 +18,11 @@ from mmautodfp.utils import AutoDFPError
     ('options', 'message'),
     [
         (
-            {'autodfp.module': 'trunk'},
+            {'autodfp.target': 'trunk'},
             "'trunk' was to be pruned, but the FasterRCNN has no such part; it has.*backbone",
         ),
-        ({'autodfp.module': 'backbone.layer1'}, 'has no model.backbone.layer1 that could be replaced'),
-        ({'autodfp.module': 'neck'}, "nothing to prune in the FPN 'neck'"),
+        ({'autodfp.target': 'backbone.layer1'}, 'has no model.backbone.layer1 that could be replaced'),
+        ({'autodfp.target': 'neck'}, "nothing to prune in the FPN 'neck'"),
         (
             {'autodfp.agent.type': 'PPO'},
             "'PPO' is not known; known are CMAES, RandomSearch, SAC, UniformPlan",
@@ -33,18 +32,18 @@ from mmautodfp.utils import AutoDFPError
         ({'autodfp.reward.images': 3}, "unexpected keyword argument 'images'.*num_images"),
         ({'autodfp.budget.preserve_ratio': 0.1}, 'can only reach 0.*; raise the ratio or lower p_min'),
         ({'autodfp.budget.type': 'Price'}, 'known are FlopBudget, LatencyBudget, ParamBudget'),
-        ({'autodfp.num_episodes': 0}, 'num_episodes=0'),
+        ({'autodfp.num_episodes': 0}, 'num_episodes=0: input should be greater'),
         ({'autodfp.racing': dict(speed=3)}, 'it takes True, False or a dict of risk, warmup, refresh'),
         ({'autodfp.racing': dict(risk=2)}, 'risk=2; it must lie between'),
         ({'autodfp.reward.precision': 'int8'}, "precision='int8'; it must be auto, float32"),
         ({'autodfp.reward.stages': (0.5, 0.2)}, 'they must ascend'),
-        ({'autodfp.module': ''}, 'name a part of the model'),
+        ({'autodfp.target': ''}, 'target=.*at least 1 character'),
         ({'autodfp.agent.type': 'RandomSearch'}, '_delete_=True'),
         ({'autodfp.reconstructor.normalization': 'l1'}, "'max' or 'minmax', got 'l1'"),
-        ({'autodfp.clustering.radius': 1}, 'eps and min_samples'),
+        ({'autodfp.clustering.radius': 1}, 'asked for radius.*it knows eps, min_samples'),
         ({'autodfp.reward.num_images': 'many'}, "num_images='many'"),
         ({'test_cfg': None}, 'has no test_cfg'),
-        ({'autodfp.episodes': 3}, "unexpected keyword argument 'episodes'"),
+        ({'autodfp.episodes': 3}, 'asked for episodes, which it does not know; it knows .*num_episodes'),
         ({'autodfp.p_min': 1.5}, 'p_min'),
         ({'autodfp.opening_lams': (2.0,)}, 'opening_lams'),
         ({'val_dataloader.dataset.ann_file': 'absent.json'}, r'val_dataloader\.dataset names .*absent\.json, but'),
@@ -60,8 +59,7 @@ from mmautodfp.utils import AutoDFPError
         ),
     ],
 )
-def test_bad_settings_end_in_one_clear_sentence(small_demo, tmp_path, monkeypatch, options, message):
-    monkeypatch.chdir(REPO)
+def test_bad_settings_end_in_one_clear_sentence(small_demo, tmp_path, options, message):
     checkpoint = CHECKPOINT
     if 'model.backbone.type' in options:  # other shapes than the shipped weights have
         cfg = Config.fromfile(CONFIG)
@@ -73,8 +71,7 @@ def test_bad_settings_end_in_one_clear_sentence(small_demo, tmp_path, monkeypatc
     assert '\n' not in str(caught.value)
 
 
-def test_bad_checkpoints_and_configs_end_in_one_clear_sentence(digits_root, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_bad_checkpoints_and_configs_end_in_one_clear_sentence(digits_root, tmp_path):
     shutil.copy(CHECKPOINT, tmp_path / 'cut.pth')
     (tmp_path / 'cut.pth').write_bytes((tmp_path / 'cut.pth').read_bytes()[:100_000])
     torch.save(dict(state_dict=nn.Linear(2, 2).state_dict()), tmp_path / 'other.pth')

@@ -15,8 +15,9 @@ from gloo_ranks import on_ranks
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmautodfp.hooks import preparation
+from mmautodfp.costs import Budget
 from mmautodfp.rewards import SyntheticReward
+from mmautodfp.search import task
 from mmautodfp.utils.registry import HOOKS, build
 
 OPTIONS = {
@@ -29,7 +30,6 @@ OPTIONS = {
 
 def prepare(rank: int, folder: Path, failing: tuple[str, int] | None):
     """How often the rank measured, and what the dense module takes by its limit; ``failing`` is a step and a rank."""
-    os.chdir(REPO)
     os.environ['XDG_CACHE_HOME'] = str(folder)
     cfg = Config.fromfile('configs/demo/faster_rcnn_digits_zero_data.py')
     cfg.merge_from_dict(OPTIONS)
@@ -43,14 +43,14 @@ def prepare(rank: int, folder: Path, failing: tuple[str, int] | None):
             raise OSError('the disk is full')
         return call(*args, **kwargs)
 
-    measure = partial(step, 'measuring', preparation.measure_latency_costs)
+    measure, bind = partial(step, 'measuring', task.measure_latency_costs), Budget.bind
     with (
-        patch.object(preparation, 'measure_latency_costs', side_effect=measure) as measured,
+        patch.object(task, 'measure_latency_costs', side_effect=measure) as measured,
         patch.object(SyntheticReward, 'prepare', partial(step, 'loading', hook.reward.prepare)),
-        patch.object(hook.budget, 'bind', partial(step, 'binding', hook.budget.bind)),
+        patch.object(Budget, 'bind', lambda *args: step('binding', bind, *args)),
     ):
         hook.prepare(runner)
-    return measured.call_count, hook.budget.limit
+    return measured.call_count, hook.task.constraint.limit
 
 
 def test_the_first_rank_measures_and_all_keep_to_its_limit(tmp_path):

@@ -5,18 +5,15 @@ import shutil
 
 import pytest
 import torch
-from conftest import REPO
 from demo_helpers import CONFIG, read
 
-from mmautodfp.hooks import AutoDFPHook
 from mmautodfp.rewards import CocoReward
 from mmautodfp.runs import runs as apis
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 
 
-def test_the_same_seed_gives_the_same_plan_and_resume_goes_on_from_it(demo_run, small_demo, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_the_same_seed_gives_the_same_plan_and_resume_goes_on_from_it(demo_run, small_demo, tmp_path):
     settings = small_demo | {'autodfp.compare': False}
     apis.prune(CONFIG, work_dir=str(tmp_path / 'a'), episodes=2, cfg_options=settings)
     apis.prune(CONFIG, work_dir=str(tmp_path / 'a'), episodes=4, resume=True, cfg_options=settings)
@@ -27,12 +24,11 @@ def test_the_same_seed_gives_the_same_plan_and_resume_goes_on_from_it(demo_run, 
     assert PruningPlan.from_json(tmp_path / 'a' / 'strategy.json') == PruningPlan.from_json(
         demo_run[0] / 'strategy.json'
     )
-    with pytest.raises(AutoDFPError, match=r"saved with budget=.*0.9, 'module'.* but .*0.5, 'module'"):
+    with pytest.raises(AutoDFPError, match=r"saved with constraint=.*0.9, 'module'.* but .*0.5, 'module'"):
         apis.prune(CONFIG, work_dir=str(tmp_path / 'a'), preserve_ratio=0.5, resume=True, cfg_options=settings)
 
 
-def test_an_earlier_search_that_is_not_resumed_is_kept_aside(small_demo, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_an_earlier_search_that_is_not_resumed_is_kept_aside(small_demo, tmp_path):
     settings = small_demo | {'autodfp.compare': False}
     for episodes in (2, 1):
         apis.prune(CONFIG, work_dir=str(tmp_path), episodes=episodes, cfg_options=settings)
@@ -55,17 +51,14 @@ def test_an_earlier_search_that_is_not_resumed_is_kept_aside(small_demo, tmp_pat
         ({'autodfp.reward.stages': (0.1,)}, 'reward'),
     ],
 )
-def test_a_search_for_something_else_is_not_resumed(demo_run, small_demo, tmp_path, monkeypatch, change, message):
-    monkeypatch.chdir(REPO)
+def test_a_search_for_something_else_is_not_resumed(demo_run, small_demo, tmp_path, change, message):
     shutil.copy(demo_run[0] / 'search.pth', tmp_path)
     with pytest.raises(AutoDFPError, match=f'saved with {message}='):
         apis.prune(CONFIG, work_dir=str(tmp_path), episodes=5, resume=True, cfg_options=small_demo | change)
 
 
 def test_more_episodes_do_not_make_a_race_of_a_search(demo_run, small_demo, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
-    monkeypatch.setattr('mmautodfp.hooks.settings.LONG_SEARCH', 5)
-    assert AutoDFPHook(num_episodes=5).racing is not None
+    monkeypatch.setattr('mmautodfp.search.run.LONG_SEARCH', 5)
     shutil.copy(demo_run[0] / 'search.pth', tmp_path)
     settings = small_demo | {'autodfp.compare': False}
     apis.prune(CONFIG, work_dir=str(tmp_path), episodes=5, resume=True, cfg_options=settings)
@@ -75,7 +68,6 @@ def test_more_episodes_do_not_make_a_race_of_a_search(demo_run, small_demo, tmp_
 def test_an_image_that_vanishes_in_mid_search_is_named_and_the_search_kept(
     digits_root, small_demo, tmp_path, monkeypatch
 ):
-    monkeypatch.chdir(REPO)
     shutil.copytree(digits_root / 'val', tmp_path / 'val')
     rewarded = []
 
@@ -92,8 +84,7 @@ def test_an_image_that_vanishes_in_mid_search_is_named_and_the_search_kept(
     assert len(torch.load(tmp_path / 'w/search.pth')['history']['rewards']) == 2
 
 
-def test_a_race_is_run_where_it_is_asked_for(small_demo, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_a_race_is_run_where_it_is_asked_for(small_demo, tmp_path):
     options = {
         'autodfp.racing': dict(warmup=4, risk=0.2),
         'autodfp.num_episodes': 12,
@@ -106,6 +97,3 @@ def test_a_race_is_run_where_it_is_asked_for(small_demo, tmp_path, monkeypatch):
     history = torch.load(tmp_path / 'search.pth')['history']
     stages = torch.tensor([2, 4, 8])[(~history['stages'].isnan()).sum(1) - 1]
     assert evaluations == dict(done=int(stages.sum()), without_racing=12 * 8)
-    assert AutoDFPHook(num_episodes=500).racing is not None
-    assert AutoDFPHook(num_episodes=499).racing is None
-    assert AutoDFPHook(num_episodes=500, racing=False).racing is None

@@ -4,7 +4,6 @@ import re
 import sys
 
 import pytest
-from conftest import REPO
 from mmengine.config import Config
 
 from mmautodfp.runs import runs as apis
@@ -33,21 +32,19 @@ def work_dir(tmp_path_factory):
     """A run whose every opening of a file was heard, with a data root that does not exist."""
     global listening
     work_dir = tmp_path_factory.mktemp('zero')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(REPO)
-        cfg = Config.fromfile(CONFIG)
-        nowhere = {}
-        for split in ('train', 'val', 'test'):
-            nowhere[f'{split}_dataloader.dataset.data_root'] = '/nowhere/digits/'
-            if split != 'train':
-                nowhere[f'{split}_evaluator.ann_file'] = '/nowhere/digits/annotations.json'
-        assert cfg.test_dataloader.dataset.data_root != '/nowhere/digits/'
-        sys.addaudithook(_listen)
-        listening = True
-        try:
-            assert apis.prune(CONFIG, work_dir=str(work_dir), cfg_options=OPTIONS | nowhere) == {}
-        finally:
-            listening = False
+    cfg = Config.fromfile(CONFIG)
+    nowhere = {}
+    for split in ('train', 'val', 'test'):
+        nowhere[f'{split}_dataloader.dataset.data_root'] = '/nowhere/digits/'
+        if split != 'train':
+            nowhere[f'{split}_evaluator.ann_file'] = '/nowhere/digits/annotations.json'
+    assert cfg.test_dataloader.dataset.data_root != '/nowhere/digits/'
+    sys.addaudithook(_listen)
+    listening = True
+    try:
+        assert apis.prune(CONFIG, work_dir=str(work_dir), cfg_options=OPTIONS | nowhere) == {}
+    finally:
+        listening = False
     return work_dir
 
 
@@ -75,8 +72,7 @@ def test_its_report_shows_all_but_the_images(work_dir):
     assert re.findall(r'Not shown: (.*)\.</p>', page) == ['the run used no data, so no image was opened']
 
 
-def test_the_pruned_model_evaluates_on_real_data(work_dir, small_demo, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_the_pruned_model_evaluates_on_real_data(work_dir, small_demo):
     options = {key: value for key, value in small_demo.items() if key.startswith('test_')}
     options['test_dataloader.dataset.data_root'] = 'data/digits/'
     metrics = apis.evaluate(

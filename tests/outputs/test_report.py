@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import REPO, build_resnet, random_plan
+from conftest import build_resnet, random_plan
 
 from mmautodfp.experiments.sweep import METHODS
 from mmautodfp.graph import find_units, unit_statistics
@@ -61,9 +61,7 @@ class Page(HTMLParser):
 def run(tmp_path_factory):
     """A short run of the classifier's demo."""
     work_dir = tmp_path_factory.mktemp('classifier') / 'run'
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(REPO)
-        apis.prune('configs/demo/vgg_digits_autodfp.py', work_dir=str(work_dir), cfg_options=SETTINGS)
+    apis.prune('configs/demo/vgg_digits_autodfp.py', work_dir=str(work_dir), cfg_options=SETTINGS)
     return work_dir
 
 
@@ -130,9 +128,7 @@ def test_a_report_can_be_made_again_with_and_without_the_models(run, page):
     assert (run / 'report.html').read_text() == page.text
     before = Evidence.from_json(run / 'report/evidence.json')
     (run / 'report/evidence.json').unlink()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(REPO)
-        remake_report(run)
+    remake_report(run)
     after = Evidence.from_json(run / 'report/evidence.json')
     for name in ('channels', 'sizes', 'pictures', 'missing'):
         assert getattr(after, name) == getattr(before, name)

@@ -15,8 +15,7 @@ NETS = ['vgg', 'resnet']
 
 
 @pytest.mark.parametrize('net', NETS)
-def test_a_shipped_classifier_reads_as_well_as_its_record_says(net, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_a_shipped_classifier_reads_as_well_as_its_record_says(net, tmp_path):
     record = json.loads((REPO / f'configs/demo/{net}_digits.json').read_text())
     assert record['seconds'] < 60
     found = apis.evaluate(f'configs/demo/{net}_digits.py', f'configs/demo/{net}_digits.pth', work_dir=str(tmp_path))
@@ -27,9 +26,7 @@ def test_a_shipped_classifier_reads_as_well_as_its_record_says(net, tmp_path, mo
 @pytest.fixture(scope='module', params=NETS)
 def run(request, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp(request.param)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(REPO)
-        metrics = apis.prune(f'configs/demo/{request.param}_digits_autodfp.py', work_dir=str(work_dir), episodes=60)
+    metrics = apis.prune(f'configs/demo/{request.param}_digits_autodfp.py', work_dir=str(work_dir), episodes=60)
     return work_dir, metrics
 
 
@@ -43,8 +40,7 @@ def test_the_search_beats_the_uniform_plan_on_digits_that_it_has_not_seen(run):
     assert summary['test'] == run[1] == {'accuracy/top1': rows['AutoDFP']['held_out_metric']}
 
 
-def test_the_pruned_classifier_has_the_counted_size_and_loads_with_mmengine_alone(run, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_the_pruned_classifier_has_the_counted_size_and_loads_with_mmengine_alone(run, tmp_path):
     summary = json.loads((run[0] / 'summary.json').read_text())
     content = torch.load(run[0] / 'pruned.pth', weights_only=True)
     cfg = Config.fromfile(run[0] / 'pruned.py')
@@ -58,14 +54,13 @@ def test_the_pruned_classifier_has_the_counted_size_and_loads_with_mmengine_alon
     assert set(content['state_dict']) == set(runner.model.state_dict())
 
 
-def test_data_that_is_not_there_is_missed_before_the_search(tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_data_that_is_not_there_is_missed_before_the_search(tmp_path):
     options = {f'{split}_dataloader.dataset.data_root': str(tmp_path / 'absent.npz') for split in ('val', 'test')}
     with pytest.raises(AutoDFPError, match=r'^CIFAR-10 was to be read from .*absent\.npz, but there is no such file'):
         apis.prune('configs/classification/resnet56_cifar10_autodfp.py', work_dir=str(tmp_path), cfg_options=options)
 
 
-def test_a_shared_checkpoint_is_read_and_reaches_its_accuracy_on_real_images(tmp_path, monkeypatch):
+def test_a_shared_checkpoint_is_read_and_reaches_its_accuracy_on_real_images(tmp_path):
     """400 images here; tools/reproduce.py has the exact figure."""
     checkpoint = SHARED / 'data/checkpoints/resnet56_cifar10.pth.tar'
     images = SHARED / 'data/cifar10/cifar10_test_half.npz'
@@ -76,7 +71,6 @@ def test_a_shared_checkpoint_is_read_and_reaches_its_accuracy_on_real_images(tmp
 
     with np.load(images) as content:
         np.savez(tmp_path / 'few.npz', **{name: array[:400] for name, array in content.items()})
-    monkeypatch.chdir(REPO)
     options = {'test_dataloader.dataset.data_root': str(tmp_path / 'few.npz')}
     config = 'configs/classification/resnet56_cifar10_autodfp.py'
     found = apis.evaluate(config, str(checkpoint), work_dir=str(tmp_path), cfg_options=options)
