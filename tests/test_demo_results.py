@@ -41,7 +41,7 @@ def test_the_recorded_figures_are_measured_again(recorded, digits_root, tmp_path
     runner = Runner.from_cfg(cfg)
     runner.load_or_resume()
     hook.prepare(runner)
-    found, uniform = PruningPlan.from_json(RESULTS / 'strategy.json'), hook.env.uniform_plan()
+    found, uniform = PruningPlan.from_json(RESULTS / 'strategy.json'), hook.task.uniform_plan()
     candidates = [
         ('dense', PruningPlan({}), PruneOnly()),
         ('uniform, pruned only', uniform, PruneOnly()),
@@ -49,9 +49,9 @@ def test_the_recorded_figures_are_measured_again(recorded, digits_root, tmp_path
         ('AutoDFP', found, SimilarityReconstructor()),
     ]
     for name, plan, reconstructor in candidates:
-        with apply_plan(hook.target, plan, reconstructor):
+        with apply_plan(hook.task.module, plan, reconstructor):
             # Another processor rounds differently, and a detection near the threshold may come or go.
-            assert hook.held_out(hook.model) == pytest.approx(recorded[name]['held_out_metric'], abs=0.005)
+            assert hook.held_out(hook.task.model) == pytest.approx(recorded[name]['held_out_metric'], abs=0.005)
 
 
 @pytest.mark.parametrize('name', ['faster_rcnn', 'retinanet', 'fcos', 'mask_rcnn', 'vgg', 'resnet'])

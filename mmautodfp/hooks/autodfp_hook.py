@@ -80,8 +80,8 @@ class AutoDFPHook(Hook):
 
     def _load_images(self, cfg: Config, model: nn.Module) -> None:
         target = self.settings.target
-        slim_config(cfg, target, {}, None)  # better to know now than after the search
         changing = [f'{target}.{unit.name}' for unit in find_units(find_module(model, target))]
+        slim_config(cfg, target, {}, None)  # better to know now than after the search
         self.reward.prepare(model, cfg.get('val_dataloader'), changing)
         self._example = dict(self.reward.one_batch(), mode='tensor')
         self.logger.info(f'each episode is rewarded with {self.reward.name} on {len(self.reward.images)} images')

@@ -30,7 +30,7 @@ class SearchLine:
     def tell(self, progress: Progress) -> None:
         """Tell of an episode that has just ended."""
         if not self.begun:  # a resumed search has played some already
-            self.bar.initial = self.bar.n = progress.episode
+            self.bar.initial = self.bar.n = self.bar.last_print_n = progress.episode
             self.begun = True
         self.bar.set_postfix_str(f'reward {progress.reward:.4f}, best {progress.best_reward:.4f}', refresh=False)
         self.bar.update()

@@ -9,19 +9,11 @@ from scipy.stats import spearmanr
 from tables import tables
 
 from mmautodfp.experiments.ablation import VARIANTS, ablate, to_report
-from mmautodfp.experiments.rank_plans import rank_plans, spearman
+from mmautodfp.experiments.rank_plans import rank_plans
 from mmautodfp.utils import AutoDFPError
 
 RESULTS = REPO / 'configs/demo/results/least_squares'
 CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
-
-
-def test_spearman_is_scipys():
-    random = np.random.default_rng(0)
-    for levels in (4, 1000):  # with many equal values and with few
-        a, b = random.integers(levels, size=(2, 50))
-        assert spearman(a, a + b) == pytest.approx(spearmanr(a, a + b).statistic)
-    assert spearman(np.ones(5), np.arange(5)) == 0
 
 
 def test_variants_are_measured_once_and_on_exact_shares(small_demo):
@@ -71,7 +63,8 @@ def test_plans_are_ranked_by_every_reward(small_demo):
     result = rank_plans(CONFIG, 3, images=dict(num_images=2, size=64), cfg_options=small_demo)
     assert {len(values) for values in result['values'].values()} == {3}
     for name, rho in result['correlation'].items():
-        assert rho['all'] == pytest.approx(spearman(result['values']['truth'], result['values'][name]))
+        expected = spearmanr(result['values']['truth'], result['values'][name]).statistic
+        assert rho['all'] == pytest.approx(0 if np.isnan(expected) else expected)
         assert -1 <= rho['better_half'] <= 1
 
 

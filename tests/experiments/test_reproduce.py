@@ -163,7 +163,7 @@ def test_uniform_widths_count_channels_or_parameters(weights):
 
 
 def test_a_network_is_measured_on_the_device_that_mmengine_names(weights, monkeypatch):
-    monkeypatch.setattr('mmautodfp.reproduce.bench.get_device', lambda: 'meta')
+    monkeypatch.setattr('mmautodfp.experiments.reproduce.bench.get_device', lambda: 'meta')
     images = write_images(weights / 'few.npz')
     with pytest.raises(NotImplementedError, match='meta tensor'):  # which holds no number: the first image shows it
         NetworkBench(

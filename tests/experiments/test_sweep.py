@@ -1,10 +1,10 @@
 import json
 import shutil
 
-import mmautodfp.sweep
 import pytest
 import torch
 
+from mmautodfp.experiments import sweep as sweeping
 from mmautodfp.experiments.sweep import markdown, sweep
 from mmautodfp.outputs.latency import measure_latency, median_in_turns
 from mmautodfp.utils import AutoDFPError
@@ -38,7 +38,7 @@ def test_a_cell_holds_the_runs_of_all_seeds(folder):
 
 def test_the_table_shows_means_and_the_best_in_bold(folder):
     cells = json.loads(json.dumps(folder[1]))
-    names = ('dense', *mmautodfp.sweep.METHODS)
+    names = ('dense', *sweeping.METHODS)
     names = [name for name in names if not name.startswith('allocated')]
     values = ([0.8, 0.8], [0.1, 0.2], [0.3, 0.3], [0.2, 0.2], [0.4, 0.1])
     cells[0]['held_out'] = dict(zip(names, values, strict=True))
@@ -58,8 +58,8 @@ def test_the_table_shows_means_and_the_best_in_bold(folder):
 def test_finished_runs_are_not_repeated_and_a_lost_one_is_made_again(folder, small_demo, tmp_path, monkeypatch):
     root = shutil.copytree(folder[0], tmp_path / 'copy')
     played = []
-    real = mmautodfp.sweep.prune
-    monkeypatch.setattr(mmautodfp.sweep, 'prune', lambda *a, **k: played.append(k) or real(*a, **k))
+    real = sweeping.prune
+    monkeypatch.setattr(sweeping, 'prune', lambda *a, **k: played.append(k) or real(*a, **k))
     shutil.rmtree(root / folder[1][1]['runs'][1])
     again = sweep([CONFIG], [0.9, 0.5], [0, 1], root, episodes=2, latency_repeat=0, cfg_options=dict(small_demo))
     assert [(k['preserve_ratio'], k['seed'], k['resume']) for k in played] == [(0.5, 1, False)]

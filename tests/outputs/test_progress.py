@@ -37,7 +37,7 @@ def logger(tmp_path, request, screen):
 
 
 def play(logger, screen, file):
-    with contextlib.redirect_stdout(screen), search_line(logger, total=7, done=1, interval=3, file=file) as line:
+    with contextlib.redirect_stdout(screen), search_line(logger, total=7, interval=3, file=file) as line:
         for episode in range(1, 7):
             line.tell(progress(episode, improved=episode == 3))
 
@@ -80,7 +80,7 @@ def test_the_loggers_handlers_are_as_before_even_after_an_error(logger, screen):
     before = list(logger.handlers)
 
     def interrupted():
-        with contextlib.redirect_stdout(screen), search_line(logger, 7, 0, 3, file=Terminal()):
+        with contextlib.redirect_stdout(screen), search_line(logger, 7, 3, file=Terminal()):
             assert logger.handlers != before
             raise KeyboardInterrupt
 

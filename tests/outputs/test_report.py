@@ -12,7 +12,7 @@ from conftest import build_resnet, random_plan
 from mmautodfp.experiments.sweep import METHODS
 from mmautodfp.graph import find_units, unit_statistics
 from mmautodfp.kernels import BatchNormStats
-from mmautodfp.outputs import artifacts
+from mmautodfp.outputs import RunArtifacts
 from mmautodfp.outputs.report import (
     ChannelMap,
     Evidence,
@@ -20,6 +20,7 @@ from mmautodfp.outputs.report import (
     Picture,
     Report,
     draw_pareto,
+    pareto,
     remake_report,
     write_report,
 )
@@ -175,25 +176,25 @@ def test_figures_draw_every_row_of_a_comparison(monkeypatch):
     levels = [line.get_ydata()[0] for line in figure.axes[0].lines[-5:]]
     assert levels == list(baselines.values())
     drawn = {}
-    monkeypatch.setattr(
-        'mmautodfp.report.pareto.draw_panels', lambda path, panels, styles, *_, **__: drawn.update(styles)
-    )
+    monkeypatch.setattr(pareto, 'draw_panels', lambda path, panels, styles, *_, **__: drawn.update(styles))
     draw_pareto('unused.png', [dict(config='a', model='A', metric='m', params={}, held_out={})], METHODS)
     assert list(drawn) == list(METHODS.values())
     assert len({str(style) for style in drawn.values()}) == len(METHODS)
 
 
 def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
-    work = artifacts.RunArtifacts(SimpleNamespace(), tmp_path / 'absent', 'network', None, {})
-    assert 'summary of a run was to be read' in work.write_report(Evidence())
+    work = RunArtifacts(SimpleNamespace(), tmp_path / 'absent', None, None, {})
+    work.evidence = Evidence()
+    assert 'summary of a run was to be read' in work.write_report()
 
     def broken(*_):
         raise RuntimeError('no fonts')
 
-    monkeypatch.setattr('mmautodfp.report.page.search_figure', broken)
-    work = artifacts.RunArtifacts(SimpleNamespace(), run, 'network', None, {})
+    monkeypatch.setattr('mmautodfp.outputs.report.page.search_figure', broken)
+    work = RunArtifacts(SimpleNamespace(), run, None, None, {})
+    work.evidence = Evidence.from_json(run / 'report/evidence.json')
     before = (run / 'report.html').read_text(), (run / 'report/evidence.json').read_text()
-    assert work.write_report(Evidence.from_json(run / 'report/evidence.json')) is None
+    assert work.write_report() is None
     assert Page((run / 'report.html').read_text()).absent == ['RuntimeError: no fonts']
     for name, text in zip(('report.html', 'report/evidence.json'), before, strict=True):
         save_text(text, run / name)
