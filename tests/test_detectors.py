@@ -15,6 +15,8 @@ from mmautodfp.reconstruction import SimilarityReconstructor
 from mmautodfp.runs import runs as apis
 from mmautodfp.surgery import PruningPlan, apply_plan
 
+pytestmark = pytest.mark.slow  # whole runs
+
 # What a user would write for a data set of their own, and what makes it small.
 CONFIG = """
 _base_ = ['mmdet::{base}', '{repo}/configs/_base_/autodfp.py']

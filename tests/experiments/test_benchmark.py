@@ -4,6 +4,8 @@ from mmengine.config import Config
 
 from mmautodfp.experiments.benchmark import benchmark_precision, benchmark_racing, benchmark_ranks, benchmark_reward
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 @pytest.fixture(scope='module')
 def config(small_demo, tmp_path_factory):

@@ -3,6 +3,8 @@ import pytest
 from mmautodfp.experiments.benchmark_search import benchmark_search, candidates
 from mmautodfp.utils import AutoDFPError
 
+pytestmark = pytest.mark.slow  # whole runs
+
 CONFIG = 'configs/demo/vgg_digits_autodfp.py'
 
 

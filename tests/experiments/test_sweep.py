@@ -9,6 +9,8 @@ from mmautodfp.experiments.sweep import markdown, sweep
 from mmautodfp.outputs.latency import measure_latency, median_in_turns
 from mmautodfp.utils import AutoDFPError
 
+pytestmark = pytest.mark.slow  # whole runs
+
 CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
 
 

@@ -24,6 +24,8 @@ from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import HOOKS, build
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 def test_a_run_leaves_what_it_promises(demo_run):
     work_dir, metrics = demo_run

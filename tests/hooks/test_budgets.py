@@ -10,6 +10,8 @@ from mmengine.config import Config
 from mmautodfp.runs import runs as apis
 from mmautodfp.utils import AutoDFPError
 
+pytestmark = pytest.mark.slow  # whole runs
+
 CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
 BUDGETS = [
     dict(type='ParamBudget', preserve_ratio=0.9),

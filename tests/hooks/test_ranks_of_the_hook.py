@@ -20,6 +20,8 @@ from mmautodfp.rewards import SyntheticReward
 from mmautodfp.search import task
 from mmautodfp.utils.registry import HOOKS, build
 
+pytestmark = pytest.mark.slow  # whole runs
+
 OPTIONS = {
     'autodfp.budget': dict(type='LatencyBudget', preserve_ratio=0.97, points=2, repeat=1),
     'autodfp.agent.warmup_episodes': 1,

@@ -12,6 +12,8 @@ from mmautodfp.runs import runs as apis
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 def test_the_same_seed_gives_the_same_plan_and_resume_goes_on_from_it(demo_run, small_demo, tmp_path):
     settings = small_demo | {'autodfp.compare': False}

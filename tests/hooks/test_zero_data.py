@@ -9,6 +9,8 @@ from mmengine.config import Config
 from mmautodfp.runs import runs as apis
 from mmautodfp.utils.fileio import load_json
 
+pytestmark = pytest.mark.slow  # whole runs
+
 CONFIG = 'configs/demo/faster_rcnn_digits_zero_data.py'
 OPTIONS = {
     'autodfp.num_episodes': 3,

@@ -24,6 +24,8 @@ from mmautodfp.outputs.report import Evidence, remake_report
 from mmautodfp.runs import runs as apis
 from mmautodfp.utils import AutoDFPError
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 @pytest.fixture(scope='module')
 def run(own_data):
