@@ -7,7 +7,7 @@ Example:
 
 from pathlib import Path
 
-from _cli import new_parser, told
+from mmautodfp.utils.command_line import new_parser, told
 
 
 def tables(folder: Path) -> str:
@@ -47,12 +47,12 @@ def tables(folder: Path) -> str:
     return '\n\n'.join(parts)
 
 
-def main() -> None:
+@told()
+def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument('folder', type=Path, help='where the JSON files are')
-    print(tables(parser.parse_args().folder))
+    print(tables(parser.parse_args(argv).folder))
 
 
 if __name__ == '__main__':
-    with told('tables'):
-        main()
+    main()

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from conftest import REPO
-from tables import tables
+from in_process import load_tool
 
 from mmautodfp.utils.fileio import load_json
 
@@ -24,7 +24,7 @@ def rows_of(name: str) -> dict[tuple[float, str], dict]:
 
 
 def test_the_table_of_networks_is_the_recorded_one():
-    assert tables(RESULTS) in README
+    assert load_tool('tables').tables(RESULTS) in README
 
 
 @pytest.mark.parametrize('ratio', [0.7, 0.6, 0.5])

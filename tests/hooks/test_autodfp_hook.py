@@ -14,11 +14,11 @@ from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmautodfp import runs as apis
 from mmautodfp.api import SearchResult, search
 from mmautodfp.graph import find_units
 from mmautodfp.outputs import compare, slim_config
 from mmautodfp.reconstruction import SimilarityReconstructor
-from mmautodfp.runs import runs as apis
 from mmautodfp.search import History
 from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError

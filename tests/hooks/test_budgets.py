@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmautodfp.runs import runs as apis
+from mmautodfp import runs as apis
 from mmautodfp.utils import AutoDFPError
 
 pytestmark = pytest.mark.slow  # whole runs

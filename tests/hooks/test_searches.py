@@ -7,8 +7,8 @@ import pytest
 import torch
 from demo_helpers import CONFIG, read
 
+from mmautodfp import runs as apis
 from mmautodfp.rewards import CocoReward
-from mmautodfp.runs import runs as apis
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 

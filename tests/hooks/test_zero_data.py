@@ -6,7 +6,7 @@ import sys
 import pytest
 from mmengine.config import Config
 
-from mmautodfp.runs import runs as apis
+from mmautodfp import runs as apis
 from mmautodfp.utils.fileio import load_json
 
 pytestmark = pytest.mark.slow  # whole runs

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import build_resnet, random_plan
 
+from mmautodfp import runs as apis
 from mmautodfp.experiments.sweep import METHODS
 from mmautodfp.graph import find_units, unit_statistics
 from mmautodfp.kernels import BatchNormStats
@@ -27,7 +28,6 @@ from mmautodfp.outputs.report import (
 from mmautodfp.outputs.report.evidence import choose_layers, map_channels
 from mmautodfp.outputs.report.plots import search_figure
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor
-from mmautodfp.runs import runs as apis
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json, save_text
 
@@ -137,7 +137,7 @@ def test_a_report_can_be_made_again_with_and_without_the_models(run, page):
 
 def test_the_command_runs_the_same_search_again(run):
     command = Report(run)._command()
-    assert command == f'python tools/prune.py {run}/vgg_digits_autodfp.py --work-dir {run}_again'
+    assert command == f'python -m mmautodfp prune {run}/vgg_digits_autodfp.py --work-dir {run}_again'
 
 
 def test_a_page_without_some_files_says_what_is_missing(run, tmp_path):
