@@ -194,4 +194,4 @@ def test_slim_builds_the_shapes_that_the_plan_leaves():
 def test_slim_refuses_widths_that_cannot_be(widths, message):
     module = dict(type='mmdet.ResNet', depth=50, base_channels=16)
     with pytest.raises(AutoDFPError, match=message):
-        MODELS.get('mmautodfp.Slim')(module, widths)
+        MODELS.get('mmautodfp.Slim')(module, widths=widths)
