@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
-from mmengine.logging import print_log
 from torch import nn
 
 from mmautodfp.rewards.fast.classifier import FastClassifier
@@ -95,22 +94,12 @@ class AccuracyReward(Reward):
             self._chunks += [stage[at : at + self._batch_size] for at in range(0, len(stage), self._batch_size)]
             self._chunks_of_stage.append(range(before, len(self._chunks)))
         self._cache = self._fill_cache()
-        self.classifier = self._stand_in(model) if self.fast and self.indices else None
+        self.classifier: FastClassifier | None = None
+        if self.fast and self.indices:
+            self.precision = choose_precision(self.precision, next(model.parameters(), torch.empty(0)).device)
+            self.classifier = FastClassifier.instead_of(model, self.precision, self._batch(0)['inputs'])
         if self.classifier is None:
             self.precision = 'float32'
-
-    def _stand_in(self, model: nn.Module) -> FastClassifier | None:
-        """The model's stand-in, unless it answers otherwise than the model."""
-        self.precision = choose_precision(self.precision, next(model.parameters()).device)
-        try:
-            classifier = FastClassifier(model, self.precision)
-            reason = classifier.disagrees(model, self._batch(0)['inputs'])
-        except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # a network that is built otherwise
-            reason = f'{type(error).__name__}: {error}'
-        if reason:
-            print_log(f'episodes are evaluated by the model itself, not faster: {reason}', logger='current')
-            return None
-        return classifier
 
     @property
     def images(self) -> list[str]:
@@ -129,7 +118,8 @@ class AccuracyReward(Reward):
         return f'{self.name}, {self.precision}, stages {self.shares}'
 
     def held_out(self, model: nn.Module, dataloader: dict) -> 'AccuracyReward | None':
-        other = AccuracyReward(None, self.seed, batch_size=self._batch_size, cache_gb=0, stages=(), fast=self.fast)
+        fast = self.classifier is not None  # why not has been said
+        other = AccuracyReward(None, self.seed, batch_size=self._batch_size, cache_gb=0, stages=(), fast=fast)
         other._prepare(model, dataloader, excluded=set(self.images))
         return other if other.indices else None
 

@@ -1,6 +1,5 @@
 """COCO mAP on a validation subset, as a reward."""
 
-import copy
 import os
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.dataset import pseudo_collate
-from mmengine.logging import print_log
 from pycocotools.mask import encode
 from torch import nn
 
@@ -100,32 +98,24 @@ class CocoReward(Reward):
         stages = [self.indices[start:end] for start, end in pairwise([0, *self._ends])]
         self._batches = ImageBatches(self._dataset, self._preprocess, stages, self._batch_size, self.cache_gb)
         self.detector: FastDetector | None = None
-        if self.fast and self.indices and hasattr(model, 'extract_feat'):
+        if self.fast and self.indices:
             self._speed_up(model, units)
         if self.detector is None:
             self.precision = 'float32'
 
     @torch.no_grad()
     def _speed_up(self, model: nn.Module, units: Sequence[str]) -> None:
-        """Set up the stand-in, unless it answers otherwise than the model, and run the stem once and for all."""
-        device = next(model.parameters()).device
-        self.precision = choose_precision(self.precision, device)
+        """Set up the stand-in, if it answers as the model does, and run the stem once and for all."""
+        self.precision = choose_precision(self.precision, next(model.parameters(), torch.empty(0)).device)
         batch = self._batches[0]
-        try:
-            detector = FastDetector(model, self.precision)
-            reason = detector.disagrees(model, batch['inputs'])
-            detector.predict(batch['inputs'], copy.deepcopy(batch['data_samples']))  # the samples are used again
-            stem = [] if reason else detector.split_stem(batch['inputs'], units)
-        except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # a detector that is built otherwise
-            reason = f'{type(error).__name__}: {error}'
-        if reason:
-            print_log(f'episodes are evaluated as MMDetection does, not faster: {reason}', logger='current')
+        self.detector = FastDetector.instead_of(model, self.precision, batch['inputs'], batch['data_samples'])
+        if self.detector is None or not self._batches.all_preprocessed:
             return
-        self.detector = detector
-        if stem and self._batches.all_preprocessed:
+        stem = self.detector.split_stem(batch['inputs'], units)
+        if stem:
             for data in self._batches.cache:
-                data['inputs'] = detector.run_stem(data['inputs'], stem)
-            detector.drop_stem(stem)
+                data['inputs'] = self.detector.run_stem(data['inputs'], stem)
+            self.detector.drop_stem(stem)
 
     @property
     def images(self) -> list[str]:
@@ -145,7 +135,8 @@ class CocoReward(Reward):
         return self._dataset.ann_file
 
     def held_out(self, model: nn.Module, dataloader: dict) -> 'CocoReward | None':
-        other = CocoReward(None, self.seed, self.metric, self._batch_size, cache_gb=0, stages=(), fast=self.fast)
+        fast = self.detector is not None  # why not has been said
+        other = CocoReward(None, self.seed, self.metric, self._batch_size, cache_gb=0, stages=(), fast=fast)
         other._prepare(model, dataloader, (), excluded=set(self._paths))
         if not other.indices or not other.has_objects():
             return None

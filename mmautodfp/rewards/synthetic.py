@@ -26,9 +26,9 @@ class SyntheticReward(Reward):
     it has no ``extract_feat``. All levels count alike.
 
     Args:
-        images (dict | None): Settings of :class:`mmautodfp.surgery.SyntheticImages`. The seed differs from that of
-            the reconstructor, so that a plan is not judged on what it was fitted to. Defaults to None: 16 dead-leaves
-            images of 256 pixels.
+        images (dict | None): Settings of :class:`mmautodfp.reconstruction.SyntheticImages`. The seed differs from that
+            of the reconstructor, so that a plan is not judged on what it was fitted to. Defaults to None: 16
+            dead-leaves images of 256 pixels.
         measure (str): 'error', 1 less the share of the features' variance that is missed, or 'cosine', the mean
             cosine similarity of the positions. Defaults to 'error'.
         statistics (str): 'batch' lets every BatchNorm use the batch's own statistics, in the dense and the pruned

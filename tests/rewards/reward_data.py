@@ -1,15 +1,20 @@
 """What the reward's tests share: loaders of two data sets, a detector that knows the truth, the demos' detectors."""
 
 import copy
+import logging
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPO, SHARED
+from conftest import REPO, SHARED, enliven
 from mmdet.apis import init_detector
+from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 from torch import nn
@@ -25,6 +30,20 @@ PIPELINE = [
     dict(type='Resize', scale=(128, 128), keep_ratio=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
+
+
+@contextmanager
+def warnings_told() -> Iterator[list[str]]:
+    """The warnings that the log is given meanwhile."""
+    told: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: told.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    try:
+        yield told
+    finally:
+        logger.removeHandler(handler)
 
 
 def digits_loader(root, split='val') -> dict:
@@ -112,6 +131,28 @@ def demo_detector(name: str, **overrides) -> nn.Module:
     cfg = Config.fromfile(REPO / f'configs/demo/{name}_digits.py')
     cfg.merge_from_dict(overrides)
     return init_detector(cfg, str(REPO / f'configs/demo/{name}_digits.pth'), device='cpu')
+
+
+CASCADE = {
+    'base': 'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py',
+    'test_cfg.rpn.nms_pre': 100,
+    'test_cfg.rpn.max_per_img': 20,
+}
+
+
+def small_detector(tmp_path, base: str, **settings) -> nn.Module:
+    """A detector of mmdet's own config, its backbone at a quarter of the width, with lively random weights."""
+    config = tmp_path / 'small.py'
+    config.write_text(f"_base_ = 'mmdet::{base}'\n")
+    cfg = Config.fromfile(config)
+    settings |= {'backbone.base_channels': 16, 'backbone.init_cfg': None, 'neck.in_channels': [64, 128, 256, 512]}
+    cfg.merge_from_dict({f'model.{key}': value for key, value in settings.items()})
+    torch.manual_seed(0)
+    model = enliven(MODELS.build(cfg.model))
+    for name, layer in model.named_modules():  # scores that differ, and not of one class alone
+        if name.endswith(('fc_cls', 'atss_cls')):
+            layer.weight.data *= 8
+    return model
 
 
 def digits_batches(model: nn.Module, root, num: int = 6, batch_size: int = 3) -> ImageBatches:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import enliven, random_plan
 from mmengine.structures import BaseDataElement
+from reward_data import warnings_told
 from torch import nn
 
 from mmautodfp.reconstruction import SimilarityReconstructor
@@ -102,6 +103,28 @@ def test_a_network_that_runs_in_another_order_or_gives_no_logits_is_evaluated_as
         assert fast.classifier is None
         assert fast.identity == plain.identity == 'top1, float32, stages (0.25, 0.5, 1)'
         assert list(fast.evaluate(model)) == list(plain.evaluate(model))
+
+
+class LooksAtItsNorm(NormFirst):
+    """It wants more of its norm than an answer; the stand-in has none."""
+
+    def forward(self, x):
+        assert self.norm.num_features
+        return super().forward(x)
+
+
+def test_why_a_network_is_evaluated_as_it_is_is_told_once():
+    model = classifier(LooksAtItsNorm())
+    model.data_preprocessor = MODELS.build(dict(type='ImgDataPreprocessor', mean=[77.8], std=[95.9]))
+    reward = AccuracyReward(50)
+    with warnings_told() as told:
+        reward.prepare(model, DIGITS)
+        held_out = reward.held_out(model, DIGITS)
+    assert reward.classifier is held_out.classifier is None
+    assert told == [
+        'episodes are evaluated by the model itself, not faster: '
+        "AttributeError: 'Identity' object has no attribute 'num_features'"
+    ]
 
 
 def test_predictions_of_the_model_itself_do_not_pile_up_in_the_samples():

@@ -1,6 +1,7 @@
 """The stand-in against the model that it stands in for."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,22 @@ from mmcv.cnn import ConvModule
 from mmdet.models.backbones.resnet import Bottleneck, ResNet
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from reward_data import assert_same_detections, demo_detector, digits_batches, digits_loader, gentle_plan
+from reward_data import (
+    CASCADE,
+    assert_same_detections,
+    demo_detector,
+    digits_batches,
+    digits_loader,
+    gentle_plan,
+    small_detector,
+    warnings_told,
+)
 from torch import nn
 
 from mmautodfp.graph import find_units
 from mmautodfp.reconstruction import PruneOnly, SimilarityReconstructor, SyntheticLeastSquares
 from mmautodfp.rewards import CocoReward
+from mmautodfp.rewards.fast import post_processing
 from mmautodfp.rewards.fast.detector import FastDetector
 from mmautodfp.rewards.fast.model import TOLERANCE, FastModel, choose_precision
 from mmautodfp.surgery import PruningPlan, apply_plan
@@ -348,14 +359,102 @@ def test_the_fast_reward_is_the_slow_one(name, metric, digits_root):
         assert values[0] == pytest.approx(values[1], abs=1e-6)
 
 
+def norm_first(channels: int) -> ConvModule:
+    """The norm stands behind the conv and runs before it."""
+    torch.manual_seed(0)
+    return enliven(
+        ConvModule(channels, channels, 3, padding=1, norm_cfg=dict(type='BN'), order=('norm', 'conv', 'act'))
+    )
+
+
 def test_a_head_that_runs_in_another_order_is_noticed(digits_root):
     model = demo_detector('retinanet')
     inputs = digits_batches(model, digits_root)[0]['inputs']
     assert FastDetector(model).disagrees(model, inputs) is None
-    torch.manual_seed(0)
     for number in range(4):
-        model.bbox_head.cls_convs[number] = ConvModule(
-            64, 64, 3, padding=1, norm_cfg=dict(type='BN'), order=('norm', 'conv', 'act')
-        )
-    enliven(model.bbox_head)
+        model.bbox_head.cls_convs[number] = norm_first(64)
     assert "bbox_head's outputs" in FastDetector(model).disagrees(model, inputs)
+
+
+def conv_head(channels: int, classes: int) -> nn.Module:
+    """A second stage with a convolution of its own."""
+    layers = dict(num_shared_convs=1, num_shared_fcs=1, conv_out_channels=channels, fc_out_channels=16)
+    torch.manual_seed(0)
+    return MODELS.build(dict(type='ConvFCBBoxHead', in_channels=channels, num_classes=classes, **layers)).eval()
+
+
+@pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
+def test_a_second_stage_that_runs_in_another_order_is_noticed(precision, digits_root):
+    model = demo_detector('mask_rcnn')
+    head = model.roi_head
+    head.bbox_head = conv_head(64, 10)
+    inputs = digits_batches(model, digits_root, 2, 2)[0]['inputs']
+    assert FastDetector(model, precision).disagrees(model, inputs) is None
+    sound, head.mask_head.convs[1] = head.mask_head.convs[1], norm_first(head.mask_head.convs[1].out_channels)
+    assert "roi_head's mask_preds differ" in FastDetector(model, precision).disagrees(model, inputs)
+    head.mask_head.convs[1], head.bbox_head.shared_convs[0] = sound, norm_first(64)
+    assert "roi_head's cls_score differ" in FastDetector(model, precision).disagrees(model, inputs)
+    assert FastDetector.instead_of(model, precision, inputs) is None
+
+
+def test_a_later_stage_of_a_cascade_that_runs_in_another_order_is_noticed(digits_root, tmp_path):
+    model = small_detector(tmp_path, **CASCADE)
+    inputs = torch.rand(1, 3, 128, 128)
+    model.roi_head.bbox_head[1] = conv_head(256, 80)
+    assert FastDetector(model).disagrees(model, inputs) is None
+    model.roi_head.bbox_head[1].shared_convs[0] = norm_first(256)
+    assert "roi_head's cls_score of stage 1 differ" in FastDetector(model).disagrees(model, inputs)
+
+
+class LooksAtItsNorm(Bottleneck):
+    """It wants more of its norm than an answer; the stand-in has none."""
+
+    def forward(self, x):
+        assert self.norm1.num_features
+        return super().forward(x)
+
+
+def test_a_network_of_its_own_kind_is_evaluated_as_it_is_and_the_reason_is_told_once(digits_root):
+    model = odd_detector(LooksAtItsNorm)
+    with warnings_told() as told:
+        reward = CocoReward(4, batch_size=2)
+        reward.prepare(model, digits_loader(digits_root))
+        held_out = reward.held_out(model, digits_loader(digits_root) | dict(dataset=small_rest(digits_root)))
+    assert reward.detector is held_out.detector is None
+    assert told == [
+        'episodes are evaluated by the model itself, not faster: '
+        "AttributeError: 'Identity' object has no attribute 'num_features'"
+    ]
+
+
+@pytest.mark.parametrize(
+    ('extract_feat', 'inputs', 'reason'),
+    [
+        (
+            lambda images, depths: [images],
+            torch.rand(1, 3, 8, 8),
+            'extract_feat asks for images, depths, more than images',
+        ),
+        (lambda images, **_: images, [torch.rand(3, 8, 8)], r'the images are no tensor \[B, C, H, W\]'),
+        (
+            lambda images, scale=1: dict(a=images),
+            torch.rand(1, 3, 8, 8),
+            'the features are neither a tensor nor a list',
+        ),
+        (None, torch.rand(1, 3, 8, 8), "AttributeError: .* has no attribute 'extract_feat'"),
+    ],
+)
+def test_a_model_that_cannot_be_asked_for_its_features_has_no_stand_in_and_it_is_told_why(extract_feat, inputs, reason):
+    model = nn.Conv2d(3, 4, 1)
+    if extract_feat:
+        model.extract_feat = extract_feat
+    with warnings_told() as told:
+        assert FastDetector.instead_of(model, 'float32', inputs, []) is None
+    assert len(told) == 1
+    assert re.search(reason, told[0])
+
+
+def test_a_fault_of_our_own_is_no_reason_to_be_slow(faster_rcnn, digits_root, monkeypatch):
+    monkeypatch.setattr(post_processing, 'nms', None)
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        CocoReward(4, batch_size=2).prepare(faster_rcnn, digits_loader(digits_root))

@@ -6,13 +6,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import enliven
 from mmdet.models.dense_heads import RetinaHead
 from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
-from mmengine.config import Config, ConfigDict
-from reward_data import assert_same_detections, demo_detector
+from mmengine.config import ConfigDict
+from reward_data import CASCADE, assert_same_detections, demo_detector, small_detector
 from torch import nn
 from torchvision.ops import nms
 
@@ -26,27 +25,7 @@ METAS = [
 ]
 
 
-def small_detector(tmp_path, base: str, **settings) -> nn.Module:
-    """A detector of mmdet's own config, its backbone at a quarter of the width, with lively random weights."""
-    config = tmp_path / 'small.py'
-    config.write_text(f"_base_ = 'mmdet::{base}'\n")
-    cfg = Config.fromfile(config)
-    settings |= {'backbone.base_channels': 16, 'backbone.init_cfg': None, 'neck.in_channels': [64, 128, 256, 512]}
-    cfg.merge_from_dict({f'model.{key}': value for key, value in settings.items()})
-    torch.manual_seed(0)
-    model = enliven(MODELS.build(cfg.model))
-    for name, layer in model.named_modules():  # scores that differ, and not of one class alone
-        if name.endswith(('fc_cls', 'atss_cls')):
-            layer.weight.data *= 8
-    return model
-
-
 ATSS = {'base': 'atss/atss_r50_fpn_1x_coco.py', 'test_cfg.nms_pre': 60}
-CASCADE = {
-    'base': 'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py',
-    'test_cfg.rpn.nms_pre': 100,
-    'test_cfg.rpn.max_per_img': 20,
-}
 DEMOS = ['faster_rcnn', 'retinanet', 'fcos', 'mask_rcnn']
 HEADS = dict(
     faster_rcnn=['rpn_head', 'roi_head.bbox_head'],

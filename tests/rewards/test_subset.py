@@ -1,3 +1,6 @@
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
 from reward_data import Preprocessor, coco_loader, digits_loader
@@ -26,6 +29,35 @@ def test_smaller_choices_are_the_beginning_of_larger_ones_and_never_lack_objects
         order = choose_covering(labels, None, seed)
         assert all(choose_covering(labels, num, seed) == order[:num] for num in (1, 2, 5, 50))
         assert labels[order[0]]
+
+
+def test_each_category_is_on_as_many_images_as_asked_for_before_the_rest_is_drawn_at_random():
+    rng = np.random.default_rng(0)
+    shares = np.geomspace(0.5, 0.005, 12)
+    labels = {image: {*np.flatnonzero(rng.random(12) < shares).tolist()} for image in range(1000)}
+    there = Counter(category for found in labels.values() for category in found)
+    assert min(there.values()) < 8
+    for seed in range(3):
+        order = choose_covering(labels, None, seed, least=8)
+        on, needed = Counter(), 0
+        while any(on[category] < min(8, count) for category, count in there.items()):
+            on.update(labels[order[needed]])
+            needed += 1
+        assert needed < 8 * 12
+        # Each of these images brings a category that was on the fewest of those chosen before.
+        on = dict.fromkeys(there, 0)
+        left = dict(there)
+        for image in order[:needed]:
+            fewest = min(on[category] for category in there if left[category])
+            assert any(on[category] == fewest for category in labels[image])
+            for category in labels[image]:
+                on[category] += 1
+                left[category] -= 1
+        rest = [
+            image for image in np.random.default_rng(seed).permutation(1000).tolist() if image not in order[:needed]
+        ]
+        assert order[needed:] == rest
+    assert choose_covering(labels, 50, 0, least=0) == np.random.default_rng(0).permutation(1000)[:50].tolist()
 
 
 @pytest.fixture(scope='module')

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .model import TOLERANCE, FastModel, map_tensors, relative_error
+from .model import FastModel, map_tensors
 
 
 class FastClassifier(FastModel):
@@ -30,16 +30,11 @@ class FastClassifier(FastModel):
 
     @torch.inference_mode()
     def disagrees(self, model: nn.Module, inputs: Tensor) -> str | None:
-        """Compare the logits of a batch with the model's own.
-
-        Returns:
-            str | None: How they differ, if by more than the precision explains.
-        """
+        """Compare the logits of a batch with the model's own, see :meth:`FastModel.disagrees`."""
         expected = model(inputs)
         if not isinstance(expected, Tensor) or expected.ndim != 2:
             return 'the model gives no logits [B, classes]'
-        error = relative_error(expected, self.predict(inputs))
-        return None if error <= TOLERANCE[self.dtype] else f'the logits differ by {error:.1e}'
+        return self._differing(dict(logits=expected), dict(logits=self.predict(inputs)))
 
 
 def _float_inputs(_: nn.Module, args: tuple) -> tuple:

@@ -1,17 +1,20 @@
 """Predictions of a detector, sooner: a stand-in that answers as the model does."""
 
+import copy
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from mmdet.models.dense_heads import AnchorFreeHead, AnchorHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from torch import Tensor, nn
 
-from .model import TOLERANCE, FastModel, map_tensors, relative_error, replace_module
+from .model import FastModel, map_tensors, replace_module
 from .post_processing import use_batched_post_processing
 
 
@@ -26,6 +29,8 @@ class FastDetector(FastModel):
     """
 
     def __init__(self, model: nn.Module, precision: str = 'float32'):
+        parameters = inspect.signature(model.extract_feat).parameters.values()
+        self._needed = [p.name for p in parameters if p.default is p.empty and not str(p).startswith('*')]
         super().__init__(model, precision)
         use_batched_post_processing(self._copy)
         self._extract_feat = self._copy.extract_feat
@@ -53,22 +58,31 @@ class FastDetector(FastModel):
         return [layer for layer in self._copy.modules() if hasattr(layer, 'predict_by_feat')]
 
     @torch.inference_mode()
-    def disagrees(self, model: nn.Module, inputs: Tensor) -> str | None:
-        """Compare what backbone, neck and dense heads make of a batch with the model's own.
+    def disagrees(self, model: nn.Module, inputs: Tensor, data_samples: Sequence = ()) -> str | None:
+        """Compare what backbone, neck and heads make of a batch with the model's own, and try to predict.
 
-        Second stages are not compared: the least rounding changes the order of the regions that they look at.
+        Second stages are asked about the same regions, whatever the first stages say: the least rounding changes the
+        order of the proposals. Heads that want more than features and regions are not compared.
+
+        Args:
+            model (nn.Module): The model that this one stands in for.
+            inputs (Tensor): A batch, [B, 3, H, W].
+            data_samples (Sequence): Of the batch, left as they are. Defaults to none: nothing is predicted.
 
         Returns:
             str | None: How they differ, if by more than the precision explains.
         """
+        if not isinstance(inputs, Tensor) or inputs.ndim != 4:
+            return 'the images are no tensor [B, C, H, W]'
+        if len(self._needed) > 1:
+            return f'extract_feat asks for {", ".join(self._needed)}, more than images'
         expected, found = (_answers(part, inputs) for part in (model, self._copy))
         if not expected:
             return 'the features are neither a tensor nor a list of tensors'
-        for what, answer in expected.items():
-            error = relative_error(answer, found[what])
-            if not error <= TOLERANCE[self.dtype]:
-                return f'the {what} differ by {error:.1e}'
-        return None
+        reason = self._differing(expected, found)
+        if reason is None and data_samples:
+            self.predict(inputs, copy.deepcopy(data_samples))
+        return reason
 
     @torch.inference_mode()
     def split_stem(self, inputs: Tensor, units: Sequence[str]) -> list[str]:
@@ -91,7 +105,7 @@ class FastDetector(FastModel):
             for name, child in backbone.named_children()
         ]
         data = self._lay_out(inputs)
-        backbone(data)
+        self._extract_feat(data)
         for handle in handles:
             handle.remove()
         names = [name for name, _, _ in calls]
@@ -127,7 +141,39 @@ def _answers(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
         if isinstance(head, AnchorHead | AnchorFreeHead) and answers:  # others want more than features
             # All levels together: on a map of one pixel, a GroupNorm makes much of the least rounding.
             answers[f"{name}'s outputs"] = torch.cat([tensor.flatten() for tensor in _flatten(head(features))])
+    if answers and hasattr(model, 'roi_head'):
+        answers |= _second_stage(model.roi_head, features, _regions(inputs))
     return answers
+
+
+def _second_stage(head: nn.Module, features: Any, regions: Tensor) -> dict[str, Tensor]:
+    """What a RoI head says of regions [n, 5], stage by stage, where it says it in MMDetection's own way."""
+    said: dict[str, Any] = {}
+    for kind in ('bbox', 'mask'):
+        method = f'_{kind}_forward'
+        own = getattr(type(head), method, None)
+        if not getattr(head, f'with_{kind}', False):
+            continue
+        if own is getattr(StandardRoIHead, method):
+            said[''] = said.get('', {}) | getattr(head, method)(features, regions)
+        elif own is getattr(CascadeRoIHead, method):
+            for stage in range(head.num_stages):
+                key = f' of stage {stage}'
+                said[key] = said.get(key, {}) | getattr(head, method)(stage, features, regions)
+    return {
+        f"roi_head's {name}{stage}": torch.cat([tensor.flatten() for tensor in _flatten(outputs[name])])
+        for stage, outputs in said.items()
+        for name in ('cls_score', 'bbox_pred', 'mask_preds')
+        if _flatten(outputs.get(name))
+    }
+
+
+def _regions(inputs: Tensor) -> Tensor:
+    """The cells of grids of 1 to 8 x 8 over the first image, [85, 5] as RoI heads take them: of all sizes."""
+    height, width = inputs.shape[-2:]
+    cells = [(x / n, y / n, (x + 1) / n, (y + 1) / n) for n in (1, 2, 4, 8) for y in range(n) for x in range(n)]
+    boxes = inputs.new_tensor(cells) * inputs.new_tensor([width, height, width, height])
+    return torch.cat([boxes.new_zeros(len(boxes), 1), boxes], dim=1)
 
 
 def _flatten(value: Any) -> list[Tensor]:

@@ -1,12 +1,16 @@
 """A network that answers as the model does, sooner."""
 
 import copy
-from collections.abc import Callable, Sequence
+import logging
+import math
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -62,6 +66,44 @@ class FastModel:
         self._dropped: tuple[str, ...] = ()  # parts that the copy does without
         self.update(model)
 
+    @classmethod
+    def instead_of(cls, model: nn.Module, precision: str, *batch: Any) -> 'FastModel | None':
+        """The stand-in of a model; None, and a warning that says why, if it does not answer as the model does.
+
+        Args:
+            model (nn.Module): The dense model, in eval mode.
+            precision (str): As of the class.
+            *batch (Any): What :meth:`disagrees` compares them on.
+
+        Raises:
+            Exception: What the code of this package ended with. What a model's own code ends with is a reason to let
+                it be, as it may ask for anything: norms that are not folded, a precision, a layout in memory.
+        """
+        try:
+            stand_in = cls(model, precision)
+            reason = stand_in.disagrees(model, *batch)
+        except Exception as error:
+            *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+            if frame.f_globals.get('__name__', '').startswith('mmautodfp.rewards.'):
+                raise
+            reason = f'{type(error).__name__}: {error}'
+        if reason is None:
+            return stand_in
+        print_log(f'episodes are evaluated by the model itself, not faster: {reason}', 'current', logging.WARNING)
+        return None
+
+    def disagrees(self, model: nn.Module, *batch: Any) -> str | None:
+        """How the answers to a batch differ from the model's own, if by more than the precision explains."""
+        raise NotImplementedError
+
+    def _differing(self, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
+        """The first of some answers, by what they are, that differs by more than the precision explains."""
+        for what, answer in expected.items():
+            error = relative_error(answer, found[what])
+            if not error <= TOLERANCE[self.dtype]:
+                return f'the {what} differ by {error:.1e}'
+        return None
+
     def _dtype_of(self, name: str, layer: nn.Module) -> torch.dtype:
         """What a layer computes in."""
         return self.dtype
@@ -115,7 +157,9 @@ class FastModel:
 
 
 def relative_error(expected: Tensor, found: Tensor) -> float:
-    """Norm of the difference over the norm of what was expected."""
+    """Norm of the difference over the norm of what was expected; infinite if the shapes differ."""
+    if expected.shape != found.shape:
+        return math.inf
     return ((expected - found).norm() / expected.norm().clamp(min=1e-12)).item()
 
 
