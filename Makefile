@@ -1,20 +1,23 @@
-VENV ?= .venv
+STACK ?= openmmlab
+VENV ?= $(if $(filter onedl,$(STACK)),.venv-onedl,.venv)
 PYTHON ?=
-export VENV PYTHON
+export STACK VENV PYTHON
 python := $(VENV)/bin/python
 
-.PHONY: help setup demo demo-classifier test lint format clean
+.PHONY: help setup demo demo-classifier test test-all lint format clean
 
 help:
 	@echo 'make demo     prune a small detector that comes with the project, on a CPU'
 	@echo 'make demo-classifier   the short one: a classifier of handwritten digits, half a minute'
-	@echo 'make test     run the tests'
+	@echo 'make test     run the tests, some minutes'
+	@echo 'make test-all run them, and then those that take long: whole runs, several processes, an installed wheel'
 	@echo 'make lint     check the code with ruff; make format puts it right'
 	@echo 'make setup    only make the environment; the others do that first where it is missing'
-	@echo 'make clean    remove .venv and the caches; data and work_dirs stay'
+	@echo 'make clean    remove the environments and the caches; data and work_dirs stay'
 	@echo
+	@echo 'STACK=...     openmmlab (default) or onedl, the maintained forks with a newer torch'
 	@echo 'PYTHON=...    Python 3.10 or 3.11 to use (default: looked for)'
-	@echo 'VENV=...      folder of the environment (default: .venv)'
+	@echo 'VENV=...      folder of the environment (default: .venv, of the second stack .venv-onedl)'
 
 setup:
 	@tools/setup.sh
@@ -29,6 +32,9 @@ demo-classifier: setup
 test: setup
 	$(python) -m pytest
 
+test-all: test
+	$(python) -m pytest -m slow
+
 lint: setup
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
@@ -38,5 +44,5 @@ format: setup
 	$(python) -m ruff format .
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-onedl build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,9 +1,8 @@
 """Faster R-CNN, ResNet-50, FPN with the public checkpoint of MMDetection, pruned without COCO or any other data."""
 
-_base_ = ['./faster_rcnn_autodfp.py']
+_base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', './_base_/zero_data.py']
 
-autodfp = dict(
-    opening_lams=(0.5,),  # lambda decides nothing here
-    reconstructor=dict(_delete_=True, type='SyntheticLeastSquares', images=dict(num_images=64, size=256)),
-    reward=dict(_delete_=True, type='SyntheticReward', images=dict(num_images=16, size=256)),
+load_from = (
+    'https://download.openmmlab.com/mmdetection/v2.0/faster_rcnn/faster_rcnn_r50_fpn_1x_coco/'
+    'faster_rcnn_r50_fpn_1x_coco_20200130-047c8118.pth'
 )

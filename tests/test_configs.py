@@ -9,9 +9,9 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
+from mmautodfp import runs as apis
 from mmautodfp.graph import find_units
 from mmautodfp.hooks import AutoDFPHook
-from mmautodfp.runs import runs as apis
 from mmautodfp.utils.registry import HOOKS, build
 
 # Detectors have the two of each of ResNet-50's sixteen blocks.

@@ -10,9 +10,9 @@ from conftest import REPO, enliven
 from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
 
+from mmautodfp import runs as apis
 from mmautodfp.graph import survey_units
 from mmautodfp.reconstruction import SimilarityReconstructor
-from mmautodfp.runs import runs as apis
 from mmautodfp.surgery import PruningPlan, apply_plan
 
 # What a user would write for a data set of their own, and what makes it small.

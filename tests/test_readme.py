@@ -8,9 +8,9 @@ from conftest import REPO, enliven, random_plan
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
+from mmautodfp import runs as apis
 from mmautodfp.graph import UNIT_FINDERS, survey_units
 from mmautodfp.reconstruction import SimilarityReconstructor
-from mmautodfp.runs import runs as apis
 from mmautodfp.surgery import apply_plan
 from mmautodfp.utils.fileio import load_json
 

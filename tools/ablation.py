@@ -9,10 +9,11 @@ Example:
 import re
 from pathlib import Path
 
-from _cli import new_parser, read_options, told
+from mmautodfp.utils.command_line import add_cfg_options, new_parser, read_options, told
 
 
-def main() -> None:
+@told('figures that were finished are kept: the same command goes on')
+def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument('config', help='config of a model with the search settings')
     parser.add_argument('checkpoint', nargs='?', help="trained weights (default: the config's load_from)")
@@ -24,8 +25,8 @@ def main() -> None:
     parser.add_argument('--cost', action='store_true', help='instead, seconds and memory on random weights')
     parser.add_argument('--only', default='', help='regular expression that the names of variants must match')
     parser.add_argument('--out', type=Path, required=True, help='JSON file to write')
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='overrides of the config')
-    args = parser.parse_args()
+    add_cfg_options(parser)
+    args = parser.parse_args(argv)
 
     from mmautodfp.experiments.ablation import VARIANTS, ablate
     from mmautodfp.experiments.benchmark_cost import measure_cost
@@ -63,5 +64,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with told('ablation'):
-        main()
+    main()

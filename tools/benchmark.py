@@ -17,12 +17,13 @@ search      random search, CMA-ES and SAC on the same task, over five seeds
 import json
 from pathlib import Path
 
-from _cli import new_parser, told
+from mmautodfp.utils.command_line import new_parser, told
 
 KINDS = ('kernels', 'latency', 'overhead', 'search', 'reward', 'racing', 'precision', 'ranks')
 
 
-def main() -> None:
+@told()
+def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument('what', choices=KINDS, help='what to measure, see above')
     parser.add_argument('config', nargs='?', help='config of a detector with the search settings; kernels need none')
@@ -37,7 +38,7 @@ def main() -> None:
     )
     parser.add_argument('--episodes', type=int, default=100, help='of each search, for search (default: 100)')
     parser.add_argument('--out', type=Path, help='JSON file to write as well')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     if args.config is None and args.what != 'kernels':
         parser.error(f'{args.what} needs a config')
@@ -63,5 +64,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with told('benchmark'):
-        main()
+    main()

@@ -6,10 +6,11 @@ Example:
     python tools/export_mmdeploy.py work_dirs/faster_rcnn_autodfp/pruned.py
 """
 
-from _cli import add_cfg_options, add_trust, main, new_parser
+from mmautodfp.utils.command_line import add_cfg_options, add_trust, new_parser, read_arguments, told
 
 
-def parse_args():
+@told()
+def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument('config', help='the pruned.py that tools/prune.py wrote')
     parser.add_argument('checkpoint', nargs='?', help="its weights, file or URL (default: the config's load_from)")
@@ -19,9 +20,13 @@ def parse_args():
     parser.add_argument('--opset', type=int, default=16, help="version of ONNX's operators (default: 16)")
     add_trust(parser)
     add_cfg_options(parser)
-    parser.set_defaults(device='cpu')
-    return parser.parse_args()
+    parser.set_defaults(device='cpu')  # mmdeploy traces there, and onnxruntime is compared there
+    arguments = read_arguments(parser, argv)
+
+    from mmautodfp.deploy.mmdeploy import export_end2end
+
+    export_end2end(**arguments)
 
 
 if __name__ == '__main__':
-    main('export_mmdeploy', parse_args())
+    main()

@@ -7,10 +7,11 @@ Example:
     python tools/export_onnx.py work_dirs/faster_rcnn_autodfp/pruned.py
 """
 
-from _cli import add_cfg_options, add_device, main, new_parser
+from mmautodfp.utils.command_line import add_cfg_options, add_device, add_trust, new_parser, read_arguments, told
 
 
-def parse_args():
+@told()
+def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument('config', help='the pruned.py that tools/prune.py wrote')
     parser.add_argument('checkpoint', nargs='?', help="its weights, file or URL (default: the config's load_from)")
@@ -25,15 +26,15 @@ def parse_args():
     parser.add_argument('--batch', type=int, default=1, help='images to check and time with (default: 1)')
     parser.add_argument('--opset', type=int, default=17, help="version of ONNX's operators (default: 17)")
     parser.add_argument('--repeat', type=int, default=20, help='measurements of each latency (default: 20)')
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='allow a checkpoint that holds Python objects; reading it can run code hidden in it',
-    )
+    add_trust(parser)
     add_device(parser)
     add_cfg_options(parser)
-    return parser.parse_args()
+    arguments = read_arguments(parser, argv)
+
+    from mmautodfp.deploy.onnx import export_onnx
+
+    export_onnx(**arguments)
 
 
 if __name__ == '__main__':
-    main('export', parse_args())
+    main()

@@ -4,15 +4,18 @@ Example:
     python tools/make_digits.py
 """
 
-import argparse
-
-from mmautodfp.zoo import make_digits
+from mmautodfp.utils.command_line import new_parser, told
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@told()
+def main(argv: list[str] | None = None) -> None:
+    parser = new_parser(__doc__)
     parser.add_argument('--out', default='data/digits', help='folder to make (default: data/digits)')
-    print(f'digits data set: {make_digits(parser.parse_args().out)}')
+    args = parser.parse_args(argv)
+
+    from mmautodfp.zoo import make_digits
+
+    print(f'digits data set: {make_digits(args.out)}')
 
 
 if __name__ == '__main__':

@@ -1,23 +1,36 @@
 """Prune a trained detector or classifier without its training data.
 
+A config without an `autodfp` entry, such as MMDetection's own, is pruned without any data and without a search.
+
 Example:
     python tools/prune.py configs/faster_rcnn_autodfp.py --preserve-ratio 0.8
+    python tools/prune.py my_detector.py my_detector.pth
 """
 
-from _cli import add_common_arguments, main, new_parser
+from mmautodfp.utils.command_line import add_common_arguments, new_parser, read_arguments, told
 
 
-def parse_args():
+@told('if episodes were finished, they are kept and the same command with --resume goes on')
+def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
-    parser.add_argument('config', help='config with the search settings, such as configs/*_autodfp.py')
+    parser.add_argument('config', help='config file, or the name of one of ours, such as faster_rcnn_autodfp')
     parser.add_argument('checkpoint', nargs='?', help="trained weights, file or URL (default: the config's load_from)")
     parser.add_argument('--preserve-ratio', type=float, help='share of the parameters (or FLOPs) that stays, 0 to 1')
     parser.add_argument('--episodes', type=int, help='plans that the search tries')
     parser.add_argument('--seed', type=int, help='seed of the search')
     parser.add_argument('--resume', action='store_true', help='go on with the search in the work dir')
+    parser.add_argument(
+        '--search',
+        action='store_true',
+        help='of a config without an autodfp entry: a search rewarded on its val images',
+    )
     add_common_arguments(parser)
-    return parser.parse_args()
+    arguments = read_arguments(parser, argv)
+
+    from mmautodfp.runs import prune
+
+    prune(**arguments)
 
 
 if __name__ == '__main__':
-    main('prune', parse_args())
+    main()

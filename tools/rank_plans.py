@@ -6,10 +6,11 @@ Example:
 
 from pathlib import Path
 
-from _cli import new_parser, read_options, told
+from mmautodfp.utils.command_line import add_cfg_options, new_parser, read_options, told
 
 
-def main() -> None:
+@told()
+def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument('config', help='config of a model with the search settings')
     parser.add_argument('checkpoint', nargs='?', help="trained weights (default: the config's load_from)")
@@ -17,8 +18,8 @@ def main() -> None:
     parser.add_argument('--image-size', type=int, default=256, help='of the synthetic images (default: 256)')
     parser.add_argument('--num-images', type=int, default=16, help='synthetic images of each reward (default: 16)')
     parser.add_argument('--out', type=Path, required=True, help='JSON file to write')
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='overrides of the config')
-    args = parser.parse_args()
+    add_cfg_options(parser)
+    args = parser.parse_args(argv)
 
     from mmautodfp.experiments.rank_plans import rank_plans
     from mmautodfp.utils.fileio import save_json
@@ -33,5 +34,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with told('rank_plans'):
-        main()
+    main()

@@ -4,10 +4,11 @@ Example:
     python tools/report.py work_dirs/faster_rcnn_autodfp
 """
 
-from _cli import add_device, add_trust, main, new_parser
+from mmautodfp.utils.command_line import add_device, add_trust, new_parser, read_arguments, told
 
 
-def parse_args():
+@told()
+def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument('work_dir', help='what tools/prune.py left behind')
     parser.add_argument(
@@ -17,8 +18,12 @@ def parse_args():
     )
     add_trust(parser)
     add_device(parser)
-    return parser.parse_args()
+    arguments = read_arguments(parser, argv)
+
+    from mmautodfp.outputs.report import remake_report
+
+    print(f'{remake_report(**arguments)} is the report, its pictures are in the folder report beside it')
 
 
 if __name__ == '__main__':
-    main('report', parse_args())
+    main()

@@ -9,12 +9,13 @@ Example:
 from dataclasses import asdict
 from pathlib import Path
 
-from _cli import new_parser, read_options, told
+from mmautodfp.utils.command_line import add_cfg_options, new_parser, read_options, told
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs/classification'
 
 
-def main() -> None:
+@told('searches that were begun are kept: the same command goes on')
+def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument('--checkpoints', type=Path, help='folder of the weights (default: where the configs say)')
     parser.add_argument('--cifar10', help="folder of torchvision's CIFAR10 or .npz file (default: as the configs say)")
@@ -25,15 +26,9 @@ def main() -> None:
     parser.add_argument('--search-images', type=int, default=1000, help='images that reward a search (default: 1000)')
     parser.add_argument('--images', type=int, help='images for the uniform rows (default: all)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the searches (default: 0)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        default=[],
-        metavar='KEY=VALUE',
-        help='override settings of the searches, such as autodfp.agent.warmup_episodes=100',
-    )
+    add_cfg_options(parser)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/reproduce'), help='folder of the result')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     from mmautodfp.experiments.reproduce import ALL_TABLES, NETWORKS, Settings, reproduce, write_report
 
@@ -58,5 +53,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with told('reproduce'):
-        main()
+    main()

@@ -4,10 +4,11 @@ Example:
     python tools/sweep.py configs/demo/*_autodfp.py --ratios 0.9 0.8 0.7 0.5
 """
 
-from _cli import add_cfg_options, add_device, main, new_parser
+from mmautodfp.utils.command_line import add_cfg_options, add_device, new_parser, read_arguments, told
 
 
-def parse_args():
+@told('what was finished is kept: the same command goes on')
+def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument('configs', nargs='+', help='configs with the search settings and a load_from')
     parser.add_argument('--ratios', nargs='+', type=float, required=True, help='shares of the parameters that stay')
@@ -19,8 +20,12 @@ def parse_args():
     )
     add_device(parser)
     add_cfg_options(parser)
-    return parser.parse_args()
+    arguments = read_arguments(parser, argv)
+
+    from mmautodfp.experiments.sweep import sweep
+
+    sweep(**arguments)
 
 
 if __name__ == '__main__':
-    main('sweep', parse_args())
+    main()

@@ -8,7 +8,7 @@ Example:
 
 from pathlib import Path
 
-from _cli import new_parser, told
+from mmautodfp.utils.command_line import new_parser, told
 
 
 def tables(folder: Path) -> str:
@@ -48,13 +48,14 @@ def tables(folder: Path) -> str:
     return '\n\n'.join(parts)
 
 
-def main() -> None:
+@told()
+def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument('folder', type=Path, help='where the JSON files are')
     parser.add_argument(
         '--picture', type=Path, help="PNG to draw instead, beside the figures of the parent folder's sweep.json"
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.picture is None:
         print(tables(args.folder))
         return
@@ -67,5 +68,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with told('tables'):
-        main()
+    main()

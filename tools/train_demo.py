@@ -4,33 +4,32 @@ Example:
     python tools/train_demo.py configs/demo/faster_rcnn_digits.py
 """
 
-import argparse
 import hashlib
 import json
 import time
 from pathlib import Path
 
-import torch
-from _cli import new_parser, told
-from mmengine.runner import Runner
-from mmengine.utils.dl_utils import collect_env
-
-from mmautodfp.runs import load_config
-from mmautodfp.zoo import make_digits
+from mmautodfp.utils.command_line import new_parser, told
 
 
-def parse_args() -> argparse.Namespace:
+@told()
+def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
-    parser.add_argument('config', type=Path, help='such as configs/demo/faster_rcnn_digits.py')
+    parser.add_argument('config', help='such as configs/demo/faster_rcnn_digits.py')
     parser.add_argument('--work-dir', help='logs and checkpoints of the training (default: work_dirs/<config name>)')
     parser.add_argument('--out', type=Path, help='checkpoint to write (default: beside the config, ending in .pth)')
-    return parser.parse_args()
+    args = parser.parse_args(argv)
 
+    import torch
+    from mmengine.runner import Runner
+    from mmengine.utils.dl_utils import collect_env
 
-def main() -> None:
-    args = parse_args()
-    cfg = load_config(args.config, args.work_dir or f'work_dirs/{args.config.stem}', 'none', None)
-    out = args.out or args.config.with_suffix('.pth')
+    from mmautodfp.runs import find_config, load_config
+    from mmautodfp.zoo import make_digits
+
+    config = find_config(args.config)
+    cfg = load_config(config, args.work_dir)
+    out = args.out or config.with_suffix('.pth')
     if 'data_root' in cfg:  # a detector's; the classifiers' digits come with scikit-learn
         make_digits(cfg.data_root)
     runner = Runner.from_cfg(cfg)
@@ -47,7 +46,7 @@ def main() -> None:
     record = dict(
         sha256=hashlib.sha256(out.read_bytes()).hexdigest(),
         bytes=out.stat().st_size,
-        config=args.config.as_posix(),
+        config=config.as_posix(),
         test=metrics,
         epochs=cfg.max_epochs,
         seed=cfg.randomness['seed'],
@@ -61,5 +60,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with told('train_demo'):
-        main()
+    main()

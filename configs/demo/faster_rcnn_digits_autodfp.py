@@ -2,4 +2,4 @@
 
 _base_ = ['./faster_rcnn_digits.py', '../_base_/autodfp_demo.py']
 
-load_from = 'configs/demo/faster_rcnn_digits.pth'
+load_from = '{{ fileDirname }}/faster_rcnn_digits.pth'

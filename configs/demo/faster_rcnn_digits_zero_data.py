@@ -1,9 +1,5 @@
-"""The demo without any data: 70 % of the backbone's parameters, no image seen."""
+"""Faster R-CNN of the demo without any data: 70 % of the backbone's parameters, no image seen."""
 
-_base_ = ['./faster_rcnn_digits_autodfp.py']
+_base_ = ['./faster_rcnn_digits.py', '../_base_/zero_data_demo.py']
 
-autodfp = dict(
-    opening_lams=(0.5,),  # lambda decides nothing here
-    reconstructor=dict(_delete_=True, type='SyntheticLeastSquares', images=dict(num_images=64, size=128)),
-    reward=dict(_delete_=True, type='SyntheticReward', images=dict(num_images=16, size=128)),
-)
+load_from = '{{ fileDirname }}/faster_rcnn_digits.pth'

@@ -2,4 +2,4 @@
 
 _base_ = ['./fcos_digits.py', '../_base_/autodfp_demo.py']
 
-load_from = 'configs/demo/fcos_digits.pth'
+load_from = '{{ fileDirname }}/fcos_digits.pth'

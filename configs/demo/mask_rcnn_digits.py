@@ -38,7 +38,7 @@ model = dict(
 )
 
 # Box and class are learned already; half of the epochs give the mask head its shape.
-load_from = 'configs/demo/faster_rcnn_digits.pth'
+load_from = '{{ fileDirname }}/faster_rcnn_digits.pth'
 max_epochs = 9
 train_cfg = dict(max_epochs=max_epochs)
 param_scheduler = [

@@ -2,5 +2,5 @@
 
 _base_ = ['./mask_rcnn_digits.py', '../_base_/autodfp_demo.py']
 
-load_from = 'configs/demo/mask_rcnn_digits.pth'
+load_from = '{{ fileDirname }}/mask_rcnn_digits.pth'
 autodfp = dict(reward=dict(metric='mean'))

@@ -2,5 +2,5 @@
 
 _base_ = './resnet_digits.py'
 
-load_from = 'configs/demo/resnet_digits.pth'
+load_from = '{{ fileDirname }}/resnet_digits.pth'
 autodfp = dict(budget=dict(preserve_ratio=0.5))

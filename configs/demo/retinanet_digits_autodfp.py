@@ -2,4 +2,4 @@
 
 _base_ = ['./retinanet_digits.py', '../_base_/autodfp_demo.py']
 
-load_from = 'configs/demo/retinanet_digits.pth'
+load_from = '{{ fileDirname }}/retinanet_digits.pth'

@@ -2,5 +2,5 @@
 
 _base_ = './vgg_digits.py'
 
-load_from = 'configs/demo/vgg_digits.pth'
+load_from = '{{ fileDirname }}/vgg_digits.pth'
 autodfp = dict(budget=dict(preserve_ratio=0.4))

@@ -185,11 +185,12 @@ class RunArtifacts:
     def next_steps(self) -> list[str]:
         """Where everything is, and what can be done with it."""
         config, checkpoint = (shlex.quote(str(self.work_dir / name)) for name in ('pruned.py', 'pruned.pth'))
+        report = 'report.html (open it in a browser; pictures in report/), ' if self.evidence else ''
         return [
-            f'in {self.work_dir}: report.html (open it in a browser; pictures in report/), pruned.py and pruned.pth '
-            '(the model), strategy.json (the plan), summary.json (figures), search.pth (to go on)',
-            f'evaluate it:    python tools/test.py {config} {checkpoint}',
-            f'export it:      python tools/export_onnx.py {config} {checkpoint}',
+            f'in {self.work_dir}: {report}pruned.py and pruned.pth (the model), strategy.json (the plan), summary.json '
+            '(figures), search.pth (to go on)',
+            f'evaluate it:    python -m mmautodfp test {config} {checkpoint}',
+            f'export it:      python -m mmautodfp export_onnx {config} {checkpoint}',
             f'fine-tune it:   hand {config} to tools/train.py of MMDetection; it starts from the pruned weights',
             'search longer:  the same command with --resume --episodes N',
         ]

@@ -1,17 +1,22 @@
 """What the command-line tools do: a config and a checkpoint in, an MMEngine Runner through."""
 
 from .checkpoints import adapt_state, find_checkpoint, read_state
-from .configs import last_line, load_config, load_search_config
-from .runs import build_runner, evaluate, prune
+from .commands import evaluate, prune
+from .configs import add_settings, find_config, last_line, load_config, load_search_config
+from .data import require_data
+from .runner import build_runner
 
 __all__ = [
     'adapt_state',
+    'add_settings',
     'build_runner',
     'evaluate',
     'find_checkpoint',
+    'find_config',
     'last_line',
     'load_config',
     'load_search_config',
     'prune',
     'read_state',
+    'require_data',
 ]

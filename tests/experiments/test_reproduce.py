@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import REPO, SHARED, enliven
 
+from mmautodfp import runs as apis
 from mmautodfp.experiments.reproduce import (
     NETWORKS,
     Claim,
@@ -20,7 +21,6 @@ from mmautodfp.experiments.reproduce import (
 )
 from mmautodfp.experiments.reproduce.run import _Laboratory
 from mmautodfp.reconstruction import NeuronMerging
-from mmautodfp.runs import runs as apis
 from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import REWARDS, build

@@ -10,16 +10,16 @@ import pytest
 import torch
 from conftest import REPO, random_plan
 from demo_helpers import CHECKPOINT, CONFIG, prepared_hook, read
+from mmautodfp.hooks.identity import begin_or_resume, identify
 from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmautodfp import runs as apis
 from mmautodfp.graph import find_units
-from mmautodfp.hooks.identity import begin_or_resume, identify
 from mmautodfp.outputs.artifacts import slim_config
 from mmautodfp.outputs.comparison import compare
 from mmautodfp.reconstruction import SimilarityReconstructor
-from mmautodfp.runs import runs as apis
 from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import HOOKS, build

@@ -10,7 +10,7 @@ from mmdet.apis import init_detector
 from mmengine.config import Config
 from torch import nn
 
-from mmautodfp.runs import runs as apis
+from mmautodfp import runs as apis
 from mmautodfp.search.task import find_module
 from mmautodfp.utils import AutoDFPError
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import REPO
 from mmengine.config import Config
 
-from mmautodfp.runs import runs as apis
+from mmautodfp import runs as apis
 from mmautodfp.utils import AutoDFPError
 
 CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'

@@ -8,9 +8,9 @@ import torch
 from conftest import REPO
 from demo_helpers import CONFIG, read
 
+from mmautodfp import runs as apis
 from mmautodfp.hooks import AutoDFPHook
 from mmautodfp.rewards import CocoReward
-from mmautodfp.runs import runs as apis
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 

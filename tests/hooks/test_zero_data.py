@@ -7,7 +7,7 @@ import pytest
 from conftest import REPO
 from mmengine.config import Config
 
-from mmautodfp.runs import runs as apis
+from mmautodfp import runs as apis
 from mmautodfp.utils.fileio import load_json
 
 CONFIG = 'configs/demo/faster_rcnn_digits_zero_data.py'

@@ -18,10 +18,10 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from own_data import CLASSES, NAMES
 
+from mmautodfp import runs as apis
 from mmautodfp.deploy.mmdeploy import export_end2end, images_of
 from mmautodfp.deploy.onnx import export_onnx
 from mmautodfp.outputs.report import Evidence, remake_report
-from mmautodfp.runs import runs as apis
 from mmautodfp.utils import AutoDFPError
 
 

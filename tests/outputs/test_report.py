@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import REPO, build_resnet, random_plan
 
+from mmautodfp import runs as apis
 from mmautodfp.experiments.sweep import METHODS
 from mmautodfp.graph import find_units, unit_statistics
 from mmautodfp.kernels import BatchNormStats
@@ -26,7 +27,6 @@ from mmautodfp.outputs.report import (
 from mmautodfp.outputs.report.evidence import choose_layers, map_channels
 from mmautodfp.outputs.report.plots import search_figure
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor
-from mmautodfp.runs import runs as apis
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json, save_text
 

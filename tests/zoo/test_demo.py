@@ -8,7 +8,7 @@ from conftest import REPO, SHARED
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmautodfp.runs import runs as apis
+from mmautodfp import runs as apis
 from mmautodfp.utils import AutoDFPError
 
 NETS = ['vgg', 'resnet']

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmautodfp import runs as apis
 from mmautodfp.rewards import Reward
-from mmautodfp.runs import runs as apis
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, portable, require_same, save_json

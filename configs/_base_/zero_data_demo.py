@@ -1,0 +1,9 @@
+"""The same as the demos run it: 70 % of the parameters, and synthetic images of the digits' size."""
+
+_base_ = './zero_data.py'
+
+autodfp = dict(
+    budget=dict(preserve_ratio=0.7),
+    reconstructor=dict(images=dict(size=128)),
+    reward=dict(images=dict(size=128)),
+)

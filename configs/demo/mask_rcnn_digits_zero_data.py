@@ -1,0 +1,5 @@
+"""Mask R-CNN of the demo without any data: 70 % of the backbone's parameters, no image seen."""
+
+_base_ = ['./mask_rcnn_digits.py', '../_base_/zero_data_demo.py']
+
+load_from = '{{ fileDirname }}/mask_rcnn_digits.pth'

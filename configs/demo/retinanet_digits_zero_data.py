@@ -1,0 +1,5 @@
+"""RetinaNet of the demo without any data: 70 % of the backbone's parameters, no image seen."""
+
+_base_ = ['./retinanet_digits.py', '../_base_/zero_data_demo.py']
+
+load_from = '{{ fileDirname }}/retinanet_digits.pth'

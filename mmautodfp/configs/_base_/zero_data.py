@@ -1,0 +1,1 @@
+../../../configs/_base_/zero_data.py

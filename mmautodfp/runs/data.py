@@ -1,0 +1,70 @@
+"""Whether the data of a config is there: missed before a model is built and a search is run, not after."""
+
+import inspect
+import os
+
+from mmengine.config import Config
+from mmengine.fileio import exists
+
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.registry import DATASETS, build
+
+
+def require_data(cfg: Config, *splits: str) -> None:
+    """Look whether splits of a config can be evaluated.
+
+    Args:
+        cfg (Config): It is not changed.
+        *splits (str): Some of 'val' and 'test'.
+
+    Raises:
+        AutoDFPError: A part of the config, or a file that it names, is missing.
+    """
+    for split in splits:
+        missing = [key for key in (f'{split}_dataloader', f'{split}_evaluator', f'{split}_cfg') if not cfg.get(key)]
+        if missing:
+            raise AutoDFPError(f'{cfg.filename} has no {" and no ".join(missing)}; an evaluation needs it')
+        dataset = _find_dataset(cfg, split)
+        if _is_own(dataset.type):
+            build(DATASETS, dict(dataset))  # says itself what it misses
+        else:
+            _require_annotations(cfg, split, dataset)
+
+
+def _find_dataset(cfg: Config, split: str) -> dict:
+    """Config of the data set, without what is wrapped around it."""
+    loader = cfg[f'{split}_dataloader']
+    if not isinstance(loader, dict):
+        raise AutoDFPError(f'{split}_dataloader of {cfg.filename} is to be a dict, got {loader!r}')
+    dataset = loader.get('dataset')
+    if not isinstance(dataset, dict) or not dataset.get('type'):
+        found = f'a dict of {", ".join(map(str, dataset))}' if isinstance(dataset, dict) else repr(dataset)
+        raise AutoDFPError(f'{split}_dataloader.dataset of {cfg.filename} is to be a dict with a type, got {found}')
+    while isinstance(dataset.get('dataset'), dict):
+        dataset = dataset.dataset
+    return dataset
+
+
+def _is_own(kind: str | type) -> bool:
+    name = kind.__module__ if inspect.isclass(kind) else str(kind)  # a class in configs of MMEngine's Python style
+    return name.startswith('mmautodfp.')
+
+
+def _require_annotations(cfg: Config, split: str, dataset: dict) -> None:
+    evaluators = cfg[f'{split}_evaluator']
+    evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
+    if not all(isinstance(evaluator, dict) for evaluator in evaluators):
+        raise AutoDFPError(f'{split}_evaluator of {cfg.filename} is to be a dict or a list of them, got {evaluators!r}')
+    root, file = dataset.get('data_root') or '', dataset.get('ann_file') or ''
+    if not isinstance(root, str) or not isinstance(file, str):
+        raise AutoDFPError(
+            f'data_root and ann_file of {split}_dataloader.dataset are to be paths, check {cfg.filename}'
+        )
+    files = {f'{split}_dataloader.dataset': os.path.join(root, file)}
+    files |= {f'{split}_evaluator': evaluator.get('ann_file') for evaluator in evaluators}
+    for name, path in files.items():
+        if path and not exists(path, backend_args=dataset.get('backend_args')):
+            raise AutoDFPError(
+                f'{name} names the annotations {path}, but there is no such file; put the data there or set '
+                'data_root and ann_file'
+            )

@@ -1,0 +1,69 @@
+"""MMEngine's Runner for a config and a checkpoint, with its many ways to fail told in one sentence."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from mmengine.config import Config
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import check_state_fits
+
+from .checkpoints import adapt_state, read_state
+from .configs import last_line
+
+T = TypeVar('T')
+
+
+def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
+    """A runner whose ``load_from`` has been read and found to fit the model.
+
+    Args:
+        cfg (Config): Its ``load_from`` is a local file.
+        trust_checkpoint (bool): Allow a checkpoint whose reading can run code in it. Defaults to False.
+
+    Raises:
+        AutoDFPError: Something of the config cannot be built, or the checkpoint does not fit.
+    """
+    if not isinstance(cfg.get('model'), dict):
+        raise AutoDFPError(f'{cfg.filename} is to describe a model with a dict, got model={cfg.get("model")!r}')
+    state = read_state(cfg.load_from, trust_checkpoint)
+    if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available():
+        runner = _cpu_ranks_runner(cfg)
+    else:
+        runner = _build(cfg, lambda: Runner.from_cfg(cfg))
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    check_state_fits(adapt_state(state, model), model, cfg.load_from)
+    return runner
+
+
+def run_test(runner: Runner) -> dict[str, float]:
+    """The metrics of a runner's test loop, and with it all that hooks do around it."""
+    _build(runner.cfg, lambda: runner.test_loop)  # now, not after the search
+    try:
+        return runner.test()
+    except FileNotFoundError as error:  # from a worker of the data loader it comes with the worker's traceback
+        raise AutoDFPError(f'a file is needed that is not there: {last_line(error)}') from None
+
+
+def _build(cfg: Config, build_part: Callable[[], T]) -> T:
+    try:
+        return build_part()
+    except AutoDFPError:
+        raise
+    except Exception as error:
+        raise AutoDFPError(
+            f'{cfg.filename} does not describe what can be built: {type(error).__name__} {last_line(error)}'
+        ) from None
+
+
+def _cpu_ranks_runner(cfg: Config) -> Runner:
+    """A distributed runner without GPUs; mmengine's defaults ask for one, for the group and for the model's wrapper."""
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
+    runner = Runner.from_cfg(cfg)
+    runner.cfg.pop('model_wrapper_cfg')  # of this run, not of the pruned model's config
+    return runner

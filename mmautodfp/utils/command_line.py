@@ -1,0 +1,131 @@
+"""What the command-line tools share: common arguments, the choice of device, errors without a traceback."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from .errors import AutoDFPError
+
+
+def new_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser that shows a tool's docstring as it is."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that mmdet's tools have as well."""
+    parser.add_argument('--work-dir', help='where the results go (default: work_dirs/<config name>)')
+    add_device(parser)
+    # torch.distributed.launch passes it, and so do scripts written for mmdet's tools.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    add_trust(parser)
+    add_cfg_options(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust-checkpoint``."""
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='allow a checkpoint that holds Python objects; reading it can run code hidden in it',
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    parser.add_argument('--device', type=_device, help="'cpu', 'cuda' or 'cuda:N' (default: a GPU if there is one)")
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='override settings of the config, such as autodfp.reward.num_images=200',
+    )
+
+
+def read_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]:
+    """A tool's arguments by name, with the device chosen and the config's overrides read.
+
+    A tool imports torch and mmengine only after it: mmengine looks for a GPU when it is imported.
+
+    Args:
+        parser (argparse.ArgumentParser): Knows the tool's arguments.
+        argv (Sequence[str] | None): What was typed. Defaults to None: what this process was started with.
+
+    Raises:
+        AutoDFPError: The device is not there, or an override is no KEY=VALUE.
+    """
+    arguments = vars(parser.parse_args(argv))
+    os.environ.setdefault('LOCAL_RANK', str(arguments.pop('local_rank', 0)))
+    _choose_device(arguments.pop('device', None))
+    if 'cfg_options' in arguments:
+        arguments['cfg_options'] = read_options(arguments['cfg_options'])
+    return arguments
+
+
+@contextmanager
+def told(kept: str = '') -> Iterator[None]:
+    """End a tool with code 2 and one sentence if a request cannot be met, with 130 if it is interrupted.
+
+    Args:
+        kept (str): What is left when it is interrupted, such as 'what was finished is kept'. Defaults to ''.
+    """
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)  # as schedulers stop a job
+    try:
+        yield
+    except AutoDFPError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+    except FileNotFoundError as error:
+        print(f'error: a file is needed that is not there: {error.filename or error}', file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print('; '.join(filter(None, ('interrupted', kept))), file=sys.stderr)
+        sys.exit(130)
+
+
+def read_options(options: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs, read as mmengine reads them."""
+    from mmengine.config import DictAction
+
+    for option in options:
+        if '=' not in option:
+            raise AutoDFPError(f'--cfg-options takes KEY=VALUE, got {option!r}')
+    namespace = argparse.Namespace()
+    DictAction(['--cfg-options'], 'options')(None, namespace, options)
+    return namespace.options
+
+
+def _device(text: str) -> str:
+    kind, _, index = text.partition(':')
+    if kind not in ('cpu', 'cuda') or (index and not (kind == 'cuda' and index.isdigit())):
+        raise argparse.ArgumentTypeError(f"{text!r} is no device; say 'cpu', 'cuda' or 'cuda:N'")
+    return text
+
+
+def _choose_device(device: str | None) -> None:
+    kind, _, index = (device or '').partition(':')
+    if kind == 'cpu':
+        os.environ['CUDA_VISIBLE_DEVICES'] = ''
+    elif index:
+        # A scheduler may have given this job some of the GPUs: N counts among those.
+        visible = [gpu for gpu in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',') if gpu]
+        os.environ['CUDA_VISIBLE_DEVICES'] = visible[int(index)] if int(index) < len(visible) else index
+    if kind == 'cuda':
+        import torch
+
+        if not torch.cuda.is_available():
+            raise AutoDFPError(f'device {device} was asked for, but torch finds no GPU; use --device cpu')
