@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from own_data import own_data  # noqa: F401, a fixture
 from torch import nn
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from mmautodfp.graph import find_units
 from mmautodfp.runs import prune
@@ -26,7 +27,7 @@ def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
     """Give every norm random statistics, as training would, and switch to eval mode."""
     generator = torch.Generator().manual_seed(seed)
     for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm2d | FrozenBatchNorm2d):
             size = layer.weight.shape
             layer.weight.data = torch.rand(size, generator=generator) + 0.5
             layer.bias.data = torch.randn(size, generator=generator) * 0.3

@@ -1,11 +1,13 @@
 """What a plan costs, exactly: parameters and multiply-accumulates as functions of the units' widths."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from mmautodfp.graph import PrunableUnit
 
@@ -65,17 +67,18 @@ class CostModel:
 
     def slope(self, widths: Sequence[int], unit: int) -> int:
         """What one more channel of ``unit`` costs while the others stay at ``widths``."""
-        slope = self.linear[unit]
+        slope = self.linear[unit] + self.pairs.get((unit, unit), 0) * (2 * widths[unit] + 1)
         for (i, j), amount in self.pairs.items():
-            if unit in (i, j):
+            if i != j and unit in (i, j):
                 slope += amount * widths[j if unit == i else i]
         return slope
 
     def widest(self, widths: Sequence[int], unit: int, limit: int) -> int:
         """The most channels of ``unit`` within ``limit`` while the others stay at ``widths`` [L], which are within."""
-        slope = self.slope(widths, unit)
-        more = (limit - self(widths)) // slope if slope else self.dense[unit]
-        return min(self.dense[unit], widths[unit] + more)
+        room, slope, square = limit - self(widths), self.slope(widths, unit), self.pairs.get((unit, unit), 0)
+        # Under a term of the unit with itself, each further channel costs 2 * square more than the one before.
+        more = range(self.dense[unit] - widths[unit] + 1)
+        return widths[unit] + bisect_right(more, room, key=lambda n: slope * n + square * n * (n - 1)) - 1
 
     def ratio(self, widths: Sequence[int]) -> float:
         """Preserved share of the dense cost."""
@@ -88,8 +91,9 @@ class ModelCosts:
 
     Attributes:
         params (dict[str, CostModel]): By scope, 'module' and 'model'.
-        flops (dict[str, CostModel]): Likewise; one multiply-accumulate of a conv or linear layer is one FLOP, as
-            mmengine and mmdet count.
+        flops (dict[str, CostModel]): Likewise; one multiply-accumulate of a linear layer or a convolution (deformable
+            and transposed ones too) is one FLOP, as mmengine and mmdet count. What a deformable one does to find its
+            samples is not counted, nor are norms, activations, pooling and products of two activations.
         latency (dict[str, Cost]): Likewise, in nanoseconds; empty unless a budget asks for it. Defaults to empty.
     """
 
@@ -107,7 +111,10 @@ class ModelCosts:
 
 
 def measure_positions(model: nn.Module, run: Callable[[], object]) -> dict[nn.Module, int]:
-    """Run a model once and count, for each conv and linear layer, the output positions it is evaluated at.
+    """Run a model once and count, for each layer that multiplies, how often each element of its weight is used.
+
+    Counted are linear layers and convolutions, deformable ones too: once at each output position; and transposed
+    convolutions: once at each input position, as mmengine counts them.
 
     Args:
         model (nn.Module): The model.
@@ -118,13 +125,22 @@ def measure_positions(model: nn.Module, run: Callable[[], object]) -> dict[nn.Mo
     """
     positions: dict[nn.Module, int] = {}
 
-    def count(layer, _, output):
-        width = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
-        positions[layer] = positions.get(layer, 0) + output.numel() // width
+    def count(layer: nn.Module, args: tuple, output: Tensor) -> None:
+        if isinstance(layer, _ConvTransposeNd):
+            places = args[0].numel() // layer.in_channels
+        else:
+            places = output.numel() // (layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
+        positions[layer] = positions.get(layer, 0) + places
 
-    with forward_hooks((layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)), count):
+    with forward_hooks(filter(_multiplies, model.modules()), count):
         run()
     return positions
+
+
+def _multiplies(layer: nn.Module) -> bool:
+    # mmcv's and torchvision's deformable convolutions are of no common class, but describe themselves as any other.
+    is_conv = hasattr(layer, 'kernel_size') and hasattr(layer, 'out_channels')
+    return (isinstance(layer, nn.Linear) or is_conv) and isinstance(getattr(layer, 'weight', None), nn.Parameter)
 
 
 def model_costs(
@@ -150,9 +166,7 @@ def model_costs(
         counted: set[nn.Parameter] = set()  # heads share parameters between levels
         for layer in model.modules():
             if scope == 'model' or layer in inside:
-                own = {name: p for name, p in layer._parameters.items() if p is not None and p not in counted}
-                counted.update(own.values())
-                _count_layer(layer, own, roles.get(layer, Role()), params[scope], flops[scope], positions)
+                _count_layer(layer, roles.get(layer, Role()), params[scope], flops[scope], counted, positions)
     return ModelCosts(params, flops)
 
 
@@ -182,21 +196,25 @@ def unit_roles(module: nn.Module, units: Sequence[PrunableUnit]) -> dict[nn.Modu
 
 def _count_layer(
     layer: nn.Module,
-    parameters: Mapping[str, nn.Parameter],
     role: Role,
     params: CostModel,
     flops: CostModel,
+    counted: set[nn.Parameter],
     positions: Mapping[nn.Module, int],
 ) -> None:
-    for name, tensor in parameters.items():
+    for name, tensor in layer._parameters.items():
+        if tensor is None:
+            continue
         # A weight loses rows with its own unit and columns with the one before; biases and norms lose rows only.
         touched = [unit for unit in (role.outputs, role.inputs if name == 'weight' else None) if unit is not None]
         amount = tensor.numel()
         for unit in touched:
             amount //= params.dense[unit]
-        params.add(amount, *touched)
-        if name == 'weight' and isinstance(layer, nn.Conv2d | nn.Linear):
-            flops.add(amount * positions.get(layer, 0), *touched)
+        if tensor not in counted:
+            counted.add(tensor)
+            params.add(amount, *touched)
+        if name == 'weight' and layer in positions:
+            flops.add(amount * positions[layer], *touched)
 
 
 @contextmanager

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmautodfp.graph import PrunableUnit
+from mmautodfp.graph import PrunableUnit, is_batch_norm
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json
 from mmautodfp.utils.timing import describe_machine, median_in_turns, wait_for_gpu
@@ -47,7 +46,7 @@ class LayerCall:
     def key(self) -> str:
         """Equal for calls that take equally long at equal widths."""
         layer = self.layer
-        words = [type(layer).__name__ if isinstance(layer, _BatchNorm) else layer.extra_repr()]
+        words = [type(layer).__name__ if is_batch_norm(layer) else layer.extra_repr()]
         words += [f'input {list(self.shape)}', f'widths {self.outputs} {self.inputs}']
         return ', '.join(words)
 
@@ -62,10 +61,10 @@ class LayerCall:
             new = nn.Linear(wide_in, wide_out, layer.bias is not None)
         else:
             # Norms and depthwise convs have as many inputs as outputs.
-            own_input = isinstance(layer, _BatchNorm) or layer.groups > 1
+            own_input = is_batch_norm(layer) or layer.groups > 1
             wide_in = round(self.shape[1] * (share_out if own_input else share_in))
             shape = [self.shape[0], wide_in, *self.shape[2:]]
-            new = type(layer)(wide_in) if isinstance(layer, _BatchNorm) else _conv(layer, wide_in, share_out)
+            new = type(layer)(wide_in) if is_batch_norm(layer) else _conv(layer, wide_in, share_out)
         new = new.to(device=device, dtype=dtype)
         new.eval()
         values = torch.rand(shape, device=device, dtype=dtype)
@@ -272,7 +271,7 @@ def _record(
             widths = [1 if unit is None else units[unit].num_channels for unit in (role.outputs, role.inputs)]
             calls.append(LayerCall(layer, role, tuple(args[0].shape), *widths))
 
-    measurable = [layer for layer in roles if isinstance(layer, nn.Conv2d | nn.Linear | _BatchNorm)]
+    measurable = [layer for layer in roles if isinstance(layer, nn.Conv2d | nn.Linear) or is_batch_norm(layer)]
     with forward_hooks([*measurable, *([] if module in measurable else [module])], record):
         run()
     if not inputs or not all(isinstance(value, torch.Tensor) for args in inputs for value in args):

@@ -6,16 +6,26 @@ from itertools import pairwise
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.ops.misc import FrozenBatchNorm2d
 
-from .units import UNIT_FINDERS, Consumer, PrunableUnit, UnitFinder, is_depthwise, join_path, named_layers, walk_units
+from .units import (
+    UNIT_FINDERS,
+    Consumer,
+    PrunableUnit,
+    UnitFinder,
+    is_batch_norm,
+    is_depthwise,
+    join_path,
+    named_layers,
+    walk_units,
+)
 
 # Layers that keep every channel to itself and hold nothing that belongs to one. Exact types: a subclass may do more.
 _ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardtanh)
 _ELEMENTWISE += (nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus)
 _POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _PASSIVE = (*_ELEMENTWISE, *_POOLING, nn.Identity, nn.Dropout, nn.Dropout2d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
 # Run their children in the order of registration, with a flatten before the one named.
 _KNOWN_CHAINS = {
     torchvision.models.AlexNet: 'classifier',
@@ -70,14 +80,14 @@ class ResidualBlockFinder(UnitFinder):
             return f'plugin between {producer} and {consumer}'
         for conv_name in (producer, consumer):
             norm = getattr(block, _norm_name(block, conv_name), None)
-            if norm is not None and not (isinstance(norm, _BatchNorm) and norm.track_running_stats):
+            if norm is not None and not is_batch_norm(norm):
                 return f'{type(norm).__name__} without running statistics of its channels behind {conv_name}'
         return None
 
     @staticmethod
     def _norm_path(block: nn.Module, conv: str, name: str) -> str | None:
         norm = _norm_name(block, conv)
-        return join_path(name, norm) if isinstance(getattr(block, norm, None), _BatchNorm) else None
+        return join_path(name, norm) if is_batch_norm(getattr(block, norm, None)) else None
 
 
 class InvertedResidualFinder(UnitFinder):
@@ -127,9 +137,9 @@ class ChannelPath:
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):
                 constant = constant * layer.weight.flatten(1).sum(1) + (0 if layer.bias is None else layer.bias)
-            elif isinstance(layer, _BatchNorm):
+            elif is_batch_norm(layer):
                 constant = (constant - layer.running_mean) * (layer.running_var + layer.eps).rsqrt()
-                if layer.affine:
+                if layer.weight is not None:
                     constant = constant * layer.weight + layer.bias
             elif isinstance(layer, _ELEMENTWISE):
                 constant = layer(constant.clone())  # it may work in place
@@ -146,13 +156,12 @@ def chain_units(steps: list[Step], end: str) -> Iterator[PrunableUnit | tuple[st
     Yields:
         PrunableUnit | tuple[str, str]: Units in order, and (layer path, reason) for what stays.
     """
-    modules = [layer for _, layer in steps]
     open_unit: _OpenUnit | None = None
     for index, (path, layer) in enumerate(steps):
         if open_unit is not None and open_unit.takes(path, layer):
             continue
         reason = None
-        if not _is_plain_layer(layer) or modules.count(layer) > 1:
+        if not _is_plain_layer(layer):
             reason = f'feeds {path}, a {type(layer).__name__} through which no finder can follow its channels'
         elif open_unit is not None:
             reason = open_unit.obstacle(path, layer)
@@ -163,8 +172,6 @@ def chain_units(steps: list[Step], end: str) -> Iterator[PrunableUnit | tuple[st
         open_unit = None
         if not _is_plain_layer(layer):
             yield from walk_units(layer, path, known=False)
-        elif modules.count(layer) > 1:
-            yield path, 'is used more than once'
         elif getattr(layer, 'groups', 1) > 1:
             kind = 'depthwise' if is_depthwise(layer) else 'grouped'
             yield path, f'{kind} convolution behind no layer that can be pruned'
@@ -188,8 +195,8 @@ class _OpenUnit:
 
     def takes(self, path: str, layer: nn.Module) -> bool:
         """Whether the layer leaves the channels apart; then it is noted."""
-        if type(layer) in _NORMS and layer.num_features == self.channels:
-            if not layer.track_running_stats:
+        if type(layer) in _NORMS and _width(layer) == self.channels:
+            if not is_batch_norm(layer):
                 self.bad_norm = f'{type(layer).__name__} without running statistics of its channels behind it'
             if self.followers or self.norm is not None:
                 self.between.append(path)
@@ -262,7 +269,11 @@ def _norm_behind(steps: list[Step], index: int) -> str | None:
         return None
     layer, (path, norm) = steps[index][1], steps[index + 1]
     width = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
-    return path if type(norm) in _NORMS and norm.num_features == width and norm.track_running_stats else None
+    return path if type(norm) in _NORMS and is_batch_norm(norm) and _width(norm) == width else None
+
+
+def _width(norm: nn.Module) -> int:
+    return len(norm.running_mean) if is_batch_norm(norm) else norm.num_features
 
 
 def _norm_name(block: nn.Module, conv: str) -> str:

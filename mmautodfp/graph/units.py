@@ -1,11 +1,14 @@
 """What can be pruned: units of a producer, what follows it, and its consumers, found by walking a live model."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from mmautodfp.kernels import BatchNormStats
 
@@ -113,7 +116,24 @@ def survey_units(module: nn.Module) -> UnitSurvey:
     for unit in units:
         for name in (unit.name, *unit.between):
             left.pop(name, None)
+    repeated = _repeated_layers(module)
+    for unit in list(units):
+        paths = [unit.name, unit.norm, *unit.between, *(path for c in unit.consumers for path in (c.name, c.norm))]
+        shared = next((path for path in paths if path and module.get_submodule(path) in repeated), None)
+        if shared is not None:
+            units.remove(unit)
+            left[unit.name] = 'is used more than once' if shared == unit.name else f'{shared} is used more than once'
+            convs = [path for path in unit.between if isinstance(module.get_submodule(path), nn.Conv2d)]
+            left |= dict.fromkeys(convs, f'follows {unit.name}, which stays')
     return UnitSurvey(units, left)
+
+
+def _repeated_layers(module: nn.Module) -> set[nn.Module]:
+    """Layers that stand in several places of a module, or whose weights do: what is cut in one is cut in all."""
+    places = Counter(layer for _, layer in module.named_modules(remove_duplicate=False))
+    owners = Counter(tensor for layer in places for tensor in layer._parameters.values())
+    twice = {tensor for tensor, count in owners.items() if tensor is not None and count > 1}
+    return {layer for layer, count in places.items() if count > 1 or not twice.isdisjoint(layer._parameters.values())}
 
 
 def find_units(module: nn.Module) -> list[PrunableUnit]:
@@ -212,6 +232,13 @@ def join_path(*names: str) -> str:
 def is_depthwise(layer: nn.Module) -> bool:
     """Whether each channel of a convolution is a group of its own."""
     return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
+
+
+def is_batch_norm(layer: nn.Module | None) -> bool:
+    """Whether a layer normalises each channel with running statistics of it: BatchNorm, or torchvision's frozen one."""
+    if isinstance(layer, FrozenBatchNorm2d):
+        return True
+    return isinstance(layer, _BatchNorm) and layer.running_mean is not None
 
 
 def _shorten(names: list[str], most: int = 4) -> str:

@@ -9,6 +9,8 @@ from .selection import checked_keep
 
 # Numbers taken into one matrix product, for its memory and for the digits of sums in single precision.
 CHUNK = 1 << 23
+# What explains less than another by so small a share explains as much: rounding must not choose.
+TIE = 1e-9
 # Shares of the mean variance that are tried one after another until a covariance is positive.
 JITTERS = (0.0, *(10.0**power for power in range(-12, 1)))
 
@@ -218,7 +220,8 @@ def rank_by_explanation(covariance: Tensor, consumer: Tensor) -> Tensor:
 
     A pivoted Cholesky factorisation: the channel is taken whose regression leaves the least of ``tr(consumer @ R)``,
     R being the covariance that the channels taken before do not explain. Channels that add nothing come last, in order
-    of their index.
+    of their index, and of channels that explain equally much, such as twins, the one with the lower index comes first.
+    Takes O(N^3).
 
     Args:
         covariance (Tensor): [N, N], of the channels as the consumers read them.
@@ -229,6 +232,7 @@ def rank_by_explanation(covariance: Tensor, consumer: Tensor) -> Tensor:
         Tensor: [N], channel indices, the most explaining first.
     """
     rest, consumer = covariance.double().clone(), consumer.double()
+    read = consumer @ rest  # kept up to date: both lose a matrix of rank one with each channel
     floor = rest.diagonal().amax().clamp_min(0) * 1e-10
     taken: list[int] = []
     left = torch.ones(len(rest), dtype=torch.bool, device=rest.device)
@@ -238,12 +242,14 @@ def rank_by_explanation(covariance: Tensor, consumer: Tensor) -> Tensor:
         if not useful.any():
             break
         # What tr(consumer @ R) loses by channel j: r_j^T consumer r_j / R_jj.
-        gain = ((consumer @ rest) * rest).sum(0) / variance.clamp_min(1e-300)
-        pivot = int(gain.masked_fill(~useful, -torch.inf).argmax())
+        gain = (read * rest).sum(0) / variance.clamp_min(1e-300)
+        gain = gain.masked_fill(~useful, -torch.inf)
+        pivot = int((gain >= gain.max() * (1 - TIE)).nonzero()[0])
         taken.append(pivot)
         left[pivot] = False
-        column = rest[:, pivot].clone()
-        rest -= torch.outer(column, column) / column[pivot]
+        column, share = rest[:, pivot].clone(), rest[pivot] / rest[pivot, pivot]
+        rest -= torch.outer(column, share)
+        read -= torch.outer(consumer @ column, share)
     return torch.tensor(taken + left.nonzero().squeeze(1).tolist(), device=covariance.device)
 
 

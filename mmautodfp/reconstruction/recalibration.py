@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmautodfp.graph import PrunableUnit
+from mmautodfp.graph import PrunableUnit, is_batch_norm
 from mmautodfp.surgery import PruningPlan, Restore, replace_tensor
 
 from .refine import bounded_gain
@@ -39,11 +38,10 @@ class Recalibration:
 
     def __init__(self, module: nn.Module, units: Sequence[PrunableUnit], batches: Callable[[], Iterable[tuple]]):
         self._batches = batches
-        norms = {name: norm for name, norm in module.named_modules() if isinstance(norm, _BatchNorm)}
+        norms = {name: norm for name, norm in module.named_modules() if is_batch_norm(norm)}
         self._dense = {
             name: _Norm(norms[name].running_mean.clone(), norms[name].running_var.clone(), *statistics)
             for name, statistics in self._measure(module).items()
-            if norms[name].running_mean is not None
         }
         self._unit_of = {path: unit.name for unit in units for path in (unit.norm, *unit.between) if path in norms}
 
@@ -53,9 +51,7 @@ class Recalibration:
         if not self._dense:
             return
         for name, (mean, variance) in self._measure(module).items():
-            dense = self._dense.get(name)
-            if dense is None:  # it has no running statistics
-                continue
+            dense = self._dense[name]
             unit = plan.units.get(self._unit_of.get(name))
             keep = slice(None) if unit is None else list(unit.keep)
             norm = restore.remember(module.get_submodule(name))

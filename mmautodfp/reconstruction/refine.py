@@ -243,7 +243,8 @@ def _keep(plan: PruningPlan, unit: PrunableUnit, device: torch.device) -> Tensor
 
 def _slope(norm: nn.Module) -> Tensor:
     """[M], what a norm multiplies by; errors behind a channel that it all but closes cannot be made good before it."""
-    slope = norm.weight / (norm.running_var + norm.eps).sqrt()
+    weight = 1 if norm.weight is None else norm.weight
+    slope = weight / (norm.running_var + norm.eps).sqrt()
     return torch.where(slope.abs() > 1e-3 * slope.abs().amax(), slope, torch.inf)
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from mmautodfp.graph import is_batch_norm
 from mmautodfp.kernels import Moments, TapCorrelation, dead_leaves, white_noise
 from mmautodfp.utils import AutoDFPError
 
@@ -58,8 +59,12 @@ class SyntheticImages:
 
     def normalized_as(self, model: nn.Module) -> 'SyntheticImages':
         """The same images at the scale of a model's data preprocessor, if it has one that normalises."""
-        preprocessor = getattr(model, 'data_preprocessor', None)
-        mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
+        transform = getattr(model, 'transform', None)
+        if isinstance(transform, GeneralizedRCNNTransform):  # torchvision's, of pixels in [0, 1]
+            mean, std = (255 * torch.tensor(values) for values in (transform.image_mean, transform.image_std))
+        else:
+            preprocessor = getattr(model, 'data_preprocessor', None)
+            mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
         if mean is None or std is None:
             return self
         return replace(self, mean=tuple(mean.flatten().tolist()), std=tuple(std.flatten().tolist()))
@@ -118,20 +123,27 @@ def inputs_of(model: nn.Module, module: nn.Module, images: Tensor) -> tuple:
 
 def features_of(model: nn.Module, images: Tensor):
     """What a model makes of images before any head: a detector's pyramid, a classifier's features or logits."""
-    return model.extract_feat(images) if hasattr(model, 'extract_feat') else model(images)
+    if hasattr(model, 'extract_feat'):
+        return model.extract_feat(images)
+    if isinstance(getattr(model, 'transform', None), GeneralizedRCNNTransform):  # torchvision's detectors scale first
+        features = model.backbone(images)
+        return [features] if isinstance(features, Tensor) else list(features.values())
+    return model(images)
 
 
 @contextmanager
 def batch_statistics(module: nn.Module, watch: Callable[[str, Tensor], None] | None = None) -> Iterator[None]:
     """Let every BatchNorm use the statistics of its own batch, frozen ones too; no buffer is touched.
 
+    Those that keep no statistics do so by themselves and are left alone.
+
     Args:
         module (nn.Module): Any module.
         watch (Callable | None): Told each norm's name and input. Defaults to None.
     """
-    norms = [(name, norm) for name, norm in module.named_modules() if isinstance(norm, _BatchNorm)]
+    norms = [(name, norm) for name, norm in module.named_modules() if is_batch_norm(norm)]
 
-    def forward_of(name: str, norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
+    def forward_of(name: str, norm: nn.Module) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
             if watch:
                 watch(name, x)

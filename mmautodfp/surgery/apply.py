@@ -4,14 +4,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmautodfp.graph import Consumer, PrunableUnit, survey_units
 from mmautodfp.kernels import merge_input_channels
 from mmautodfp.utils import AutoDFPError
 
 from .plan import PruningPlan, UnitPlan
-from .restore import Restore
+from .restore import Restore, set_sizes
 
 if TYPE_CHECKING:
     from mmautodfp.reconstruction import Reconstruction, Reconstructor
@@ -107,14 +106,10 @@ def _keep_channels(layer: nn.Module, keep: Tensor) -> None:
         for name, tensor in store.items():
             if tensor is not None and tensor.ndim:  # num_batches_tracked has no channels
                 replace_tensor(layer, name, tensor[keep])
-    if isinstance(layer, _BatchNorm):
-        layer.num_features = len(keep)
-    elif isinstance(layer, nn.Linear):
-        layer.out_features = len(keep)
-    else:
-        layer.out_channels = len(keep)
-        if layer.groups > 1:  # depthwise: every channel is a group of its own
-            layer.groups = layer.in_channels = len(keep)
+    sizes = dict(num_features=len(keep), out_features=len(keep), out_channels=len(keep))
+    if getattr(layer, 'groups', 1) > 1:  # depthwise: every channel is a group of its own
+        sizes |= dict(groups=len(keep), in_channels=len(keep))
+    set_sizes(layer, sizes)
 
 
 def _absorb_constant(module: nn.Module, consumer: Consumer, constant: Tensor, restore: Restore) -> None:

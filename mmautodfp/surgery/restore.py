@@ -1,9 +1,26 @@
 """The dense weights kept aside while a module is pruned."""
 
+from collections.abc import Mapping
+
 from torch import nn
+
+from mmautodfp.graph import is_batch_norm
 
 # What layers say of their own shapes. A pruned layer must tell the truth, and Slim sets these to rebuild it.
 SIZES = ('in_channels', 'out_channels', 'groups', 'num_features', 'in_features', 'out_features')
+
+
+def sizes_of(layer: nn.Module) -> dict[str, int]:
+    """What a layer says of its own shape; a frozen norm says it with its buffers alone."""
+    sizes = {name: getattr(layer, name) for name in SIZES if hasattr(layer, name)}
+    return sizes | dict(num_features=len(layer.running_mean)) if is_batch_norm(layer) else sizes
+
+
+def set_sizes(layer: nn.Module, sizes: Mapping[str, int]) -> None:
+    """Let a layer say other sizes of itself."""
+    for name, value in sizes.items():
+        if hasattr(layer, name):
+            setattr(layer, name, value)
 
 
 class Restore:
@@ -18,16 +35,14 @@ class Restore:
     def remember(self, layer: nn.Module) -> nn.Module:
         """Keep what ``layer`` holds now, unless it has been kept before, and return the layer."""
         if layer not in self._saved:
-            sizes = {name: getattr(layer, name) for name in SIZES if hasattr(layer, name)}
-            self._saved[layer] = (dict(layer._parameters), dict(layer._buffers), sizes)
+            self._saved[layer] = (dict(layer._parameters), dict(layer._buffers), sizes_of(layer))
         return layer
 
     def __call__(self) -> None:
         for layer, (parameters, buffers, sizes) in self._saved.items():
             layer._parameters.update(parameters)
             layer._buffers.update(buffers)
-            for name, value in sizes.items():
-                setattr(layer, name, value)
+            set_sizes(layer, sizes)
         self._saved.clear()
 
     def swap(self) -> None:
@@ -54,7 +69,7 @@ class Restore:
             if layer not in self._saved:
                 continue
             parameters, _, sizes = self._saved[layer]
-            new = {name: getattr(layer, name) for name, value in sizes.items() if getattr(layer, name) != value}
+            new = {name: value for name, value in sizes_of(layer).items() if value != sizes[name]}
             if parameters.get('bias', False) is None and layer.bias is not None:
                 new['bias'] = True
             if new:

@@ -10,7 +10,7 @@ from mmautodfp.utils.registry import MODELS
 
 from .apply import apply_plan
 from .plan import PruningPlan, UnitPlan
-from .restore import SIZES
+from .restore import set_sizes, sizes_of
 
 
 @MODELS.register_module()
@@ -76,13 +76,11 @@ def _resize(module: nn.Module, path: str, sizes: Mapping[str, int | bool]) -> No
             f'the pruned model has a layer {path!r}, but the {type(module).__name__} has none of that name; '
             'its config and this version of its code do not belong together'
         ) from None
-    if not sizes.keys() <= {name for name in SIZES if hasattr(layer, name)} | {'bias'}:
+    dense = sizes_of(layer)
+    if not sizes.keys() <= dense.keys() | {'bias'}:
         raise AutoDFPError(f'{path} is a {type(layer).__name__}, which has no {", ".join(sizes)} to be changed')
-    dense = {name: getattr(layer, name) for name in SIZES if hasattr(layer, name)}
-    for name, value in sizes.items():
-        if name != 'bias':
-            setattr(layer, name, value)
-    new = {name: getattr(layer, name) for name in dense}
+    new = {name: sizes.get(name, value) for name, value in dense.items()}
+    set_sizes(layer, new)
     outputs = {'out_channels', 'num_features', 'out_features'}
     for store in (layer._parameters, layer._buffers):
         for name, tensor in store.items():

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from conftest import build_resnet, enliven
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from mmautodfp.costs import (
     LatencyBudget,
@@ -18,6 +19,8 @@ from mmautodfp.costs import (
     measure_latency_costs,
     round_widths,
 )
+from mmautodfp.costs.counts import Role
+from mmautodfp.costs.latency_table import LayerCall
 from mmautodfp.graph import find_units
 from mmautodfp.utils import AutoDFPError
 
@@ -156,6 +159,12 @@ def test_depthwise_convs_and_linear_layers_after_a_flatten_are_measured_at_any_w
     ):
         cost = measure(enliven(build()), tmp_path, points=2)['module']
         assert 0 < cost([1] * len(cost.dense)) < cost(cost.dense)
+
+
+def test_frozen_norms_are_measured_at_any_width():
+    call = LayerCall(FrozenBatchNorm2d(8), Role(0), (1, 8, 5, 5), 8, 1)
+    assert call.key == LayerCall(FrozenBatchNorm2d(8), Role(2), (1, 8, 5, 5), 8, 1).key
+    assert call.at(3, 1)().shape == (1, 3, 5, 5)
 
 
 @pytest.mark.parametrize('divisor', [1, 8])

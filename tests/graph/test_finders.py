@@ -212,6 +212,62 @@ def test_a_layer_that_is_used_twice_is_left_alone():
     assert survey.left['1'] == 'is used more than once'
 
 
+def shared_by_two_blocks() -> nn.Module:
+    model = CifarResNet(8)
+    model.layer1.append(copy.deepcopy(model.layer1[0]))
+    model.layer1[1].conv1 = model.layer1[0].conv1
+    return model
+
+
+def a_block_that_runs_twice() -> nn.Module:
+    model = CifarResNet(8)
+    model.layer1.append(model.layer1[0])
+    return model
+
+
+def norm_of_two_layers() -> nn.Module:
+    model = CifarResNet(8)
+    model.layer1.append(copy.deepcopy(model.layer1[0]))
+    model.layer1[1].bn1 = model.layer1[0].bn1
+    return model
+
+
+def weight_of_two_layers() -> nn.Module:
+    model = CifarResNet(8)
+    model.layer1.append(copy.deepcopy(model.layer1[0]))
+    model.layer1[1].conv2.weight = model.layer1[0].conv2.weight
+    return model
+
+
+@pytest.mark.parametrize(
+    ('build', 'reason'),
+    [
+        (shared_by_two_blocks, 'is used more than once'),
+        (a_block_that_runs_twice, 'is used more than once'),
+        (norm_of_two_layers, 'layer1.0.bn1 is used more than once'),
+        (weight_of_two_layers, 'layer1.0.conv2 is used more than once'),
+    ],
+)
+def test_what_two_blocks_share_is_left_alone_and_the_rest_is_pruned(build, reason):
+    model = enliven(build()).double()
+    survey = survey_units(model)
+    assert [unit.name for unit in survey.units] == ['layer2.0.conv1', 'layer3.0.conv1']
+    assert survey.left['layer1.0.conv1'] == reason
+    batch, plan = images(model, 16), random_plan(model)
+    with torch.no_grad():
+        expected = masked_dense(model, plan, SimilarityReconstructor())(batch)
+        apply_plan(model, plan, SimilarityReconstructor())
+        assert torch.allclose(model(batch), expected, atol=1e-10)
+
+
+def test_a_depthwise_layer_that_is_used_twice_keeps_its_channels():
+    depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+    survey = survey_units(nn.Sequential(nn.Conv2d(3, 8, 3), depthwise, nn.ReLU(), depthwise, nn.Conv2d(8, 4, 1)))
+    assert not survey.units
+    assert survey.left['0'] == '1 is used more than once'
+    assert survey.left['1'] == survey.left['3'] == 'follows 0, which stays'
+
+
 def test_a_sequential_inside_an_unknown_module_is_not_trusted():
     class Tapped(nn.Module):
         def __init__(self):

@@ -186,6 +186,39 @@ def test_ranking_takes_what_explains_most_first():
     assert sorted(ranking) == list(range(8))
 
 
+def ranked_afresh(covariance, consumer):
+    """The same order, every gain worked out anew: O(N^4)."""
+    rest, taken = covariance.double().clone(), []
+    left = torch.ones(len(rest), dtype=torch.bool)
+    floor = rest.diagonal().max() * 1e-10
+    while (useful := left & (rest.diagonal() > floor)).any():
+        gain = ((consumer @ rest) * rest).sum(0) / rest.diagonal()
+        best = gain[useful].max()
+        pivot = next(n for n in range(len(rest)) if useful[n] and gain[n] >= best - 1e-9 * best)
+        taken.append(pivot)
+        left[pivot] = False
+        rest -= torch.outer(rest[:, pivot], rest[:, pivot]) / rest[pivot, pivot]
+    return taken + left.nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize('kind', ['plain', 'dead', 'twins', 'multiples', 'few samples'])
+@pytest.mark.parametrize('seed', range(4))
+def test_ranking_is_that_of_gains_worked_out_afresh(kind, seed):
+    x = correlated(10 if kind == 'few samples' else 200, 24, seed)
+    weight = torch.randn(7, 24, 9, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if kind == 'dead':
+        x[:, 3], x[:, 7] = 0, 2.5
+    elif kind in ('twins', 'multiples'):
+        factors = torch.tensor([1.0, 1, 1] if kind == 'twins' else [0.5, -2, 3]).double()
+        x[:, 12:] = x[:, :12] * factors.repeat(4)
+        weight[:, 12:] = weight[:, :12]
+    covariance, consumer = moments_of(x).covariance, torch.einsum('ons,oms->nm', weight, weight)
+    ranking = rank_by_explanation(covariance, consumer).tolist()
+    assert ranking == ranked_afresh(covariance, consumer)
+    if kind == 'twins':
+        assert all(ranking.index(n) < ranking.index(n + 12) for n in range(12))
+
+
 def test_ranking_puts_repeated_and_dead_channels_last():
     x = correlated(channels=6)
     x[:, 2], x[:, 5] = 1.0, 2 * x[:, 0]

@@ -114,7 +114,7 @@ def test_as_many_images_as_asked_for_are_seen(resnet):
     for asked, batches in ((1, 1), (8, 1), (9, 2), (64, 2)):
         reconstructor = SyntheticLeastSquares(images=dict(size=32, num_images=16), recalibration=asked)
         reconstructor.ensure_fitted(resnet)
-        assert len(list(reconstructor._recalibrate._batches())) == batches
+        assert len(list(reconstructor._recalibration._batches())) == batches
 
 
 def test_a_module_without_norms_is_left_alone():

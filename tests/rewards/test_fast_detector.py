@@ -14,7 +14,7 @@ from reward_data import assert_same_detections, demo_detector, digits_batches, d
 from torch import nn
 
 from mmautodfp.graph import find_units
-from mmautodfp.reconstruction import PruneOnly, SimilarityReconstructor
+from mmautodfp.reconstruction import PruneOnly, SimilarityReconstructor, SyntheticLeastSquares
 from mmautodfp.rewards import CocoReward
 from mmautodfp.rewards.fast.detector import FastDetector
 from mmautodfp.rewards.fast.model import TOLERANCE, FastModel, choose_precision
@@ -231,6 +231,26 @@ def test_the_stem_is_run_once_and_changes_nothing(model, digits_root):
         expected = answers(plain.detector.predict, plain._batches)
         assert assert_all_same(answers(split.detector.predict, split._batches), expected, scores=1e-5, boxes=1e-3)
         assert assert_all_same(model_answers(model, plain._batches), expected)
+
+
+def test_a_stem_of_several_layers_is_left_alone_by_plans_that_move_norms(digits_root):
+    cfg = Config.fromfile(REPO / 'configs/demo/faster_rcnn_digits.py').model
+    model = demo_detector('faster_rcnn')
+    torch.manual_seed(0)
+    model.backbone = enliven(MODELS.build(cfg.backbone | dict(type='ResNetV1d')))
+    reward = CocoReward(4, batch_size=2)
+    reward.prepare(model, digits_loader(digits_root), unit_names(model))
+    assert reward._batches[0]['inputs'].shape[1:] == (16, 32, 32)  # the stem has been run
+    (images,) = digits_batches(model, digits_root, 2, 2)
+    with torch.no_grad():
+        behind_stem = model.backbone.maxpool(model.backbone.stem(images['inputs']))
+    reconstructor = SyntheticLeastSquares(dict(num_images=4, size=64), refinement=False)
+    with apply_plan(model.backbone, gentle_plan(model.backbone, 3), reconstructor), torch.no_grad():
+        reward.detector.update(model)
+        expected = model.extract_feat(images['inputs'])
+        found = reward.detector._features(behind_stem)
+    for level, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert ((a - b).norm() / b.norm()).item() < 1e-4, level
 
 
 @pytest.mark.parametrize('units', [[], ['neck.lateral_convs.0.conv'], ['backbone.conv1']])

@@ -6,7 +6,6 @@ import random
 import pytest
 import torch
 from conftest import build_resnet
-from least_squares_data import IMAGES
 
 from mmautodfp.costs import (
     Constraints,
@@ -23,6 +22,8 @@ from mmautodfp.costs import (
 from mmautodfp.graph import find_units
 from mmautodfp.reconstruction import SyntheticLeastSquares
 from mmautodfp.surgery import allocate_widths
+
+IMAGES = dict(num_images=12, size=32, batch_size=4)
 
 
 def bound(

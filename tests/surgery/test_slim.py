@@ -16,7 +16,7 @@ from mmautodfp.utils.registry import MODELS
 def masked_dense(module: nn.Module, plan: PruningPlan, reconstructor) -> nn.Module:
     """The same surgery without surgery: a dense copy whose pruned channels are zeroed behind the activation.
 
-    The consumers' weights are merged one retained channel at a time and keep their dense shape.
+    The consumers' weights are merged and keep their dense shape.
     """
     reconstructor.ensure_fitted(module)
     dense = copy.deepcopy(module)
@@ -27,9 +27,7 @@ def masked_dense(module: nn.Module, plan: PruningPlan, reconstructor) -> nn.Modu
         delivery = reconstructor.reconstruct(unit, torch.tensor(unit_plan.keep), unit_plan.lam).delivery
         for consumer in unit.consumers:
             layer = dense.get_submodule(consumer.name)
-            old = layer.weight.data.clone()
-            for place, kept in enumerate(unit_plan.keep):
-                layer.weight.data[:, kept] = sum(delivery[n, place] * old[:, n] for n in range(unit.num_channels))
+            layer.weight.data[:, unit_plan.keep] = torch.einsum('mnyx,nk->mkyx', layer.weight.data, delivery)
             layer.register_forward_pre_hook(lambda _, inputs, mask=mask: inputs[0] * mask.view(1, -1, 1, 1))
     return dense
 
@@ -44,12 +42,11 @@ def outputs(module: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize(
     'build',
     [
-        lambda: build_resnet(18, base_channels=64),
-        lambda: build_resnet(50, base_channels=64),
+        lambda: build_resnet(18),
         lambda: build_resnet(50),
         lambda: enliven(torchvision.models.resnet18(num_classes=7)),
     ],
-    ids=['resnet18', 'resnet50', 'quarter-width resnet50', 'torchvision resnet18'],
+    ids=['resnet18', 'resnet50', 'torchvision resnet18'],
 )
 @pytest.mark.parametrize('seed', [1, 2])
 def test_slim_model_equals_masked_dense_model_and_restores_bit_for_bit(build, reconstructor, seed):
@@ -194,4 +191,4 @@ def test_slim_builds_the_shapes_that_the_plan_leaves():
 def test_slim_refuses_widths_that_cannot_be(widths, message):
     module = dict(type='mmdet.ResNet', depth=50, base_channels=16)
     with pytest.raises(AutoDFPError, match=message):
-        MODELS.get('mmautodfp.Slim')(module, widths)
+        MODELS.get('mmautodfp.Slim')(module, widths=widths)

@@ -115,6 +115,7 @@ class FastDetector(FastModel):
         """From now on :meth:`predict` takes what :meth:`run_stem` gave in place of images."""
         for name in stem:
             replace_module(self._copy, f'backbone.{name}', nn.Identity())
+        self._dropped = tuple(f'backbone.{name}.' for name in stem)
 
 
 def _answers(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:

@@ -59,6 +59,7 @@ class FastModel:
         for norm in self._norm_of.values():
             replace_module(self._copy, norm, nn.Identity())
         self._seen: dict[str, list[tuple[Tensor, int]]] = {}
+        self._dropped: tuple[str, ...] = ()  # parts that the copy does without
         self.update(model)
 
     def _dtype_of(self, name: str, layer: nn.Module) -> torch.dtype:
@@ -69,6 +70,8 @@ class FastModel:
     def update(self, model: nn.Module) -> None:
         """Bring over the weights that are not the same tensors as at the last call."""
         for name, layer in model.named_modules():
+            if f'{name}.'.startswith(self._dropped):
+                continue
             norm = model.get_submodule(self._norm_of[name]) if name in self._norm_of else None
             tensors = [tensor for part in (layer, norm) if part is not None for tensor in _own_tensors(part)]
             versions = [(tensor, tensor._version) for tensor in tensors]
