@@ -1,7 +1,8 @@
-"""Print the README's tables of "Beyond the paper" and of the classifiers from the measured figures.
+"""Print the tables of docs/results.md and docs/reproduction.md from the measured figures, or draw the README's picture.
 
 Example:
     python tools/tables.py configs/demo/results/least_squares
+    python tools/tables.py configs/demo/results/least_squares --picture .github/no_data.png
     python tools/tables.py configs/classification/results
 """
 
@@ -11,7 +12,7 @@ from mmautodfp.utils.command_line import new_parser, told
 
 
 def tables(folder: Path) -> str:
-    """All tables of a folder of results, as they stand in the README.
+    """All tables of a folder of results, as they stand in the docs.
 
     Raises:
         AutoDFPError: The folder holds no such results.
@@ -51,7 +52,19 @@ def tables(folder: Path) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument('folder', type=Path, help='where the JSON files are')
-    print(tables(parser.parse_args(argv).folder))
+    parser.add_argument(
+        '--picture', type=Path, help="PNG to draw instead, beside the figures of the parent folder's sweep.json"
+    )
+    args = parser.parse_args(argv)
+    if args.picture is None:
+        print(tables(args.folder))
+        return
+
+    from mmautodfp.experiments.tables import NAMES, draw_without_search
+    from mmautodfp.utils.fileio import load_json
+
+    results = {name: load_json(args.folder / f'{name}.json', 'the figures') for name in list(NAMES)[:4]}
+    draw_without_search(args.picture, results, load_json(args.folder.parent / 'sweep.json', 'the sweep'))
 
 
 if __name__ == '__main__':

@@ -21,7 +21,7 @@ autodfp = dict(
         credit='episode',  # the paper's is 'bootstrap', which only teaches the last unit; see SACConfig
     ),
     reconstructor=dict(type='SimilarityReconstructor'),
-    # 'auto': bfloat16 or float16 where the device is faster in it; it ranks plans as float32 does (README)
+    # 'auto': bfloat16 or float16 where the device is faster in it; it ranks plans as float32 does (docs/results.md)
     reward=dict(type='CocoReward', num_images=500, seed=0, precision='auto'),
     clustering=dict(eps=0.5, min_samples=5),
     bias_threshold=0.5,  # the paper does not tell it

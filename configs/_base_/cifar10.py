@@ -25,6 +25,6 @@ test_dataloader = dict(
 )
 autodfp = dict(
     budget=dict(preserve_ratio=0.5),
-    # The paper's reward is 'top1'; the README has both side by side.
+    # The paper's reward is 'top1'; docs/reproduction.md has both side by side.
     reward=dict(metric='probability', precision='auto', batch_size=100),
 )

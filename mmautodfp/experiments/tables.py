@@ -1,7 +1,10 @@
 """Markdown tables of measured figures, from the JSON files that hold them."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from mmautodfp.outputs.report import draw_pareto
 
 NAMES = {
     'faster_rcnn': 'Faster R-CNN, demo',
@@ -48,6 +51,27 @@ def correlation_table(result: Mapping[str, Any]) -> str:
     """How well rewards without data rank plans, from :func:`mmautodfp.experiments.rank_plans.rank_plans`."""
     rows = [[name, f'{rho["all"]:.2f}', f'{rho["better_half"]:.2f}'] for name, rho in result['correlation'].items()]
     return _markdown(['reward', f'all {result["plans"]} plans', 'better half'], rows)
+
+
+def draw_without_search(
+    path: str | os.PathLike, results: Mapping[str, Mapping[str, Any]], sweep: Sequence[Mapping[str, Any]]
+) -> None:
+    """Draw what detectors keep without a search beside what uniform pruning leaves of them, a panel a detector.
+
+    Args:
+        path (str | os.PathLike): PNG to write.
+        results (Mapping): As of :func:`variant_table`.
+        sweep (Sequence[Mapping]): Cells of :func:`mmautodfp.experiments.sweep.sweep`, of the demos' configs.
+    """
+    cells = list(sweep)
+    for first in {cell['config']: cell for cell in sweep}.values():
+        figures = results[first['config'].removesuffix('_digits_autodfp')]['variants']['full, allocated plan']
+        same = {key: first[key] for key in ('config', 'model', 'metric')}
+        cells += [
+            same | dict(params=dict(ours=f['params']), held_out=dict(ours=[f['metric']])) for f in figures.values()
+        ]
+    methods = {'uniform, pruned only': 'uniform, pruned only', 'uniform, Neuron Merging': 'uniform, Neuron Merging'}
+    draw_pareto(path, cells, methods | dict(ours='no data, no search'))
 
 
 def _cell(figure: Mapping[str, float] | None, dense: float) -> str:

@@ -60,7 +60,7 @@ class SyntheticLeastSquares(Reconstructor):
             to 64.
         error_power (float): What a unit's share of lost variance is raised to before the units' errors are added up to
             allocate a plan; above 1, pruning is shared out more evenly. Defaults to 1; on ResNet-56 1.5 is the better
-            one at most shares (see the README's tables).
+            one at most shares (see docs/results.md).
         refinement (dict | bool | None): Settings of :class:`mmautodfp.reconstruction.Refinement`; False
             leaves it out. Defaults to True, as None: its own.
 

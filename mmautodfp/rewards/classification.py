@@ -25,7 +25,7 @@ class AccuracyReward(Reward):
     """Share of correctly classified images, in [0, 1], on a choice with as many images of each class as possible.
 
     Held-out figures are always this share. What rewards the search may be the probability that the classifier gives to
-    the right class, on average, which is less of a yes or no for each image (README, "Classifiers").
+    the right class, on average, which is less of a yes or no for each image (see docs/reproduction.md).
 
     Args:
         num_images (int | None): Size of the subset; None takes all images. Defaults to 1000.
