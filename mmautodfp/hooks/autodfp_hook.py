@@ -15,9 +15,8 @@ from torch import nn
 from mmautodfp.api import PruningTask, search
 from mmautodfp.graph import find_units
 from mmautodfp.outputs import RunArtifacts, compare, read_metainfo, search_line, slim_config
-from mmautodfp.search import AgentSpec, Progress, RatioRange, on_every_rank, on_main
-from mmautodfp.search.run import read_racing
-from mmautodfp.search.task import find_module, read_constraint
+from mmautodfp.search import AgentSpec, Progress, on_every_rank, on_main
+from mmautodfp.search.task import find_module
 from mmautodfp.utils.registry import AGENTS, HOOKS, RECONSTRUCTORS, REWARDS, build
 
 from .settings import Clustering, read_settings
@@ -42,15 +41,13 @@ class AutoDFPHook(Hook):
     def __init__(self, **settings: Any):
         self.settings = told = read_settings(settings)
         self.clustering = asdict(Clustering(**told.clustering)) if told.clustering else {}
-        self.agent = told.agent or dict(type='SAC')
-        self.reconstructor = build(RECONSTRUCTORS, told.reconstructor or dict(type='SimilarityReconstructor'))
-        self.reward = build(REWARDS, told.reward or dict(type='CocoReward'))
+        self.agent = dict(type='SAC') | (told.agent or {})
+        self.compensation = dict(type='SimilarityReconstructor') | (told.reconstructor or {})
+        self.reconstructor = build(RECONSTRUCTORS, self.compensation)
+        self.reward = build(REWARDS, dict(type='CocoReward') | (told.reward or {}))
         self.resume = told.resume
         # Built once more for the real task; this tells a wrong setting before anything is loaded.
         build(AGENTS, self.agent, spec=AgentSpec(1, uniform_action=(0.5, 0.5), seed=told.seed))
-        read_constraint(told.budget)
-        read_racing(told.racing or False)
-        RatioRange(told.p_min, told.p_max)
         self.artifacts: RunArtifacts | None = None
 
     def prepare(self, runner: Runner) -> None:
@@ -121,11 +118,11 @@ class AutoDFPHook(Hook):
                 on_episode=tell,
                 logger=self.logger,
             )
-        settings = dict(agent=self.agent, reconstructor=told.reconstructor or dict(type='SimilarityReconstructor'))
-        artifacts = RunArtifacts(cfg, Path(runner.work_dir), task, found, settings)
+        how = dict(agent=self.agent, reconstructor=self.compensation)
+        artifacts = RunArtifacts(cfg, Path(runner.work_dir), task, found, how)
         applied = []
         on_every_rank(lambda: applied.append(task.apply(found.plan, final=True)))
-        (pruned,) = applied
+        pruned = applied[0]
         # Before anything else can go wrong.
         on_main(lambda: artifacts.write_model(pruned, read_metainfo(runner, self.reward.needs_data)))
         pruned.swap()

@@ -6,6 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from mmautodfp.search import RatioRange
+from mmautodfp.search.run import read_racing
+from mmautodfp.search.task import read_constraint
 from mmautodfp.utils.settings import settings
 
 # Names of version 0.1, whose configs go on working.
@@ -97,4 +100,9 @@ def read_settings(arguments: Mapping[str, Any]) -> HookSettings:
             warnings.warn(f'autodfp.{old} is called autodfp.{new} since version 0.2', FutureWarning, stacklevel=3)
             present[new] = arguments[old]  # the old name wins: ours in a base config is then only the default
     present.pop('type', None)
-    return HookSettings(**present)
+    told = HookSettings(**present)
+    # Built once more for the real task; this tells a wrong one before anything is loaded.
+    read_constraint(told.budget)
+    read_racing(told.racing or False)
+    RatioRange(told.p_min, told.p_max)
+    return told

@@ -244,7 +244,9 @@ def read_constraint(settings: Constraint | dict | Sequence[dict] | float | None)
         return ParamBudget(float(settings))
     if isinstance(settings, list | tuple):
         return Constraints([one if isinstance(one, Budget) else build(BUDGETS, one) for one in settings])
-    return build(BUDGETS, settings or dict(type='ParamBudget'))
+    if settings is None or isinstance(settings, dict):
+        settings = dict(type='ParamBudget') | (settings or {})
+    return build(BUDGETS, settings)
 
 
 def find_module(model: nn.Module, path: str) -> nn.Module:

@@ -75,6 +75,31 @@ def test_a_rank_that_fails_in_the_preparation_ends_it_on_all(failing, tmp_path):
     )
 
 
+def finalize(rank: int, folder: Path):
+    """Search one episode, and fail on the second rank in the full pass of the plan that was found."""
+    cfg = Config.fromfile('configs/demo/faster_rcnn_digits_zero_data.py')
+    cfg.merge_from_dict({key: value for key, value in OPTIONS.items() if 'budget' not in key})
+    cfg.work_dir, cfg.log_level = str(folder / str(rank)), 'ERROR'
+    hook = build(HOOKS, cfg.autodfp.to_dict() | dict(num_episodes=1, compare=False, report=False))
+    runner = Runner.from_cfg(cfg)
+    runner.load_or_resume()
+    apply = task.PruningTask.apply
+
+    def fail(self, plan, final=False):
+        if final and rank == 1:
+            raise OSError('the disk is full')
+        return apply(self, plan, final)
+
+    with patch.object(task.PruningTask, 'apply', fail):
+        hook.before_test(runner)
+
+
+def test_a_rank_that_fails_in_the_full_pass_ends_it_on_all(tmp_path):
+    found = on_ranks(partial(finalize, folder=tmp_path))
+    assert found[1] == 'OSError: the disk is full'
+    assert found[0] == 'AutoDFPError: rank 1 failed, which ends the job on all ranks: OSError: the disk is full'
+
+
 def on_two_ranks(small_demo, folder, port, **options) -> subprocess.CompletedProcess:
     options = [f'{key}={value}' for key, value in (small_demo | options).items()]
     tool = [CONFIG, '2', '--device=cpu', f'--work-dir={folder}', '--cfg-options', *options]
