@@ -1,13 +1,35 @@
-"""Functions run on several gloo ranks of one machine."""
+"""Functions run on several gloo ranks of one machine, or in a process that may be killed."""
 
 import os
 import queue
+import socket
 import tempfile
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
+
+TESTS = Path(__file__).parent
+
+
+def forkserver():
+    """A context whose processes start at once: what takes seconds to import is imported by their common parent."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['conftest', 'mmautodfp.search'])
+    folders = [TESTS.parent, TESTS, os.environ.get('PYTHONPATH', '')]
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, folders))):
+        ensure_running()
+    return context
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
 
 
 def start(rank, meeting_point, world_size, function, results):
@@ -27,7 +49,7 @@ def start(rank, meeting_point, world_size, function, results):
 
 def on_ranks(function, world_size=2):
     """What a function returns, or the error that it ends in, on each of some gloo ranks."""
-    context = multiprocessing.get_context('spawn')
+    context = forkserver()
     results = context.Queue()
     with tempfile.TemporaryDirectory() as scratch:
         arguments = (Path(scratch) / 'meeting_point', world_size, function, results)

@@ -17,7 +17,7 @@ from mmautodfp.utils.timing import describe_machine
 from .bench import prepare_hook
 
 # 'SAC' is the config's own agent. What the paper does not do is left out of 'SAC as published'.
-PUBLISHED = dict(credit='bootstrap', warmup='random')
+PUBLISHED = dict(credit='td', warmup='random')
 
 
 def benchmark_search(

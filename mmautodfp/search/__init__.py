@@ -4,11 +4,12 @@ from .agent import Agent, AgentSpec, Trajectory
 from .baselines import RandomSearch, UniformPlan
 from .environment import PruningEnv, RatioRange, Rollout
 from .evolution import CMAES
+from .history import History, Progress
 from .racing import Racing
 from .ranks import on_every_rank, on_main, share_out
 from .replay import ReplayBuffer
 from .sac import SAC, SACConfig
-from .searcher import History, Progress, Searcher
+from .searcher import Searcher
 from .state import LayerState, layer_state, scale_states
 
 __all__ = [

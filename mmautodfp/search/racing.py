@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 from scipy.stats import t as student_t
 
-from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.settings import Count, settings
 
 
+@settings('racing')
 class Racing:
     """Evaluates a plan on more and more images and stops when it can hardly become the best any more.
 
@@ -18,24 +21,19 @@ class Racing:
     probability of at most ``risk`` at each stage. Its reward is then the predicted one, which is below the best; the
     best plan itself has always been evaluated whole.
 
-    Args:
+    Attributes:
         risk (float): In (0, 0.5). Defaults to 0.001.
         warmup (int): Episodes at the start that are evaluated whole, at least 4. Defaults to 20.
         refresh (int): Each episode of a number divisible by this is evaluated whole, so that the regression does not
             come to rest on good plans alone. Defaults to 10.
 
     Raises:
-        AutoDFPError: An argument is out of range.
+        AutoDFPError: A value is of another type or out of its range.
     """
 
-    def __init__(self, risk: float = 0.001, warmup: int = 20, refresh: int = 10):
-        if not 0 < risk < 0.5:
-            raise AutoDFPError(f'racing was asked for risk={risk}; it must lie between 0 and 0.5')
-        if warmup < 4 or refresh < 1:
-            raise AutoDFPError(f'racing takes warmup of 4 or more and refresh of 1 or more, got {warmup} and {refresh}')
-        self.risk = risk
-        self.warmup = warmup
-        self.refresh = refresh
+    risk: Annotated[float, Field(gt=0, lt=0.5)] = 0.001
+    warmup: Annotated[int, Field(ge=4)] = 20
+    refresh: Count = 10
 
     def run(
         self, episode: int, rewards: Iterator[float], num_stages: int, earlier: Sequence[Sequence[float]]
@@ -57,7 +55,7 @@ class Racing:
         seen: list[float] = []
         for reward in rewards:
             seen.append(reward)
-            if len(seen) == num_stages or not racing or not math.isfinite(reward):
+            if len(seen) == num_stages or not racing:
                 continue
             predicted, bound = self.predict(whole[:, len(seen) - 1], whole[:, -1], reward)
             if bound < whole[:, -1].max():

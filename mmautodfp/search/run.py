@@ -4,8 +4,8 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from torch import nn
 
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import load_tensors
-from mmautodfp.utils.registry import AGENTS, build
+from mmautodfp.utils.registry import AGENTS, build, build_settings
+from mmautodfp.utils.settings import Count, Share, checked
 
 from .agent import Agent
+from .history import History, Progress
 from .racing import Racing
-from .ranks import on_every_rank, on_main
-from .searcher import History, Progress, Searcher
+from .ranks import on_every_rank
+from .searcher import Searcher, load_search
 from .task import PruningTask
 
 LONG_SEARCH = 500  # episodes, from which on a race pays
@@ -48,15 +49,16 @@ class SearchResult:
     image_evaluations: dict[str, int]
 
 
+@checked('a search')
 def search(
     task: PruningTask,
     reward: Callable[[nn.Module], float],
-    num_episodes: int = 500,
+    num_episodes: Count = 500,
     agent: dict | None = None,
-    opening_lams: Sequence[float] = (0.0, 0.5, 1.0),
+    opening_lams: Sequence[Share] = (0.0, 0.5, 1.0),
     racing: Racing | dict | bool | None = None,
     checkpoint: str | os.PathLike | None = None,
-    checkpoint_interval: int = 1,
+    checkpoint_interval: Count = 1,
     resume: bool = False,
     seed: int = 0,
     identity: Mapping[str, Any] | None = None,
@@ -91,55 +93,55 @@ def search(
     if resume and path is None:
         raise AutoDFPError('a search was to be resumed, but no checkpoint is named; name the file that keeps it')
     images, stages = getattr(reward, 'images', None), getattr(reward, 'stages', [])
-    if resume and racing is None:
+    saved = load_search(path) if resume else None
+    if racing is None:
         # More episodes than at first must not make another search of it.
-        earlier = on_main(lambda: load_tensors(path, 'the search to resume')).get('identity') or {}
-        racing = earlier.get('racing') or False
-    racing = read_racing(num_episodes >= LONG_SEARCH if racing is None else racing) if stages else None
+        racing = saved['identity'].get('racing') or False if saved else num_episodes >= LONG_SEARCH
+    racing = read_racing(racing)
+    if not stages:
+        racing = None  # there is nothing to stop between
     facts = task.identity | dict(
         opening_lams=list(opening_lams),
-        reward=getattr(reward, 'identity', type(reward).__qualname__),
+        reward=getattr(reward, 'identity', getattr(reward, '__qualname__', type(reward).__qualname__)),
         stages=list(stages) if racing else None,
-        racing=vars(racing) if racing else None,
+        racing=asdict(racing) if racing else None,
         images=None if images is None else _digest(map(os.path.basename, images)),
         seed=seed,
     )
     player: Agent = build(AGENTS, agent or dict(type='SAC'), spec=task.agent_spec(seed))
     on_every_rank(lambda: task.env)
-    opening = [torch.full((len(task.groups), 2), 0.5)] if task.allocation else []
-    opening += [task.env.uniform_actions(lam) for lam in opening_lams]
-    warmup = getattr(getattr(player, 'config', None), 'warmup_episodes', 0)
-    if len(opening) < num_episodes <= warmup:
-        logger.warning(
-            f'all {num_episodes} episodes are warm-up: the plans are random; lower agent.warmup_episodes ({warmup}) or '
-            'raise num_episodes'
-        )
 
-    def in_stages(plan: PruningPlan) -> Iterator[float]:
-        with task.apply(plan):  # undone when the iterator is closed
-            yield from reward.evaluate(task.model)
+    def evaluate(plan: PruningPlan) -> Generator[float, None, None]:
+        with task.apply(plan):  # undone when the generator is closed
+            yield from reward.evaluate(task.model) if racing else [reward(task.model)]
 
     searcher = Searcher(
         task.env,
         player,
-        in_stages if racing else lambda plan: task.evaluate(plan, reward),
+        evaluate,
         num_episodes,
-        opening=opening,
         checkpoint=path if is_main_process() else None,
         checkpoint_interval=checkpoint_interval,
         identity=facts | dict(identity or {}),
         report=on_episode,
-        num_stages=len(stages),
+        num_stages=len(stages) or 1,
         racing=racing,
     )
-    if resume:
-        searcher.resume(path)
+    if saved:
+        searcher.load_state_dict(saved)
         task.rankings, task.allocation = task.env.rankings, task.env.start
         logger.info(f'resumed after {len(searcher.history)} episodes, best {searcher.best_reward:.4f}')
     elif path is not None and is_main_process() and path.exists():
-        previous = path.with_name(f'{path.stem}.{time.strftime("%Y%m%d_%H%M%S")}_{os.getpid()}{path.suffix}')
-        path.replace(previous)
-        logger.warning(f'{path} holds an earlier search, which is not resumed; it is now {previous}')
+        _put_aside(path, logger)
+    # After a resume, which may count the actions from other widths than were found anew.
+    opening = [torch.full((len(task.groups), 2), 0.5)] if task.allocation else []
+    searcher.opening = opening + [task.env.uniform_actions(lam) for lam in opening_lams]
+    warmup = getattr(getattr(player, 'config', None), 'warmup_episodes', 0)
+    if len(searcher.opening) < num_episodes <= warmup:
+        logger.warning(
+            f'all {num_episodes} episodes are warm-up: the plans are random; lower agent.warmup_episodes ({warmup}) or '
+            'raise num_episodes'
+        )
     start = time.perf_counter()
     plan = searcher.run()
     history = searcher.history
@@ -149,6 +151,12 @@ def search(
         counts = dict(done=sum(stages[len(row) - 1] for row in history.stages) if racing else whole)
         counts |= dict(without_racing=whole)
     return SearchResult(plan, searcher.best_reward, history, time.perf_counter() - start, counts)
+
+
+def _put_aside(path: Path, logger: logging.Logger) -> None:
+    previous = path.with_name(f'{path.stem}.{time.strftime("%Y%m%d_%H%M%S")}_{os.getpid()}{path.suffix}')
+    path.replace(previous)
+    logger.warning(f'{path} holds an earlier search, which is not resumed; it is now {previous}')
 
 
 def _digest(names: Iterable[str]) -> str:
@@ -163,9 +171,4 @@ def read_racing(settings: Racing | dict | bool) -> Racing | None:
     """
     if isinstance(settings, Racing) or settings is False:
         return settings or None
-    try:
-        return Racing(**({} if settings is True else settings))
-    except TypeError:
-        raise AutoDFPError(
-            f'racing was asked for {settings}; it takes True, False or a dict of risk, warmup, refresh'
-        ) from None
+    return build_settings(Racing, {} if settings is True else settings, 'racing')

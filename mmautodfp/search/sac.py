@@ -2,15 +2,17 @@
 
 import copy
 import math
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+import warnings
+from dataclasses import asdict, replace
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import AGENTS
+from mmautodfp.utils.settings import Count, Positive, Several, Share, settings
 
 from .agent import Agent, AgentSpec, Trajectory, require_same
 from .baselines import RandomSearch
@@ -18,11 +20,20 @@ from .networks import Actor, Critic, one_thread
 from .replay import Batch, ReplayBuffer
 
 POLICY_STREAM, INIT_STREAM = 1, 2
-NETWORKS = ('actor', 'qf1', 'qf2', 'qf1_target', 'qf2_target')
 OPTIMIZERS = ('actor_optimizer', 'critic_optimizer', 'alpha_optimizer')
+RENAMED_CREDITS = dict(episode='monte_carlo', bootstrap='td')  # of version 0.1
 
 
-@dataclass(frozen=True)
+def read_credit(value: Any) -> Any:
+    """The kind of credit by its present name; a warning tells a name of version 0.1."""
+    if not isinstance(value, str) or value not in RENAMED_CREDITS:
+        return value
+    name = RENAMED_CREDITS[value]
+    warnings.warn(f'credit={value!r} is called {name!r} since version 0.2', FutureWarning, stacklevel=2)
+    return name
+
+
+@settings('SAC')
 class SACConfig:
     """Settings of the agent; a default not marked otherwise is the paper's.
 
@@ -32,7 +43,8 @@ class SACConfig:
         critic_lr (float): Adam's learning rate for the critics. Defaults to 1e-3.
         alpha_lr (float): Adam's learning rate for the log of the entropy coefficient. Defaults to 3e-4.
         gamma (float): Discount, in [0, 1]. Defaults to 1.
-        tau (float): Share of the critics that moves into their targets at each update, in (0, 1]. Defaults to 0.01.
+        tau (float): Share of the critics that moves into their targets at each update, in (0, 1]; only TD has target
+            critics. Defaults to 0.01.
         batch_size (int): Transitions in an update. Defaults to 128.
         buffer_episodes (int): Episodes that the replay buffer holds. Defaults to 100.
         warmup_episodes (int): Episodes at the start that only fill the buffer. Defaults to 200.
@@ -44,60 +56,31 @@ class SACConfig:
             paper does not tell it. Defaults to None, which is minus the action's length.
         updates_per_episode (int | None): Updates after an episode. Defaults to None, one a unit as in Algorithm 1.
         reward_scale (float): Factor on all rewards. Defaults to 1.
-        credit (str): What a unit's action is held to be worth. 'bootstrap', as in Algorithm 1, is what the target
-            critics say of the next state. As the paper's states do not depend on what was done before, that is the
-            same for every action: only the last unit's is learned. 'episode' is the reward that the rest of the
-            episode brought. Defaults to 'episode', not the paper's.
+        credit (str): What the critics are drawn towards. 'td', as in Algorithm 1, is the TD target, which
+            bootstraps from what the target critics say of the next state. As the paper's states do not depend on
+            what was done before, that is the same for every action: only the last unit's is learned. 'monte_carlo'
+            is the return, the discounted reward that the rest of the episode brought. Defaults to 'monte_carlo', not
+            the paper's. Version 0.1 called them 'bootstrap' and 'episode'.
 
     Raises:
-        AutoDFPError: A value is out of range.
+        AutoDFPError: A setting is unknown, of another type or out of its range.
     """
 
-    hidden_sizes: tuple[int, ...] = (256, 256)
-    actor_lr: float = 1e-3
-    critic_lr: float = 1e-3
-    alpha_lr: float = 3e-4
-    gamma: float = 1.0
-    tau: float = 0.01
-    batch_size: int = 128
-    buffer_episodes: int = 100
-    warmup_episodes: int = 200
-    warmup: str = 'random'
-    initial_alpha: float = 0.01
+    hidden_sizes: Several[Count] = (256, 256)
+    actor_lr: Positive = 1e-3
+    critic_lr: Positive = 1e-3
+    alpha_lr: Positive = 3e-4
+    gamma: Share = 1.0
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.01
+    batch_size: Count = 128
+    buffer_episodes: Count = 100
+    warmup_episodes: Annotated[int, Field(ge=0)] = 200
+    warmup: Literal['random', 'around_uniform'] = 'random'
+    initial_alpha: Positive = 0.01
     target_entropy: float | None = None
-    updates_per_episode: int | None = None
-    reward_scale: float = 1.0
-    credit: str = 'episode'
-
-    def __post_init__(self):
-        object.__setattr__(self, 'hidden_sizes', tuple(self.hidden_sizes))
-        self._require('hidden_sizes', all(_is_count(size) for size in self.hidden_sizes), 'integers of 1 or more')
-        for name in ('batch_size', 'buffer_episodes'):
-            self._require(name, _is_count(getattr(self, name)), 'an integer of 1 or more')
-        self._require('warmup_episodes', _is_count(self.warmup_episodes, least=0), 'an integer of 0 or more')
-        if self.updates_per_episode is not None:
-            self._require('updates_per_episode', _is_count(self.updates_per_episode), 'None or an integer of 1 or more')
-        for name in ('actor_lr', 'critic_lr', 'alpha_lr', 'initial_alpha', 'reward_scale'):
-            value = getattr(self, name)
-            self._require(name, _is_number(value) and value > 0, 'a finite number above 0')
-        self._require('gamma', _is_number(self.gamma) and 0 <= self.gamma <= 1, 'in [0, 1]')
-        self._require('tau', _is_number(self.tau) and 0 < self.tau <= 1, 'above 0 and at most 1')
-        self._require('warmup', self.warmup in ('random', 'around_uniform'), "'random' or 'around_uniform'")
-        self._require('credit', self.credit in ('bootstrap', 'episode'), "'bootstrap' or 'episode'")
-        if self.target_entropy is not None:
-            self._require('target_entropy', _is_number(self.target_entropy), 'None or a finite number')
-
-    def _require(self, name: str, met: bool, allowed: str) -> None:
-        if not met:
-            raise AutoDFPError(f'SAC was asked for {name}={getattr(self, name)!r}; it must be {allowed}')
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _is_count(value: Any, least: int = 1) -> bool:
-    return isinstance(value, int) and value >= least
+    updates_per_episode: Count | None = None
+    reward_scale: Positive = 1.0
+    credit: Annotated[Literal['monte_carlo', 'td'], BeforeValidator(read_credit)] = 'monte_carlo'
 
 
 @AGENTS.register_module()
@@ -108,22 +91,20 @@ class SAC(Agent):
 
     Args:
         spec (AgentSpec): The task.
-        config (SACConfig | None): The settings. Defaults to None, which is those of ``settings``.
-        **settings: The fields of :class:`SACConfig`, instead of ``config``.
+        **settings: The fields of :class:`SACConfig`.
 
     Raises:
-        AutoDFPError: A setting is unknown or out of range, or both ways of setting are used.
+        AutoDFPError: A setting is unknown, of another type or out of its range.
     """
 
-    def __init__(self, spec: AgentSpec, config: SACConfig | None = None, **settings: Any):
+    def __init__(self, spec: AgentSpec, **settings: Any):
         super().__init__(spec)
-        config = _read_config(config, settings)
+        config = SACConfig(**settings)
         if config.target_entropy is None:
             config = replace(config, target_entropy=-float(spec.action_dim))
         if config.updates_per_episode is None:
             config = replace(config, updates_per_episode=spec.horizon)
         self.config = config
-        self.updates = 0
         self.explorer = RandomSearch(spec, around_uniform=config.warmup == 'around_uniform')
         self.random = spec.generator(POLICY_STREAM)
         self.buffer = ReplayBuffer(config.buffer_episodes * spec.horizon, spec.state_dim, spec.action_dim)
@@ -139,7 +120,10 @@ class SAC(Agent):
             self.qf1, self.qf2 = (Critic(spec, config.hidden_sizes) for _ in range(2))
         if config.warmup == 'around_uniform':
             self.actor.centre(_to_network(torch.tensor(spec.uniform_action)))
-        self.qf1_target, self.qf2_target = (copy.deepcopy(qf).requires_grad_(False) for qf in (self.qf1, self.qf2))
+        self.networks = ['actor', 'qf1', 'qf2']
+        if config.credit == 'td':
+            self.qf1_target, self.qf2_target = (copy.deepcopy(qf).requires_grad_(False) for qf in (self.qf1, self.qf2))
+            self.networks += ['qf1_target', 'qf2_target']
         self.log_alpha = nn.Parameter(torch.tensor(math.log(config.initial_alpha)))
 
     def _build_optimizers(self) -> None:
@@ -165,13 +149,11 @@ class SAC(Agent):
             self.explorer.begin_episode(episode)
 
     @torch.no_grad()
-    def act(self, state: Tensor, greedy: bool = False) -> Tensor:
-        """A random action [A] in a warm-up episode, else one of the policy's; if ``greedy``, the policy's mean."""
-        states = state.to(self.log_alpha).unsqueeze(0)
-        if greedy:
-            return _to_public(torch.tanh(self.actor(states)[0])).squeeze(0)
+    def act(self, state: Tensor) -> Tensor:
+        """A random action [A] in a warm-up episode, else one of the policy's."""
         if self.warming_up:
             return self.explorer.act(state)
+        states = state.to(self.log_alpha).unsqueeze(0)
         return _to_public(self.actor.sample(states, self.random)[0]).squeeze(0)
 
     @one_thread()
@@ -192,7 +174,8 @@ class SAC(Agent):
         return {name: sum(log[name] for log in logs) / len(logs) for name in logs[0]}
 
     def _credited(self, trajectory: Trajectory) -> Trajectory:
-        if self.config.credit == 'bootstrap':
+        """The same episode, under Monte Carlo with each step's return in place of its reward."""
+        if self.config.credit == 'td':
             return trajectory
         rewards = trajectory.rewards.clone()
         for step in reversed(range(len(rewards) - 1)):
@@ -200,20 +183,20 @@ class SAC(Agent):
         return replace(trajectory, rewards=rewards)
 
     def update(self, batch: Batch) -> dict[str, float]:
-        """One round of Algorithm 1's updates: critics, policy, entropy coefficient, targets."""
+        """One round of Algorithm 1's updates: critics, policy, entropy coefficient, target critics if there are any."""
         batch = batch._replace(actions=_to_network(batch.actions))
         log = self._update_critics(batch)
         log_probs = self._update_actor(batch, log)
         self._update_alpha(log_probs)
-        self._update_targets()
-        self.updates += 1
+        if self.config.credit == 'td':
+            self._update_targets()
         return log
 
     @torch.no_grad()
     def critic_targets(self, batch: Batch) -> Tensor:
-        """What the critics are drawn towards, [B]: reward plus the soft value of what follows, if anything does."""
+        """What the critics are drawn towards, [B]: the returns, or reward plus the soft value of what may follow."""
         rewards = self.config.reward_scale * batch.rewards
-        if self.config.credit == 'episode':
+        if self.config.credit == 'monte_carlo':
             return rewards  # what follows is already in it
         actions, log_probs = self.actor.sample(batch.next_states, self.random)
         values = torch.minimum(self.qf1_target(batch.next_states, actions), self.qf2_target(batch.next_states, actions))
@@ -254,22 +237,20 @@ class SAC(Agent):
                 lagging.lerp_(source, self.config.tau)
 
     def state_dict(self) -> dict[str, Any]:
-        state = dict(
-            super().state_dict(), config=self._plain_config(), updates=self.updates, explorer=self.explorer.state_dict()
-        )
+        state = dict(super().state_dict(), config=self._plain_config(), explorer=self.explorer.state_dict())
         state.update(random=self.random.get_state(), buffer=self.buffer.state_dict(), log_alpha=self.log_alpha.detach())
-        state.update({name: dict(getattr(self, name).state_dict()) for name in NETWORKS})
+        state.update({name: dict(getattr(self, name).state_dict()) for name in self.networks})
         # An optimizer's settings follow from the config, and hold tuples and None.
         state.update({name: getattr(self, name).state_dict()['state'] for name in OPTIMIZERS})
         return copy.deepcopy(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        require_same('agent', self._plain_config(), state['config'])
+        saved = dict(state['config'], credit=read_credit(state['config']['credit']))
+        require_same('agent', self._plain_config(), saved)
         state = copy.deepcopy(state)  # an optimizer would take the tensors over and write to them
-        self.updates = state['updates']
         self.random.set_state(state['random'])
-        for name in ('explorer', 'buffer', *NETWORKS):
+        for name in ('explorer', 'buffer', *self.networks):
             getattr(self, name).load_state_dict(state[name])
         for name in OPTIMIZERS:
             optimizer = getattr(self, name)
@@ -279,18 +260,6 @@ class SAC(Agent):
 
     def _plain_config(self) -> dict[str, Any]:
         return dict(asdict(self.config), hidden_sizes=list(self.config.hidden_sizes))
-
-
-def _read_config(config: SACConfig | None, settings: dict[str, Any]) -> SACConfig:
-    known = [field.name for field in fields(SACConfig)]
-    unknown = [name for name in settings if name not in known]
-    if unknown:
-        raise AutoDFPError(
-            f'SAC was asked for {", ".join(unknown)}, which it does not know; it knows {", ".join(known)}'
-        )
-    if config is not None and settings:
-        raise AutoDFPError(f'SAC was given a config and {", ".join(settings)} beside it; put all of it in one place')
-    return SACConfig(**settings) if config is None else config
 
 
 def _to_network(actions: Tensor) -> Tensor:

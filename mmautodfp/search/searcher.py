@@ -3,8 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,96 +15,15 @@ from torch import Tensor
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_tensors, save_tensors
+from mmautodfp.utils.settings import Count, checked
 
 from .agent import Agent, Trajectory, require_same
 from .environment import PruningEnv, Rollout
+from .history import History, Progress
 from .racing import Racing
 from .ranks import on_main, share_out
 
 FORMAT = 3
-
-
-@dataclass
-class History:
-    """What happened in each episode so far, E of them.
-
-    Attributes:
-        rewards (list[float]): [E].
-        widths (list[list[int]]): [E, L], channels kept.
-        lams (list[list[float]]): [E, L].
-        seconds (list[float]): [E]; the episodes of a round share its time.
-        stages (list[list[float]]): [E], rewards after each stage that was evaluated: all, unless a race ended early.
-    """
-
-    rewards: list[float] = field(default_factory=list)
-    widths: list[list[int]] = field(default_factory=list)
-    lams: list[list[float]] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    stages: list[list[float]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.rewards)
-
-    @property
-    def best(self) -> int:
-        """The first episode with the highest reward."""
-        return max(range(len(self)), key=self.rewards.__getitem__)
-
-    def add(self, rollout: Rollout, reward: float, stages: list[float], seconds: float) -> None:
-        """Append an episode."""
-        self.rewards.append(reward)
-        self.widths.append(rollout.widths)
-        self.lams.append(rollout.lams)
-        self.seconds.append(seconds)
-        self.stages.append(stages)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """As tensors; stages that were not evaluated are nan."""
-        longest = max(map(len, self.stages), default=0)
-        padded = [row + [math.nan] * (longest - len(row)) for row in self.stages]
-        return dict(
-            rewards=torch.tensor(self.rewards, dtype=torch.float64),
-            widths=torch.tensor(self.widths),
-            lams=torch.tensor(self.lams, dtype=torch.float64),
-            seconds=torch.tensor(self.seconds, dtype=torch.float64),
-            stages=torch.tensor(padded, dtype=torch.float64),
-        )
-
-    @classmethod
-    def from_state_dict(cls, state: dict[str, Tensor]) -> 'History':
-        """Undo :meth:`state_dict`."""
-        columns = {item.name: state[item.name].tolist() for item in fields(cls)}
-        columns['stages'] = [[value for value in row if not math.isnan(value)] for row in columns['stages']]
-        return cls(**columns)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What is told after each episode.
-
-    Attributes:
-        episode (int): Its number, from 0.
-        num_episodes (int): How many there will be.
-        reward (float): Its reward.
-        best_reward (float): The highest so far.
-        improved (bool): Whether this one is the highest so far.
-        seconds (float): What it took.
-        widths (list[int]): [L], channels that it kept.
-        stages (int): After how many stages it was known.
-        eta (float): Seconds that the rest will take at the pace of the last ten.
-        scalars (dict[str, float]): What the agent reports of its learning.
-    """
-
-    episode: int
-    num_episodes: int
-    reward: float
-    best_reward: float
-    improved: bool
-    seconds: float
-    widths: list[int]
-    stages: int
-    eta: float
-    scalars: dict[str, float]
 
 
 class Searcher:
@@ -117,13 +35,14 @@ class Searcher:
     Args:
         env (PruningEnv): The task.
         agent (Agent): Chooses the actions.
-        evaluate (Callable): From a plan to its reward, or to its rewards after each of ``num_stages`` stages.
-        num_episodes (int): Episodes in all, those before a resume included.
+        evaluate (Callable): From a plan to a generator of its rewards after each of ``num_stages`` stages, which is
+            closed early where a race is lost.
+        num_episodes (int): Episodes in all, those before a resume included; 1 or more.
         opening (Sequence[Tensor]): [L, 2] each, actions in [0, 1] that the first episodes play in place of the
             agent's own; it learns from them all the same. Defaults to none.
         checkpoint (Path | None): File that holds the search, written after every ``checkpoint_interval`` episodes and
-            at the end. Defaults to None: not kept.
-        checkpoint_interval (int): Defaults to 1.
+            at the end, by rank 0. Defaults to None: not kept.
+        checkpoint_interval (int): 1 or more. Defaults to 1.
         identity (dict | None): JSON-able facts that must be the same on a resume, such as the budget and a digest of
             the weights. Defaults to None.
         report (Callable | None): Told a :class:`Progress` after each episode. Defaults to None.
@@ -131,26 +50,24 @@ class Searcher:
         racing (Racing | None): Stops hopeless plans between stages. Defaults to None: none is stopped.
 
     Raises:
-        AutoDFPError: A count is below 1.
+        AutoDFPError: An argument is of another type or out of its range.
     """
 
+    @checked('a search')
     def __init__(
         self,
         env: PruningEnv,
         agent: Agent,
-        evaluate: Callable[[PruningPlan], float | Iterator[float]],
-        num_episodes: int,
+        evaluate: Callable[[PruningPlan], Generator[float, None, None]],
+        num_episodes: Count,
         opening: Sequence[Tensor] = (),
         checkpoint: Path | None = None,
-        checkpoint_interval: int = 1,
+        checkpoint_interval: Count = 1,
         identity: dict[str, Any] | None = None,
         report: Callable[[Progress], None] | None = None,
-        num_stages: int = 1,
+        num_stages: Count = 1,
         racing: Racing | None = None,
     ):
-        for name, value in (('num_episodes', num_episodes), ('checkpoint_interval', checkpoint_interval)):
-            if value < 1:
-                raise AutoDFPError(f'{name} must be 1 or more, got {value}')
         self.env = env
         self.agent = agent
         self.num_episodes = num_episodes
@@ -225,20 +142,12 @@ class Searcher:
 
     def _evaluate(self, episode: int, rollout: Rollout) -> tuple[float, list[float]]:
         """The reward of an episode, and the rewards after each stage."""
-        rewards = self.evaluate(self.env.plan(rollout.widths, rollout.lams))
-        rewards = rewards if isinstance(rewards, Iterator) else iter([rewards])
-        with contextlib.closing(rewards) if hasattr(rewards, 'close') else contextlib.nullcontext():
+        with contextlib.closing(self.evaluate(self.env.plan(rollout.widths, rollout.lams))) as found:
+            rewards = (_as_number(reward, episode) for reward in found)
             if self.racing:
-                reward, stages = self.racing.run(episode, rewards, self.num_stages, self.history.stages)
-            else:
-                *_, reward = rewards
-                stages = [reward]
-        if not all(math.isfinite(value) for value in (reward, *stages)):
-            raise AutoDFPError(
-                f'episode {episode} was rewarded with {reward}, which nothing can be learned from; look at the '
-                'reward, then go on with --resume: the search up to here is kept'
-            )
-        return reward, stages
+                return self.racing.run(episode, rewards, self.num_stages, self.history.stages)
+            *_, reward = rewards
+            return reward, [reward]
 
     def _learn(self, rollout: Rollout, result: tuple[float, list[float]]) -> dict[str, float]:
         # float64 for the rewards: the best plan must not hang on a rounding.
@@ -274,22 +183,45 @@ class Searcher:
             history=self.history.state_dict(),
         )
 
-    def resume(self, path: Path) -> None:
-        """Go on from a file that an earlier search wrote.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave, with the channels that were kept in it.
 
         Raises:
-            AutoDFPError: The file is missing, damaged, or of a search for something else; the message names what.
+            AutoDFPError: It is a search for something else; the message names what.
         """
-        self.history, rankings, start = on_main(lambda: self._load(path))
-        self.env.set_channels(rankings, start)
-
-    def _load(self, path: Path) -> tuple[History, list[Tensor], list[int] | None]:
-        state = load_tensors(path, 'the search to resume')
-        if state.get('format') != FORMAT:
-            raise AutoDFPError(
-                f'{path} was expected to hold a search of format {FORMAT}, found {state.get("format")}, which another '
-                'version of mmautodfp wrote; go on with that version or start a new search'
-            )
         require_same('search', self.identity, state['identity'])
         self.agent.load_state_dict(state['agent'])
-        return History.from_state_dict(state['history']), state['rankings'], state['start']
+        self.env.set_channels(state['rankings'], state['start'])
+        self.history = History.from_state_dict(state['history'])
+
+
+def load_search(path: Path) -> dict[str, Any]:
+    """Read the state of a :class:`Searcher` from its checkpoint; all ranks must call it.
+
+    Raises:
+        AutoDFPError: The file is missing, damaged, no search or another version's.
+    """
+    return on_main(partial(_load_search, path))
+
+
+def _load_search(path: Path) -> dict[str, Any]:
+    state = load_tensors(path, 'the search to resume')
+    found = state.get('format')
+    if found == FORMAT:
+        return state
+    if 'history' not in state:
+        raise AutoDFPError(f'a search was to be resumed from {path}, but that holds none; name a search.pth')
+    raise AutoDFPError(
+        f'{path} holds a search of format {found}, which another version of mmautodfp wrote, and this one goes on with '
+        f'format {FORMAT} alone; finish it with that version, or start a new search'
+    )
+
+
+def _as_number(reward: Any, episode: int) -> float:
+    with contextlib.suppress(TypeError, ValueError):
+        if math.isfinite(number := float(reward)):
+            return number
+    raise AutoDFPError(
+        f'episode {episode} was rewarded with {reward}, but a reward is a finite number; look into it, then go on with '
+        '--resume: the episodes before it are kept, if a checkpoint is'
+    )

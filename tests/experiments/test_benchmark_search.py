@@ -26,10 +26,10 @@ def test_every_search_gets_the_same_task_and_opening():
 
 
 def test_the_published_sac_differs_in_what_the_paper_says():
-    agent = dict(type='SAC', credit='episode', warmup='around_uniform', warmup_episodes=40)
+    agent = dict(type='SAC', credit='monte_carlo', warmup='around_uniform', warmup_episodes=40)
     found = candidates(agent)
     assert found['SAC'] == agent
-    assert found['SAC as published'] == agent | dict(credit='bootstrap', warmup='random')
+    assert found['SAC as published'] == agent | dict(credit='td', warmup='random')
     assert list(candidates(dict(type='CMAES')))[-1] == "the config's own"
 
 

@@ -44,7 +44,10 @@ def complaint(config: str, checkpoint: str, work_dir, **options) -> str:
         ({'autodfp.budget.preserve_ratio': 0.01}, 'can only reach 0.*; raise the ratio or lower p_min'),
         ({'autodfp.budget.type': 'Price'}, 'known are FlopBudget, LatencyBudget, ParamBudget'),
         ({'autodfp.num_episodes': 0}, 'num_episodes=0: input should be greater'),
-        ({'autodfp.racing': dict(speed=3)}, 'racing.*speed'),
+        (
+            {'autodfp.racing': dict(speed=3)},
+            'racing was asked for speed, which it does not know; it knows risk, warmup',
+        ),
         ({'autodfp.racing': dict(risk=2)}, 'risk=2'),
         ({'autodfp.clustering.radius': 1}, 'asked for radius.*it knows eps, min_samples'),
         ({'autodfp.episodes': 3}, 'asked for episodes, which it does not know; it knows .*num_episodes'),

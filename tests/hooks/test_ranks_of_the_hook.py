@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import REPO
 from demo_helpers import CONFIG, read
-from gloo_ranks import on_ranks
+from gloo_ranks import free_port, on_ranks
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -100,17 +100,19 @@ def test_a_rank_that_fails_in_the_full_pass_ends_it_on_all(tmp_path):
     assert found[0] == 'AutoDFPError: rank 1 failed, which ends the job on all ranks: OSError: the disk is full'
 
 
-def on_two_ranks(small_demo, folder, port, **options) -> subprocess.CompletedProcess:
+def on_two_ranks(small_demo, folder, **options) -> subprocess.CompletedProcess:
     options = [f'{key}={value}' for key, value in (small_demo | options).items()]
     tool = [CONFIG, '2', '--device=cpu', f'--work-dir={folder}', '--cfg-options', *options]
-    environment = os.environ | dict(PYTHONPATH=str(REPO), OMP_NUM_THREADS='1', PORT=str(port), PYTHON=sys.executable)
+    environment = os.environ | dict(
+        PYTHONPATH=str(REPO), OMP_NUM_THREADS='1', PORT=str(free_port()), PYTHON=sys.executable
+    )
     return subprocess.run(
         ['tools/dist_prune.sh', *tool], cwd=REPO, env=environment, capture_output=True, text=True, timeout=300
     )
 
 
 def test_two_processes_share_the_episodes_and_agree_with_one_where_nothing_is_learned(demo_run, small_demo, tmp_path):
-    result = on_two_ranks(small_demo, tmp_path, 29531)
+    result = on_two_ranks(small_demo, tmp_path)
     assert result.returncode == 0, result.stderr
     ours, alone = (read(path / 'summary.json') for path in (tmp_path, demo_run[0]))
     assert ours['ranks'] == 2
@@ -142,7 +144,7 @@ def test_a_rank_that_fails_ends_the_job_with_its_error(small_demo, tmp_path):
     )
     options = [f'{key}={value}' for key, value in small_demo.items()]
     environment = os.environ | dict(
-        PYTHONPATH=f'{REPO}{os.pathsep}{tmp_path}', OMP_NUM_THREADS='1', PORT='29532', PYTHON=sys.executable
+        PYTHONPATH=f'{REPO}{os.pathsep}{tmp_path}', OMP_NUM_THREADS='1', PORT=str(free_port()), PYTHON=sys.executable
     )
     result = subprocess.run(
         ['tools/dist_prune.sh', config, '2', '--device=cpu', f'--work-dir={tmp_path}/w', '--cfg-options', *options],

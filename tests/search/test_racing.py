@@ -86,14 +86,15 @@ def test_plans_that_are_all_alike_on_the_first_images_are_told_apart_later():
     assert rewards.max() == 0.9
 
 
-def test_an_infinite_reward_goes_through():
-    earlier = [[0.1 * number, 0.1 * number] for number in range(8)]
-    reward, seen = Racing(warmup=4).run(9, iter([float('nan'), 1.0]), 2, earlier)
-    assert reward == 1.0
-    assert np.isnan(seen[0])
+@pytest.mark.parametrize(
+    'setting', [dict(risk=0), dict(risk=0.6), dict(risk='low'), dict(warmup=3), dict(warmup=True), dict(refresh=0)]
+)
+def test_settings_out_of_range_are_refused_by_name(setting):
+    ((name, value),) = setting.items()
+    with pytest.raises(AutoDFPError, match=f'racing was asked for {name}={value!r}; it must be'):
+        Racing(**setting)
 
 
-@pytest.mark.parametrize('settings', [dict(risk=0), dict(risk=0.6), dict(warmup=3), dict(refresh=0)])
-def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(AutoDFPError, match='racing'):
-        Racing(**settings)
+def test_unknown_settings_are_told_with_the_known_ones():
+    with pytest.raises(AutoDFPError, match='speed, which it does not know; it knows risk, warmup, refresh'):
+        Racing(speed=3)

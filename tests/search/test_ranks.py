@@ -1,9 +1,13 @@
 from functools import partial
 
+import pytest
 from gloo_ranks import on_ranks
 from test_searcher import make_searcher, taste
 
-from mmautodfp.search import on_main, share_out
+from mmautodfp.search import on_every_rank, on_main, share_out
+from mmautodfp.search.searcher import load_search
+
+pytestmark = pytest.mark.slow  # two processes each
 
 
 def squares(rank):
@@ -33,8 +37,26 @@ def fail_on_the_first(rank):
     on_main(task)
 
 
-def test_a_failing_rank_ends_the_job_on_all_with_its_error():
+def fail_to_prepare(rank, done, failing):
+    def prepare():
+        if rank == failing:
+            raise OSError('the weights have vanished')
+        (done / str(rank)).touch()
+
+    on_every_rank(prepare)
+    return 'prepared'
+
+
+def test_a_failing_rank_ends_the_job_on_all_with_its_error(tmp_path):
     failure = 'AutoDFPError: rank {} failed, which ends the job on all ranks: OSError: {}'
+    vanished = 'the weights have vanished'
+    assert on_ranks(partial(fail_to_prepare, done=tmp_path, failing=1)) == [
+        failure.format(1, vanished),
+        f'OSError: {vanished}',
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ['0']
+    assert on_ranks(partial(fail_to_prepare, done=tmp_path, failing=None)) == ['prepared'] * 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['0', '1']
     assert on_ranks(fail_on_the_second) == [
         failure.format(1, 'an image has vanished'),
         'OSError: an image has vanished',
@@ -66,7 +88,7 @@ def resume(rank, path):
     searcher = make_searcher(5, path if rank == 0 else None)
     searcher.run()
     resumed = make_searcher(9, path if rank == 0 else None)
-    resumed.resume(path)
+    resumed.load_state_dict(load_search(path))
     resumed.run()
     return resumed.history.rewards, resumed.history.widths
 

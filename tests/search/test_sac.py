@@ -10,6 +10,7 @@ from mmautodfp.search.replay import Batch
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import AGENTS
 
+QUICK = dict(hidden_sizes=(32, 32), batch_size=64, actor_lr=3e-3, critic_lr=3e-3)
 SMALL = dict(hidden_sizes=(16, 16), batch_size=8, warmup_episodes=2, buffer_episodes=3)
 
 
@@ -43,7 +44,9 @@ def play(agent, numbers, optima):
 
 
 def greedy_plan(agent):
-    return torch.stack([agent.act(state, greedy=True) for state in torch.eye(3)[: agent.spec.horizon]])
+    """[L, 2], the mean of the policy, for each unit."""
+    means = agent.actor(torch.eye(3)[: agent.spec.horizon])[0]
+    return (torch.tanh(means).detach() + 1) / 2
 
 
 def flatten(state, prefix=''):
@@ -71,25 +74,25 @@ OPTIMA = torch.tensor([[0.3, 0.6], [0.8, 0.2], [0.5, 0.9]])
 
 def test_solves_a_bandit():
     optimum = torch.tensor([[0.8, 0.3]])
-    agent = SAC(make_spec(1), hidden_sizes=(32, 32), warmup_episodes=30, updates_per_episode=6)
-    rewards = [reward for _, reward, _ in play(agent, range(110), optimum)]
+    agent = SAC(make_spec(1), warmup_episodes=30, updates_per_episode=4, **QUICK)
+    rewards = [reward for _, reward, _ in play(agent, range(80), optimum)]
     assert torch.allclose(greedy_plan(agent), optimum, atol=0.15)
     assert np.mean(rewards[-20:]) > 0.92
     assert np.mean(rewards[:30]) < 0.85
 
 
 def test_learns_each_unit_of_an_episode_that_is_rewarded_at_its_end():
-    agent = SAC(make_spec(), credit='episode', hidden_sizes=(32, 32), warmup_episodes=40, updates_per_episode=8)
-    rewards = [reward for _, reward, _ in play(agent, range(140), OPTIMA)]
+    agent = SAC(make_spec(), credit='monte_carlo', warmup_episodes=40, updates_per_episode=5, **QUICK)
+    rewards = [reward for _, reward, _ in play(agent, range(90), OPTIMA)]
     assert torch.allclose(greedy_plan(agent), OPTIMA, atol=0.3)
     assert np.mean(rewards[-20:]) > np.mean(rewards[:40]) + 0.4
 
 
 def test_bootstrapping_carries_a_late_reward_back_where_states_tell_what_was_done():
     """The second state holds the first action; only that action is rewarded, after the second."""
-    agent = SAC(make_spec(2), hidden_sizes=(32, 32), warmup_episodes=40, updates_per_episode=10, tau=0.05)
+    agent = SAC(make_spec(2), credit='td', warmup_episodes=40, updates_per_episode=8, tau=0.1, **QUICK)
     optimum, rewards = torch.tensor([0.8, 0.3]), []
-    for episode in range(120):
+    for episode in range(100):
         agent.begin_episode(episode)
         first = agent.act(torch.zeros(3))
         state = torch.cat([torch.ones(1), first])
@@ -97,7 +100,8 @@ def test_bootstrapping_carries_a_late_reward_back_where_states_tell_what_was_don
         rewards.append(reward.item())
         states, actions = torch.stack([torch.zeros(3), state]), torch.stack([first, agent.act(state)])
         agent.learn(Trajectory(states, actions, torch.stack([torch.zeros(()), reward])))
-    assert torch.allclose(agent.act(torch.zeros(3), greedy=True), optimum, atol=0.2)
+    greedy = (torch.tanh(agent.actor(torch.zeros(1, 3))[0][0]) + 1) / 2
+    assert torch.allclose(greedy, optimum, atol=0.2)
     assert np.mean(rewards[-20:]) > np.mean(rewards[:40]) + 0.15
 
 
@@ -106,7 +110,7 @@ def test_bootstrapping_carries_a_late_reward_back_where_states_tell_what_was_don
 
 @pytest.mark.parametrize('junk', [0.0, 1e6, float('inf'), float('nan')])
 def test_terminal_target_is_the_reward_whatever_the_target_networks_say(junk):
-    agent, batch = SAC(make_spec(), reward_scale=2.0, credit='bootstrap', **SMALL), make_batch()
+    agent, batch = SAC(make_spec(), reward_scale=2.0, credit='td', **SMALL), make_batch()
     for network in (agent.qf1_target, agent.qf2_target):
         torch.nn.init.constant_(network.net[-1].bias, junk)
     targets = agent.critic_targets(batch)
@@ -114,22 +118,21 @@ def test_terminal_target_is_the_reward_whatever_the_target_networks_say(junk):
 
 
 def test_other_targets_add_the_discounted_soft_minimum_of_the_twins():
-    agent, batch = SAC(make_spec(), gamma=0.9, initial_alpha=0.3, credit='bootstrap', **SMALL), make_batch()
+    agent, batch = SAC(make_spec(), gamma=0.9, initial_alpha=0.3, credit='td', **SMALL), make_batch()
     draws = torch.Generator()
     draws.set_state(agent.random.get_state())
     targets = agent.critic_targets(batch)
     actions, log_probs = agent.actor.sample(batch.next_states, draws)
     inputs = torch.cat([batch.next_states, actions], 1)
     for row in range(len(targets)):
-        values = [float(network.net(inputs[row])) for network in (agent.qf1_target, agent.qf2_target)]
+        values = [network.net(inputs[row]).item() for network in (agent.qf1_target, agent.qf2_target)]
         future = 0 if batch.dones[row] else 0.9 * (min(values) - 0.3 * float(log_probs[row]))
         assert float(targets[row]) == pytest.approx(float(batch.rewards[row]) + future, abs=1e-5)
 
 
-def test_credit_of_the_episode_is_the_discounted_reward_still_to_come():
-    agent = SAC(make_spec(), credit='episode', gamma=0.5, reward_scale=2.0, **SMALL)
+def test_monte_carlo_targets_are_the_discounted_rewards_still_to_come():
+    agent = SAC(make_spec(), credit='monte_carlo', gamma=0.5, reward_scale=2.0, **SMALL)
     agent.learn(Trajectory(torch.rand(3, 3), torch.rand(3, 2), torch.tensor([1.0, 0.0, 8.0])))
-    torch.nn.init.constant_(agent.qf1_target.net[-1].bias, float('nan'))
     stored = Batch(*(column[:3] for column in agent.buffer.data))
     assert agent.critic_targets(stored).tolist() == [2 * (1 + 0.25 * 8), 2 * 0.5 * 8, 2 * 8]
 
@@ -155,7 +158,7 @@ def test_entropy_coefficient_rises_below_the_target_entropy_and_falls_above_it(t
 
 @pytest.mark.parametrize('tau', [0.01, 0.3, 1.0])
 def test_targets_follow_the_critics_by_the_share_tau(tau):
-    agent = SAC(make_spec(), tau=tau, **SMALL)
+    agent = SAC(make_spec(), tau=tau, credit='td', **SMALL)
     for _ in range(2):
         before = [parameter.clone() for parameter in (*agent.qf1_target.parameters(), *agent.qf2_target.parameters())]
         agent.update(make_batch())
@@ -166,11 +169,18 @@ def test_targets_follow_the_critics_by_the_share_tau(tau):
 
 
 def test_twins_differ_and_targets_start_as_their_copies():
-    agent = SAC(make_spec(), **SMALL)
+    agent = SAC(make_spec(), credit='td', **SMALL)
     assert not torch.equal(agent.qf1.net[0].weight, agent.qf2.net[0].weight)
     for online, target in ((agent.qf1, agent.qf1_target), (agent.qf2, agent.qf2_target)):
         assert torch.equal(online.net[0].weight, target.net[0].weight)
         assert not any(parameter.requires_grad for parameter in target.parameters())
+
+
+def test_monte_carlo_knows_no_target_critics():
+    agents = {credit: SAC(make_spec(), credit=credit, **SMALL) for credit in ('monte_carlo', 'td')}
+    saved = {credit: {name for name in agent.state_dict() if 'target' in name} for credit, agent in agents.items()}
+    assert saved == dict(monte_carlo=set(), td={'qf1_target', 'qf2_target'})
+    assert not hasattr(agents['monte_carlo'], 'qf1_target')
 
 
 # Episodes
@@ -181,10 +191,12 @@ def test_warmup_only_fills_the_buffer_and_then_there_is_one_update_a_unit():
     before = agent.actor.net[0].weight.clone()
     logs = [log for _, _, log in play(agent, range(2), OPTIMA)]
     assert logs == [{}, {}]
-    assert (len(agent.buffer), agent.updates) == (6, 0)
+    assert len(agent.buffer) == 6
     assert torch.equal(agent.actor.net[0].weight, before)
+    update, updates = agent.update, []
+    agent.update = lambda batch: updates.append(batch) or update(batch)
     ((_, _, log),) = play(agent, [2], OPTIMA)
-    assert agent.updates == 3
+    assert [len(batch.rewards) for batch in updates] == [8] * 3
     assert set(log) == {'qf_loss', 'qf1_values', 'actor_loss', 'alpha', 'entropy'}
     assert all(isinstance(value, float) for value in log.values())
 
@@ -198,15 +210,6 @@ def test_actions_lie_in_the_unit_square():
         assert actions.max() <= 1
 
 
-def test_greedy_action_repeats_itself_and_draws_nothing():
-    agent, state = SAC(make_spec(), **SMALL), torch.rand(3)
-    agent.begin_episode(0)
-    before = agent.state_dict()
-    assert torch.equal(agent.act(state, greedy=True), agent.act(state, greedy=True))
-    assert torch.equal(agent.random.get_state(), before['random'])
-    assert torch.equal(agent.explorer.random.get_state(), before['explorer']['random'])
-
-
 def test_policy_starts_at_the_uniform_plan_after_a_warmup_around_it():
     agent = SAC(make_spec(), warmup='around_uniform', **SMALL | dict(hidden_sizes=(256, 256)))
     assert torch.allclose(greedy_plan(agent), torch.tensor([0.4, 0.7]), atol=0.1)
@@ -215,10 +218,10 @@ def test_policy_starts_at_the_uniform_plan_after_a_warmup_around_it():
 # Reproducible and resumable
 
 
-@pytest.mark.parametrize('warmup', ['random', 'around_uniform'])
+@pytest.mark.parametrize(('warmup', 'credit'), [('random', 'td'), ('around_uniform', 'monte_carlo')])
 @pytest.mark.parametrize('done', [1, 4])
-def test_resumed_search_equals_the_uninterrupted_one_bit_for_bit(tmp_path, done, warmup):
-    settings = dict(SMALL, warmup=warmup)
+def test_resumed_search_equals_the_uninterrupted_one_bit_for_bit(tmp_path, done, warmup, credit):
+    settings = dict(SMALL, warmup=warmup, credit=credit)
     straight, first, resumed = (SAC(make_spec(seed=seed), **settings) for seed in (1, 1, 2))
     expected = play(straight, range(8), OPTIMA)
     play(first, range(done), OPTIMA)
@@ -289,14 +292,30 @@ def test_defaults_are_those_of_the_paper():
 def test_is_built_by_name_with_the_fields_of_its_config():
     agent = AGENTS.build(dict(type='SAC', spec=make_spec(), hidden_sizes=[8], warmup_episodes=40))
     assert (agent.config.hidden_sizes, agent.config.warmup_episodes) == ((8,), 40)
-    assert SAC(make_spec(), config=SACConfig(tau=0.5)).config.tau == 0.5
 
 
 def test_unknown_setting_is_refused_with_the_known_ones():
     with pytest.raises(AutoDFPError, match=r'learning_rate, which it does not know; it knows hidden_sizes, actor_lr'):
         AGENTS.build(dict(type='SAC', spec=make_spec(), learning_rate=1e-3))
-    with pytest.raises(AutoDFPError, match='tau beside it'):
-        SAC(make_spec(), SACConfig(), tau=0.5)
+
+
+@pytest.mark.parametrize(('old', 'new'), [('episode', 'monte_carlo'), ('bootstrap', 'td')])
+def test_credits_of_version_0_1_are_read_with_a_warning_from_settings_and_saved_states(old, new):
+    with pytest.warns(FutureWarning, match=f"credit='{old}' is called '{new}'"):
+        assert SACConfig(credit=old).credit == new
+    agent, resumed = (SAC(make_spec(), credit=new, **SMALL) for _ in range(2))
+    play(agent, range(3), OPTIMA)
+    state = agent.state_dict()
+    state['config']['credit'] = old
+    with pytest.warns(FutureWarning, match=f"credit='{old}' is called '{new}'"):
+        resumed.load_state_dict(state)
+    assert_same_state(agent, resumed)
+
+
+def test_a_saved_state_with_another_credit_is_refused():
+    state = SAC(make_spec(), credit='td', **SMALL).state_dict()
+    with pytest.raises(AutoDFPError, match="credit='td', but credit='monte_carlo'"):
+        SAC(make_spec(), **SMALL).load_state_dict(state)
 
 
 @pytest.mark.parametrize(
@@ -313,6 +332,7 @@ def test_unknown_setting_is_refused_with_the_known_ones():
         dict(tau=1.5),
         dict(batch_size=0),
         dict(batch_size=12.5),
+        dict(batch_size=True),
         dict(buffer_episodes=0),
         dict(warmup_episodes=-1),
         dict(warmup='uniform'),
@@ -327,7 +347,8 @@ def test_setting_out_of_range_is_refused_by_name(setting):
     ((name, value),) = setting.items()
     with pytest.raises(AutoDFPError) as refusal:
         SACConfig(**setting)
-    assert f'{name}={value!r}; it must be' in str(refusal.value)
+    assert f'SAC was asked for {name}={value!r}; ' in str(refusal.value)
+    assert ' must be ' in str(refusal.value)
 
 
 def test_state_saved_with_other_settings_is_refused():

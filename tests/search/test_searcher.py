@@ -1,14 +1,13 @@
-import multiprocessing
-import os
 import random
 import time
 
 import pytest
 import torch
-from conftest import REPO
+from gloo_ranks import forkserver
 from test_environment import make_env
 
 from mmautodfp.search import SAC, AgentSpec, RandomSearch, Searcher, UniformPlan
+from mmautodfp.search.searcher import load_search
 from mmautodfp.utils import AutoDFPError
 
 
@@ -26,8 +25,9 @@ def make_searcher(episodes, path=None, reward=taste, seed=0, agent=SAC, identity
     settings = settings or (SMALL if agent is SAC else {})
     opening = [torch.full((3, 2), 0.5)]
     return Searcher(
-        make_env(0.7, reward=reward),
+        make_env(0.7),
         agent(spec, **settings),
+        lambda plan: (worth for worth in [reward(plan)]),
         episodes,
         opening=opening,
         checkpoint=path,
@@ -69,7 +69,7 @@ def test_an_interrupted_and_resumed_search_equals_the_uninterrupted_one(tmp_path
 
     make_searcher(stopped_after, tmp_path / 'search.pth', agent=agent).run()
     resumed = make_searcher(9, tmp_path / 'search.pth', agent=agent)
-    resumed.resume(tmp_path / 'search.pth')
+    resumed.load_state_dict(load_search(tmp_path / 'search.pth'))
     torch.rand(3)  # the global random state is nobody's business
     assert resumed.run() == whole.best_plan
     assert resumed.history.rewards == whole.history.rewards
@@ -91,7 +91,7 @@ def test_an_interrupt_in_mid_episode_loses_no_finished_one(tmp_path, interruptio
     with pytest.raises(type(interruption) if isinstance(interruption, OSError) else interruption):
         make_searcher(9, path, reward=reward, interval=100).run()
     resumed = make_searcher(9, path)
-    resumed.resume(path)
+    resumed.load_state_dict(load_search(path))
     assert len(resumed.history) == 5
     whole = make_searcher(9)
     assert resumed.run() == whole.run()
@@ -101,15 +101,14 @@ def test_an_interrupt_in_mid_episode_loses_no_finished_one(tmp_path, interruptio
 def search_until_killed(path, ready) -> None:
     searcher = make_searcher(60, path, interval=1)
     if path.exists():
-        searcher.resume(path)
+        searcher.load_state_dict(load_search(path))
     ready.set()
     searcher.run()
 
 
-def test_kill_9_at_20_random_moments_changes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(REPO), str(REPO / 'tests'), str(REPO / 'tests/search')]))
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['test_searcher'])
+@pytest.mark.slow
+def test_kill_9_at_20_random_moments_changes_nothing(tmp_path):
+    context = forkserver()
     path, rng = tmp_path / 'search.pth', random.Random(0)
     readable = 0
     for _ in range(20):
@@ -124,7 +123,7 @@ def test_kill_9_at_20_random_moments_changes_nothing(tmp_path, monkeypatch):
             readable += len(torch.load(path, weights_only=True)['history']['rewards']) > 0
     assert readable >= 10
     whole, last = make_searcher(60), make_searcher(60, path)
-    last.resume(path)
+    last.load_state_dict(load_search(path))
     assert last.run() == whole.run()
     assert last.history.rewards == whole.history.rewards
     assert last.history.widths == whole.history.widths
@@ -144,7 +143,7 @@ def test_the_checkpoint_is_written_while_the_search_goes_on(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ['search.pth']
 
 
-@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+@pytest.mark.parametrize('bad', [float('nan'), float('inf'), None, 'much'])
 def test_a_reward_that_is_no_number_stops_with_the_search_intact(tmp_path, bad):
     path = tmp_path / 'search.pth'
     rewards = iter([0.1, 0.2, bad])
@@ -165,20 +164,20 @@ def test_resuming_something_else_is_refused_with_the_difference(tmp_path, change
     path = tmp_path / 'search.pth'
     make_searcher(2, path).run()
     with pytest.raises(AutoDFPError, match=message):
-        make_searcher(4, path, **change).resume(path)
+        make_searcher(4, path, **change).load_state_dict(load_search(path))
 
 
 def test_a_missing_or_damaged_search_is_refused(tmp_path):
     path = tmp_path / 'search.pth'
     with pytest.raises(AutoDFPError, match='no such file'):
-        make_searcher(2).resume(path)
+        load_search(path)
     make_searcher(2, path).run()
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(AutoDFPError, match='damaged'):
-        make_searcher(2).resume(path)
-    torch.save(dict(format=7), path)
-    with pytest.raises(AutoDFPError, match='found 7'):
-        make_searcher(2).resume(path)
+        load_search(path)
+    torch.save(dict(state_dict={}), path)
+    with pytest.raises(AutoDFPError, match=r'search\.pth, but that holds none; name a search\.pth'):
+        load_search(path)
 
 
 def test_progress_is_told_after_each_episode():
@@ -191,7 +190,7 @@ def test_progress_is_told_after_each_episode():
     assert told[0].eta > 0
 
 
-@pytest.mark.parametrize('episodes', [0, -1])
+@pytest.mark.parametrize('episodes', [0, -1, 2.5, None])
 def test_fewer_than_one_episode_is_refused(episodes):
-    with pytest.raises(AutoDFPError, match='num_episodes must be 1 or more'):
+    with pytest.raises(AutoDFPError, match=f'a search was asked for num_episodes={episodes}; it must be'):
         make_searcher(episodes)

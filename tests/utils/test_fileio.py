@@ -1,11 +1,11 @@
+import io
 import os
+import resource
 import stat
-import subprocess
-import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
-from conftest import REPO
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
@@ -18,6 +18,7 @@ from mmautodfp.utils.fileio import (
     pickle_allowed,
     save_json,
     save_tensors,
+    save_text,
 )
 
 
@@ -32,32 +33,31 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ['file.json']
 
 
-def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path):
-    save_tensors(dict(weight=torch.zeros(3)), tmp_path / 'search.pth')
-    (tmp_path / 'notes.txt').write_text('old')
-    code = (
-        'import resource, sys, torch\n'
-        'from mmautodfp import AutoDFPError\n'
-        'from mmautodfp.fileio import save_tensors, save_text\n'
-        'resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n'
-        'calls = [lambda: save_tensors(dict(weight=torch.ones(10**6)), "search.pth"),\n'
-        '         lambda: save_text("x" * 10**6, "notes.txt")]\n'
-        'for call in calls:\n'
-        '    try:\n'
-        '        call()\n'
-        '    except AutoDFPError as error:\n'
-        '        print(error)\n'
-    )
-    run = [sys.executable, '-c', code]
-    result = subprocess.run(
-        run, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {'PYTHONPATH': str(REPO)}
-    )
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
-    assert [line.split(' could not be written (')[0] for line in lines] == ['search.pth', 'notes.txt']
-    assert all('what was there before is untouched' in line for line in lines)
-    assert torch.load(tmp_path / 'search.pth')['weight'].tolist() == [0, 0, 0]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['notes.txt', 'search.pth']
+@contextmanager
+def no_room_beyond(size):
+    """Files may not grow beyond so many bytes, inside."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ('save', 'old', 'big'),
+    [(save_tensors, dict(a=torch.zeros(3)), dict(a=torch.ones(10**6))), (save_text, 'old', 'x' * 10**6)],
+)
+def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path, save, old, big):
+    path = tmp_path / 'file'
+    save(old, path)
+    before = path.read_bytes()
+    with no_room_beyond(100_000), pytest.raises(AutoDFPError) as caught:
+        save(big, path)
+    assert str(caught.value).startswith(f'{path} could not be written (')
+    assert 'what was there before is untouched' in str(caught.value)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_files_get_the_usual_permissions_and_missing_folders(tmp_path):
@@ -79,8 +79,6 @@ def truncated() -> bytes:
 
 
 def whole() -> bytes:
-    import io
-
     buffer = io.BytesIO()
     torch.save(dict(a=torch.rand(1000)), buffer)
     return buffer.getvalue()

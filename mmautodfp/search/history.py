@@ -1,0 +1,92 @@
+"""What a search has done so far, and what it tells of it."""
+
+import math
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+from .environment import Rollout
+
+
+@dataclass
+class History:
+    """What happened in each episode so far, E of them.
+
+    Attributes:
+        rewards (list[float]): [E].
+        widths (list[list[int]]): [E, L], channels kept.
+        lams (list[list[float]]): [E, L].
+        seconds (list[float]): [E]; the episodes of a round share its time.
+        stages (list[list[float]]): [E], rewards after each stage that was evaluated: all, unless a race ended early.
+    """
+
+    rewards: list[float] = field(default_factory=list)
+    widths: list[list[int]] = field(default_factory=list)
+    lams: list[list[float]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    stages: list[list[float]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def best(self) -> int:
+        """The first episode with the highest reward."""
+        return max(range(len(self)), key=self.rewards.__getitem__)
+
+    def add(self, rollout: Rollout, reward: float, stages: list[float], seconds: float) -> None:
+        """Append an episode."""
+        self.rewards.append(reward)
+        self.widths.append(rollout.widths)
+        self.lams.append(rollout.lams)
+        self.seconds.append(seconds)
+        self.stages.append(stages)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """As tensors; stages that were not evaluated are nan."""
+        longest = max(map(len, self.stages), default=0)
+        padded = [row + [math.nan] * (longest - len(row)) for row in self.stages]
+        return dict(
+            rewards=torch.tensor(self.rewards, dtype=torch.float64),
+            widths=torch.tensor(self.widths),
+            lams=torch.tensor(self.lams, dtype=torch.float64),
+            seconds=torch.tensor(self.seconds, dtype=torch.float64),
+            stages=torch.tensor(padded, dtype=torch.float64),
+        )
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Tensor]) -> 'History':
+        """Undo :meth:`state_dict`."""
+        columns = {item.name: state[item.name].tolist() for item in fields(cls)}
+        columns['stages'] = [[value for value in row if not math.isnan(value)] for row in columns['stages']]
+        return cls(**columns)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is told after each episode.
+
+    Attributes:
+        episode (int): Its number, from 0.
+        num_episodes (int): How many there will be.
+        reward (float): Its reward.
+        best_reward (float): The highest so far.
+        improved (bool): Whether this one is the highest so far.
+        seconds (float): What it took.
+        widths (list[int]): [L], channels that it kept.
+        stages (int): After how many stages it was known.
+        eta (float): Seconds that the rest will take at the pace of the last ten.
+        scalars (dict[str, float]): What the agent reports of its learning.
+    """
+
+    episode: int
+    num_episodes: int
+    reward: float
+    best_reward: float
+    improved: bool
+    seconds: float
+    widths: list[int]
+    stages: int
+    eta: float
+    scalars: dict[str, float]

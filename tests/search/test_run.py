@@ -1,0 +1,229 @@
+"""A search from beginning to end, on a chain of small convolutions, with a plain function as reward."""
+
+import logging
+
+import pytest
+import torch
+from conftest import enliven
+from torch import nn
+
+from mmautodfp.reconstruction import PruneOnly
+from mmautodfp.search.run import search
+from mmautodfp.search.task import PruningTask
+from mmautodfp.utils import AutoDFPError
+
+IMAGES = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+AGENT = dict(type='SAC', warmup_episodes=5, batch_size=8, hidden_sizes=(16,), buffer_episodes=5)
+
+
+class Listed(PruneOnly):
+    """Keeps channels in the order of their numbers, or in the opposite one, which also shares them out otherwise."""
+
+    def __init__(self, backwards=False):
+        super().__init__()
+        self._backwards = backwards  # no setting: two runs of the same search may still differ in it
+
+    def ranking(self, unit):
+        order = torch.arange(unit.num_channels)
+        return order.flip(0) if self._backwards else order
+
+    def error_curve(self, unit, ranking):
+        left = torch.linspace(1, 0, unit.num_channels + 1)
+        return left * unit.num_channels if self._backwards else left**2
+
+
+def make_task(backwards=False, seed=0, share=0.6, **settings) -> PruningTask:
+    torch.manual_seed(seed)
+    layers = []
+    for inputs, outputs in ((3, 8), (8, 12), (12, 10)):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+    model = enliven(nn.Sequential(*layers, nn.Conv2d(10, 4, 1)), seed)
+    return PruningTask.build(model, '', constraint=share, reconstructor=Listed(backwards), **settings)
+
+
+@torch.no_grad()
+def brightness(model) -> float:
+    return model(IMAGES).mean().item()
+
+
+class Staged:
+    """The same in three steps, an image more in each of the first two."""
+
+    images = ('a.png', 'b.png', 'c.png', 'd.png')
+    stages = (1, 2, 4)
+
+    def __call__(self, model):
+        return brightness(model)
+
+    @torch.no_grad()
+    def evaluate(self, model):
+        for count in self.stages:
+            yield model(IMAGES[:count]).mean().item()
+
+
+def run(task, episodes=9, reward=brightness, **settings):
+    return search(task, reward, episodes, **dict(agent=AGENT) | settings)
+
+
+def episodes_of(result):
+    return result.history.rewards, result.history.widths, result.history.lams, result.history.stages
+
+
+def test_the_best_plan_comes_with_its_reward_and_the_model_stays_dense():
+    task, told = make_task(), []
+    before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
+    result = run(task, on_episode=told.append)
+    assert result.reward == max(result.history.rewards) == task.evaluate(result.plan, brightness)
+    assert len(set(result.history.rewards)) > 5
+    assert [progress.episode for progress in told] == list(range(9))
+    assert result.image_evaluations == {}
+    after = task.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_the_allocated_plan_is_played_first_and_then_the_uniform_ones():
+    task = make_task()
+    uniform = list(task.uniform_plan().widths.values())
+    assert task.allocation != uniform
+    history = run(task, 4).history
+    assert history.widths == [task.allocation, uniform, uniform, uniform]
+    assert history.lams == [[0.5] * 3, [0.0] * 3, [0.5] * 3, [1.0] * 3]
+    history = run(make_task(allocate=False), 2, opening_lams=[0.25]).history
+    assert (history.widths[0], history.lams[0]) == (uniform, [0.25] * 3)
+    assert history.lams[1] != [0.25] * 3
+
+
+@pytest.mark.parametrize('stopped_after', [1, 3, 7])
+@pytest.mark.parametrize('backwards', [False, True])
+def test_a_resumed_search_goes_on_bit_for_bit_with_the_channels_that_were_kept(tmp_path, stopped_after, backwards):
+    """Even where rankings and allocation come out otherwise when they are computed anew."""
+    path = tmp_path / 'search.pth'
+    whole, first, again = make_task(), make_task(), make_task(backwards)
+    expected = run(whole)
+    run(first, stopped_after, checkpoint=path)
+    assert (again.allocation == first.allocation) != backwards
+    result = run(again, checkpoint=path, resume=True)
+    assert episodes_of(result) == episodes_of(expected)
+    assert result.plan == expected.plan
+    assert again.allocation == whole.allocation
+    assert all(torch.equal(one, other) for one, other in zip(again.rankings, whole.rankings, strict=True))
+    assert again.evaluate(result.plan, brightness) == result.reward
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('-inf'), None])
+def test_a_reward_that_is_not_finite_ends_in_a_sentence(tmp_path, bad):
+    task, path, rewards = make_task(), tmp_path / 'search.pth', iter([0.25, 0.5, bad])
+    dense = brightness(task.model)
+    with pytest.raises(AutoDFPError, match=f'^episode 2 was rewarded with {bad}, but a reward is a finite number; '):
+        run(task, reward=lambda model: next(rewards), checkpoint=path)
+    assert torch.load(path)['history']['rewards'].tolist() == [0.25, 0.5]
+    assert brightness(task.model) == dense
+
+
+def test_only_a_reward_with_stages_is_raced():
+    racing = dict(warmup=4, refresh=100)
+    result = run(make_task(), 30, Staged(), racing=racing)
+    lengths = [len(row) for row in result.history.stages]
+    assert lengths[:4] == [3] * 4
+    assert min(lengths) < 3
+    evaluated = sum(Staged.stages[length - 1] for length in lengths)
+    assert result.image_evaluations == dict(done=evaluated, without_racing=120)
+    whole = run(make_task(), 30, Staged())  # too short to be raced by itself
+    assert whole.image_evaluations == dict(done=120, without_racing=120)
+    assert max(whole.history.rewards) == pytest.approx(result.reward)
+    plain = run(make_task(), 30, racing=racing)
+    assert episodes_of(plain) == episodes_of(run(make_task(), 30))
+
+
+def test_a_resumed_search_keeps_its_race_whatever_its_length(tmp_path):
+    path, racing = tmp_path / 'search.pth', dict(warmup=4, refresh=100)
+    expected = run(make_task(), 30, Staged(), racing=racing)
+    run(make_task(), 12, Staged(), racing=racing, checkpoint=path)
+    result = run(make_task(), 30, Staged(), checkpoint=path, resume=True)
+    assert episodes_of(result) == episodes_of(expected)
+    with pytest.raises(AutoDFPError, match='the search to resume was saved with stages='):
+        run(make_task(), 40, Staged(), racing=False, checkpoint=path, resume=True)
+
+
+def test_an_earlier_search_is_put_aside(tmp_path, caplog):
+    path = tmp_path / 'search.pth'
+    run(make_task(), 3, checkpoint=path)
+    earlier = path.read_bytes()
+    with caplog.at_level(logging.WARNING):
+        run(make_task(), 2, checkpoint=path, logger=logging.getLogger('search'))
+    (previous,) = set(tmp_path.iterdir()) - {path}
+    assert previous.read_bytes() == earlier
+    assert f'an earlier search, which is not resumed; it is now {previous}' in caplog.text
+    assert len(torch.load(path)['history']['rewards']) == 2
+
+
+def other_reward(model) -> float:
+    return 0.0
+
+
+@pytest.mark.parametrize(
+    ('task', 'settings', 'name'),
+    [
+        (dict(), dict(seed=1), 'seed'),
+        (dict(), dict(reward=other_reward), 'reward'),
+        (dict(), dict(opening_lams=(0.5,)), 'opening_lams'),
+        (dict(), dict(identity=dict(data='b')), 'data'),
+        (dict(), dict(agent=dict(AGENT, batch_size=4)), 'batch_size'),
+        (dict(), dict(agent=dict(type='RandomSearch')), 'type'),
+        (dict(seed=1), dict(), 'weights'),
+        (dict(share=0.7), dict(), 'constraint'),
+        (dict(allocate=False), dict(), 'allocate'),
+        (dict(p_min=0.3), dict(), 'ratios'),
+        (dict(channel_divisor=2), dict(), 'channel_divisor'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_a_resumed_search_does_not_share_is_named(tmp_path, task, settings, name):
+    path, common = tmp_path / 'search.pth', dict(identity=dict(data='a'))
+    run(make_task(), 2, checkpoint=path, **common)
+    with pytest.raises(AutoDFPError, match=rf' to resume was saved with {name}=.*, but {name}=.* is asked for; '):
+        run(make_task(**task), 4, checkpoint=path, resume=True, **common | settings)
+
+
+def test_a_search_of_version_0_1_is_refused_by_name(tmp_path):
+    path = tmp_path / 'search.pth'
+    history = dict(rewards=torch.zeros(1), widths=torch.ones(1, 3))
+    torch.save(dict(format=2, identity=dict(module='backbone', racing=None), agent={}, history=history), path)
+    content = path.read_bytes()
+    message = rf'^{path} holds a search of format 2, which .* goes on with format 3 alone; .* or start a new search$'
+    with pytest.raises(AutoDFPError, match=message):
+        run(make_task(), checkpoint=path, resume=True)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(resume=True), 'no checkpoint is named'),
+        (dict(num_episodes='many'), "a search was asked for num_episodes='many'; it must be a valid integer"),
+        (dict(opening_lams=[0.5, 2.0]), 'item 2 of it must be less than or equal to 1'),
+        (dict(opening_lams=0.5), r'opening_lams=0\.5; it must be an instance of Sequence'),
+        (dict(checkpoint_interval=0), 'checkpoint_interval=0'),
+        (dict(racing='fast'), "racing='fast'; it must be .* dictionary or a valid boolean"),
+        (dict(racing=dict(speed=3)), 'speed, which it does not know; it knows risk, warmup, refresh'),
+        (dict(agent=dict(type='PPO')), "agent type 'PPO' is not known"),
+        (dict(seed=-1), 'seed=-1'),
+        (dict(reward=3), 'reward=3; it must be callable'),
+    ],
+)
+def test_bad_requests_end_in_a_sentence(settings, message):
+    with pytest.raises(AutoDFPError, match=message) as caught:
+        search(make_task(), **dict(reward=brightness, num_episodes=2) | settings)
+    assert '\n' not in str(caught.value)
+
+
+def test_something_else_than_a_task_is_refused():
+    with pytest.raises(AutoDFPError, match=r'task=.*; it must be an instance of PruningTask'):
+        search(nn.Identity(), brightness)
+
+
+def test_a_search_that_is_all_warmup_says_so(caplog):
+    with caplog.at_level(logging.WARNING):
+        run(make_task(), 5, logger=logging.getLogger('search'))
+    assert 'all 5 episodes are warm-up' in caplog.text
