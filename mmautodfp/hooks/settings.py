@@ -9,12 +9,10 @@ from pydantic import Field
 from mmautodfp.search import RatioRange
 from mmautodfp.search.run import read_racing
 from mmautodfp.search.task import read_constraint
-from mmautodfp.utils.settings import settings
+from mmautodfp.utils.settings import Count, Positive, Several, Share, settings
 
 # Names of version 0.1, whose configs go on working.
 RENAMED = {'module': 'target'}
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @settings('clustering')
@@ -26,7 +24,7 @@ class Clustering:
         min_samples (int): Neighbours that make a channel the core of a cluster. Defaults to 5.
     """
 
-    eps: Annotated[float, Field(gt=0)] = 0.5
+    eps: Positive = 0.5
     min_samples: Count = 5
 
 
@@ -81,7 +79,7 @@ class HookSettings:
     p_max: float = 1.0
     channel_divisor: Count = 1
     allocate: bool = True
-    opening_lams: Annotated[tuple[Share, ...], Field(strict=False)] = (0.0, 0.5, 1.0)
+    opening_lams: Several[Share] = (0.0, 0.5, 1.0)
     clustering: dict = Field(default_factory=dict)
     bias_threshold: float = 0.5
     compare: bool = True
