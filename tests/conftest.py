@@ -1,6 +1,5 @@
 """Shared by all tests: networks with lively norms, the digits data set, the demo detector."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ from mmautodfp.zoo import make_digits
 
 REPO = Path(__file__).parents[1]
 SHARED = REPO.parent / 'shared'
-sys.path.insert(0, str(REPO / 'tools'))
 
 
 def enliven(model: nn.Module, seed: int = 0) -> nn.Module:

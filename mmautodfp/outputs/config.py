@@ -9,6 +9,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.configs import name_nms
 
 
 def slim_config(
@@ -40,6 +41,7 @@ def slim_config(
     dense = place[key]
     _forget_pretrained(dense)
     place[key] = ConfigDict(type='mmautodfp.Slim', module=dense, layers=layers)
+    name_nms(cfg.model)
     for name in ('autodfp', 'work_dir', 'launcher', 'resume'):
         cfg.pop(name, None)
     cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks', []) if 'AutoDFPHook' not in str(hook.get('type'))]

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.config import config as config_module
 
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.configs import name_nms
 
 PACKAGE = Path(__file__).parents[1]
 CONFIGS = PACKAGE / '.mim' / 'configs'
@@ -59,6 +60,7 @@ def load_config(
         with _own_package_found():
             cfg = Config.fromfile(path)
         cfg.merge_from_dict(cfg_options or {})
+        name_nms(cfg.get('model'))
     except Exception as error:  # a config is a program, and may fail in any way
         raise AutoDFPError(f'config {config} cannot be read: {type(error).__name__} {last_line(error)}') from None
     if launcher == 'pytorch' and 'RANK' not in os.environ:

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from conftest import REPO
+from in_process import load_tool
 from scipy.stats import spearmanr
-from tables import tables
 
 from mmautodfp.experiments.ablation import VARIANTS, ablate, to_report
 from mmautodfp.experiments.rank_plans import rank_plans, spearman
@@ -80,7 +80,7 @@ def test_plans_are_ranked_by_every_reward(small_demo, monkeypatch):
 
 def test_the_tables_in_the_docs_are_those_of_the_files():
     text = (REPO / 'docs/results.md').read_text()
-    for part in tables(RESULTS).split('\n\n'):
+    for part in load_tool('tables').tables(RESULTS).split('\n\n'):
         assert part in text
 
 

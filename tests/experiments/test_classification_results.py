@@ -4,7 +4,7 @@ import re
 
 import pytest
 from conftest import REPO
-from tables import tables
+from in_process import load_tool
 
 from mmautodfp.utils.fileio import load_json
 
@@ -25,7 +25,7 @@ def rows_of(name: str) -> dict[tuple[float, str], dict]:
 
 
 def test_the_table_of_networks_is_the_recorded_one():
-    assert tables(RESULTS) in REPRODUCTION
+    assert load_tool('tables').tables(RESULTS) in REPRODUCTION
 
 
 def test_more_episodes_bring_what_the_docs_say():

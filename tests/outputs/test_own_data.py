@@ -48,8 +48,8 @@ def test_the_command_that_the_run_names_exports_it_within_1e_4_of_torch(run, own
     runtime = pytest.importorskip('onnxruntime', reason='the extra export is not installed')
     log = next(run[0].glob('*/*.log')).read_text()
     # A shell must make of it what was meant; nothing is left for it to expand.
-    _, tool, config, checkpoint = shlex.split(re.search(r'export it: +(.*)', log)[1])
-    assert (tool, config, checkpoint) == ('tools/export_onnx.py', f'{run[0]}/pruned.py', f'{run[0]}/pruned.pth')
+    *_, tool, config, checkpoint = shlex.split(re.search(r'export it: +(.*)', log)[1])
+    assert (tool, config, checkpoint) == ('export_onnx', f'{run[0]}/pruned.py', f'{run[0]}/pruned.pth')
     folder = tmp_path / NAMES[3]
     report = export_onnx(config, checkpoint, work_dir=str(folder), repeat=1)
     assert sorted(path.name for path in folder.iterdir()) == ['backbone_neck.onnx', 'export.json']

@@ -140,7 +140,7 @@ def test_a_report_can_be_made_again_with_and_without_the_models(run, page):
 
 def test_the_command_runs_the_same_search_again(run):
     command = Report(run)._command()
-    assert command == f'python tools/prune.py {run}/vgg_digits_autodfp.py --work-dir {run}_again'
+    assert command == f'python -m mmautodfp prune {run}/vgg_digits_autodfp.py --work-dir {run}_again'
 
 
 def test_a_page_without_some_files_says_what_is_missing(run, tmp_path):

@@ -2,19 +2,12 @@
 
 import copy
 import itertools
-import logging
 import math
-import signal
-import sys
 
-import _cli
-import export_onnx
-import prune
 import pytest
-import sweep
-import test as evaluate
 import torch
 from conftest import REPO
+from in_process import run_tool
 from mmengine.config import Config
 
 NAN, INF = math.nan, math.inf
@@ -30,7 +23,7 @@ SETTINGS = {
     'autodfp.p_min': SHARE,
     'autodfp.p_max': SHARE,
     'autodfp.bias_threshold': ['half', NAN, [], None],
-    'autodfp.module': ['', 3, [], 'trunk', 'backbone.layer9', 'neck', None],
+    'autodfp.target': ['', 3, [], 'trunk', 'backbone.layer9', 'neck', None],
     'autodfp.budget': ['half', 3, [], [3], [dict(type='ParamBudget'), dict(type='Price')]],
     'autodfp.budget.type': WORD,
     'autodfp.budget.preserve_ratio': [*SHARE, 1e-4],
@@ -57,7 +50,7 @@ SETTINGS = {
     'autodfp.clustering': ['x', 3, dict(radius=1), dict(eps='x'), dict(min_samples=0), dict(eps=-1)],
     'autodfp.opening_lams': [[2.0], ['a'], 'half', [NAN], 0.5],
     'autodfp.speed': [1],
-    'autodfp': [None, 3, [], 'x'],
+    'autodfp': [None, 3, [], 'x', dict(budget=3), dict(speed=1)],
     'model': [None, 3, 'FasterRCNN', [], dict(type='Magic'), dict(type='FasterRCNN', speed=3)],
     'model.type': ['Magic', 3, None],
     'model.backbone': [3, dict(type='Magic'), dict(type='ResNet', depth=7)],
@@ -99,21 +92,16 @@ def change(config: dict, key: str, value) -> dict:
 
 
 @pytest.fixture
-def refuse(monkeypatch, capsys, tmp_path):
+def refuse(monkeypatch):
     """Run a tool in this process; its one sentence, after checking the exit code."""
     monkeypatch.chdir(REPO)
-    monkeypatch.setattr(signal, 'signal', lambda *_: None)
-    monkeypatch.setattr(logging, 'raiseExceptions', False)  # handlers of earlier runs write to pytest's closed streams
 
-    def run(tool, command: str, *arguments: str) -> str:
-        monkeypatch.setattr(sys, 'argv', ['tool', *arguments])
-        with pytest.raises(SystemExit) as caught:
-            _cli.main(command, tool.parse_args())
-        error = capsys.readouterr().err.strip().splitlines()
-        assert caught.value.code == 2
-        sentence = error[-1]
+    def run(tool: str, *arguments: str) -> str:
+        outcome = run_tool(tool, *arguments)
+        assert outcome.returncode == 2
+        assert 'Traceback' not in outcome.stderr
+        sentence = outcome.stderr.strip().splitlines()[-1]
         assert sentence.startswith('error: ')
-        assert 'Traceback' not in '\n'.join(error)
         assert 20 < len(sentence) < 600
         return sentence
 
@@ -129,7 +117,7 @@ def test_a_bad_setting_ends_with_code_2_and_a_sentence(base, refuse, tmp_path, k
     config = tmp_path / 'bad.py'
     content = change(base, key, value)
     config.write_text('nan, inf = float("nan"), float("inf")\n' + ''.join(f'{k} = {v!r}\n' for k, v in content.items()))
-    refuse(prune, 'prune', str(config), f'--work-dir={tmp_path}')
+    refuse('prune', str(config), f'--work-dir={tmp_path}')
 
 
 FILES = {
@@ -146,14 +134,11 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize(
-    ('tool', 'command', 'extra'),
-    [(prune, 'prune', ()), (evaluate, 'evaluate', ('absent.pth',)), (export_onnx, 'export', ())],
-)
+@pytest.mark.parametrize(('tool', 'extra'), [('prune', ()), ('test', ('absent.pth',)), ('export_onnx', ())])
 @pytest.mark.parametrize('name', FILES)
-def test_a_bad_config_file_ends_with_code_2_and_a_sentence(refuse, tmp_path, tool, command, extra, name):
+def test_a_bad_config_file_ends_with_code_2_and_a_sentence(refuse, tmp_path, tool, extra, name):
     (tmp_path / name).write_bytes(FILES[name])
-    refuse(tool, command, str(tmp_path / name), *extra, f'--work-dir={tmp_path / "w"}')
+    refuse(tool, str(tmp_path / name), *extra, f'--work-dir={tmp_path / "w"}')
 
 
 def checkpoints(folder) -> dict:
@@ -182,8 +167,8 @@ def test_bad_checkpoints_end_with_code_2_and_a_sentence(base, refuse, tmp_path):
     config = tmp_path / 'good.py'
     config.write_text(''.join(f'{key} = {value!r}\n' for key, value in base.items()))
     for name, path in checkpoints(tmp_path).items():
-        for tool, command in ((prune, 'prune'), (evaluate, 'evaluate')):
-            sentence = refuse(tool, command, str(config), str(path), f'--work-dir={tmp_path}')
+        for tool in ('prune', 'test'):
+            sentence = refuse(tool, str(config), str(path), f'--work-dir={tmp_path}')
             assert 'checkpoint' in sentence, name
 
 
@@ -197,4 +182,4 @@ def test_bad_checkpoints_end_with_code_2_and_a_sentence(base, refuse, tmp_path):
     ],
 )
 def test_a_bad_sweep_ends_with_code_2_and_a_sentence(refuse, tmp_path, arguments):
-    refuse(sweep, 'sweep', *arguments, f'--work-dir={tmp_path}')
+    refuse('sweep', *arguments, f'--work-dir={tmp_path}')

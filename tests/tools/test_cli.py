@@ -1,104 +1,126 @@
-"""The tools as a user starts them, in a process of their own."""
+"""The tools as a user types them: arguments, messages and exit codes; each is started once in a process of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 from conftest import REPO
+from in_process import TOOLS, run_tool
+
+from mmautodfp.utils.command_line import told
+
+NAMES = sorted(path.stem for path in TOOLS.glob('*.py'))
+DEMO = 'configs/demo/faster_rcnn_digits_autodfp.py'
 
 
-def run(*arguments: str, cwd=REPO) -> subprocess.CompletedProcess:
+def start(*arguments: str, cwd=REPO) -> subprocess.CompletedProcess:
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=str(REPO)))
 
 
-@pytest.mark.parametrize(
-    'tool',
-    [
-        'prune.py',
-        'test.py',
-        'report.py',
-        'train_demo.py',
-        'make_digits.py',
-        'benchmark.py',
-        'reproduce.py',
-        'export_onnx.py',
-        'export_mmdeploy.py',
-    ],
-)
+@pytest.mark.parametrize('tool', NAMES)
 def test_help_shows_an_example_and_every_argument(tool):
-    result = run(f'tools/{tool}', '--help')
+    result = run_tool(tool, '--help')
     assert result.returncode == 0
     assert 'Example:' in result.stdout
     expected = {
-        'prune.py': ['config', 'checkpoint', '--preserve-ratio', '--episodes', '--seed', '--resume'],
-        'test.py': ['config', 'checkpoint'],
+        'prune': ['config', 'checkpoint', '--preserve-ratio', '--episodes', '--seed', '--resume', '--search'],
+        'test': ['config', 'checkpoint'],
     }
     common = ['--work-dir', '--device', '--launcher', '--cfg-options', '--trust-checkpoint']
     for argument in expected.get(tool, []) + (common if tool in expected else []):
         assert argument in result.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('tool', NAMES)
+def test_every_tool_starts_in_a_process_of_its_own(tool, tmp_path):
+    result = start(str(TOOLS / f'{tool}.py'), '--help', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f'usage: {tool}.py')
+
+
+@pytest.mark.slow
+def test_a_bad_request_of_a_process_ends_with_code_2_and_a_sentence_without_traceback(tmp_path):
+    result = start('tools/prune.py', DEMO, 'absent.pth', '--work-dir', str(tmp_path))
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith('error: the checkpoint was to be read from absent.pth')
+    assert 'Traceback' not in result.stderr
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
         (['absent.py'], 'config absent.py was asked for, but there is no such file'),
-        (['configs/demo/faster_rcnn_digits_autodfp.py', 'absent.pth'], 'there is no such file'),
-        (['configs/demo/faster_rcnn_digits_autodfp.py', '--preserve-ratio', '7'], 'lies in (0, 1], got 7'),
-        (['configs/demo/faster_rcnn_digits_autodfp.py', '--cfg-options', 'nonsense'], 'takes KEY=VALUE'),
-        (['configs/demo/faster_rcnn_digits_autodfp.py', '--device', 'tpu'], "'tpu' is no device"),
-        (['configs/demo/faster_rcnn_digits_autodfp.py', '--launcher', 'pytorch'], 'not started by torchrun'),
-        (['configs/demo/faster_rcnn_digits_autodfp.py', '--resume'], 'there is no search.pth in'),
+        ([DEMO, 'absent.pth'], 'there is no such file'),
+        ([DEMO, '--preserve-ratio', '7'], 'lies in (0, 1], got 7'),
+        ([DEMO, '--cfg-options', 'nonsense'], 'takes KEY=VALUE'),
+        ([DEMO, '--device', 'tpu'], "'tpu' is no device"),
+        ([DEMO, '--launcher', 'pytorch'], 'not started by torchrun'),
+        ([DEMO, '--resume'], 'there is no search.pth in'),
+        ([DEMO, '--search'], "has an 'autodfp' entry; leave out --search"),
     ],
 )
-def test_bad_requests_end_with_code_2_and_a_sentence_without_traceback(arguments, message, tmp_path):
-    result = run('tools/prune.py', *arguments, '--work-dir', str(tmp_path))
+def test_bad_requests_end_with_code_2_and_a_sentence(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPO)
+    result = run_tool('prune', *arguments, '--work-dir', str(tmp_path))
     assert result.returncode == 2
     assert message in result.stderr
-    assert 'Traceback' not in result.stderr
 
 
 def test_a_report_of_no_run_ends_with_code_2_and_a_sentence(tmp_path):
-    result = run('tools/report.py', str(tmp_path))
+    result = run_tool('report', str(tmp_path))
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith('error: the summary of a run was to be read from')
-    assert 'Traceback' not in result.stderr
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'message'),
+    ('tool', 'arguments', 'message'),
     [
-        (['ablation.py', 'absent.py', '--out', 'x.json'], 'config absent.py was asked for'),
-        (['rank_plans.py', 'absent.py', '--out', 'x.json'], 'config absent.py was asked for'),
-        (['benchmark.py', 'reward', 'absent.py'], 'config absent.py was asked for'),
-        (['tables.py', 'nope'], 'tables were to be made of nope, but it holds none of faster_rcnn'),
-        (['train_demo.py', 'absent.py'], 'config absent.py was asked for'),
-        (['export_onnx.py', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
-        (['export_mmdeploy.py', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
-        (['benchmark.py', 'latency', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
-        (['benchmark.py', 'search'], 'search needs a config'),
-        (['sweep.py', 'absent.py', '--ratios', '3'], 'a sweep was asked for the ratio 3'),
-        (['reproduce.py', '--tables', '5'], "table '5' was asked for"),
+        ('ablation', ['absent.py', '--out', 'x.json'], 'config absent.py was asked for'),
+        ('rank_plans', ['absent.py', '--out', 'x.json'], 'config absent.py was asked for'),
+        ('benchmark', ['reward', 'absent.py'], 'config absent.py was asked for'),
+        ('benchmark', ['latency', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
+        ('benchmark', ['search'], 'search needs a config'),
+        ('tables', ['nope'], 'tables were to be made of nope, but it holds none of faster_rcnn'),
+        ('train_demo', ['absent.py'], 'config absent.py was asked for'),
+        ('export_onnx', ['absent.py'], 'config absent.py was asked for, but there is no such file'),
+        ('export_mmdeploy', ['absent.py'], 'config absent.py was asked for, but there is no such file'),
+        ('sweep', ['absent.py', '--ratios', '3'], 'a sweep was asked for the ratio 3'),
+        ('reproduce', ['--tables', '5'], "table '5' was asked for"),
     ],
 )
-def test_every_tool_tells_bad_requests_in_a_sentence(arguments, message, tmp_path):
-    result = run(str(REPO / 'tools' / arguments[0]), *arguments[1:], cwd=tmp_path)
-    assert result.returncode == 2, result.stderr
+def test_every_tool_tells_bad_requests_in_a_sentence(tool, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run_tool(tool, *arguments)
+    assert result.returncode == 2
     assert f'error: {message}' in result.stderr
-    assert 'Traceback' not in result.stderr
 
 
-def test_reproduce_finds_its_configs_from_any_folder(tmp_path):
+def test_an_interrupted_tool_ends_with_code_130_and_says_what_is_kept(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end, told('what was finished is kept'):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert end.value.code == 130
+    assert capsys.readouterr().err == 'interrupted; what was finished is kept\n'
+
+
+def test_reproduce_finds_its_configs_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     arguments = ['--tables', '2', '--networks', 'vgg16_cifar10', '--checkpoints', str(tmp_path), '--out', 'out']
-    result = run(str(REPO / 'tools/reproduce.py'), *arguments, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    assert run_tool('reproduce', *arguments).returncode == 0
     assert 'no weights: vgg16_cifar10.pth is not there' in (tmp_path / 'out/reproduce.md').read_text()
 
 
+@pytest.mark.slow
 def test_the_evaluation_tool_reports_the_shipped_checkpoints_map(small_demo, tmp_path):
     options = [f'{key}={value}' for key, value in small_demo.items() if key.startswith('test_')]
-    result = run(
+    result = start(
         'tools/test.py',
         'configs/demo/faster_rcnn_digits.py',
         'configs/demo/faster_rcnn_digits.pth',

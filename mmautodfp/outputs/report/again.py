@@ -68,7 +68,7 @@ def _look_again(report: Report, trust: bool) -> Evidence:
     if not report.config_file.is_file():
         raise AutoDFPError(f'the models were to be built again, but their config {report.config_file} is not there')
     cfg = Config.fromfile(report.config_file)
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
     model = MODELS.build(cfg.model).to('cuda' if torch.cuda.is_available() else 'cpu')
     model.eval()
     _load(model, cfg.load_from, trust)

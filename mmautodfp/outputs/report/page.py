@@ -171,7 +171,7 @@ class Report:
 
     def _command(self) -> str:
         again = self.work_dir.with_name(f'{self.work_dir.name}_again')
-        parts = ['python', 'tools/prune.py', str(self.config_file), '--work-dir', str(again)]
+        parts = ['python', '-m', 'mmautodfp', 'prune', str(self.config_file), '--work-dir', str(again)]
         # A search that was resumed says so in its config; from the start there is nothing to resume.
         if 'resume=True' in self._config().replace(' ', ''):
             parts += ['--cfg-options', 'autodfp.resume=False']

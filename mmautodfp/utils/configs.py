@@ -1,0 +1,21 @@
+"""Configs in MMEngine's Python style, whose types are classes and functions instead of names."""
+
+from typing import Any
+
+
+def name_nms(config: Any) -> None:
+    """Name mmcv's NMS functions as mmcv looks them up.
+
+    MMEngine writes a function down with its module, ``mmcv.ops.nms``; mmcv takes a bare ``nms`` only, so that the
+    written config would not run.
+
+    Args:
+        config (Any): Config of a model, changed in place.
+    """
+    if isinstance(config, dict):
+        if getattr(config.get('type'), '__module__', '') == 'mmcv.ops.nms':
+            config['type'] = config['type'].__name__
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for value in config:
+            name_nms(value)
