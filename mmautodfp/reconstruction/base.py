@@ -15,6 +15,35 @@ if TYPE_CHECKING:
     from mmautodfp.surgery import PruningPlan, Restore
 
 
+def fingerprint(module: nn.Module) -> dict[str, tuple]:
+    """What tells a module's parameters and buffers from others, whoever changed them, and in which way.
+
+    The bits of each row are added up as integers, the rows weighted by their places: exact, in whatever order it is
+    done, and some milliseconds for 25 million parameters.
+
+    Returns:
+        dict[str, tuple]: By name: shape, type, device and sum.
+    """
+    return {
+        name: (tuple(tensor.shape), tensor.dtype, tensor.device, _sum_bits(tensor.detach()))
+        for tensors in (module.named_parameters(), module.named_buffers())
+        for name, tensor in tensors
+    }
+
+
+def _sum_bits(tensor: Tensor) -> int:
+    if not tensor.numel():
+        return 0
+    rows = tensor.reshape(len(tensor) if tensor.ndim else 1, -1).contiguous()
+    size = tensor.element_size()
+    aligned = rows.shape[1] * size % 8 == rows.storage_offset() * size % 8 == 0
+    bits = rows.view(
+        torch.int64 if aligned else {1: torch.uint8, 2: torch.int16, 4: torch.int32}.get(size, torch.int64)
+    )
+    sums = bits.sum(1, dtype=torch.int64)
+    return int((sums * torch.arange(1, len(sums) + 1, device=sums.device)).sum())
+
+
 @dataclass(frozen=True)
 class OutputChange:
     """How a consumer's outputs are changed once its inputs have been merged.
@@ -49,18 +78,25 @@ class Reconstructor(ABC):
 
     def __init__(self):
         self._fitted: nn.Module | None = None
+        self._model: nn.Module | None = None
+        self._values: dict[str, tuple] = {}
 
     def ensure_fitted(self, module: nn.Module, model: nn.Module | None = None) -> None:
-        """Fit to a dense module unless that has been done. Call it before the module is pruned for the first time.
+        """Fit to a dense module unless that has been done, with the weights that it has now.
+
+        Call it before the module is pruned.
 
         Args:
             module (nn.Module): What is going to be pruned.
-            model (nn.Module | None): What it is a part of, for those who send images through it. Defaults to None: the
-                module takes images itself.
+            model (nn.Module | None): What it is a part of, for those who send images through it. Defaults to None: that
+                of the last time; if there was none, the module takes images itself.
         """
-        if self._fitted is not module:
+        if model is None:
+            model = self._model if module is self._fitted else module
+        values = fingerprint(model)
+        if module is not self._fitted or values != self._values:
             self._fit(module, model)
-            self._fitted = module
+            self._fitted, self._model, self._values = module, model, values
 
     @property
     def identity(self) -> str:
@@ -68,7 +104,7 @@ class Reconstructor(ABC):
         settings = {name: value for name, value in vars(self).items() if not name.startswith('_')}
         return f'{type(self).__name__}({", ".join(f"{name}={value!r}" for name, value in sorted(settings.items()))})'
 
-    def _fit(self, module: nn.Module, model: nn.Module | None) -> None:
+    def _fit(self, module: nn.Module, model: nn.Module) -> None:
         for unit in find_units(module):
             self._fit_unit(module, unit)
 

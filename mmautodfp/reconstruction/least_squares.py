@@ -100,8 +100,7 @@ class SyntheticLeastSquares(Reconstructor):
         self._twin: nn.Module | None = None
         self._batches: Callable[[], Iterator[tuple]] | None = None
 
-    def _fit(self, module: nn.Module, model: nn.Module | None) -> None:
-        model = module if model is None else model
+    def _fit(self, module: nn.Module, model: nn.Module) -> None:
         device = next(module.parameters()).device
         images = list(self.images.normalized_as(model).batches(device))  # small beside a layer's outputs
         self._batches = lambda: (inputs_of(model, module, batch) for batch in images)

@@ -1,0 +1,59 @@
+"""A model that is pruned already, pruned once more."""
+
+import pytest
+import torch
+from conftest import build_resnet, enliven, random_plan
+
+from mmautodfp.api import prune
+from mmautodfp.graph import find_units
+from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor, SyntheticLeastSquares
+from mmautodfp.surgery import Slim, apply_plan
+from mmautodfp.zoo import CifarResNet
+
+IMAGES = dict(num_images=8, size=32, batch_size=4)
+
+
+@pytest.mark.parametrize('final', [False, True])
+@pytest.mark.parametrize(
+    'build', [PruneOnly, SimilarityReconstructor, NeuronMerging, lambda: SyntheticLeastSquares(IMAGES)]
+)
+def test_a_second_plan_of_the_same_reconstructor_is_one_of_the_narrower_model(build, final):
+    module, reconstructor = enliven(CifarResNet(depth=8)), build()
+    dense = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    images = torch.randn(2, 3, 32, 32)
+    first = random_plan(module, 1)
+    once = apply_plan(module, first, reconstructor, final)
+    second = random_plan(module, 2)
+    assert {name: unit.num_channels for name, unit in second.units.items()} == first.widths
+    with torch.no_grad():
+        twice = apply_plan(module, second, reconstructor, final)
+        found = module(images)
+        twice()
+        with apply_plan(module, second, build(), final):  # as if it had never seen the wide one
+            assert torch.equal(module(images), found)
+    once()
+    assert all(torch.equal(dense[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def test_nested_slims_are_built_without_looking_for_units(monkeypatch):
+    model = build_resnet(18)
+    config = dict(type='mmdet.ResNet', depth=18, base_channels=16, norm_cfg=dict(type='BN'))
+    for seed in range(2):
+        restore = apply_plan(model, random_plan(model, seed), SimilarityReconstructor())
+        config = dict(type='mmautodfp.Slim', module=config, layers=restore.changes(model))
+    monkeypatch.setattr('mmautodfp.graph.find_units', None)
+    settings = {key: value for key, value in config.items() if key != 'type'}
+    slim = Slim(**settings)
+    slim.load_state_dict(model.state_dict())
+
+
+def test_pruning_from_python_once_more_narrows_further():
+    model = enliven(CifarResNet(depth=14))
+    settings = dict(target='', reconstructor=dict(type='SyntheticLeastSquares', images=IMAGES), p_min=0.05)
+    counts = [sum(p.numel() for p in model.parameters())]
+    for _ in range(2):
+        result = prune(model, constraint=0.7, **settings)
+        counts.append(sum(p.numel() for p in model.parameters()))
+        assert counts[-1] <= 0.7 * counts[-2]
+        assert result.plan.widths == {unit.name: unit.num_channels for unit in find_units(model)}
+    assert model(torch.randn(1, 3, 32, 32)).isfinite().all()
