@@ -23,7 +23,7 @@ autodfp = dict(
     reconstructor=dict(type='SimilarityReconstructor'),
     # 'auto': bfloat16 or float16 where the device is faster in it; it ranks plans as float32 does (docs/results.md)
     reward=dict(type='CocoReward', num_images=500, seed=0, precision='auto'),
-    clustering=dict(eps=0.5, min_samples=5),
+    clustering=dict(eps=None, min_samples=5),  # the paper's 0.5, 0.3 or 1 find no clusters, or one
     bias_threshold=0.5,  # the paper does not tell it
     # Uniform plans played first, after an allocated one if there is any; the paper has none.
     opening_lams=(0.0, 0.5, 1.0),

@@ -19,11 +19,11 @@ class Clustering:
     """DBSCAN's settings for what the agent sees of a layer.
 
     Attributes:
-        eps (float): Largest cosine distance between neighbours. Defaults to 0.5.
+        eps (float | None): Largest cosine distance between neighbours. Defaults to None, from each layer's data.
         min_samples (int): Neighbours that make a channel the core of a cluster. Defaults to 5.
     """
 
-    eps: Annotated[float, Field(gt=0)] = 0.5
+    eps: Annotated[float, Field(gt=0)] | None = None
     min_samples: Count = 5
 
 

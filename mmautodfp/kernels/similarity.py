@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,8 @@ from .selection import assign_partners, first_ranked, flat_channels, rank_channe
 # decay the two shrink together and without end, so the exact value matters little.
 DEAD_RELATIVE = 1e-4
 DEAD_ABSOLUTE = 1e-8
+# Cosine distance from which on channels have nothing in common, up to rounding.
+UNRELATED = 0.999
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +187,7 @@ class ChannelClusters:
     silhouette: float
 
 
-def cluster_channels(weight: Tensor, eps: float = 0.5, min_samples: int = 5) -> ChannelClusters:
+def cluster_channels(weight: Tensor, eps: float | None = None, min_samples: int = 5) -> ChannelClusters:
     """Group the channels with DBSCAN on their cosine distances.
 
     Noise is left out of the silhouette: it is no cluster, and ``noise_ratio`` already tells of it. The silhouette is 0
@@ -192,7 +195,9 @@ def cluster_channels(weight: Tensor, eps: float = 0.5, min_samples: int = 5) -> 
 
     Args:
         weight (Tensor): [N, C, kH, kW] or [N, C].
-        eps (float): Largest cosine distance between neighbours. Defaults to 0.5.
+        eps (float | None): Largest cosine distance between neighbours. Defaults to None, from the data: of the deciles
+            of the channels' distances to their ``min_samples``-th neighbour, the one that gives most clusters, of
+            equals the largest. Channels at right angles are no neighbours.
         min_samples (int): Neighbours, itself included, that make a channel the core of a cluster. Defaults to 5.
 
     Returns:
@@ -203,7 +208,12 @@ def cluster_channels(weight: Tensor, eps: float = 0.5, min_samples: int = 5) -> 
     from sklearn.metrics import silhouette_score
 
     distance = cosine_distance(weight).cpu().double().numpy()
-    labels = DBSCAN(eps=eps, min_samples=min_samples, metric='precomputed').fit(distance).labels_
+    radii = [eps]
+    if eps is None:
+        reach = np.sort(distance, 1)[:, min(min_samples, len(distance)) - 1]  # itself is the first neighbour
+        radii = np.quantile(reach, np.arange(1, 10) / 10).clip(1e-9, UNRELATED)
+    fits = [DBSCAN(eps=radius, min_samples=min_samples, metric='precomputed').fit(distance).labels_ for radius in radii]
+    labels = max(reversed(fits), key=max)  # labels count up from 0
     inside = labels >= 0
     num_clusters, silhouette = int(labels.max()) + 1, 0.0
     if 2 <= num_clusters < inside.sum():

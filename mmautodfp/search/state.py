@@ -44,7 +44,7 @@ def layer_state(
     index: int,
     weight: Tensor,
     bn: BatchNormStats,
-    eps: float = 0.5,
+    eps: float | None = None,
     min_samples: int = 5,
     threshold: float = 0.5,
 ) -> LayerState:
@@ -54,7 +54,9 @@ def layer_state(
         index (int): Its position among the prunable layers.
         weight (Tensor): [N, C, kH, kW] or [N, C], dense.
         bn (BatchNormStats): Of its norm, [N] each.
-        eps (float): DBSCAN's neighbourhood, a cosine distance. Defaults to 0.5, the paper's for most networks.
+        eps (float | None): DBSCAN's neighbourhood, a cosine distance. Defaults to None, from the data (see
+            :func:`mmautodfp.kernels.cluster_channels`); at the paper's 0.5, 0.3 and 1, all channels of most layers are
+            noise, or all are one cluster.
         min_samples (int): DBSCAN's least number of neighbours. Defaults to 5.
         threshold (float): t, which the paper leaves open, in the unit of pre-activations (which are normalised to a
             deviation of gamma). Defaults to 0.5.

@@ -290,6 +290,32 @@ def test_bundles_become_clusters_and_the_rest_noise():
     assert 0.8 < clusters.silhouette < 1
 
 
+@pytest.mark.parametrize('spread', [1e-4, 0.05, 0.2])
+def test_without_eps_bundles_of_any_spread_become_clusters(spread):
+    """Channels of trained networks are so far apart that no single eps suits all layers."""
+    weight = torch.cat([bundles(7, 6, 7, spread=spread), -torch.eye(16, dtype=torch.float64)[10:13]])
+    clusters = cluster_channels(weight)
+    assert clusters.num_clusters == 3
+    assert clusters.labels[20:].tolist() == [-1] * 3
+    for cluster, members in enumerate(clusters.labels[:20].split([7, 6, 7])):
+        assert set(members.tolist()) <= {cluster, -1}
+
+
+def test_without_eps_the_most_clusters_are_found_that_a_decile_of_the_distances_gives():
+    weight = torch.randn(40, 4, generator=torch.Generator().manual_seed(3))
+    distance = cosine_distance(weight)
+    fifth = distance.sort(1).values[:, 4].sort().values
+    found = cluster_channels(weight)
+    counts = {}
+    for decile in range(1, 10):
+        place = decile / 10 * 39
+        low, high = fifth[math.floor(place)].item(), fifth[math.ceil(place)].item()
+        clusters = cluster_channels(weight, eps=low + (place % 1) * (high - low))
+        counts[decile] = (clusters.num_clusters, -clusters.noise_ratio)
+    assert (found.num_clusters, -found.noise_ratio) == max(counts.values())
+    assert found.num_clusters >= 2
+
+
 def test_clusters_do_not_depend_on_the_lengths_of_channels():
     weight = bundles(6, 6)
     lengths = torch.linspace(0.01, 50, 12, dtype=torch.float64)[:, None]
@@ -300,9 +326,9 @@ def test_clusters_do_not_depend_on_the_lengths_of_channels():
 
 def test_min_samples_and_eps_decide_what_is_noise():
     weight = bundles(6, 4)
-    assert cluster_channels(weight).num_clusters == 1
-    assert cluster_channels(weight).noise_ratio == pytest.approx(0.4)
-    assert cluster_channels(weight, min_samples=4).num_clusters == 2
+    assert cluster_channels(weight, eps=0.5).num_clusters == 1
+    assert cluster_channels(weight, eps=0.5).noise_ratio == pytest.approx(0.4)
+    assert cluster_channels(weight, eps=0.5, min_samples=4).num_clusters == 2
     assert cluster_channels(weight, eps=1e-6).noise_ratio == 1
     assert cluster_channels(weight, eps=2.0).num_clusters == 1
 

@@ -1,6 +1,10 @@
 import pytest
 import torch
+from conftest import REPO
+from mmdet.registry import MODELS
+from mmengine.config import Config
 
+from mmautodfp.graph import find_units, unit_statistics
 from mmautodfp.kernels import BatchNormStats
 from mmautodfp.search import LayerState, layer_state, scale_states
 
@@ -36,6 +40,18 @@ def test_clusters_are_seen_and_linear_layers_told_apart():
     assert layer_state(0, twins, bn, eps=0.01, min_samples=5).num_clusters == 1
     assert layer_state(0, twins, bn, eps=0.01, min_samples=5).noise_ratio == pytest.approx(0.5)
     assert layer_state(0, weight.flatten(1), bn).kind == 1
+
+
+def test_clusters_tell_the_layers_of_a_trained_detector_apart():
+    config = Config.fromfile(REPO / 'configs/demo/faster_rcnn_digits.py').model.backbone
+    backbone = MODELS.build(config)
+    state = torch.load(REPO / 'configs/demo/faster_rcnn_digits.pth', map_location='cpu')
+    state = {name: tensor for name, tensor in state.get('state_dict', state).items() if name.startswith('backbone.')}
+    backbone.load_state_dict({name.removeprefix('backbone.'): tensor for name, tensor in state.items()})
+    states = [layer_state(0, *unit_statistics(backbone, unit)) for unit in find_units(backbone)]
+    assert sum(state.num_clusters >= 2 for state in states) > 0.75 * len(states)
+    assert len({state.num_clusters for state in states}) >= 4
+    assert all(state.noise_ratio < 0.9 for state in states)
 
 
 def test_scaled_states_lie_around_the_unit_range():
