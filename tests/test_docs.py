@@ -14,7 +14,7 @@ from conftest import REPO
 
 from mmautodfp import reconstruction, rewards
 from mmautodfp.costs import LatencyBudget
-from mmautodfp.hooks.settings import RENAMED, HookSettings
+from mmautodfp.hooks.settings import RENAMED, Clustering, HookSettings
 from mmautodfp.reconstruction import SyntheticImages
 from mmautodfp.search import SACConfig
 from mmautodfp.utils import registry
@@ -109,7 +109,9 @@ def settings_of(name: str) -> set[str] | None:
     """What ``autodfp.<name>.`` may be followed by; None if it is a plain value."""
     compensations = (reconstruction.SyntheticLeastSquares, reconstruction.SimilarityReconstructor)
     paid = (rewards.CocoReward, rewards.AccuracyReward, rewards.SyntheticReward)
-    types = dict(agent=(SACConfig,), reconstructor=compensations, reward=paid, budget=(LatencyBudget,))
+    types = dict(
+        agent=(SACConfig,), reconstructor=compensations, reward=paid, budget=(LatencyBudget,), clustering=(Clustering,)
+    )
     return {argument for cls in types[name] for argument in signature(cls).parameters} if name in types else None
 
 

@@ -132,9 +132,9 @@ def pruned(digits_root, tmp_path_factory):
     cfg.test_dataloader.dataset.data_root = f'{digits_root}/'
     model = init_detector(cfg, str(REPO / 'configs/demo/retinanet_digits.pth'), device='cpu', palette='random')
     plan = random_plan(model.backbone)
-    apply_plan(model.backbone, plan)
+    changes = apply_plan(model.backbone, plan).changes(model.backbone)
     checkpoint = '{{ fileDirname }}/pruned.pth'
-    (folder / 'pruned.py').write_text(slim_config(cfg, 'backbone', plan.widths, checkpoint).pretty_text)
+    (folder / 'pruned.py').write_text(slim_config(cfg, 'backbone', changes, checkpoint).pretty_text)
     save_tensors(dict(state_dict=model.state_dict()), folder / 'pruned.pth')
     return folder, model
 

@@ -50,7 +50,7 @@ def test_the_table_of_searches_is_the_recorded_one():
     names = {
         'random': 'random',
         'random, around the uniform plan': 'random around the uniform plan',
-        'SAC, as published (credit by bootstrap, random warm-up)': 'SAC as published',
+        "SAC, as published (`credit='td'`, random warm-up)": 'SAC as published',
         'CMA-ES': 'CMA-ES',
         '**SAC**, credited with the episode (the default)': 'SAC',
     }
