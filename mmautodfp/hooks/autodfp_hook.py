@@ -15,7 +15,8 @@ from torch import nn
 from mmautodfp.api import PruningTask, search
 from mmautodfp.graph import find_units
 from mmautodfp.outputs import RunArtifacts, compare, read_metainfo, search_line, slim_config
-from mmautodfp.search import AgentSpec, Progress, on_every_rank, on_main
+from mmautodfp.search import AgentSpec, Progress, RatioRange, on_every_rank, on_main
+from mmautodfp.search.run import read_racing
 from mmautodfp.search.task import find_module, read_constraint
 from mmautodfp.utils.registry import AGENTS, HOOKS, RECONSTRUCTORS, REWARDS, build
 
@@ -48,6 +49,8 @@ class AutoDFPHook(Hook):
         # Built once more with the real task; this tells a wrong setting before anything is loaded.
         build(AGENTS, self.agent, spec=AgentSpec(1, uniform_action=(0.5, 0.5), seed=told.seed))
         read_constraint(told.budget)
+        RatioRange(told.p_min, told.p_max)
+        read_racing(told.racing or False)
         self.artifacts: RunArtifacts | None = None
 
     def prepare(self, runner: Runner) -> None:
