@@ -58,7 +58,6 @@ def test_a_config_without_data_is_of_the_same_model_and_has_no_search(path):
     assert hook.settings.num_episodes == 1
     assert not hook.reward.needs_data
     assert cfg.autodfp.budget == searched.autodfp.budget
-    assert 'agent' not in cfg.autodfp
 
 
 def test_shared_settings_are_the_papers():
