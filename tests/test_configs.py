@@ -9,7 +9,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
-from mmautodfp import runs as apis
+from mmautodfp import runs
 from mmautodfp.graph import find_units
 from mmautodfp.hooks import AutoDFPHook
 from mmautodfp.utils.registry import HOOKS, build
@@ -27,10 +27,8 @@ UNITS = {
     'vgg_digits_autodfp.py': 5,
     'resnet_digits_autodfp.py': 6,
 }
-AUTODFP_CONFIGS = sorted(
-    path.relative_to(REPO).as_posix()
-    for path in [*REPO.glob('configs/**/*_autodfp.py'), *REPO.glob('configs/**/*_zero_data.py')]
-)
+AUTODFP_CONFIGS = sorted(path.relative_to(REPO).as_posix() for path in REPO.glob('configs/**/*_autodfp.py'))
+ZERO_DATA_CONFIGS = sorted(path.relative_to(REPO).as_posix() for path in REPO.glob('configs/**/*_zero_data.py'))
 
 
 @pytest.mark.parametrize('path', AUTODFP_CONFIGS)
@@ -42,7 +40,24 @@ def test_every_config_builds_its_hook_and_has_units_to_prune(path):
     if 'backbone' in cfg.model:
         cfg.model.backbone.init_cfg = None
     model = MODELS.build(cfg.model)
-    assert len(find_units(model.get_submodule(hook.module))) == UNITS.get(path.split('/')[-1], 32)
+    assert len(find_units(model.get_submodule(hook.settings.target))) == UNITS.get(path.split('/')[-1], 32)
+
+
+def test_every_detector_has_a_config_without_data():
+    searched = [path for path in AUTODFP_CONFIGS if Config.fromfile(REPO / path).autodfp.target == 'backbone']
+    assert [path.replace('_autodfp', '_zero_data') for path in searched] == ZERO_DATA_CONFIGS
+    assert len(searched) == 8
+
+
+@pytest.mark.parametrize('path', ZERO_DATA_CONFIGS)
+def test_a_config_without_data_is_of_the_same_model_and_has_no_search(path):
+    cfg, searched = (Config.fromfile(REPO / name) for name in (path, path.replace('_zero_data', '_autodfp')))
+    assert cfg.model == searched.model
+    assert cfg.load_from == searched.load_from
+    hook = build(HOOKS, cfg.autodfp.to_dict())
+    assert hook.settings.num_episodes == 1
+    assert not hook.reward.needs_data
+    assert cfg.autodfp.budget == searched.autodfp.budget
 
 
 def test_shared_settings_are_the_papers():
@@ -83,7 +98,7 @@ def test_full_size_faster_rcnn_searches_on_real_coco_images(tmp_path, monkeypatc
             f'{split}_dataloader.dataset.pipeline.1.scale': (256, 160),
             f'{split}_evaluator.ann_file': str(root / annotations),
         }
-    apis.prune(config, str(checkpoint), work_dir=str(tmp_path / 'run'), episodes=3, cfg_options=options)
+    runs.prune(config, str(checkpoint), work_dir=str(tmp_path / 'run'), episodes=3, cfg_options=options)
     summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
     assert summary['search_images'] == 106
     assert summary['episodes'] == 3

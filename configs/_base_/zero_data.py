@@ -9,6 +9,7 @@ autodfp = dict(
     target='backbone',  # what is pruned, by its path in the model
     budget=dict(type='ParamBudget', preserve_ratio=0.9, scope='module'),
     num_episodes=1,  # plays the plan that the reconstructor chooses
+    agent=dict(type='SAC'),  # chooses those of further episodes
     reconstructor=dict(type='SyntheticLeastSquares', images=dict(num_images=64, size=256)),
     reward=dict(type='SyntheticReward', images=dict(num_images=16, size=256)),
     opening_lams=(0.5,),  # lambda decides nothing here

@@ -1,0 +1,147 @@
+"""Configs as the command line names them: files, ours by name, stock ones without settings, MMEngine's Python style."""
+
+import os
+
+import pytest
+import torch
+from conftest import REPO
+from mmengine.config import Config
+
+from mmautodfp import runs
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import load_json
+from mmautodfp.utils.registry import MODELS
+
+# A small RetinaNet whose parts are named by what they are, as in MMDetection's own configs of that style.
+PYTHON_STYLE = """
+from mmcv.ops import nms
+from mmdet.datasets import CocoDataset
+from mmdet.evaluation import CocoMetric
+from mmdet.models import FPN, DetDataPreprocessor, FocalLoss, L1Loss, ResNet, RetinaHead, RetinaNet
+from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder
+from mmengine.config import read_base
+from mmengine.dataset import DefaultSampler
+from mmengine.runner import TestLoop
+from torch.nn import BatchNorm2d
+{bases}
+
+default_scope = None
+model = dict(
+    type=RetinaNet,
+    data_preprocessor=dict(type=DetDataPreprocessor),
+    backbone=dict(type=ResNet, depth=18, base_channels=8, norm_cfg=dict(type=BatchNorm2d), norm_eval=True),
+    neck=dict(type=FPN, in_channels=[8, 16, 32, 64], out_channels=16, start_level=1, num_outs=5),
+    bbox_head=dict(
+        type=RetinaHead, num_classes=2, in_channels=16, feat_channels=16, stacked_convs=1,
+        anchor_generator=dict(type=AnchorGenerator, scales=[4], ratios=[1.0], strides=[8, 16, 32, 64, 128]),
+        bbox_coder=dict(type=DeltaXYWHBBoxCoder), loss_cls=dict(type=FocalLoss), loss_bbox=dict(type=L1Loss),
+    ),
+    test_cfg=dict(nms_pre=100, min_bbox_size=0, score_thr=0.0, nms=dict(type=nms, iou_threshold=0.5), max_per_img=5),
+)
+test_dataloader = dict(
+    batch_size=1, num_workers=0, sampler=dict(type=DefaultSampler, shuffle=False),
+    dataset=dict(type=CocoDataset, ann_file='/nowhere/annotations.json', metainfo=dict(classes=('ripe', 'raw'))),
+)
+test_evaluator = dict(type=CocoMetric, ann_file='/nowhere/annotations.json')
+test_cfg = dict(type=TestLoop)
+"""
+FEW = {
+    'autodfp.compare': False,
+    'autodfp.report': False,
+    'autodfp.reconstructor.images': dict(num_images=2, size=64, batch_size=2),
+    'autodfp.reconstructor.refinement': dict(units_per_pass=8),
+    'autodfp.reward.images': dict(num_images=2, size=64),
+}
+
+
+def write(folder, bases: str = '') -> tuple[str, str]:
+    """A config of that style and a checkpoint for it."""
+    config, checkpoint = folder / 'mine.py', folder / 'mine.pth'
+    config.write_text(PYTHON_STYLE.format(bases=bases))
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=MODELS.build(runs.load_config(config).model).state_dict()), checkpoint)
+    return str(config), str(checkpoint)
+
+
+@pytest.mark.parametrize('folder', ['', 'demo/', 'configs/demo/'])
+@pytest.mark.parametrize('end', ['', '.py'])
+def test_our_configs_are_found_by_name_from_any_folder(folder, end, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = runs.load_config(f'{folder}vgg_digits_autodfp{end}')
+    assert os.path.realpath(cfg.filename) == str(REPO / 'configs/demo/vgg_digits_autodfp.py')
+    assert os.path.samefile(cfg.load_from, REPO / 'configs/demo/vgg_digits.pth')
+    assert cfg.work_dir == 'work_dirs/vgg_digits_autodfp'
+
+
+def test_a_file_of_ones_own_comes_before_ours(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'vgg_digits_autodfp.py').write_text('model = 3')
+    assert runs.load_config('vgg_digits_autodfp.py').model == 3
+
+
+@pytest.mark.parametrize('name', ['absent', 'igits_autodfp', '../demo/vgg_digits_autodfp.py', 'demo', '', '/'])
+def test_other_names_are_told(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AutoDFPError, match='was asked for, but there is no such file, and mmautodfp has no config of'):
+        runs.find_config(name)
+
+
+def test_a_config_without_settings_is_pruned_without_data_and_says_so(tmp_path):
+    config, checkpoint = write(tmp_path)
+    assert runs.prune(config, checkpoint, work_dir=str(tmp_path / 'run'), preserve_ratio=0.7, cfg_options=FEW) == {}
+    summary = load_json(tmp_path / 'run/summary.json', 'the summary')
+    assert (summary['episodes'], summary['metric']) == (1, 'feature_likeness')
+    assert summary['budget']['preserve_ratio'] == 0.7
+    (log,) = (tmp_path / 'run').glob('*/*.log')
+    lines = [line for line in log.read_text().splitlines() if "has no 'autodfp' entry" in line]
+    assert len(lines) == 1
+    assert 'configs/_base_/zero_data.py: no data and no search (--search: one on its val images)' in lines[0]
+    assert not (tmp_path / 'run/report.html').exists()
+    assert 'report.html' not in log.read_text()
+
+
+def test_settings_that_are_only_part_of_an_entry_override_the_packaged_ones():
+    cfg = Config(dict(autodfp=dict(p_min=0.3, reward=dict(_delete_=True, type='CocoReward'))))
+    assert runs.add_settings(cfg, 'zero_data')
+    assert (cfg.autodfp.num_episodes, cfg.autodfp.p_min, cfg.autodfp.reward) == (1, 0.3, dict(type='CocoReward'))
+    assert not runs.add_settings(cfg, 'autodfp')
+
+
+def test_a_search_of_a_config_without_settings_needs_its_data(tmp_path):
+    config, checkpoint = write(tmp_path)
+    with pytest.raises(AutoDFPError, match='has no val_dataloader and no val_evaluator and no val_cfg'):
+        runs.prune(config, checkpoint, work_dir=str(tmp_path), search=True)
+
+
+def test_annotations_that_a_python_style_config_names_are_missed(tmp_path):
+    config, checkpoint = write(tmp_path)
+    with pytest.raises(AutoDFPError, match=r'names the annotations /nowhere/annotations\.json, but there is no such'):
+        runs.evaluate(config, checkpoint, work_dir=str(tmp_path))
+
+
+def test_a_python_style_config_takes_our_settings_and_leaves_a_pruned_model_that_loads(tmp_path):
+    bases = 'with read_base():\n    from mmautodfp.configs._base_.zero_data import *\nautodfp.update(p_min=0.4)'
+    config, checkpoint = write(tmp_path, bases)
+    runs.prune(config, checkpoint, work_dir=str(tmp_path / 'run'), preserve_ratio=0.7, cfg_options=FEW)
+    assert load_json(tmp_path / 'run/summary.json', 'the summary')['autodfp']['p_min'] == 0.4
+    cfg = Config.fromfile(tmp_path / 'run/pruned.py')
+    assert cfg.model.backbone.type == 'mmautodfp.Slim'
+    assert cfg.model.test_cfg.nms.type == 'nms'
+    # The run's own copy of the dense config, which its report names to run it again.
+    assert Config.fromfile(tmp_path / 'run/mine.py').model.test_cfg.nms.type == 'nms'
+    model = MODELS.build(cfg.model).eval()
+    content = torch.load(tmp_path / 'run/pruned.pth', weights_only=True)
+    model.load_state_dict(content['state_dict'])
+    dense = MODELS.build(runs.load_config(config).model.backbone)
+    params = [sum(p.numel() for p in backbone.parameters()) for backbone in (model.backbone, dense)]
+    assert 0.6 < params[0] / params[1] <= 0.7
+    assert content['meta']['dataset_meta']['classes'] == ('ripe', 'raw')
+    data = model.data_preprocessor(dict(inputs=[torch.zeros(3, 64, 64)], data_samples=[_sample()]))
+    (found,) = model.predict(data['inputs'], data['data_samples'])
+    assert len(found.pred_instances) == 5
+
+
+def _sample():
+    from mmdet.structures import DetDataSample
+
+    return DetDataSample(metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1.0, 1.0), img_id=0))
