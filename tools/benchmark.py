@@ -8,6 +8,7 @@ kernels     comparing and delivering the channels of a 3x3 layer with 512 of the
 latency     dense and uniformly pruned to half of the FLOPs, with widths that are multiples of 1 and of 8
 overhead    what the agent costs beside the evaluation of its plans
 reward      an episode against MMDetection's runner.val() on the same images, and where its time goes
+subset      the dense mAP's bootstrap deviation on random images and on those that a reward chooses
 racing      searches with and without stopping hopeless plans early, over five seeds
 precision   whether lower precision ranks a hundred random plans as float32 does
 ranks       seconds an episode on one rank and on two
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from mmautodfp.utils.command_line import new_parser, told
 
-KINDS = ('kernels', 'latency', 'overhead', 'search', 'reward', 'racing', 'precision', 'ranks')
+KINDS = ('kernels', 'latency', 'overhead', 'search', 'reward', 'subset', 'racing', 'precision', 'ranks')
 
 
 @told()
@@ -30,8 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--repeat',
         type=int,
-        help='measurements (kernels, latency, reward), seeds (racing, search), plans (precision), episodes '
-        '(overhead, ranks)',
+        help='measurements (kernels, latency, reward), seeds (racing, search), plans (precision), draws '
+        '(subset), episodes (overhead, ranks)',
     )
     parser.add_argument(
         '--size', nargs=2, type=int, metavar=('H', 'W'), help="of the images (latency; default: the config's)"
@@ -45,12 +46,14 @@ def main(argv: list[str] | None = None) -> None:
 
     from mmautodfp.experiments import benchmark, benchmark_kernels
     from mmautodfp.experiments.benchmark_search import benchmark_search
+    from mmautodfp.experiments.reward_noise import benchmark_subset
 
     calls = dict(
         kernels=lambda n=15: benchmark_kernels.benchmark_kernels(repeat=n),
         latency=lambda n=10: benchmark_kernels.benchmark_latency(args.config, n, size=args.size),
         overhead=lambda n=24: benchmark_kernels.benchmark_overhead(args.config, n),
         reward=lambda n=5: benchmark.benchmark_reward(args.config, n),
+        subset=lambda n=200: benchmark_subset(args.config, n),
         racing=lambda n=5: benchmark.benchmark_racing(args.config, range(n)),
         precision=lambda n=100: benchmark.benchmark_precision(args.config, n),
         ranks=lambda n=24: benchmark.benchmark_ranks(args.config, episodes=n),

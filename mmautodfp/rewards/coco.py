@@ -46,6 +46,7 @@ class CocoReward(Reward):
             same detections sooner. Defaults to True.
 
     Attributes:
+        truth (CocoTruth): What is annotated on the images, once prepared.
         detector (FastDetector | None): The stand-in, once prepared; None if the model itself is evaluated.
 
     Raises:
@@ -92,7 +93,7 @@ class CocoReward(Reward):
         self.indices = choose_covering(labels, self.num_images, self.seed)
         self._paths = [os.path.realpath(infos[index]['img_path']) for index in self.indices]
         self._image_ids = [infos[index]['img_id'] for index in self.indices]
-        self._truth = CocoTruth(read_annotations(self._dataset.ann_file), self._image_ids, self._dataset.cat_ids)
+        self.truth = CocoTruth(read_annotations(self._dataset.ann_file), self._image_ids, self._dataset.cat_ids)
         self._batch_size = self.batch_size or dataloader.get('batch_size', 1)
         self._ends = stage_ends(self.shares, len(self.indices))
         stages = [self.indices[start:end] for start, end in pairwise([0, *self._ends])]
@@ -145,7 +146,7 @@ class CocoReward(Reward):
 
     def has_objects(self) -> bool:
         """Whether any object of the classes is annotated on the images, without which there is no mAP."""
-        return self._truth.has_objects
+        return self.truth.has_objects
 
     def one_batch(self) -> dict[str, Any]:
         chunk = self._batches.chunks[len(self._batches) // 2]  # by aspect ratio: neither the narrowest nor the widest
@@ -184,7 +185,7 @@ class CocoReward(Reward):
 
     def score(self, detections: list[dict], image_ids: Sequence[int] | None = None) -> float:
         """The metric of detections that :meth:`detect` gave, on all images or on those named."""
-        values = [self._truth.mean_ap(detections, iou_type, image_ids) for iou_type in IOU_TYPES[self.metric]]
+        values = [self.truth.mean_ap(detections, iou_type, image_ids) for iou_type in IOU_TYPES[self.metric]]
         return sum(values) / len(values)
 
     def _to_coco(self, sample: DetDataSample) -> Iterator[dict]:

@@ -17,6 +17,9 @@ class CocoTruth:
         content (dict): What the annotation file holds.
         image_ids (Iterable[int]): The images to evaluate on.
         category_ids (Iterable[int]): The categories to evaluate on.
+
+    Attributes:
+        content (dict): As much of ``content`` as these images and categories need.
     """
 
     def __init__(self, content: dict, image_ids: Iterable[int], category_ids: Iterable[int]):
@@ -28,19 +31,20 @@ class CocoTruth:
             for annotation in content.get('annotations', [])
             if annotation['image_id'] in images and annotation['category_id'] in categories
         ]
-        self._coco = COCO()
-        self._coco.dataset = dict(
+        self.content = dict(
             images=[image for image in content['images'] if image['id'] in images],
-            categories=content['categories'],
+            categories=[category for category in content['categories'] if category['id'] in categories],
             annotations=annotations,
         )
+        self._coco = COCO()
+        self._coco.dataset = self.content
         self._coco.createIndex()
         self._coco.print_function = _silent
 
     @property
     def has_objects(self) -> bool:
         """Whether any object that is no crowd is there, without which there is no mAP."""
-        return any(not annotation.get('iscrowd') for annotation in self._coco.dataset['annotations'])
+        return any(not annotation.get('iscrowd') for annotation in self.content['annotations'])
 
     def mean_ap(
         self, detections: Iterable[dict], iou_type: str = 'bbox', image_ids: Sequence[int] | None = None

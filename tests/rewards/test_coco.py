@@ -123,7 +123,7 @@ def test_classes_that_nobody_annotated_are_told(digits_root):
     assert reward(model) >= 0
     assert reward.has_objects()
     content = read_annotations(reward.annotation_file) | dict(annotations=[])
-    reward._truth = CocoTruth(content, reward._image_ids, reward._dataset.cat_ids)
+    reward.truth = CocoTruth(content, reward._image_ids, reward._dataset.cat_ids)
     assert not reward.has_objects()
     with pytest.raises(AutoDFPError, match='no object of the classes is annotated'):
         reward(model)
