@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby, takewhile
 
 import torch
@@ -12,14 +11,14 @@ from torch import Tensor, nn
 from mmautodfp.graph import Consumer, PrunableUnit, find_units
 from mmautodfp.kernels import Moments, solve_ridge
 from mmautodfp.surgery import PruningPlan, Restore, prune_unit, replace_tensor, shift_outputs
-from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.settings import Count, NotNegative, Share, settings
 
 from .base import Reconstructor
 from .paths import Paths, Seen
 from .synthetic import as_channels, channels_first
 
 
-@dataclass(frozen=True)
+@settings('refinement')
 class Refinement:
     """Settings of the full pass.
 
@@ -39,28 +38,18 @@ class Refinement:
             from their start for each pass. Defaults to 2.
 
     Raises:
-        AutoDFPError: A setting is out of its range.
+        AutoDFPError: A setting is unknown, of another type or out of its range.
     """
 
-    ridge: float = 1e-2
+    ridge: NotNegative = 1e-2
     patches: bool = True
-    patch_ridge: float = 0.1
-    shortcut: float = 0.25
+    patch_ridge: NotNegative = 0.1
+    shortcut: Share = 0.25
     rematch: bool = True
-    units_per_pass: int = 1
-    positions: int = 1024
-    max_patch: int = 4608
-    cache_gb: float = 2.0
-
-    def __post_init__(self):
-        for name in ('ridge', 'patch_ridge'):
-            if not isinstance(getattr(self, name), int | float) or not 0 <= getattr(self, name) < float('inf'):
-                raise AutoDFPError(f'{name} of a refinement must be 0 or more, got {getattr(self, name)!r}')
-        for name in ('units_per_pass', 'positions', 'max_patch'):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise AutoDFPError(f'{name} of a refinement must be 1 or more, got {getattr(self, name)!r}')
-        if not isinstance(self.shortcut, int | float) or not 0 <= self.shortcut <= 1:
-            raise AutoDFPError(f'shortcut of a refinement is a share and lies in [0, 1], got {self.shortcut!r}')
+    units_per_pass: Count = 1
+    positions: Count = 1024
+    max_patch: Count = 4608
+    cache_gb: NotNegative = 2.0
 
 
 def bounded_gain(wanted: Tensor, found: Tensor) -> Tensor:

@@ -3,26 +3,35 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmautodfp.kernels import Moments, TapCorrelation, dead_leaves, white_noise
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.settings import Positive, Several, settings
 
 KINDS = dict(dead_leaves=dead_leaves, noise=white_noise)
+TwoOrMore = Annotated[int, Field(ge=2)]
+Side = Annotated[int, Field(ge=8)]
 
 
-@dataclass(frozen=True)
+def _both_sides(size: Any) -> Any:
+    return (size, size) if isinstance(size, int) else size
+
+
+@settings('images')
 class SyntheticImages:
     """Images that come from nowhere, a batch at a time; each pass gives the same ones.
 
     Attributes:
         num_images (int): Defaults to 64.
-        size (int | tuple[int, int]): Height and width in pixels, or one number for both. Defaults to 256.
+        size (tuple[int, int]): Height and width in pixels, 8 or more; one number stands for both. Defaults to 256.
         batch_size (int): Images held at a time, at least 2. Defaults to 8.
         kind (str): 'dead_leaves' or 'noise'. Defaults to 'dead_leaves'.
         seed (int): Defaults to 0.
@@ -30,31 +39,16 @@ class SyntheticImages:
         std (tuple[float, ...]): [C]. Defaults to 58.
 
     Raises:
-        AutoDFPError: A number is below its least, or the kind is unknown.
+        AutoDFPError: A setting is unknown, of another type or out of its range.
     """
 
-    num_images: int = 64
-    size: int | tuple[int, int] = 256
-    batch_size: int = 8
-    kind: str = 'dead_leaves'
+    num_images: TwoOrMore = 64
+    size: Annotated[tuple[Side, Side], Field(strict=False), BeforeValidator(_both_sides)] = (256, 256)
+    batch_size: TwoOrMore = 8
+    kind: Literal['dead_leaves', 'noise'] = 'dead_leaves'
     seed: int = 0
-    mean: tuple[float, ...] = (127.5,) * 3
-    std: tuple[float, ...] = (58.0,) * 3
-
-    def __post_init__(self):
-        if self.kind not in KINDS:
-            raise AutoDFPError(f'synthetic images of kind {self.kind!r} were asked for; known are {", ".join(KINDS)}')
-        sides = tuple(self.size) if isinstance(self.size, list | tuple) else (self.size,)
-        if len(sides) not in (1, 2):
-            raise AutoDFPError(f'synthetic images were asked for with size={self.size!r}; name height and width')
-        object.__setattr__(self, 'size', sides * 2 if len(sides) == 1 else sides)
-        for name, value, least in (
-            ('num_images', self.num_images, 2),
-            ('batch_size', self.batch_size, 2),
-            *(('size', side, 8) for side in self.size),
-        ):
-            if not isinstance(value, int) or value < least:
-                raise AutoDFPError(f'synthetic images were asked for with {name}={value!r}; it must be {least} or more')
+    mean: Several[float] = (127.5,) * 3
+    std: Several[Positive] = (58.0,) * 3
 
     def normalized_as(self, model: nn.Module) -> 'SyntheticImages':
         """The same images at the scale of a model's data preprocessor, if it has one that normalises."""

@@ -2,16 +2,18 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.settings import Count, Several, Share, settings
 
 
-@dataclass(frozen=True)
+@settings('an agent')
 class AgentSpec:
     """The task as an agent sees it.
 
@@ -28,23 +30,17 @@ class AgentSpec:
         AutoDFPError: A value is out of range, or ``uniform_action`` is not of length A.
     """
 
-    horizon: int
+    horizon: Count
     _: KW_ONLY
-    uniform_action: tuple[float, ...]
-    state_dim: int = 9
-    action_dim: int = 2
-    seed: int = 0
+    uniform_action: Several[Share]
+    state_dim: Count = 9
+    action_dim: Count = 2
+    seed: Annotated[int, Field(ge=0)] = 0
 
     def __post_init__(self):
-        object.__setattr__(self, 'uniform_action', tuple(float(value) for value in self.uniform_action))
-        for name in ('horizon', 'state_dim', 'action_dim'):
-            if getattr(self, name) < 1:
-                raise AutoDFPError(f'an agent was asked to have {name}={getattr(self, name)}; it must be 1 or more')
-        if self.seed < 0:
-            raise AutoDFPError(f'the seed {self.seed} was asked for; it must be 0 or more')
-        if len(self.uniform_action) != self.action_dim or not all(0 <= value <= 1 for value in self.uniform_action):
+        if len(self.uniform_action) != self.action_dim:
             raise AutoDFPError(
-                f'uniform_action={self.uniform_action} was given; it must be {self.action_dim} numbers in [0, 1]'
+                f'an agent was asked for uniform_action={self.uniform_action}; it must be {self.action_dim} numbers'
             )
 
     def generator(self, stream: int) -> torch.Generator:
@@ -103,13 +99,11 @@ class Agent(ABC):
         self.episode = episode
 
     @abstractmethod
-    def act(self, state: Tensor, greedy: bool = False) -> Tensor:
+    def act(self, state: Tensor) -> Tensor:
         """Choose the action for one unit.
 
         Args:
             state (Tensor): [D], each about in [0, 1].
-            greedy (bool): Whether to take what is held for best, without exploring and without drawing a random
-                number, where the agent can tell. Defaults to False.
 
         Returns:
             Tensor: [A] in [0, 1].

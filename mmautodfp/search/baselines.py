@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import AGENTS
+from mmautodfp.utils.settings import Share, checked
 
 from .agent import Agent, AgentSpec, require_same
 
@@ -27,6 +27,7 @@ class RandomSearch(Agent):
             that is better than the uniform one. The other components are uniform in either case. Defaults to False.
     """
 
+    @checked('RandomSearch')
     def __init__(self, spec: AgentSpec, around_uniform: bool = False):
         super().__init__(spec)
         self.around_uniform = around_uniform
@@ -39,8 +40,8 @@ class RandomSearch(Agent):
             narrowest, widest = RATIO_WIDTHS
             self.width = narrowest + (widest - narrowest) * torch.rand((), generator=self.random).item()
 
-    def act(self, state: Tensor, greedy: bool = False) -> Tensor:
-        """A random action [A] in [0, 1]; the state and ``greedy`` change nothing."""
+    def act(self, state: Tensor) -> Tensor:
+        """A random action [A] in [0, 1], whatever the state."""
         action = torch.rand(self.spec.action_dim, generator=self.random)
         if self.around_uniform:
             noise = self.width * torch.randn((), generator=self.random)
@@ -71,13 +72,12 @@ class UniformPlan(Agent):
         AutoDFPError: ``lam`` is out of range.
     """
 
-    def __init__(self, spec: AgentSpec, lam: float = 0.5):
+    @checked('UniformPlan')
+    def __init__(self, spec: AgentSpec, lam: Share = 0.5):
         super().__init__(spec)
-        if not 0 <= lam <= 1:
-            raise AutoDFPError(f'UniformPlan was asked for lam={lam}; it must lie in [0, 1]')
         self.action = torch.tensor(spec.uniform_action)
         self.action[1:2] = lam
 
-    def act(self, state: Tensor, greedy: bool = False) -> Tensor:
-        """The uniform action [A]; the state and ``greedy`` change nothing."""
+    def act(self, state: Tensor) -> Tensor:
+        """The uniform action [A], whatever the state."""
         return self.action.clone()

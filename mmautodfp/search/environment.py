@@ -9,15 +9,19 @@ from torch import Tensor
 from mmautodfp.costs import Constraint, round_widths
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.settings import settings
 
 
-@dataclass(frozen=True)
+@settings('a range of ratios')
 class RatioRange:
     """Bounds of each unit's preserve ratio, p_min and p_max of Algorithm 1.
 
     Attributes:
         low (float): p_min. Defaults to 0.2.
         high (float): p_max. Defaults to 1.
+
+    Raises:
+        AutoDFPError: They do not ascend within (0, 1].
     """
 
     low: float = 0.2
@@ -40,7 +44,7 @@ class RatioRange:
         return BentRange(self.low, self.high, min(self.high, max(self.low, middle)))
 
 
-@dataclass(frozen=True)
+@settings('a range of ratios')
 class BentRange(RatioRange):
     """A range whose lower and upper half of actions share out what lies below and above a ratio.
 

@@ -1,13 +1,15 @@
 """CMA-ES as an agent: plans are drawn from a normal distribution that moves towards the good ones."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import AGENTS
+from mmautodfp.utils.settings import checked
 
 from .agent import Agent, AgentSpec, Trajectory, require_same
 
@@ -31,12 +33,14 @@ class CMAES(Agent):
         AutoDFPError: A setting is out of range, or the package is not installed.
     """
 
-    def __init__(self, spec: AgentSpec, sigma: float = 0.2, population_size: int | None = None):
+    @checked('CMAES')
+    def __init__(
+        self,
+        spec: AgentSpec,
+        sigma: Annotated[float, Field(gt=0, le=1)] = 0.2,
+        population_size: Annotated[int, Field(ge=2)] | None = None,
+    ):
         super().__init__(spec)
-        if not 0 < sigma <= 1:
-            raise AutoDFPError(f'CMAES was asked for sigma={sigma}; it must lie in (0, 1]')
-        if population_size is not None and population_size < 2:
-            raise AutoDFPError(f'CMAES was asked for population_size={population_size}; it must be 2 or more')
         self.sigma = sigma
         self.population_size = population_size
         self._start()
@@ -69,14 +73,11 @@ class CMAES(Agent):
         self._pending[episode] = None
         self._next_unit = 0
 
-    def act(self, state: Tensor, greedy: bool = False) -> Tensor:
-        """The next unit's action [A] of the plan drawn for this episode; if ``greedy``, of the distribution's mean."""
-        if greedy:
-            plan = self.optimizer.mean.clip(0, 1)
-        else:
-            if self._pending[self.episode] is None:
-                self._pending[self.episode] = self.optimizer.ask(), self.optimizer.generation
-            plan = self._pending[self.episode][0]
+    def act(self, state: Tensor) -> Tensor:
+        """The next unit's action [A] of the plan that is drawn for this episode."""
+        if self._pending[self.episode] is None:
+            self._pending[self.episode] = self.optimizer.ask(), self.optimizer.generation
+        plan = self._pending[self.episode][0]
         action = plan.reshape(self.spec.horizon, -1)[self._next_unit % self.spec.horizon]
         self._next_unit += 1
         return torch.tensor(action, dtype=torch.float32)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.settings import Count, checked
 
 from .agent import Trajectory, require_same
 
@@ -40,9 +41,8 @@ class ReplayBuffer:
         AutoDFPError: ``capacity`` is less than 1.
     """
 
-    def __init__(self, capacity: int, state_dim: int, action_dim: int):
-        if capacity < 1:
-            raise AutoDFPError(f'a replay buffer for {capacity} transitions was asked for; it must hold 1 or more')
+    @checked('a replay buffer')
+    def __init__(self, capacity: Count, state_dim: Count, action_dim: Count):
         self.capacity = capacity
         self.cursor = 0
         self.size = 0

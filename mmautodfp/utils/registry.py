@@ -13,8 +13,8 @@ from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
-from .checking import check_types
 from .errors import AutoDFPError
+from .settings import check_arguments
 
 T = TypeVar('T')
 
@@ -60,12 +60,12 @@ def build(registry: Registry, config: dict, **extra: Any) -> Any:
             f'{registry.name} {name!r} was asked for, but {error}; its arguments are {known} '
             "(a base config's settings for another type stay unless _delete_=True is among yours)"
         ) from None
-    check_types(cls, arguments, f'{registry.name} {getattr(cls, "__name__", name)!r}')
+    check_arguments(cls, arguments, f'{registry.name} {getattr(cls, "__name__", name)!r}')
     return cls(**(extra | arguments))
 
 
 def build_settings(cls: Callable[..., T], settings: Mapping[str, Any] | None, what: str, **defaults: Any) -> T:
-    """Build a group of settings from its part of a config, with the user's mistakes told in a sentence.
+    """Build a group of settings, a class of :func:`mmautodfp.utils.settings.settings`, from its part of a config.
 
     Args:
         cls (Callable): The class of the settings.
@@ -74,13 +74,9 @@ def build_settings(cls: Callable[..., T], settings: Mapping[str, Any] | None, wh
         **defaults: Arguments that ``settings`` overrides.
 
     Raises:
-        AutoDFPError: ``settings`` is no mapping, or names an argument that ``cls`` lacks.
+        AutoDFPError: ``settings`` is no mapping, or one of them is unknown or not as ``cls`` takes it.
     """
-    known = ', '.join(inspect.signature(cls).parameters)
     if settings is not None and not isinstance(settings, Mapping):
+        known = ', '.join(inspect.signature(cls).parameters)
         raise AutoDFPError(f'{what} takes a dict of settings, got {settings!r}; known are {known}')
-    try:
-        arguments = inspect.signature(cls).bind(**(defaults | dict(settings or {})))
-    except TypeError as error:
-        raise AutoDFPError(f'{what} was asked for {dict(settings or {})}, but {error}; known are {known}') from None
-    return cls(*arguments.args, **arguments.kwargs)
+    return cls(**(defaults | dict(settings or {})))

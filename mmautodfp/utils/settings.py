@@ -1,19 +1,30 @@
-"""Groups of settings, checked by pydantic when they are built; a wrong one is told in a sentence."""
+"""Settings and arguments, checked by pydantic; a wrong one is told in a sentence."""
 
 import functools
-from collections.abc import Callable
-from dataclasses import fields
-from typing import TypeVar
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core.core_schema import CoreSchema, is_instance_schema
+from typing_extensions import TypedDict
 
 from .errors import AutoDFPError
 
 T = TypeVar('T')
 
-# Strict: 1 is no bool and 1.5 no int, whatever they could be made into. Lists do for tuples, as JSON has no other.
+# Strict: 1 is no bool and 1.5 no int, whatever they could be made into.
 CHECKS = ConfigDict(strict=True, extra='forbid', allow_inf_nan=False, arbitrary_types_allowed=True)
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Several = Annotated[tuple[T, ...], Field(strict=False)]  # a list does for a tuple, as JSON has no other
 
 
 def settings(who: str) -> Callable[[type[T]], type[T]]:
@@ -28,33 +39,110 @@ def settings(who: str) -> Callable[[type[T]], type[T]]:
     """
 
     def decorate(cls: type[T]) -> type[T]:
-        checked = dataclass(frozen=True, config=CHECKS)(cls)
-        check = checked.__init__
+        made = dataclass(frozen=True, config=CHECKS)(cls)
+        check, known = made.__init__, [field.name for field in fields(made)]
 
         @functools.wraps(check)
         def init(self, *args, **kwargs):
             try:
                 check(self, *args, **kwargs)
             except ValidationError as error:
-                raise AutoDFPError(describe(error, who, [field.name for field in fields(checked)])) from None
+                asked = dict(zip(known, args, strict=False)) | kwargs
+                raise AutoDFPError(_describe(error, who, asked, known)) from None
 
-        checked.__init__ = init
-        return checked
+        made.__init__ = init
+        return made
 
     return decorate
 
 
-def describe(error: ValidationError, who: str, known: list[str]) -> str:
-    """The first of pydantic's findings as a sentence.
+def checked(who: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Make a function, or a constructor, look at its arguments as :func:`check_arguments` does, before it does a thing.
 
     Args:
-        error (ValidationError): What pydantic found.
-        who (str): Whose settings they are.
-        known (list[str]): Names of all settings.
+        who (str): Whose arguments they are to the user, such as 'CMAES'.
     """
-    first = error.errors()[0]
-    name = '.'.join(str(part) for part in first['loc'])
-    if first['type'] == 'unexpected_keyword_argument':
+
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            check_arguments(function, signature.bind(*args, **kwargs).arguments, who)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def check_arguments(function: Callable, arguments: Mapping[str, Any], who: str) -> None:
+    """Refuse arguments that the annotations of a signature do not allow.
+
+    Args:
+        function (Callable): A function, or a class, of which the constructor counts.
+        arguments (Mapping[str, Any]): By name; those that are not annotated are not looked at.
+        who (str): Whose arguments they are, for the message, such as "budget 'ParamBudget'".
+
+    Raises:
+        AutoDFPError: One is of another type, out of its range or not finite; the message names it and what it takes.
+    """
+    adapter = _adapter(function.__init__ if inspect.isclass(function) else function)
+    try:
+        adapter.validate_python(dict(arguments))
+    except ValidationError as error:
+        raise AutoDFPError(_describe(error, who, arguments)) from None
+
+
+@functools.cache
+def _adapter(function: Callable) -> TypeAdapter:
+    hints = typing.get_type_hints(function, include_extras=True)
+    arguments = TypedDict('arguments', {name: _loosen(hint) for name, hint in hints.items()}, total=False)
+    arguments.__pydantic_config__ = CHECKS | ConfigDict(extra='ignore')
+    return TypeAdapter(arguments)
+
+
+def _loosen(hint: Any) -> Any:
+    """The same annotation, where a list does for a tuple, a tuple for a list, and any instance for a dataclass."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[tuple(_loosen(part) for part in parts)]  # noqa: UP007, of as many as there are
+    if is_dataclass(hint):
+        return Annotated[hint, _Instance()]
+    return Annotated[hint, Field(strict=False)] if origin in (list, tuple) else hint
+
+
+class _Instance:
+    """Marks a type of which any instance will do: of a dataclass, pydantic would look at the fields."""
+
+    def __get_pydantic_core_schema__(self, source: Any, _: Any) -> CoreSchema:
+        return is_instance_schema(source)
+
+
+def _describe(error: ValidationError, who: str, asked: Mapping[str, Any], known: Sequence[str] = ()) -> str:
+    """What pydantic found first, as a sentence."""
+    found = error.errors()
+    place, kind = found[0]['loc'], found[0]['type']
+    if not place:  # a class has looked at its values together
+        return found[0]['msg'].removeprefix('Value error, ')
+    name = known[place[0]] if place[0] in range(len(known)) else place[0]
+    if kind.startswith('unexpected'):
         return f'{who} was asked for {name}, which it does not know; it knows {", ".join(known)}'
-    reason = first['msg'].removeprefix('Value error, ')
-    return f'{who} was asked for {name}={first["input"]!r}: {reason[0].lower()}{reason[1:]}'
+    if name not in asked:
+        return f'{who} needs {name}, which is not given'
+    # Of a type that is one of several, there is a finding for each.
+    reasons = [item['msg'] for item in found if item['loc'][0] == place[0]]
+    wanted = dict.fromkeys(
+        msg.removeprefix('Input should be ') for msg in reasons if msg.startswith('Input should be ')
+    )
+    index = next((part for part in place[1:] if isinstance(part, int)), None)
+    subject = 'it' if index is None else f'item {index + 1} of it'
+    told = f'{subject} must be {" or ".join(wanted)}' if wanted else reasons[0][0].lower() + reasons[0][1:]
+    if kind == 'missing':
+        told = 'it has too few items'
+    return f'{who} was asked for {name}={_short(asked[name])}; {told}'
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'

@@ -178,9 +178,9 @@ def test_training_modes_come_back_if_fitting_fails():
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        (dict(images=dict(num=8)), "images was asked for .*'num'; known are num_images, size, batch_size"),
+        (dict(images=dict(num=8)), 'asked for num, which it does not know; it knows num_images, size'),
         (dict(images=8), 'images takes a dict of settings, got 8; known are num_images'),
-        (dict(refinement=dict(rigde=1)), "refinement was asked for .*'rigde'; known are ridge, patches"),
+        (dict(refinement=dict(rigde=1)), 'asked for rigde, which it does not know; it knows ridge, patches'),
         (dict(refinement='all'), "refinement takes a dict of settings, got 'all'"),
     ],
 )

@@ -38,7 +38,7 @@ def uniform(module, share):
 
 
 def test_unknown_settings_of_the_images_are_told():
-    with pytest.raises(AutoDFPError, match=r"images was asked for .*'sizes'; known are num_images, size"):
+    with pytest.raises(AutoDFPError, match=r'asked for sizes, which it does not know; it knows num_images'):
         SyntheticReward(images=dict(sizes=3))
 
 

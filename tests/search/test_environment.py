@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmautodfp.costs import CostModel, ModelCosts, ParamBudget, round_widths
-from mmautodfp.search import PruningEnv, RatioRange
+from mmautodfp.search import PruningEnv, RatioRange, Rollout
 from mmautodfp.utils import AutoDFPError
 
 RATIOS = RatioRange()
@@ -24,52 +24,52 @@ def chain_costs(dense: list[int], inputs: int = 3, outputs: int = 10) -> ModelCo
     return ModelCosts(*({scope: chain() for scope in ('module', 'model')} for _ in range(2)))
 
 
-def make_env(ratio: float = 0.6, dense=(16, 24, 32), reward=lambda plan: 0.5, ratios=RATIOS, start=None) -> PruningEnv:
+def make_env(ratio: float = 0.6, dense=(16, 24, 32), ratios=RATIOS, start=None) -> PruningEnv:
     dense = list(dense)
     budget = ParamBudget(ratio)
     budget.bind(chain_costs(dense), round_widths(ratios.low, dense))
     rankings = [torch.randperm(n, generator=torch.Generator().manual_seed(n)) for n in dense]
     states = torch.arange(9.0 * len(dense)).reshape(-1, 9)
     names = [f'conv{index}' for index in range(len(dense))]
-    return PruningEnv(names, rankings, states, budget, reward, ratios, start)
+    return PruningEnv(names, rankings, states, budget, ratios, start)
 
 
-def play(env: PruningEnv, actions) -> list[tuple]:
-    env.reset()
-    return [env.step(torch.tensor(action)) for action in actions]
+def play(env: PruningEnv, actions) -> Rollout:
+    actions = iter(actions)
+    return env.rollout(lambda state: torch.as_tensor(next(actions)))
 
 
-def test_states_come_in_order_and_the_reward_at_the_end():
-    seen = []
-    env = make_env(1.0, reward=lambda plan: seen.append(plan) or 0.25)
-    state, info = env.reset()
-    assert torch.equal(state, env.states[0])
-    assert info == {}
-    steps = play(env, [(0.0, 0.1), (0.5, 0.2), (1.0, 0.3)])
-    assert [torch.equal(step[0], env.states[index]) for step, index in zip(steps, (1, 2, 2), strict=True)] == [True] * 3
-    assert [step[1:4] for step in steps] == [(0.0, False, False), (0.0, False, False), (0.25, True, False)]
-    plan = steps[-1][4]['plan']
-    assert seen == [plan]
-    # Eq. 15 on p = 0.2, 0.6, 1
-    assert plan.widths == {'conv0': 3, 'conv1': 14, 'conv2': 32}
-    assert [unit.lam for unit in plan.units.values()] == pytest.approx([0.1, 0.2, 0.3])
+def uniform_widths(env: PruningEnv) -> list[int]:
+    return round_widths(env.constraint.uniform_ratio(), [len(ranking) for ranking in env.rankings])
+
+
+def test_states_are_shown_in_order_and_actions_become_widths_and_lambdas():
+    seen, env = [], make_env(1.0)
+    actions = iter([(0.0, 0.1), (0.5, 0.2), (1.0, 0.3)])
+    rollout = env.rollout(lambda state: seen.append(state) or torch.tensor(next(actions)))
+    assert torch.equal(torch.stack(seen), env.states)
+    assert rollout.widths == [3, 14, 32]  # Eq. 15 on p = 0.2, 0.6, 1
+    assert rollout.lams == pytest.approx([0.1, 0.2, 0.3])
+    assert torch.equal(rollout.actions, torch.tensor([[0.0, 0.1], [0.5, 0.2], [1.0, 0.3]]))
 
 
 def test_the_highest_ranked_channels_are_kept_ascending():
     env = make_env(1.0)
-    plan = play(env, [(0.3, 0.5)] * 3)[-1][4]['plan']
+    rollout = play(env, [(0.3, 0.25)] * 3)
+    plan = env.plan(rollout.widths, rollout.lams)
+    assert list(plan.units) == ['conv0', 'conv1', 'conv2']
+    assert list(plan.widths.values()) == rollout.widths
     for ranking, unit in zip(env.rankings, plan.units.values(), strict=True):
         assert set(unit.keep) == set(ranking.tolist()[: unit.width])
         assert list(unit.keep) == sorted(unit.keep)
+        assert unit.lam == 0.25
 
 
-def test_the_executed_action_tells_what_the_budget_left():
+def test_the_executed_action_tells_what_the_constraint_left():
     env = make_env(0.5)
-    steps = play(env, [(1.0, 0.7)] * 3)
-    widths = [step[4]['width'] for step in steps]
-    assert env.budget.cost(widths) <= env.budget.limit
-    for step, width, ranking in zip(steps, widths, env.rankings, strict=True):
-        share, lam = step[4]['action'].tolist()
+    rollout = play(env, [(1.0, 0.7)] * 3)
+    assert env.constraint.cost(rollout.widths) <= env.constraint.limit
+    for (share, lam), width, ranking in zip(rollout.actions.tolist(), rollout.widths, env.rankings, strict=True):
         assert lam == pytest.approx(0.7)
         if width == len(ranking):
             assert share == 1
@@ -77,49 +77,48 @@ def test_the_executed_action_tells_what_the_budget_left():
             assert share == pytest.approx(max(0, (width / len(ranking) - 0.2) / 0.8))
 
 
-def test_random_actions_stay_within_budget_and_bounds():
+def test_random_actions_stay_within_the_constraint_and_bounds():
     rng = random.Random(0)
     for ratio in (0.9, 0.7, 0.5, 0.3):
         env = make_env(ratio, dense=[rng.randint(8, 64) for _ in range(12)])
-        for _ in range(200):
-            plan = play(env, [(rng.random(), rng.random()) for _ in range(12)])[-1][4]['plan']
-            widths = list(plan.widths.values())
-            assert env.budget.cost(widths) <= env.budget.limit
-            assert all(width >= least for width, least in zip(widths, env.budget.min_widths, strict=True))
+        for _ in range(50):
+            widths = play(env, [(rng.random(), rng.random()) for _ in range(12)]).widths
+            assert env.constraint.cost(widths) <= env.constraint.limit
+            assert all(width >= least for width, least in zip(widths, env.constraint.min_widths, strict=True))
 
 
 def test_p_max_bounds_the_widths():
     env = make_env(1.0, ratios=RatioRange(0.2, 0.5))
-    assert list(play(env, [(1.0, 0.0)] * 3)[-1][4]['plan'].widths.values()) == [8, 12, 16]
+    assert play(env, [(1.0, 0.0)] * 3).widths == [8, 12, 16]
 
 
-def test_the_uniform_plan_fits_and_is_uniform():
-    env = make_env(0.6, dense=[100, 200, 300])
-    plan = env.uniform_plan(lam=0.25)
-    ratios = [unit.ratio for unit in plan.units.values()]
+@pytest.mark.parametrize('start', [None, [100, 200, 60]])
+def test_the_uniform_plan_can_be_played_wherever_actions_are_counted_from(start):
+    env = make_env(0.6, dense=[100, 200, 300], start=start)
+    rollout = play(env, env.uniform_actions(0.25))
+    assert rollout.widths == uniform_widths(env)
+    assert rollout.lams == [0.25] * 3
+    ratios = [width / dense for width, dense in zip(rollout.widths, [100, 200, 300], strict=True)]
     assert max(ratios) - min(ratios) <= 0.01
-    assert env.budget.cost(list(plan.widths.values())) <= env.budget.limit
-    assert {unit.lam for unit in plan.units.values()} == {0.25}
-    # Played as actions it is the same plan.
-    share = env.ratios.to_action(env.budget.uniform_ratio())
-    assert play(env, [(share, 0.25)] * 3)[-1][4]['plan'].widths == plan.widths
-    assert play(env, env.uniform_actions(0.25).tolist())[-1][4]['plan'] == plan
+    assert env.constraint.cost(rollout.widths) <= env.constraint.limit
 
 
 @pytest.mark.parametrize('start', [[100, 40, 150], [20, 200, 60], [77, 123, 211]])
-def test_actions_are_counted_from_the_plan_to_start_from(start):
+def test_actions_are_counted_from_the_widths_to_start_from(start):
     env = make_env(1.0, dense=[100, 200, 300], start=start)
-    assert list(play(env, [(0.5, 0.5)] * 3)[-1][4]['plan'].widths.values()) == start
-    assert env.allocated_plan == play(env, [(0.5, 0.5)] * 3)[-1][4]['plan']
-    assert list(play(env, [(0.0, 0.5)] * 3)[-1][4]['plan'].widths.values()) == [20, 40, 60]
-    assert list(play(env, [(1.0, 0.5)] * 3)[-1][4]['plan'].widths.values()) == [100, 200, 300]
+    assert play(env, [(0.5, 0.5)] * 3).widths == start
+    assert play(env, [(0.0, 0.5)] * 3).widths == [20, 40, 60]
+    assert play(env, [(1.0, 0.5)] * 3).widths == [100, 200, 300]
 
 
-def test_the_uniform_plan_can_be_played_wherever_actions_are_counted_from():
-    dense = [100, 200, 300]
-    env = make_env(0.6, dense, start=[100, 200, 60])
-    assert play(env, env.uniform_actions(0.25).tolist())[-1][4]['plan'] == make_env(0.6, dense).uniform_plan(0.25)
-    assert make_env(0.6, dense).allocated_plan is None
+def test_other_channels_and_another_start_replace_those_of_the_constructor():
+    env, other = make_env(0.6, start=[4, 20, 9]), make_env(0.6, start=[16, 5, 12])
+    rankings = [ranking.flip(0) for ranking in env.rankings]
+    env.set_channels(rankings, other.start)
+    rollout = play(env, [(0.4, 0.1)] * 3)
+    assert rollout.widths == play(other, [(0.4, 0.1)] * 3).widths
+    kept = [set(ranking[:width].tolist()) for ranking, width in zip(rankings, rollout.widths, strict=True)]
+    assert [set(unit.keep) for unit in env.plan(rollout.widths, rollout.lams).units.values()] == kept
 
 
 @pytest.mark.parametrize('high', [1.0, 0.9])
@@ -131,12 +130,11 @@ def test_any_start_is_played_exactly_even_at_widths_that_rounding_leaves_out_of_
         least, widest = round_widths(0.2, dense), round_widths(high, dense)  # 3 of 16 is less than 0.2
         start = [rng.choice([low, most, rng.randint(low, most)]) for low, most in zip(least, widest, strict=True)]
         env = make_env(1.0, dense, ratios=ratios, start=start)
-        assert list(play(env, [(0.5, 0.5)] * 6)[-1][4]['plan'].widths.values()) == start
+        assert play(env, [(0.5, 0.5)] * 6).widths == start
         tight = make_env(0.4, dense, ratios=ratios, start=least)
-        uniform = tight.uniform_plan()
-        assert play(tight, tight.uniform_actions(0.5).tolist())[-1][4]['plan'] == uniform
-        executed = [step[4]['action'].tolist() for step in play(tight, [(1.0, 0.5)] * 6)]  # lowered by the budget
-        assert all(0 <= share <= 1 for share, _ in executed)
+        assert play(tight, tight.uniform_actions(0.5)).widths == uniform_widths(tight)
+        lowered = play(tight, [(1.0, 0.5)] * 6).actions[:, 0]
+        assert ((lowered >= 0) & (lowered <= 1)).all()
 
 
 @pytest.mark.parametrize('middle', [0.2, 0.35, 0.6, 1.0])
@@ -149,12 +147,11 @@ def test_ratios_rise_with_actions_on_both_sides_of_the_middle(middle):
     assert [space.to_ratio(space.to_action(ratio)) for ratio in ratios] == pytest.approx(ratios)
 
 
-def test_an_action_that_the_budget_lowered_is_told_as_it_was_executed():
+def test_an_action_that_the_constraint_lowered_is_told_as_it_was_executed():
     env = make_env(0.4, dense=[100, 200, 300], start=[20, 40, 60])
-    steps = play(env, [(1.0, 0.5)] * 3)
-    executed = [step[4]['action'].tolist() for step in steps]
-    assert min(share for share, _ in executed) < 1
-    assert play(env, executed)[-1][4]['plan'] == steps[-1][4]['plan']
+    rollout = play(env, [(1.0, 0.5)] * 3)
+    assert rollout.actions[:, 0].min() < 1
+    assert play(env, rollout.actions).widths == rollout.widths
 
 
 @pytest.mark.parametrize(('low', 'high'), [(0, 1), (0.5, 0.5), (0.5, 0.2), (0.2, 1.1)])

@@ -95,14 +95,6 @@ def test_episodes_that_it_did_not_draw_are_passed_over():
     assert torch.equal(play(agent, 5)[1], play(CMAES(SPEC), 5)[1])
 
 
-def test_greedy_is_the_mean_and_draws_nothing():
-    agent = CMAES(SPEC)
-    agent.begin_episode(0)
-    assert torch.equal(agent.act(STATE, greedy=True), torch.tensor([0.5, 0.5]))
-    agent.begin_episode(0)
-    assert torch.equal(play(agent, 3)[1], play(CMAES(SPEC), 3)[1])
-
-
 def test_seeds_differ_and_the_global_state_is_untouched():
     torch.manual_seed(0)
     before = torch.get_rng_state()

@@ -112,7 +112,7 @@ def test_other_capacity_is_refused_with_both_numbers():
 
 
 def test_impossible_requests_are_refused():
-    with pytest.raises(AutoDFPError, match='0 transitions'):
+    with pytest.raises(AutoDFPError, match='capacity=0; it must be'):
         ReplayBuffer(0, STATE_DIM, ACTION_DIM)
     with pytest.raises(AutoDFPError, match='empty'):
         ReplayBuffer(10, STATE_DIM, ACTION_DIM).sample(4, torch.Generator())

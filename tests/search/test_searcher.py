@@ -26,8 +26,9 @@ def make_searcher(episodes, path=None, reward=taste, seed=0, agent=SAC, identity
     settings = settings or (SMALL if agent is SAC else {})
     opening = [torch.full((3, 2), 0.5)]
     return Searcher(
-        make_env(0.7, reward=reward),
+        make_env(0.7),
         agent(spec, **settings),
+        reward,
         episodes,
         opening=opening,
         checkpoint=path,

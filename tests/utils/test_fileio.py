@@ -38,7 +38,7 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path):
     code = (
         'import resource, sys, torch\n'
         'from mmautodfp import AutoDFPError\n'
-        'from mmautodfp.fileio import save_tensors, save_text\n'
+        'from mmautodfp.utils.fileio import save_tensors, save_text\n'
         'resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n'
         'calls = [lambda: save_tensors(dict(weight=torch.ones(10**6)), "search.pth"),\n'
         '         lambda: save_text("x" * 10**6, "notes.txt")]\n'
