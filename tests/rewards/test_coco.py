@@ -60,7 +60,7 @@ def test_masks_that_are_not_predicted_are_missed(digits_root):
     reward.prepare(model, digits_loader(digits_root))
     with pytest.raises(AutoDFPError, match='predicts no masks'):
         reward(model)
-    with pytest.raises(AutoDFPError, match="metric='panoptic'; it must be one of bbox, segm, mean"):
+    with pytest.raises(AutoDFPError, match="metric='panoptic'; it must be 'bbox', 'segm' or 'mean'"):
         CocoReward(4, metric='panoptic')
 
 
@@ -125,7 +125,9 @@ def test_classes_that_nobody_annotated_are_told(digits_root):
 
 @pytest.mark.parametrize('setting', ['num_images', 'batch_size'])
 def test_counts_below_one_are_refused(setting):
-    with pytest.raises(AutoDFPError, match=f'{setting}=0; it must be 1 or more'):
+    with pytest.raises(
+        AutoDFPError, match=f'CocoReward was asked for {setting}=0; it must be greater than or equal to 1'
+    ):
         CocoReward(**{setting: 0})
 
 

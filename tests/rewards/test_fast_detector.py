@@ -340,7 +340,7 @@ def test_auto_is_what_the_device_is_fast_in(monkeypatch, flags, expected):
     assert choose_precision('auto', torch.device('cuda')) == 'float16'
     for precision in ('float32', 'bfloat16', 'float16'):
         assert choose_precision(precision, torch.device('cpu')) == precision
-    with pytest.raises(AutoDFPError, match="precision='int8'; it must be auto, float32, bfloat16, float16"):
+    with pytest.raises(AutoDFPError, match="precision='int8'; it must be 'auto', 'float32', 'bfloat16' or 'float16'"):
         CocoReward(4, precision='int8')
 
 
