@@ -3,11 +3,21 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import AfterValidator
 from torch import nn
 
-from mmautodfp.utils import AutoDFPError
+
+def _ascending(shares: Sequence[float]) -> Sequence[float]:
+    if any(low >= high for low, high in pairwise([0, *shares, 1])):
+        raise ValueError('shares of the images must ascend and lie between 0 and 1')
+    return shares
+
+
+# How rewards on a data set are evaluated, as their constructors are asked for it.
+Stages = Annotated[Sequence[float], AfterValidator(_ascending)]
+Precision = Literal['auto', 'float32', 'bfloat16', 'float16']
 
 
 class Reward(ABC):
@@ -78,15 +88,6 @@ class Reward(ABC):
     @abstractmethod
     def images(self) -> list[str]:
         """What was chosen, a name an image: tells whether two rewards are the same, and whether they overlap."""
-
-
-def check_subset(what: str, num_images: int | None, batch_size: int | None, stages: Sequence[float]) -> None:
-    """Raise an :class:`AutoDFPError` unless counts are 1 or more, or None, and shares ascend between 0 and 1."""
-    for setting, value in (('num_images', num_images), ('batch_size', batch_size)):
-        if value is not None and not (isinstance(value, int) and value >= 1):
-            raise AutoDFPError(f'{what} was asked for {setting}={value}; it must be 1 or more')
-    if any(low >= high for low, high in pairwise([0, *stages, 1])):
-        raise AutoDFPError(f'{what} was asked for stages={stages}; they must ascend and lie between 0 and 1')
 
 
 def stage_ends(shares: Sequence[float], num_images: int) -> list[int]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,10 +14,9 @@ from mmautodfp.rewards.fast.classifier import FastClassifier
 from mmautodfp.rewards.fast.model import choose_precision, in_threads
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import DATASETS, REWARDS, build
+from mmautodfp.utils.settings import Count, NotNegative, checked
 
-from .base import Reward, check_subset, stage_ends
-
-METRICS = ('top1', 'probability')
+from .base import Precision, Reward, Stages, stage_ends
 
 
 @REWARDS.register_module()
@@ -44,26 +43,21 @@ class AccuracyReward(Reward):
         classifier (FastClassifier | None): The stand-in, once prepared; None if the model itself is evaluated.
 
     Raises:
-        AutoDFPError: ``num_images`` or ``batch_size`` is below 1, or another argument is none of those allowed.
+        AutoDFPError: An argument is of another type or out of its range.
     """
 
+    @checked('AccuracyReward')
     def __init__(
         self,
-        num_images: int | None = 1000,
+        num_images: Count | None = 1000,
         seed: int = 0,
-        metric: str = 'top1',
-        batch_size: int | None = None,
-        cache_gb: float = 4.0,
-        stages: Sequence[float] = (0.25, 0.5),
-        precision: str = 'float32',
+        metric: Literal['top1', 'probability'] = 'top1',
+        batch_size: Count | None = None,
+        cache_gb: NotNegative = 4.0,
+        stages: Stages = (0.25, 0.5),
+        precision: Precision = 'float32',
         fast: bool = True,
     ):
-        if metric not in METRICS:
-            raise AutoDFPError(
-                f'AccuracyReward was asked for metric={metric!r}; it must be one of {", ".join(METRICS)}'
-            )
-        check_subset('AccuracyReward', num_images, batch_size, stages)
-        choose_precision(precision, torch.device('cpu'))  # better to know now
         self.name = metric
         self.num_images = num_images
         self.seed = seed

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from mmautodfp.rewards.fast.detector import FastDetector
 from mmautodfp.rewards.fast.model import choose_precision, in_threads
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import REWARDS
+from mmautodfp.utils.settings import Count, NotNegative, checked
 
-from .base import Reward, check_subset, stage_ends
+from .base import Precision, Reward, Stages, stage_ends
 from .coco_map import CocoTruth, read_annotations
 from .subset import ImageBatches, build_dataset, choose_covering
 
@@ -50,24 +51,21 @@ class CocoReward(Reward):
         detector (FastDetector | None): The stand-in, once prepared; None if the model itself is evaluated.
 
     Raises:
-        AutoDFPError: ``num_images`` or ``batch_size`` is below 1, or another argument is none of those allowed.
+        AutoDFPError: An argument is of another type or out of its range.
     """
 
+    @checked('CocoReward')
     def __init__(
         self,
-        num_images: int | None = 500,
+        num_images: Count | None = 500,
         seed: int = 0,
-        metric: str = 'bbox',
-        batch_size: int | None = None,
-        cache_gb: float = 4.0,
-        stages: Sequence[float] = (0.25, 0.5),
-        precision: str = 'float32',
+        metric: Literal['bbox', 'segm', 'mean'] = 'bbox',
+        batch_size: Count | None = None,
+        cache_gb: NotNegative = 4.0,
+        stages: Stages = (0.25, 0.5),
+        precision: Precision = 'float32',
         fast: bool = True,
     ):
-        if metric not in IOU_TYPES:
-            raise AutoDFPError(f'CocoReward was asked for metric={metric!r}; it must be one of {", ".join(IOU_TYPES)}')
-        check_subset('CocoReward', num_images, batch_size, stages)
-        choose_precision(precision, torch.device('cpu'))  # better to know now
         self.num_images = num_images
         self.seed = seed
         self.metric = metric

@@ -2,20 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
 from mmautodfp.reconstruction import SyntheticImages, batch_statistics, features_of
-from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import REWARDS, build_settings
+from mmautodfp.utils.settings import checked
 
 from .base import Reward
-
-MEASURES = ('error', 'cosine')
-STATISTICS = ('batch', 'running')
 
 
 @REWARDS.register_module()
@@ -41,10 +38,13 @@ class SyntheticReward(Reward):
 
     needs_data = False
 
-    def __init__(self, images: dict | None = None, measure: str = 'error', statistics: str = 'batch'):
-        for name, value, known in (('measure', measure, MEASURES), ('statistics', statistics, STATISTICS)):
-            if value not in known:
-                raise AutoDFPError(f'SyntheticReward was asked for {name}={value!r}; it is one of {", ".join(known)}')
+    @checked('SyntheticReward')
+    def __init__(
+        self,
+        images: dict | None = None,
+        measure: Literal['error', 'cosine'] = 'error',
+        statistics: Literal['batch', 'running'] = 'batch',
+    ):
         self._settings = build_settings(SyntheticImages, images, 'images', num_images=16, seed=1)
         self.measure = measure
         self.statistics = statistics

@@ -115,7 +115,7 @@ def test_one_batch_holds_one_preprocessed_image(model):
 
 
 def test_wrong_settings_and_data_without_labels_are_refused(model):
-    with pytest.raises(AutoDFPError, match="metric='top5'; it must be one of top1, probability"):
+    with pytest.raises(AutoDFPError, match="metric='top5'; it must be 'top1' or 'probability'"):
         AccuracyReward(metric='top5')
     with pytest.raises(AutoDFPError, match='num_images=0'):
         AccuracyReward(num_images=0)

@@ -29,25 +29,19 @@ def mmdet_map(reward: CocoReward, model: Oracle, tmp_path) -> dict[str, float]:
     return metric.evaluate(len(samples))
 
 
-@pytest.mark.parametrize('num_images', [20, None])
-@pytest.mark.parametrize('shake', [0.05, 0.2])
-def test_digits_reward_equals_mmdets_metric(digits_root, tmp_path, num_images, shake):
-    reward = CocoReward(num_images)
-    model = Oracle(digits_root / 'annotations/instances_val.json', shake=shake)
-    reward.prepare(model, digits_loader(digits_root))
-    value = reward(model)
-    assert 0.05 < value < 0.95
-    assert round(value, 3) == mmdet_map(reward, model, tmp_path)['coco/bbox_mAP']
-    assert reward(model) == value
-
-
-@pytest.mark.parametrize('num_images', [30, None])
+@pytest.mark.parametrize('num_images', [12, None])
 def test_real_coco_reward_equals_mmdets_metric_with_crowds_and_empty_images(tmp_path, num_images):
     loader = coco_loader()
+    loader['dataset']['indices'] = 20
+    content = load_json(coco_annotations(), 'annotations')
+    first = {image['id'] for image in content['images'][:20]}
+    annotations = [annotation for annotation in content['annotations'] if annotation['image_id'] in first]
+    assert any(annotation['iscrowd'] for annotation in annotations)
+    assert {annotation['image_id'] for annotation in annotations} < first
     model = Oracle(coco_annotations(), masks=True)
     values = {}
     for metric in ('bbox', 'segm', 'mean'):
-        reward = CocoReward(num_images, metric=metric)
+        reward = CocoReward(num_images, metric=metric, cache_gb=0)
         reward.prepare(model, loader)
         values[metric] = reward(model)
         assert reward.name == f'{metric}_mAP'
@@ -66,7 +60,7 @@ def test_masks_that_are_not_predicted_are_missed(digits_root):
     reward.prepare(model, digits_loader(digits_root))
     with pytest.raises(AutoDFPError, match='predicts no masks'):
         reward(model)
-    with pytest.raises(AutoDFPError, match="metric='panoptic'; it must be one of bbox, segm, mean"):
+    with pytest.raises(AutoDFPError, match="metric='panoptic'; it must be 'bbox', 'segm' or 'mean'"):
         CocoReward(4, metric='panoptic')
 
 
@@ -110,7 +104,7 @@ def test_held_out_images_are_all_the_others(digits_root):
     assert len(same.images) == 280
     assert not set(same.images) & set(reward.images)
     assert len(reward.held_out(model, digits_loader(digits_root, 'test')).images) == 800
-    everything = CocoReward(None)
+    everything = CocoReward(None, cache_gb=0)
     everything.prepare(model, digits_loader(digits_root))
     assert everything.held_out(model, digits_loader(digits_root)) is None
 
@@ -131,7 +125,9 @@ def test_classes_that_nobody_annotated_are_told(digits_root):
 
 @pytest.mark.parametrize('setting', ['num_images', 'batch_size'])
 def test_counts_below_one_are_refused(setting):
-    with pytest.raises(AutoDFPError, match=f'{setting}=0; it must be 1 or more'):
+    with pytest.raises(
+        AutoDFPError, match=f'CocoReward was asked for {setting}=0; it must be greater than or equal to 1'
+    ):
         CocoReward(**{setting: 0})
 
 
@@ -144,15 +140,17 @@ def test_stages_that_do_not_ascend_are_refused(stages):
 @pytest.mark.parametrize(('stages', 'ends'), [((0.25, 0.5), [5, 10, 21]), ((), [21]), ((0.01, 0.02, 0.9), [1, 19, 21])])
 def test_a_stage_is_worth_the_map_of_its_images_and_the_last_one_that_of_all(digits_root, stages, ends):
     model = Oracle(digits_root / 'annotations/instances_val.json')
+    loader = digits_loader(digits_root)
+    loader['dataset']['indices'] = 40
     reward = CocoReward(21, batch_size=4, stages=stages)
-    reward.prepare(model, digits_loader(digits_root))
+    reward.prepare(model, loader)
     assert reward.stages == ends
     detections = reward.detect(model)
     expected = []
     for end in ends:
         # One more reward of the first images, which knows of no stage.
         single = CocoReward(end, stages=())
-        single.prepare(model, digits_loader(digits_root))
+        single.prepare(model, loader)
         assert single.images == reward.images[:end]
         chosen = set(single._image_ids)
         ours = [detection for detection in detections if detection['image_id'] in chosen]
