@@ -14,7 +14,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 STACK=${STACK:-openmmlab}
 case $STACK in
   openmmlab) default_venv=.venv pins=tools/constraints.txt mmcv=mmcv mmlab=(mmengine mmdet) ;;
-  onedl) default_venv=.venv-onedl pins=tools/constraints-onedl.txt mmcv=onedl-mmcv mmlab=(onedl-mmengine onedl-mmdetection) ;;
+  onedl)
+    default_venv=.venv-onedl pins=tools/constraints-onedl.txt
+    mmcv=onedl-mmcv mmlab=(onedl-mmengine onedl-mmdetection)
+    ;;
   *)
     echo "setup: there is no STACK=$STACK; there are openmmlab and onedl" >&2
     exit 1

@@ -280,7 +280,7 @@ def open_session(path: Path, cpu: bool = False) -> Any:
     return runtime.InferenceSession(str(path), options, providers=providers)
 
 
-def require(package: str, command: str = "pip install -c tools/constraints.txt '.[export]'") -> Any:
+def require(package: str, command: str = 'pip install onnx onnxruntime') -> Any:
     """Import a package that an export needs; if it is missing, an error that names the command to install it."""
     try:
         return importlib.import_module(package)

@@ -73,6 +73,7 @@ SETTINGS = {
 # Told by what is built of the config, which takes a second each: one of each kind is enough for every day.
 LATE = {
     'autodfp.target',
+    'autodfp.budget.preserve_ratio',
     'model.type',
     'model.backbone',
     'model.backbone.depth',
@@ -83,7 +84,7 @@ LATE = {
     'default_hooks',
 }
 CASES = [
-    pytest.param(key, value, marks=[pytest.mark.slow] if key in LATE and index else [], id=f'{key}={str(value)[:30]}')
+    pytest.param(key, value, marks=pytest.mark.slow if key in LATE and index else [], id=f'{key}={str(value)[:30]}')
     for key, values in SETTINGS.items()
     for index, value in enumerate(values)
 ]
@@ -134,6 +135,17 @@ def test_a_bad_setting_ends_with_code_2_and_a_sentence(base, refuse, tmp_path, k
     content = change(base, key, value)
     config.write_text('nan, inf = float("nan"), float("inf")\n' + ''.join(f'{k} = {v!r}\n' for k, v in content.items()))
     refuse('prune', str(config), f'--work-dir={tmp_path}')
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'said'),
+    [('autodfp.p_min', 0, 'p_min'), ('autodfp.racing', dict(speed=2), 'speed'), ('autodfp.agent.tau', 2, 'tau')],
+)
+def test_settings_of_the_search_are_told_before_a_model_is_built(base, refuse, tmp_path, key, value, said):
+    config = tmp_path / 'bad.py'
+    content = change(change(base, key, value), 'model', 'nothing that could be built')
+    config.write_text(''.join(f'{k} = {v!r}\n' for k, v in content.items()))
+    assert said in refuse('prune', str(config), f'--work-dir={tmp_path}')
 
 
 FILES = {

@@ -1,6 +1,7 @@
 """Configs as the command line names them: files, ours by name, stock ones without settings, MMEngine's Python style."""
 
 import os
+import re
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from conftest import REPO
 from mmengine.config import Config
 
 from mmautodfp import runs
+from mmautodfp.outputs.report import remake_report
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json
 from mmautodfp.utils.registry import MODELS
@@ -139,6 +141,14 @@ def test_a_python_style_config_takes_our_settings_and_leaves_a_pruned_model_that
     data = model.data_preprocessor(dict(inputs=[torch.zeros(3, 64, 64)], data_samples=[_sample()]))
     (found,) = model.predict(data['inputs'], data['data_samples'])
     assert len(found.pred_instances) == 5
+
+
+@pytest.mark.slow
+def test_the_report_of_a_run_without_a_default_scope_can_be_made_again(tmp_path):
+    config, checkpoint = write(tmp_path)
+    runs.prune(config, checkpoint, work_dir=str(tmp_path / 'run'), preserve_ratio=0.7, cfg_options=FEW)
+    page = remake_report(tmp_path / 'run').read_text()
+    assert re.findall(r'Not shown: (.*)\.</p>', page) == ['the run used no data, so no image was opened']
 
 
 def _sample():
