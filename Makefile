@@ -3,6 +3,8 @@ VENV ?= $(if $(filter onedl,$(STACK)),.venv-onedl,.venv)
 PYTHON ?=
 export STACK VENV PYTHON
 python := $(VENV)/bin/python
+JOBS ?= 2
+workers := -n $(JOBS) --dist loadfile
 
 .PHONY: help setup demo demo-classifier test test-all lint format clean
 
@@ -17,6 +19,7 @@ help:
 	@echo
 	@echo 'STACK=...     openmmlab (default) or onedl, the maintained forks with a newer torch'
 	@echo 'PYTHON=...    Python 3.10 or 3.11 to use (default: looked for)'
+	@echo 'JOBS=...      processes that share the tests, of up to 2 GB each (default: 2)'
 	@echo 'VENV=...      folder of the environment (default: .venv, of the second stack .venv-onedl)'
 
 setup:
@@ -30,10 +33,10 @@ demo-classifier: setup
 	$(python) tools/prune.py configs/demo/vgg_digits_autodfp.py
 
 test: setup
-	$(python) -m pytest
+	$(python) -m pytest $(workers)
 
 test-all: test
-	$(python) -m pytest -m slow
+	$(python) -m pytest $(workers) -m slow
 
 lint: setup
 	$(python) -m ruff check .

@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    # Processes that share the cores slow one another down many times over with several threads each.
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 import pytest
 import torch
 from mmdet.registry import MODELS
