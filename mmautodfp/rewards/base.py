@@ -23,6 +23,9 @@ Precision = Literal['auto', 'float32', 'bfloat16', 'float16']
 class Reward(ABC):
     """The worth of a model on a fixed choice of images.
 
+    A search takes any callable that gives a number for a model. A reward says more: which images it looks at, after
+    how many of them a race may stop, and what is left to report. :func:`mmautodfp.api.search` wants it prepared.
+
     Attributes:
         name (str): The metric's name in logs and tables.
         needs_data (bool): Whether it reads a data set. If not, none is opened in the whole run.
