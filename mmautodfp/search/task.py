@@ -101,7 +101,8 @@ class PruningTask:
             p_min (float): Least share of channels that any group keeps. Defaults to 0.2.
             p_max (float): Largest. Defaults to 1.
             allocate (bool): Ask the reconstructor which widths it would choose. Defaults to True.
-            clustering (dict | None): DBSCAN's ``eps`` and ``min_samples``. Defaults to None: its own.
+            clustering (dict | None): DBSCAN's ``eps`` and ``min_samples``, see :func:`.kernels.cluster_channels`.
+                Defaults to None: eps from the data, 5 samples.
             bias_threshold (float): t of Eq. 17. Defaults to 0.5.
 
         Raises:
@@ -141,7 +142,7 @@ class PruningTask:
         on_every_rank(lambda: limit.bind(costs, round_widths(p_min, dense, channel_divisor), channel_divisor))
         task = cls(
             *(model, module, target, found.units, found.describe_left(), costs, limit, reconstructor, ratios),
-            clustering=dict(clustering or {}),
+            clustering=dict(eps=None, min_samples=5) | (clustering or {}),  # in full, for the identity
             bias_threshold=bias_threshold,
         )
         # Sums on other devices may differ in their last digits, and the order of channels with them.
