@@ -9,7 +9,8 @@ from mmengine.config import Config
 
 from mmautodfp.deploy.onnx import build_model, check_onnx, export_onnx, parts_of, write_onnx
 from mmautodfp.graph import find_units
-from mmautodfp.outputs.artifacts import slim_config
+from mmautodfp.outputs import slim_config
+from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_tensors
 
@@ -21,11 +22,15 @@ def make_pruned(name: str, folder):
     """A demo model at random weights, every other unit at 0.6 of its width; the config that stores it, and itself."""
     folder.mkdir(exist_ok=True)
     cfg = Config.fromfile(REPO / f'configs/demo/{name}_autodfp.py')
-    module = cfg.autodfp.module
-    units = find_units(build_model(cfg).get_submodule(module))
-    widths = {unit.name: int(unit.num_channels * 0.6) for unit in units[::2]}
+    target = cfg.autodfp.target
+    dense = build_model(cfg).get_submodule(target)
+    plan = {
+        unit.name: UnitPlan(tuple(range(int(unit.num_channels * 0.6))), unit.num_channels)
+        for unit in find_units(dense)[::2]
+    }
+    layers = apply_plan(dense, PruningPlan(plan)).changes(dense)
     config = folder / 'pruned.py'
-    config.write_text(slim_config(cfg, module, widths, '{{ fileDirname }}/pruned.pth').pretty_text)
+    config.write_text(slim_config(cfg, target, layers, '{{ fileDirname }}/pruned.pth').pretty_text)
     torch.manual_seed(0)
     model = enliven(build_model(Config.fromfile(config)))
     save_tensors(dict(state_dict=model.state_dict()), folder / 'pruned.pth')

@@ -16,6 +16,7 @@ RESULTS = REPO / 'configs/demo/results/least_squares'
 CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
 
 
+@pytest.mark.slow
 def test_variants_are_measured_once_and_on_exact_shares(small_demo):
     reports = []
     variants = {name: VARIANTS[name] for name in ('prune only', 'episode')}
