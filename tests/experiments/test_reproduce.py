@@ -169,7 +169,7 @@ def test_uniform_widths_count_channels_or_parameters(weights):
 def test_a_network_is_measured_on_the_device_that_mmengine_names(weights, monkeypatch):
     monkeypatch.setattr('mmautodfp.experiments.reproduce.bench.get_device', lambda: 'meta')
     images = write_images(weights / 'few.npz')
-    with pytest.raises(NotImplementedError, match='(?i)meta'):  # which holds no number: the first image shows it
+    with pytest.raises(NotImplementedError, match=r'(?i)meta'):  # which holds no number: the first image shows it
         NetworkBench(
             CONFIGS / 'resnet56_cifar10_autodfp.py', str(weights / 'resnet56_cifar10.pth.tar'), images, 10
         ).accuracy(None, 'prune')
