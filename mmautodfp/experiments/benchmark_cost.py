@@ -27,7 +27,8 @@ def measure_cost(
 
     Args:
         config (str | os.PathLike): Config of a detector with an ``autodfp`` entry.
-        settings (Mapping | None): Of :class:`mmautodfp.reconstruction.SyntheticLeastSquares`. Defaults to None: its own.
+        settings (Mapping | None): Of :class:`mmautodfp.reconstruction.SyntheticLeastSquares`. Defaults to None: its
+            own.
         ratio (float): Share of each unit's channels that stays. Defaults to 0.5.
 
     Returns:
