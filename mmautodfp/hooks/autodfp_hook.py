@@ -126,7 +126,7 @@ class AutoDFPHook(Hook):
         # Before anything else can go wrong.
         on_main(lambda: artifacts.write_model(pruned, read_metainfo(runner, self.reward.needs_data)))
         pruned.swap()
-        rows = compare(task, found, [self.reward, self.held_out], told.compare)
+        rows = compare(task, found, [self.reward, self.held_out], told.compare, pruned)
         if told.report and is_main_process():
             artifacts.gather_evidence(pruned, rows, self.reward.needs_data)
         pruned.swap()

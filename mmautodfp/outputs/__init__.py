@@ -1,7 +1,7 @@
 """What a run leaves behind, and what it says while it runs. The page of a run is in :mod:`.report`."""
 
 from .artifacts import Row, RunArtifacts
-from .comparison import Candidate, choose_candidates, compare, measure
+from .comparison import Candidate, compare, measure
 from .config import read_metainfo, slim_config
 from .latency import measure_latency
 from .progress import search_line
@@ -10,7 +10,6 @@ __all__ = [
     'Candidate',
     'Row',
     'RunArtifacts',
-    'choose_candidates',
     'compare',
     'measure',
     'measure_latency',

@@ -1,6 +1,7 @@
 """The pruned model beside others: the dense one, and plans that need no search."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +11,7 @@ from mmautodfp.api import PruningTask, SearchResult
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, Reconstructor
 from mmautodfp.rewards import Reward
 from mmautodfp.search import share_out
-from mmautodfp.surgery import PruningPlan, apply_plan
+from mmautodfp.surgery import PruningPlan, Restore, apply_plan
 
 from .artifacts import Row
 
@@ -23,11 +24,27 @@ class Candidate:
         name (str): As in the tables.
         plan (PruningPlan): What is kept.
         reconstructor (Reconstructor): The compensation.
+        applied (Restore | None): Of the plan, where it has been applied and undone with :meth:`Restore.swap`: a full
+            pass can take minutes. Defaults to None: it is still to be applied.
     """
 
     name: str
     plan: PruningPlan
     reconstructor: Reconstructor
+    applied: Restore | None = None
+
+    @contextmanager
+    def on(self, target: nn.Module) -> Iterator[None]:
+        """Have a dense module pruned, as one that stays so, for the block."""
+        if self.applied is None:
+            with apply_plan(target, self.plan, self.reconstructor, final=True):
+                yield
+            return
+        self.applied.swap()
+        try:
+            yield
+        finally:
+            self.applied.swap()
 
 
 def compare(
@@ -35,52 +52,38 @@ def compare(
     found: SearchResult,
     rewards: Sequence[Reward | None],
     compared: bool = True,
+    applied: Restore | None = None,
 ) -> list[Row]:
-    """Measure a found plan beside others.
+    """Measure a found plan beside others: the dense model, and plans that need no search.
 
     Args:
         task (PruningTask): Its model is dense.
         found (SearchResult): Whose plan it is.
-        rewards (Sequence[Reward | None]): The search's, and the held-out one if there is one.
+        rewards (Sequence[Reward | None]): The search's, and the held-out one or None.
         compared (bool): Whether there are others; if not, nothing is measured. Defaults to True.
+        applied (Restore | None): Of the found plan, see :class:`Candidate`. Defaults to None.
     """
     if not compared:
         return [Row('AutoDFP', found.reward, None, task.summary(found.plan), found.plan.widths)]
-    uniform = task.uniform_plan(rankings=task.l2_rankings), task.uniform_plan()
-    candidates = choose_candidates(*uniform, task.allocated_plan(), found.plan, task.reconstructor)
+    # The baselines keep the channels with the largest l2 norms.
+    published, allocated = task.uniform_plan(rankings=task.l2_rankings), task.allocated_plan()
+    plans = {'uniform, same compensation': task.uniform_plan()}
+    plans |= {} if allocated is None else {'allocated, same compensation': allocated}
+    plans |= {'AutoDFP': found.plan}
+    candidates = [
+        Candidate('dense', PruningPlan({}), PruneOnly()),
+        Candidate('uniform, pruned only', published, PruneOnly()),
+        Candidate('uniform, Neuron Merging', published, NeuronMerging()),
+        *(
+            Candidate(name, plan, task.reconstructor, applied if plan == found.plan else None)
+            for name, plan in plans.items()
+        ),
+    ]
     figures = measure(task.model, task.module, candidates, rewards)
     return [
         Row(candidate.name, *values, task.summary(candidate.plan), candidate.plan.widths)
         for candidate, values in zip(candidates, figures, strict=True)
     ]
-
-
-def choose_candidates(
-    published: PruningPlan,
-    uniform: PruningPlan,
-    allocated: PruningPlan | None,
-    found: PruningPlan,
-    reconstructor: Reconstructor,
-) -> list[Candidate]:
-    """Whom a found plan is compared with; itself the last.
-
-    Args:
-        published (PruningPlan): Uniform, of the channels with the largest l2 norms, as the baselines choose them.
-        uniform (PruningPlan): Uniform, of the channels that the reconstructor would keep.
-        allocated (PruningPlan | None): What the reconstructor would choose without a search, if it can tell.
-        found (PruningPlan): The search's.
-        reconstructor (Reconstructor): Its compensation.
-    """
-    candidates = [
-        Candidate('dense', PruningPlan({}), PruneOnly()),
-        Candidate('uniform, pruned only', published, PruneOnly()),
-        Candidate('uniform, Neuron Merging', published, NeuronMerging()),
-        Candidate('uniform, same compensation', uniform, reconstructor),
-        Candidate('AutoDFP', found, reconstructor),
-    ]
-    if allocated is not None:
-        candidates.insert(-1, Candidate('allocated, same compensation', allocated, reconstructor))
-    return candidates
 
 
 def measure(
@@ -103,6 +106,5 @@ def measure(
 def _measure(
     model: nn.Module, target: nn.Module, candidate: Candidate, metrics: Sequence[Reward | None]
 ) -> list[float | None]:
-    # What a plan that stays gets on top can be dear: once for all metrics.
-    with apply_plan(target, candidate.plan, candidate.reconstructor, final=True):
+    with candidate.on(target):
         return [None if metric is None else metric(model) for metric in metrics]

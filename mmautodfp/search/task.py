@@ -129,6 +129,8 @@ class PruningTask:
 
         on_every_rank(look)
         costs = model_costs(model, module, found.units, positions)
+        if run is None:
+            costs = replace(costs, flops={})
         for budget in limit.budgets:
             if run is None and budget.metric != 'params':
                 raise AutoDFPError(
