@@ -90,7 +90,8 @@ def test_the_docs_show_the_searches_of_other_agents_as_they_were_measured():
     text = (REPO / 'docs/results.md').read_text()
     section = text.partition('### Other agents')[2].partition('| search | mean')[0]
     found = re.findall(r'^\| \w.*\| (\S+) \| (\S+) \|$', section, re.MULTILINE)
-    for figures, name in zip(found, ('random_search', 'credit_bootstrap', 'credit_monte_carlo', 'summary'), strict=True):
+    names = ('random_search', 'credit_bootstrap', 'credit_monte_carlo', 'summary')
+    for figures, name in zip(found, names, strict=True):
         row = load_json(RESULTS / f'{name}.json', 'the summary')['results'][-1]
         assert figures == (f'{row["search_metric"]:.3f}', f'{row["held_out_metric"]:.3f}')
 
