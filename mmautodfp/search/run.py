@@ -112,8 +112,11 @@ def search(
     on_every_rank(lambda: task.env)
 
     def evaluate(plan: PruningPlan) -> Generator[float, None, None]:
+        if not racing:
+            yield task.evaluate(plan, reward)
+            return
         with task.apply(plan):  # undone when the generator is closed
-            yield from reward.evaluate(task.model) if racing else [reward(task.model)]
+            yield from reward.evaluate(task.model)
 
     searcher = Searcher(
         task.env,

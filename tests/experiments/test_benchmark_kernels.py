@@ -1,7 +1,7 @@
 import pytest
 from conftest import REPO
 
-from mmautodfp.experiments.benchmark_kernels import benchmark_kernels, benchmark_latency
+from mmautodfp.experiments.benchmark_kernels import benchmark_kernels, benchmark_latency, benchmark_overhead
 from mmautodfp.utils import AutoDFPError
 
 
@@ -26,3 +26,10 @@ def test_pruned_models_that_are_timed_keep_to_flops_and_divisor():
 def test_a_share_of_flops_that_cannot_be_reached_is_refused():
     with pytest.raises(AutoDFPError, match='can only reach'):
         benchmark_latency(REPO / 'configs/demo/faster_rcnn_digits_autodfp.py', repeat=1, size=(32, 32), ratio=0.01)
+
+
+def test_what_the_agent_costs_is_what_the_evaluations_leave_of_an_episode():
+    result = benchmark_overhead(REPO / 'configs/demo/vgg_digits_autodfp.py', episodes=4)
+    seconds = result['seconds']
+    assert 0 < seconds['evaluation'] < seconds['episode']
+    assert result['overhead'] > 0
