@@ -10,6 +10,7 @@ from .costs import Constraint
 from .search.run import SearchResult, search
 from .search.task import PruningTask
 from .surgery import PruningPlan, Restore
+from .utils.settings import Count, checked, require_known
 
 __all__ = ['PruningResult', 'PruningTask', 'SearchResult', 'prune', 'search']
 
@@ -34,13 +35,14 @@ class PruningResult:
     search: SearchResult | None = None
 
 
+@checked('prune')
 def prune(
     model: nn.Module,
     reward: Callable[[nn.Module], float] | None = None,
     constraint: Constraint | dict | Sequence[dict] | float | None = None,
     target: str = 'backbone',
     example_input: Any = None,
-    num_episodes: int = 500,
+    num_episodes: Count = 500,
     search_settings: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> PruningResult:
@@ -60,8 +62,11 @@ def prune(
     Raises:
         AutoDFPError: As of :meth:`PruningTask.build` and :func:`search`.
     """
+    further = dict(search_settings or {})
+    for function, names in ((search, further), (PruningTask.build, settings)):
+        require_known(function, names, 'prune')
     task = PruningTask.build(model, target, example_input, constraint, **settings)
-    found = None if reward is None else search(task, reward, num_episodes, **dict(search_settings or {}))
+    found = None if reward is None else search(task, reward, num_episodes, **further)
     plan = found.plan if found else task.allocated_plan() or task.uniform_plan()
     restore = task.apply(plan, final=True)
     return PruningResult(task, plan, restore, restore.changes(task.module), found)

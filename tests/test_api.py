@@ -151,3 +151,17 @@ def test_the_readmes_examples_run_at_full_width(index, monkeypatch, tmp_path):
 
 def count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(foo=1), 'prune was asked for foo, which it does not know; it knows .*channel_divisor'),
+        (dict(search_settings=dict(foo=1)), 'prune was asked for foo, which it does not know; it knows .*racing'),
+        (dict(search_settings=5), 'prune was asked for search_settings=5'),
+        (dict(num_episodes=0), 'prune was asked for num_episodes=0'),
+    ],
+)
+def test_wrong_arguments_are_told_in_a_sentence_before_anything_is_done(settings, message):
+    with pytest.raises(AutoDFPError, match=message):
+        api.prune(torch.nn.Linear(2, 2), lambda model: 0.0, **settings)

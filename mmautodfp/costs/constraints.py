@@ -141,14 +141,14 @@ class ParamBudget(Budget):
 
 @BUDGETS.register_module()
 class FlopBudget(Budget):
-    """Limits the number of multiply-accumulates on one of the reward's images (``flops_input`` in the summary)."""
+    """Limits the number of multiply-accumulates on the example input (``flops_input`` in a run's summary)."""
 
     metric = 'flops'
 
 
 @BUDGETS.register_module()
 class LatencyBudget(Budget):
-    """Limits the time that one of the reward's images takes, as :func:`measure_latency_costs` predicts it here.
+    """Limits the time that the example input takes, as :func:`measure_latency_costs` predicts it here.
 
     Args:
         preserve_ratio (float): Share of the dense latency that may stay, in (0, 1]. Defaults to 0.9.

@@ -212,6 +212,8 @@ def write_onnx(part: Part, path: Path, shape: Sequence[int], opset: int = 17) ->
     for name, tensor in outputs:
         axes[name] = {0: 'batch'} | ({2: f'{name}_height', 3: f'{name}_width'} if tensor.ndim == 4 else {})
     names = [name for name, _ in outputs]
+    # The newer exporter, the default from torch 2.9 on, writes the weights into a second file of the scratch's name.
+    tracer = dict(dynamo=False) if 'dynamo' in signature(torch.onnx.export).parameters else {}
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter('ignore')  # the tracer's, about shapes; the check below settles them
@@ -223,6 +225,7 @@ def write_onnx(part: Part, path: Path, shape: Sequence[int], opset: int = 17) ->
                 input_names=['images'],
                 output_names=names,
                 dynamic_axes=axes,
+                **tracer,
             )
         importlib.import_module('onnx').checker.check_model(str(path))
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:

@@ -102,7 +102,7 @@ class Bench:
         self.images, self.refinement = dict(images or {}), dict(refinement or {})
         self.model = runner.model
         self.dense = self.task(dict(type='PruneOnly'))
-        self.reward: Reward = build(REWARDS, to_report(self.settings.reward or dict(type='CocoReward')))
+        self.reward: Reward = build(REWARDS, to_report(self.settings.reward))
         self.reward.prepare(self.model, cfg.test_dataloader)
 
     def task(self, reconstructor: Reconstructor | dict, ratio: float = 1.0, allocate: bool = False) -> PruningTask:

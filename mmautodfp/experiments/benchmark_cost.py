@@ -13,6 +13,7 @@ from mmdet.utils import register_all_modules
 
 from mmautodfp.api import PruningTask
 from mmautodfp.costs import round_widths
+from mmautodfp.hooks import read_settings
 from mmautodfp.runs import load_config
 from mmautodfp.search.task import find_module
 from mmautodfp.surgery import allocation_of
@@ -40,8 +41,7 @@ def measure_cost(
     cfg.model.backbone.init_cfg = None
     model = MODELS.build(cfg.model)
     model.eval()
-    settings_of_search = cfg.get('autodfp') or {}
-    target = settings_of_search.get('target') or settings_of_search.get('module', 'backbone')
+    target = read_settings(cfg.get('autodfp') or {}).target
     module = find_module(model, target)
     memory = [_peak_memory()]
     reconstructor = build(RECONSTRUCTORS, dict(type='SyntheticLeastSquares', **(settings or {})))

@@ -1,6 +1,5 @@
 """The piece that faces MMEngine: Runner in, a task and its search, pruned model out."""
 
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmautodfp.api import PruningTask, search
-from mmautodfp.graph import find_units
 from mmautodfp.outputs import RunArtifacts, compare, read_metainfo, search_line, slim_config
 from mmautodfp.search import AgentSpec, Progress, on_every_rank, on_main
-from mmautodfp.search.task import find_module
+from mmautodfp.search.task import survey_target
 from mmautodfp.utils.registry import AGENTS, HOOKS, RECONSTRUCTORS, REWARDS, build
 
-from .settings import Clustering, read_settings
+from .settings import read_settings
 
 
 @HOOKS.register_module()
@@ -40,11 +38,9 @@ class AutoDFPHook(Hook):
 
     def __init__(self, **settings: Any):
         self.settings = told = read_settings(settings)
-        self.clustering = asdict(Clustering(**told.clustering)) if told.clustering else {}
-        self.agent = dict(type='SAC') | (told.agent or {})
-        self.compensation = dict(type='SimilarityReconstructor') | (told.reconstructor or {})
-        self.reconstructor = build(RECONSTRUCTORS, self.compensation)
-        self.reward = build(REWARDS, dict(type='CocoReward') | (told.reward or {}))
+        self.agent = told.agent
+        self.reconstructor = build(RECONSTRUCTORS, told.reconstructor)
+        self.reward = build(REWARDS, told.reward)
         self.resume = told.resume
         # Built once more for the real task; this tells a wrong setting before anything is loaded.
         build(AGENTS, self.agent, spec=AgentSpec(1, uniform_action=(0.5, 0.5), seed=told.seed))
@@ -66,21 +62,21 @@ class AutoDFPHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         model.eval()
         on_every_rank(partial(self._load_images, runner.cfg, model))
-        names = ('channel_divisor', 'p_min', 'p_max', 'allocate', 'bias_threshold')
+        names = ('channel_divisor', 'p_min', 'p_max', 'allocate', 'clustering', 'bias_threshold')
         self.task = PruningTask.build(
             model,
             told.target,
             self._example,
             told.budget,
             self.reconstructor,
-            clustering=self.clustering,
             **{name: getattr(told, name) for name in names},
         )
         self.logger.info(self.task.describe())
 
     def _load_images(self, cfg: Config, model: nn.Module) -> None:
         target = self.settings.target
-        changing = [f'{target}.{unit.name}' for unit in find_units(find_module(model, target))]
+        _, found = survey_target(model, target)
+        changing = [f'{target}.{unit.name}' for unit in found.units]
         slim_config(cfg, target, {}, None)  # better to know now than after the search
         self.reward.prepare(model, cfg.get('val_dataloader'), changing)
         self._example = dict(self.reward.one_batch(), mode='tensor')
@@ -118,7 +114,7 @@ class AutoDFPHook(Hook):
                 on_episode=tell,
                 logger=self.logger,
             )
-        how = dict(agent=self.agent, reconstructor=self.compensation)
+        how = dict(agent=self.agent, reconstructor=told.reconstructor)
         artifacts = RunArtifacts(cfg, Path(runner.work_dir), task, found, how)
         applied = []
         on_every_rank(lambda: applied.append(task.apply(found.plan, final=True)))
@@ -127,11 +123,12 @@ class AutoDFPHook(Hook):
         on_main(lambda: artifacts.write_model(pruned, read_metainfo(runner, self.reward.needs_data)))
         pruned.swap()
         rows = compare(task, found, [self.reward, self.held_out], told.compare, pruned)
-        if told.report and is_main_process():
-            artifacts.gather_evidence(pruned, rows, self.reward.needs_data)
+        if told.report:
+            on_main(lambda: artifacts.gather_evidence(pruned, rows, self.reward.needs_data))
         pruned.swap()
         self.artifacts = artifacts  # from here on the runner's model is the pruned one
-        on_main(lambda: artifacts.write_summary(self.reward, self.held_out, rows, told.seed, get_world_size()))
+        shape = list(self._example['inputs'].shape)
+        on_main(lambda: artifacts.write_summary(self.reward, self.held_out, rows, shape, told.seed, get_world_size()))
         if is_main_process():
             self.logger.info('\n'.join(['', *artifacts.table(rows)]))
 

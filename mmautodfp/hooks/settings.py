@@ -6,26 +6,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from mmautodfp.search import RatioRange
+from mmautodfp.search import Clustering, RatioRange
 from mmautodfp.search.run import read_racing
 from mmautodfp.search.task import read_constraint
-from mmautodfp.utils.settings import Count, Positive, Several, Share, settings
+from mmautodfp.utils.settings import Count, Several, Share, settings
 
 # Names of version 0.1, whose configs go on working.
 RENAMED = {'module': 'target'}
-
-
-@settings('clustering')
-class Clustering:
-    """DBSCAN's settings for what the agent sees of a layer.
-
-    Attributes:
-        eps (float | None): Largest cosine distance between neighbours. Defaults to None, from each layer's data.
-        min_samples (int): Neighbours that make a channel the core of a cluster. Defaults to 5.
-    """
-
-    eps: Positive | None = None
-    min_samples: Count = 5
+DEFAULT_TYPES = dict(budget='ParamBudget', agent='SAC', reconstructor='SimilarityReconstructor', reward='CocoReward')
 
 
 @settings('AutoDFPHook')
@@ -53,7 +41,7 @@ class HookSettings:
         opening_lams (tuple[float, ...]): The first episodes (the next ones, after an allocated plan) play the uniform
             plan with these lambdas, so that the search never ends below it. Defaults to (0.0, 0.5, 1.0); () leaves it
             out, as in the paper.
-        clustering (dict): Settings of :class:`Clustering`. Defaults to its own.
+        clustering (dict | None): Settings of :class:`mmautodfp.search.Clustering`. Defaults to None: its own.
         bias_threshold (float): t of Eq. 17. Defaults to 0.5.
         compare (bool): Also evaluate the dense model, the uniform plan (pruned only, with Neuron Merging, with this
             reconstructor) and, if there is one, the allocated plan, on the reward's images and on the held-out ones.
@@ -69,7 +57,7 @@ class HookSettings:
     """
 
     target: Annotated[str, Field(min_length=1)] = 'backbone'
-    budget: dict | list[dict] | None = None
+    budget: dict | Annotated[list[dict], Field(strict=False)] | None = None
     agent: dict | None = None
     reconstructor: dict | None = None
     reward: dict | None = None
@@ -80,7 +68,7 @@ class HookSettings:
     channel_divisor: Count = 1
     allocate: bool = True
     opening_lams: Several[Share] = (0.0, 0.5, 1.0)
-    clustering: dict = Field(default_factory=dict)
+    clustering: dict | None = None
     bias_threshold: float = 0.5
     compare: bool = True
     report: bool = True
@@ -98,9 +86,13 @@ def read_settings(arguments: Mapping[str, Any]) -> HookSettings:
             warnings.warn(f'autodfp.{old} is called autodfp.{new} since version 0.2', FutureWarning, stacklevel=3)
             present[new] = arguments[old]  # the old name wins: ours in a base config is then only the default
     present.pop('type', None)
+    for name, kind in DEFAULT_TYPES.items():
+        if isinstance(present.get(name), dict | None):
+            present[name] = dict(type=kind) | (present.get(name) or {})
     told = HookSettings(**present)
     # Built once more for the real task; this tells a wrong one before anything is loaded.
     read_constraint(told.budget)
     read_racing(told.racing or False)
     RatioRange(told.p_min, told.p_max)
+    Clustering(**(told.clustering or {}))
     return told

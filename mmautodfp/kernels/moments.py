@@ -242,7 +242,8 @@ def rank_by_explanation(covariance: Tensor, consumer: Tensor) -> Tensor:
         if not useful.any():
             break
         # What tr(consumer @ R) loses by channel j: r_j^T consumer r_j / R_jj.
-        gain = (read * rest).sum(0) / variance.clamp_min(1e-300)
+        # Of channels that no consumer reads, it is rounding of either sign.
+        gain = ((read * rest).sum(0) / variance.clamp_min(1e-300)).clamp_min(0)
         gain = gain.masked_fill(~useful, -torch.inf)
         pivot = int((gain >= gain.max() * (1 - TIE)).nonzero()[0])
         taken.append(pivot)

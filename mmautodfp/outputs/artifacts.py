@@ -91,7 +91,7 @@ class RunArtifacts:
         save_text(text.replace(repr(beside), f"r'''{beside}'''"), self.work_dir / 'pruned.py')
 
     def write_summary(
-        self, reward: Reward, held_out: Reward | None, rows: Sequence[Row], seed: int, ranks: int
+        self, reward: Reward, held_out: Reward | None, rows: Sequence[Row], shape: list[int], seed: int, ranks: int
     ) -> None:
         """Write ``summary.json``.
 
@@ -99,6 +99,7 @@ class RunArtifacts:
             reward (Reward): Of the search.
             held_out (Reward | None): What its plan was judged by.
             rows (Sequence[Row]): The comparison; the last one is the pruned model.
+            shape (list[int]): [B, C, H, W], of what FLOPs were counted with.
             seed (int): Of the search.
             ranks (int): Processes that played it.
         """
@@ -119,7 +120,7 @@ class RunArtifacts:
             search_images=len(reward.images),
             image_evaluations=found.image_evaluations,
             held_out_images=len(held_out.images) if held_out else 0,
-            flops_input=list(reward.one_batch()['inputs'].shape),
+            flops_input=shape,
             **self.settings,
             autodfp=search_settings(self.cfg),
         )

@@ -15,7 +15,7 @@ from mmautodfp.utils.registry import RECONSTRUCTORS, build_settings
 from .base import OutputChange, Reconstruction, Reconstructor
 from .recalibration import Recalibration
 from .refine import Refinement, bounded_gain, refine
-from .synthetic import InputMoments, SyntheticImages, input_moments, inputs_of
+from .synthetic import InputMoments, SyntheticImages, batch_statistics, input_moments, inputs_of
 
 RANKINGS = ('l2', 'explanation')
 
@@ -103,6 +103,7 @@ class SyntheticLeastSquares(Reconstructor):
     def _fit(self, module: nn.Module, model: nn.Module) -> None:
         device = next(module.parameters()).device
         images = list(self.images.normalized_as(model).batches(device))  # small beside a layer's outputs
+        _require_taken(module, model, images[0])
         self._batches = lambda: (inputs_of(model, module, batch) for batch in images)
         units = find_units(module)
         layers = [(consumer.name, unit.num_channels) for unit in units for consumer in unit.consumers]
@@ -170,10 +171,23 @@ class SyntheticLeastSquares(Reconstructor):
             refine(module, self._twin, plan, self, self._batches, self.refinement, restore)
 
 
+def _require_taken(module: nn.Module, model: nn.Module, images: Tensor) -> None:
+    """Say so in a sentence if a model takes images of another kind."""
+    try:
+        with torch.no_grad(), batch_statistics(module):
+            module(*inputs_of(model, module, images[:2]))
+    except RuntimeError as error:
+        raise AutoDFPError(
+            f'synthetic images of shape {list(images.shape)} and type {images.dtype} were sent through the '
+            f'{type(model).__name__}, which does not take them ({str(error).splitlines()[0]}); images=dict(size=..., '
+            'mean=..., std=...) sets their size and, with a value for each, their channels'
+        ) from error
+
+
 def _require_finite(module: nn.Module, moments: dict[str, InputMoments]) -> None:
     for path, seen in moments.items():
-        if not seen.moments.covariance.isfinite().all():
+        if not (seen.moments.covariance.isfinite().all() and module.get_submodule(path).weight.isfinite().all()):
             raise AutoDFPError(
-                f'{path} of the {type(module).__name__} was to be fitted on synthetic images, but what it reads there '
-                'is not finite; look for nan and inf in the checkpoint'
+                f'{path} of the {type(module).__name__} was to be fitted on synthetic images, but its weight or what '
+                'it reads there is not finite; look for nan and inf in the checkpoint'
             )

@@ -124,6 +124,8 @@ def override_settings(cfg: Config, preserve_ratio: float | None, episodes: int |
             f'--preserve-ratio sets the limit of one budget, but {cfg.filename} has {len(cfg.autodfp.budget)}; '
             'set each with --cfg-options autodfp.budget.0.preserve_ratio=...'
         )
+    if cfg.autodfp.get('budget') is None:
+        cfg.autodfp.budget = {}  # a None takes no override
     overrides = {'budget.preserve_ratio': preserve_ratio, 'num_episodes': episodes, 'seed': seed}
     cfg.merge_from_dict({f'autodfp.{key}': value for key, value in overrides.items() if value is not None})
 

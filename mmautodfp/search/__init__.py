@@ -10,13 +10,14 @@ from .ranks import on_every_rank, on_main, share_out
 from .replay import ReplayBuffer
 from .sac import SAC, SACConfig
 from .searcher import Searcher
-from .state import LayerState, layer_state, scale_states
+from .state import Clustering, LayerState, layer_state, scale_states
 
 __all__ = [
     'CMAES',
     'SAC',
     'Agent',
     'AgentSpec',
+    'Clustering',
     'History',
     'LayerState',
     'Progress',

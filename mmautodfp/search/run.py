@@ -92,7 +92,7 @@ def search(
     path = None if checkpoint is None else Path(checkpoint)
     if resume and path is None:
         raise AutoDFPError('a search was to be resumed, but no checkpoint is named; name the file that keeps it')
-    images, stages = getattr(reward, 'images', None), getattr(reward, 'stages', [])
+    images, stages = _describe(reward)
     saved = load_search(path) if resume else None
     if racing is None:
         # More episodes than at first must not make another search of it.
@@ -154,6 +154,22 @@ def search(
         counts = dict(done=sum(stages[len(row) - 1] for row in history.stages) if racing else whole)
         counts |= dict(without_racing=whole)
     return SearchResult(plan, searcher.best_reward, history, time.perf_counter() - start, counts)
+
+
+def _describe(reward: Callable) -> tuple[Sequence[str] | None, Sequence[int]]:
+    """Names of the images and the stages of a reward that tells them; others may have other things of these names."""
+    if callable(getattr(reward, 'one_batch', None)):
+        try:
+            reward.one_batch()
+        except AttributeError as error:
+            raise AutoDFPError(
+                f'a search was to be rewarded by a {type(reward).__name__} that is not prepared ({error}); call its '
+                'prepare(model, dataloader) first'
+            ) from error
+    images, stages = getattr(reward, 'images', None), getattr(reward, 'stages', None)
+    names = isinstance(images, list | tuple) and all(isinstance(image, str) for image in images)
+    counts = isinstance(stages, list | tuple) and all(isinstance(count, int) for count in stages)
+    return images if names else None, stages if counts and callable(getattr(reward, 'evaluate', None)) else []
 
 
 def _put_aside(path: Path, logger: logging.Logger) -> None:

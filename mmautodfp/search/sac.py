@@ -246,8 +246,7 @@ class SAC(Agent):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        saved = dict(state['config'], credit=read_credit(state['config']['credit']))
-        require_same('agent', self._plain_config(), saved)
+        require_same('agent', self._plain_config(), state['config'])
         state = copy.deepcopy(state)  # an optimizer would take the tensors over and write to them
         self.random.set_state(state['random'])
         for name in ('explorer', 'buffer', *self.networks):

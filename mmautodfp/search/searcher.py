@@ -223,5 +223,5 @@ def _as_number(reward: Any, episode: int) -> float:
             return number
     raise AutoDFPError(
         f'episode {episode} was rewarded with {reward}, but a reward is a finite number; look into it, then go on with '
-        '--resume: the episodes before it are kept, if a checkpoint is'
+        'resume: the episodes before it are kept, if a checkpoint is'
     )

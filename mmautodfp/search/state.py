@@ -7,6 +7,20 @@ import torch
 from torch import Tensor
 
 from mmautodfp.kernels import BatchNormStats, bias_matrix, cluster_channels
+from mmautodfp.utils.settings import Count, Positive, settings
+
+
+@settings('clustering')
+class Clustering:
+    """DBSCAN's settings for what the agent sees of a layer.
+
+    Attributes:
+        eps (float | None): Largest cosine distance between neighbours. Defaults to None, from each layer's data.
+        min_samples (int): Neighbours that make a channel the core of a cluster. Defaults to 5.
+    """
+
+    eps: Positive | None = None
+    min_samples: Count = 5
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """What a search works on: a dense model, what of it can be pruned, what limits a plan."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
+from numbers import Real
 from typing import Any
 
 import torch
@@ -21,17 +23,18 @@ from mmautodfp.costs import (
     model_costs,
     round_widths,
 )
-from mmautodfp.graph import PrunableUnit, survey_units, unit_statistics
+from mmautodfp.graph import PrunableUnit, UnitSurvey, survey_units, unit_statistics
 from mmautodfp.kernels import rank_channels
 from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.surgery import PruningPlan, Restore, allocation_of, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import BUDGETS, RECONSTRUCTORS, build
+from mmautodfp.utils.settings import Count, checked
 
 from .agent import AgentSpec
 from .environment import PruningEnv, RatioRange
 from .ranks import on_every_rank, on_main
-from .state import LayerState, layer_state, scale_states
+from .state import Clustering, LayerState, layer_state, scale_states
 
 
 @dataclass
@@ -72,6 +75,7 @@ class PruningTask:
 
     @classmethod
     @torch.no_grad()
+    @checked('a pruning task')
     def build(
         cls,
         model: nn.Module,
@@ -79,7 +83,7 @@ class PruningTask:
         example_input: Any = None,
         constraint: Constraint | dict | Sequence[dict] | float | None = None,
         reconstructor: Reconstructor | dict | None = None,
-        channel_divisor: int = 1,
+        channel_divisor: Count = 1,
         p_min: float = 0.2,
         p_max: float = 1.0,
         allocate: bool = True,
@@ -101,50 +105,25 @@ class PruningTask:
             p_min (float): Least share of channels that any group keeps. Defaults to 0.2.
             p_max (float): Largest. Defaults to 1.
             allocate (bool): Ask the reconstructor which widths it would choose. Defaults to True.
-            clustering (dict | None): DBSCAN's ``eps`` and ``min_samples``, see :func:`.kernels.cluster_channels`.
-                Defaults to None: eps from the data, 5 samples.
+            clustering (dict | None): Settings of :class:`.Clustering`. Defaults to None: its own.
             bias_threshold (float): t of Eq. 17. Defaults to 0.5.
 
         Raises:
             AutoDFPError: There is no such part, nothing in it can be pruned, or the constraint cannot be met.
         """
         model.eval()
-        module = find_module(model, target)
         limit, ratios = read_constraint(constraint), RatioRange(p_min, p_max)
-        found = survey_units(module)
-        if not found.units:
-            reasons = '; '.join(found.describe_left()) or 'no convolution and no linear layer'
-            raise AutoDFPError(
-                f'there is nothing to prune in the {type(module).__name__} {target!r}, which has {reasons}'
-            )
+        states = asdict(Clustering(**(clustering or {})))
+        module, found = survey_target(model, target)
         if not isinstance(reconstructor, Reconstructor):
             reconstructor = build(RECONSTRUCTORS, reconstructor or dict(type='SyntheticLeastSquares'))
-        run = None if example_input is None else partial(call_model, model, example_input)
-        positions: dict[nn.Module, int] = {}
-
-        def look() -> None:
-            reconstructor.ensure_fitted(module, model)
-            if run is not None:
-                positions.update(measure_positions(model, run))
-
-        on_every_rank(look)
-        costs = model_costs(model, module, found.units, positions)
-        if run is None:
-            costs = replace(costs, flops={})
-        for budget in limit.budgets:
-            if run is None and budget.metric != 'params':
-                raise AutoDFPError(
-                    f'a limit on the {budget.metric} was asked for, but without an example_input they cannot be told; '
-                    'give one, or limit the parameters'
-                )
-            if isinstance(budget, LatencyBudget):  # on the first rank, so that all keep to the same limit
-                measure = partial(measure_latency_costs, model, module, found.units, run, budget, channel_divisor)
-                costs = replace(costs, latency=on_main(measure))
+        costs = _count(model, module, found.units, example_input, limit, channel_divisor)
         dense = [group.num_channels for group in found.units]
         on_every_rank(lambda: limit.bind(costs, round_widths(p_min, dense, channel_divisor), channel_divisor))
+        on_every_rank(lambda: reconstructor.ensure_fitted(module, model))
         task = cls(
             *(model, module, target, found.units, found.describe_left(), costs, limit, reconstructor, ratios),
-            clustering=dict(eps=None, min_samples=5) | (clustering or {}),  # in full, for the identity
+            clustering=states,
             bias_threshold=bias_threshold,
         )
         # Sums on other devices may differ in their last digits, and the order of channels with them.
@@ -206,7 +185,7 @@ class PruningTask:
 
     def apply(self, plan: PruningPlan, final: bool = False) -> Restore:
         """Prune the model in place; arguments and result as of :func:`mmautodfp.surgery.apply_plan`."""
-        return apply_plan(self.module, plan, self.reconstructor, final)
+        return apply_plan(self.module, plan, self.reconstructor, final, self.model)
 
     def evaluate(self, plan: PruningPlan, reward: Callable[[nn.Module], float], final: bool = False) -> float:
         """What a reward says of the model under a plan; the model is dense again afterwards."""
@@ -239,17 +218,59 @@ class PruningTask:
         return AgentSpec(len(self.groups), uniform_action=(share, 0.5), seed=seed)
 
 
+def _count(
+    model: nn.Module,
+    module: nn.Module,
+    groups: list[PrunableUnit],
+    example_input: Any,
+    limit: Constraint,
+    channel_divisor: int,
+) -> ModelCosts:
+    """What the limit is on, and FLOPs if there is an example; latency is measured on the first rank, for all alike."""
+    if example_input is None:
+        for budget in limit.budgets:
+            if budget.metric != 'params':
+                raise AutoDFPError(
+                    f'a limit on the {budget.metric} was asked for, but without an example_input they cannot be told; '
+                    'give one, or limit the parameters'
+                )
+        return replace(model_costs(model, module, groups, {}), flops={})
+    run = partial(call_model, model, example_input)
+    positions: dict[nn.Module, int] = {}
+    on_every_rank(lambda: positions.update(measure_positions(model, run)))
+    costs = model_costs(model, module, groups, positions)
+    for budget in limit.budgets:
+        if isinstance(budget, LatencyBudget):
+            measure = partial(measure_latency_costs, model, module, groups, run, budget, channel_divisor)
+            costs = replace(costs, latency=on_main(measure))
+    return costs
+
+
 def read_constraint(settings: Constraint | dict | Sequence[dict] | float | None) -> Constraint:
     """The limit that is described: by itself, a config, several that hold at once, or a share of the parameters."""
     if isinstance(settings, Constraint):
-        return settings
-    if isinstance(settings, int | float) and not isinstance(settings, bool):
+        return copy.deepcopy(settings)  # a task binds it to its own costs
+    if isinstance(settings, Real) and not isinstance(settings, bool):
         return ParamBudget(float(settings))
     if isinstance(settings, list | tuple):
         return Constraints([one if isinstance(one, Budget) else build(BUDGETS, one) for one in settings])
     if settings is None or isinstance(settings, dict):
         settings = dict(type='ParamBudget') | (settings or {})
     return build(BUDGETS, settings)
+
+
+def survey_target(model: nn.Module, target: str) -> tuple[nn.Module, UnitSurvey]:
+    """The part of a model at a path, and what can be pruned in it.
+
+    Raises:
+        AutoDFPError: There is no such part, or nothing to prune in it.
+    """
+    module = find_module(model, target)
+    found = survey_units(module)
+    if not found.units:
+        reasons = '; '.join(found.describe_left()) or 'no convolution and no linear layer'
+        raise AutoDFPError(f'there is nothing to prune in the {type(module).__name__} {target!r}, which has {reasons}')
+    return module, found
 
 
 def find_module(model: nn.Module, path: str) -> nn.Module:

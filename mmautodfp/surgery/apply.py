@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def apply_plan(
-    module: nn.Module, plan: PruningPlan, reconstructor: 'Reconstructor | None' = None, final: bool = False
+    module: nn.Module,
+    plan: PruningPlan,
+    reconstructor: 'Reconstructor | None' = None,
+    final: bool = False,
+    model: nn.Module | None = None,
 ) -> Restore:
     """Prune a module in place. Only shapes change: no module moves, so state-dict keys stay as they were.
 
@@ -29,6 +33,8 @@ def apply_plan(
             has not been. Defaults to None, which prunes without compensation.
         final (bool): Let the reconstructor finalize the plan as one that stays, in place of the recalibration of an
             episode. Defaults to False.
+        model (nn.Module | None): What the module is a part of, see :meth:`Reconstructor.ensure_fitted`. Defaults to
+            None.
 
     Returns:
         Restore: Call it to get the dense module back.
@@ -38,7 +44,7 @@ def apply_plan(
     """
     steps = _match(module, plan)
     if reconstructor is not None:
-        reconstructor.ensure_fitted(module)
+        reconstructor.ensure_fitted(module, model)
     restore = Restore()
     try:
         for unit, unit_plan in steps:

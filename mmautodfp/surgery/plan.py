@@ -80,7 +80,7 @@ class PruningPlan:
 
     @property
     def widths(self) -> dict[str, int]:
-        """Unit name to the number of channels that stay, as ``Slim`` takes it."""
+        """Unit name to the number of channels that stay."""
         return {name: unit.width for name, unit in self.units.items()}
 
     def to_dict(self) -> dict:

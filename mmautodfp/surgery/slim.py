@@ -76,9 +76,15 @@ def _resize(module: nn.Module, path: str, sizes: Mapping[str, int | bool]) -> No
             f'the pruned model has a layer {path!r}, but the {type(module).__name__} has none of that name; '
             'its config and this version of its code do not belong together'
         ) from None
-    dense = sizes_of(layer)
-    if not sizes.keys() <= dense.keys() | {'bias'}:
-        raise AutoDFPError(f'{path} is a {type(layer).__name__}, which has no {", ".join(sizes)} to be changed')
+    dense, kind = sizes_of(layer), type(layer).__name__
+    if not isinstance(sizes, Mapping):
+        raise AutoDFPError(f'{path} takes a dict of sizes, such as dict(out_channels=8), got {sizes!r}')
+    unknown = sizes.keys() - dense.keys() - ({'bias'} if hasattr(layer, 'bias') else set())
+    if unknown:
+        raise AutoDFPError(f'{path} is a {kind}, which has no {", ".join(sorted(unknown))} to be changed')
+    for name, value in sizes.items():
+        if type(value) is not (bool if name == 'bias' else int) or value < 1:
+            raise AutoDFPError(f'{path} was to have {name}={value!r}, but a {kind} takes a whole number of 1 or more')
     new = {name: sizes.get(name, value) for name, value in dense.items()}
     set_sizes(layer, new)
     outputs = {'out_channels', 'num_features', 'out_features'}

@@ -4,7 +4,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -68,12 +68,26 @@ def checked(who: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
 
         @functools.wraps(function)
         def call(*args, **kwargs):
-            check_arguments(function, signature.bind(*args, **kwargs).arguments, who)
+            try:
+                arguments = signature.bind(*args, **kwargs).arguments
+            except TypeError as error:
+                raise AutoDFPError(f'{who}: {error}; known are {", ".join(signature.parameters)}') from None
+            check_arguments(function, arguments, who)
             return function(*args, **kwargs)
 
         return call
 
     return decorate
+
+
+def require_known(function: Callable, names: Iterable[str], who: str) -> None:
+    """Refuse names that are no arguments of a function; :class:`AutoDFPError` tells those that are."""
+    parameters = inspect.signature(function).parameters
+    unknown = [name for name in names if name not in parameters]
+    if unknown:
+        raise AutoDFPError(
+            f'{who} was asked for {unknown[0]}, which it does not know; it knows {", ".join(parameters)}'
+        )
 
 
 def check_arguments(function: Callable, arguments: Mapping[str, Any], who: str) -> None:

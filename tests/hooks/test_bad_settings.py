@@ -11,6 +11,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmautodfp import runs as apis
+from mmautodfp.hooks import read_settings
 from mmautodfp.search.task import find_module
 from mmautodfp.utils import AutoDFPError
 
@@ -116,3 +117,15 @@ def test_find_module_takes_the_whole_model_for_an_empty_path():
     model = nn.Sequential(nn.Linear(1, 1))
     assert find_module(model, '') is model
     assert find_module(model, '0') is model[0]
+
+
+def test_settings_that_worked_before_still_do():
+    assert read_settings(dict(clustering=None)).clustering is None
+    limits = (dict(type='ParamBudget', preserve_ratio=0.7), dict(type='FlopBudget'))
+    assert read_settings(dict(budget=limits)).budget == list(limits)
+    with pytest.warns(FutureWarning, match='autodfp.module is called autodfp.target'):
+        assert read_settings(dict(module='neck', target='backbone')).target == 'neck'
+    told = read_settings(dict(agent=dict(warmup_episodes=3), reward=dict(num_images=9), budget=None))
+    assert told.agent == dict(type='SAC', warmup_episodes=3)
+    assert told.reward == dict(type='CocoReward', num_images=9)
+    assert told.budget == dict(type='ParamBudget')

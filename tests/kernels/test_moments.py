@@ -312,3 +312,15 @@ def test_unexplained_shares_of_singular_and_of_silent_channels():
     silent = torch.zeros(12, 12)
     assert unexplained_shares(silent, torch.eye(12), torch.arange(12)).tolist() == [0.0] * 13  # no channel says a thing
     assert unexplained_shares(moments_of(twice).covariance, silent, torch.arange(12)).tolist() == [0.0] * 13  # unread
+
+
+@pytest.mark.parametrize('seed', range(20))
+@pytest.mark.parametrize('size', [0.0, 1e-30])
+def test_channels_that_no_consumer_reads_are_ranked_last_whatever_the_rounding(seed, size):
+    generator = torch.Generator().manual_seed(seed)
+    samples = torch.randn(60, 24, generator=generator, dtype=torch.float64)
+    weight = torch.randn(12, 24, generator=generator, dtype=torch.float64)
+    weight[:, 4:] *= size
+    ranking = rank_by_explanation(samples.T @ samples / 60, weight.T @ weight)
+    assert sorted(ranking.tolist()) == list(range(24))
+    assert set(ranking[:4].tolist()) == {0, 1, 2, 3}

@@ -11,6 +11,7 @@ from mmautodfp.reconstruction.base import fingerprint
 from mmautodfp.search.run import search
 from mmautodfp.search.task import PruningTask
 from mmautodfp.surgery import apply_plan
+from mmautodfp.utils import AutoDFPError
 from mmautodfp.zoo import CifarResNet
 
 
@@ -31,11 +32,18 @@ def by_order(module):
     module.layer1[0].conv1.weight.data = module.layer1[0].conv1.weight.data.flip(0)
 
 
+def by_the_order_of_its_inputs(module):
+    module.layer1[0].conv1.weight.data = module.layer1[0].conv1.weight.data.roll(2, 1)
+
+
 def by_loading(module):
     module.load_state_dict(enliven(CifarResNet(depth=8), 5).state_dict())
 
 
-@pytest.mark.parametrize('change', [in_place, through_data, of_a_buffer, by_order, by_loading])
+CHANGES = [in_place, through_data, of_a_buffer, by_order, by_the_order_of_its_inputs, by_loading]
+
+
+@pytest.mark.parametrize('change', CHANGES)
 @pytest.mark.parametrize('build', [SimilarityReconstructor, NeuronMerging, lambda: SyntheticLeastSquares(IMAGES)])
 def test_changed_weights_are_noticed_and_fitted_to(change, build):
     module, plan = enliven(CifarResNet(depth=8)), random_plan(CifarResNet(depth=8))
@@ -96,3 +104,54 @@ def test_a_fingerprint_sees_a_change_of_one_number_and_no_layout(dtype, shape):
         last = (-1,) * len(shape)
         module.held[last] = ~module.held[last] if dtype == torch.bool else module.held[last] + 1
         assert fingerprint(module) != before
+
+
+def test_one_compensation_serves_two_tasks_whose_modules_are_parts_of_other_models():
+    compensation = SyntheticLeastSquares(IMAGES)
+
+    def build(channels):
+        model = nn.Sequential(nn.Conv2d(3, channels, 1), enliven(CifarResNet(depth=8)))
+        model[1].conv1 = nn.Conv2d(channels, 16, 3, padding=1)
+        return PruningTask.build(model.eval(), '1', None, 0.6, compensation)
+
+    first, second = build(5), build(7)
+    for task in (first, second, first):
+        with task.apply(task.uniform_plan(), final=True):
+            assert task.model(torch.rand(1, 3, 32, 32)).isfinite().all()
+
+
+def test_what_version_0_1_called_adjust_and_finish_is_still_done():
+    done = []
+    with pytest.warns(FutureWarning, match='Old.finish is called finalize'):
+
+        class Old(PruneOnly):
+            def adjust(self, module, plan, restore):
+                done.append('adjust')
+
+            def finish(self, module, plan, restore):
+                done.append('finish')
+
+    module = enliven(CifarResNet(depth=8))
+    for final in (False, True):
+        apply_plan(module, random_plan(module), Old(), final)()
+    assert done == ['adjust', 'finish']
+
+
+def test_settings_are_told_in_words_that_are_the_same_in_another_process():
+    class Own(PruneOnly):
+        def __init__(self, rule):
+            super().__init__()
+            self.rule = rule
+
+    assert Own(by_order).identity == 'Own(rule=by_order)'
+    assert Own([1, 2]).identity == 'Own(rule=[1, 2])'
+    assert ' at 0x' not in Own(nn.ReLU.forward).identity + Own(object()).identity
+
+
+def test_images_that_a_model_does_not_take_are_told_in_a_sentence():
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    with pytest.raises(AutoDFPError, match=r'sent through the Sequential, which does not take them .*mean=') as caught:
+        PruningTask.build(model, '', None, 0.6)
+    assert '\n' not in str(caught.value)
+    images = IMAGES | dict(mean=(0.0,), std=(1.0,))
+    assert PruningTask.build(model, '', None, 0.6, dict(type='SyntheticLeastSquares', images=images)).allocation

@@ -7,7 +7,9 @@ import torch
 from conftest import enliven
 from torch import nn
 
-from mmautodfp.reconstruction import PruneOnly
+from mmautodfp.costs import ParamBudget
+from mmautodfp.reconstruction import PruneOnly, SimilarityReconstructor
+from mmautodfp.rewards import SyntheticReward
 from mmautodfp.search.run import search
 from mmautodfp.search.task import PruningTask
 from mmautodfp.utils import AutoDFPError
@@ -227,3 +229,55 @@ def test_a_search_that_is_all_warmup_says_so(caplog):
     with caplog.at_level(logging.WARNING):
         run(make_task(), 5, logger=logging.getLogger('search'))
     assert 'all 5 episodes are warm-up' in caplog.text
+
+
+def test_a_callable_may_have_images_and_stages_that_mean_something_else():
+    class Own:
+        def __init__(self):
+            self.images, self.stages = IMAGES, 'early'
+
+        @torch.no_grad()
+        def __call__(self, model):
+            return model(self.images).mean().item()
+
+    found = search(make_task(), Own(), 3, AGENT, racing=True)
+    assert found.history.rewards == search(make_task(), brightness, 3, AGENT).history.rewards
+    assert found.image_evaluations == {}
+
+
+def test_a_reward_of_ours_that_is_not_prepared_is_told_in_a_sentence():
+    with pytest.raises(AutoDFPError, match=r'a SyntheticReward that is not prepared .* prepare\(model,'):
+        search(make_task(), SyntheticReward(), 3)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(channel_divisor=0), 'a pruning task was asked for channel_divisor=0'),
+        (dict(channel_divisor=1.5), 'a pruning task was asked for channel_divisor=1.5'),
+        (dict(clustering=dict(radius=1)), 'clustering was asked for radius'),
+        (dict(clustering=dict(eps=-1)), 'clustering was asked for eps=-1'),
+        (dict(bias_threshold='high'), "bias_threshold='high'"),
+        (dict(share='much'), "constraint='much'"),
+        (dict(example=3), 'example'),
+    ],
+)
+def test_wrong_settings_of_a_task_are_told_in_a_sentence(settings, message):
+    with pytest.raises(AutoDFPError, match=message) as caught:
+        make_task(**settings)
+    assert '\n' not in str(caught.value)
+
+
+def test_a_limit_serves_two_tasks_and_so_does_a_compensation():
+    limit, compensation = ParamBudget(0.6), SimilarityReconstructor()
+
+    def build(width):
+        net = enliven(nn.Sequential(nn.Conv2d(3, width, 1), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 4, 1)))
+        return PruningTask.build(net, '', None, limit, compensation)
+
+    small, large = build(8), build(64)
+    assert small.constraint.limit < large.constraint.limit
+    assert limit.cost is None
+    for task in (small, large, small):
+        with task.apply(task.uniform_plan()):
+            assert task.module[0].out_channels == task.uniform_plan().widths['0']

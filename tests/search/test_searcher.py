@@ -147,7 +147,7 @@ def test_the_checkpoint_is_written_while_the_search_goes_on(tmp_path):
 def test_a_reward_that_is_no_number_stops_with_the_search_intact(tmp_path, bad):
     path = tmp_path / 'search.pth'
     rewards = iter([0.1, 0.2, bad])
-    with pytest.raises(AutoDFPError, match=f'episode 2 was rewarded with {bad}.*--resume'):
+    with pytest.raises(AutoDFPError, match=f'episode 2 was rewarded with {bad}.*resume'):
         make_searcher(5, path, reward=lambda plan: next(rewards)).run()
     assert torch.load(path, weights_only=True)['history']['rewards'].tolist() == [0.1, 0.2]
 

@@ -80,11 +80,16 @@ def test_weights_that_no_checkpoint_fills_are_random_of_the_right_shape():
     [
         ({'9': dict(out_channels=3)}, "a layer '9', but the Sequential has none of that name"),
         ({'0': dict(num_groups=3)}, '0 is a Conv2d, which has no num_groups'),
+        ({'0': 8}, r'0 takes a dict of sizes, such as dict\(out_channels=8\), got 8'),
+        ({'0': dict(out_channels=0)}, 'out_channels=0, but a Conv2d takes a whole number of 1 or more'),
+        ({'0': dict(out_channels='4')}, "out_channels='4'"),
+        ({'0': dict(bias=3)}, 'bias=3'),
+        ({'1': dict(bias=True)}, '1 is a ReLU, which has no bias'),
     ],
 )
 def test_sizes_that_do_not_fit_are_told_in_one_sentence(layers, message):
     with pytest.raises(AutoDFPError, match=message):
-        Slim(nn.Sequential(nn.Conv2d(3, 8, 3)), layers)
+        Slim(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), layers)
 
 
 def test_files_of_version_0_1_still_load():

@@ -77,7 +77,7 @@ def _look_again(report: Report, trust: bool) -> Evidence:
         model,
         told.get('target') or told.get('module', 'backbone'),
         constraint=1.0,
-        reconstructor=told.get('reconstructor') or dict(type='SimilarityReconstructor'),
+        reconstructor=dict(type='SimilarityReconstructor') | (told.get('reconstructor') or {}),
         allocate=False,
         clustering=told.get('clustering'),
     )
@@ -85,7 +85,7 @@ def _look_again(report: Report, trust: bool) -> Evidence:
     pruned = _load_pruned(model, task.module, plan, report.work_dir / 'pruned.pth')
     pruned.swap()
     widths = {row['name']: row['widths'] for row in report.summary['results'] if 'widths' in row}
-    needs_data = build(REWARDS, told.get('reward') or dict(type='CocoReward')).needs_data
+    needs_data = build(REWARDS, dict(type='CocoReward') | (told.get('reward') or {})).needs_data
     return collect(task, plan, pruned.swap, cfg, widths, needs_data)
 
 
