@@ -191,7 +191,7 @@ def checkpoints(folder) -> dict:
     return {path.stem: path for path in folder.glob('*.pth')}
 
 
-def test_bad_checkpoints_end_with_code_2_and_a_sentence(base, refuse, tmp_path):
+def test_bad_checkpoints_end_with_code_2_and_a_sentence(base, refuse, digits_root, tmp_path):
     config = tmp_path / 'good.py'
     config.write_text(''.join(f'{key} = {value!r}\n' for key, value in base.items()))
     for name, path in checkpoints(tmp_path).items():

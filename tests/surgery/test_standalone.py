@@ -15,7 +15,7 @@ from mmautodfp.surgery import PruningPlan, Slim, UnitPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import MODELS
 
-OLD = REPO / 'tests/data/version_0_1'
+OLD = REPO / 'tests/files/version_0_1'
 
 
 def test_a_slim_model_is_built_without_a_finder_and_takes_the_pruned_weights(monkeypatch):
