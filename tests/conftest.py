@@ -9,6 +9,7 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
 
 import pytest
 import torch
+from filelock import FileLock
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -82,8 +83,10 @@ def workspace(tmp_path_factory) -> Path:
 def digits_root(workspace) -> Path:
     """The digits data set where the demo configs look for it; made once (20 seconds), kept between runs."""
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmautodfp'
+    cache.mkdir(parents=True, exist_ok=True)
     (workspace / 'data').mkdir()
-    (workspace / 'data/digits').symlink_to(make_digits(cache / 'digits'))
+    with FileLock(cache / 'digits.lock'):  # of the processes that share the tests, one makes it
+        (workspace / 'data/digits').symlink_to(make_digits(cache / 'digits'))
     return workspace / 'data/digits'
 
 
