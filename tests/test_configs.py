@@ -69,12 +69,11 @@ def test_shared_settings_are_the_papers():
 
 
 @pytest.mark.slow
-def test_full_size_faster_rcnn_searches_on_real_coco_images(tmp_path, monkeypatch):
+def test_full_size_faster_rcnn_searches_on_real_coco_images(tmp_path):
     """Crowds, masks and an image without annotations are among them; random weights, so that only the way counts."""
     root = SHARED / 'data' / 'coco'
     if not root.is_dir():
         pytest.skip(f'{root} with real COCO images is not there')
-    monkeypatch.chdir(REPO)
     register_all_modules()
     config = 'configs/faster_rcnn_autodfp.py'
     cfg = Config.fromfile(config)

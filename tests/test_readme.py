@@ -78,8 +78,7 @@ def test_pruning_channels_of_the_new_block_that_are_zero_changes_nothing(darknet
 
 
 @pytest.mark.slow
-def test_the_new_reward_rewards_a_search(how_tos, small_demo, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_the_new_reward_rewards_a_search(how_tos, small_demo, tmp_path):
     options = {key: value for key, value in small_demo.items() if not key.startswith('autodfp.reward')}
     options |= {
         'autodfp.reward': dict(_delete_=True, type='ConfidenceReward', num_images=3),

@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 import torchvision
-from conftest import REPO, build_resnet, enliven, random_plan
+from conftest import build_resnet, enliven, random_plan
 from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
@@ -84,8 +84,7 @@ def test_transposed_and_deformable_convolutions_are_counted(kind):
     assert costs.flops['model']([3]) == plain - 18 * 18 * 5 * (3 * 9 + 12) + deformed + 9 * 9 * (10 * 6 // 2 * 9)
 
 
-def test_mask_rcnn_has_the_flops_that_mmengine_counts(monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_mask_rcnn_has_the_flops_that_mmengine_counts():
     cfg = Config.fromfile('configs/demo/mask_rcnn_digits.py').model
     model = MODELS.build(cfg).eval()
     data = model.data_preprocessor(dict(inputs=[torch.zeros(3, 64, 64)], data_samples=[DetDataSample()]))

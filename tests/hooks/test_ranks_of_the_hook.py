@@ -106,9 +106,7 @@ def on_two_ranks(small_demo, folder, **options) -> subprocess.CompletedProcess:
     environment = os.environ | dict(
         PYTHONPATH=str(REPO), OMP_NUM_THREADS='1', PORT=str(free_port()), PYTHON=sys.executable
     )
-    return subprocess.run(
-        ['tools/dist_prune.sh', *tool], cwd=REPO, env=environment, capture_output=True, text=True, timeout=300
-    )
+    return subprocess.run(['tools/dist_prune.sh', *tool], env=environment, capture_output=True, text=True, timeout=300)
 
 
 def test_two_processes_share_the_episodes_and_agree_with_one_where_nothing_is_learned(demo_run, small_demo, tmp_path):
@@ -148,7 +146,6 @@ def test_a_rank_that_fails_ends_the_job_with_its_error(small_demo, tmp_path):
     )
     result = subprocess.run(
         ['tools/dist_prune.sh', config, '2', '--device=cpu', f'--work-dir={tmp_path}/w', '--cfg-options', *options],
-        cwd=REPO,
         env=environment,
         capture_output=True,
         text=True,

@@ -109,9 +109,8 @@ def change(config: dict, key: str, value) -> dict:
 
 
 @pytest.fixture
-def refuse(monkeypatch):
+def refuse():
     """Run a tool in this process; its one sentence, after checking the exit code."""
-    monkeypatch.chdir(REPO)
 
     def run(tool: str, *arguments: str) -> str:
         outcome = run_tool(tool, *arguments)

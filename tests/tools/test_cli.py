@@ -15,7 +15,7 @@ NAMES = sorted(path.stem for path in TOOLS.glob('*.py'))
 DEMO = 'configs/demo/faster_rcnn_digits_autodfp.py'
 
 
-def start(*arguments: str, cwd=REPO) -> subprocess.CompletedProcess:
+def start(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=str(REPO)))
 
@@ -43,7 +43,7 @@ def test_every_tool_starts_in_a_process_of_its_own(tool, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_bad_request_of_a_process_ends_with_code_2_and_a_sentence_without_traceback(tmp_path):
+def test_a_bad_request_of_a_process_ends_with_code_2_and_a_sentence_without_traceback(digits_root, tmp_path):
     result = start('tools/prune.py', DEMO, 'absent.pth', '--work-dir', str(tmp_path))
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith('error: the checkpoint was to be read from absent.pth')
@@ -63,8 +63,7 @@ def test_a_bad_request_of_a_process_ends_with_code_2_and_a_sentence_without_trac
         ([DEMO, '--search'], "has an 'autodfp' entry; leave out --search"),
     ],
 )
-def test_bad_requests_end_with_code_2_and_a_sentence(arguments, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPO)
+def test_bad_requests_end_with_code_2_and_a_sentence(arguments, message, tmp_path):
     result = run_tool('prune', *arguments, '--work-dir', str(tmp_path))
     assert result.returncode == 2
     assert message in result.stderr
