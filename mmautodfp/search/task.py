@@ -81,7 +81,7 @@ class PruningTask:
         model: nn.Module,
         target: str = 'backbone',
         example_input: Any = None,
-        constraint: Constraint | dict | Sequence[dict] | float | None = None,
+        constraint: Constraint | dict | Sequence[dict | Budget] | float | None = None,
         reconstructor: Reconstructor | dict | None = None,
         channel_divisor: Count = 1,
         p_min: float = 0.2,
@@ -97,8 +97,8 @@ class PruningTask:
             target (str): Path of the part to prune; '' for all of it. Defaults to 'backbone'.
             example_input (Any): What the model is called with, to count FLOPs and to measure latency: a tuple of
                 arguments, a dict of named ones, or a single one. Defaults to None: only parameters are counted.
-            constraint (Constraint | dict | Sequence[dict] | float | None): The limit, or its config, or the share of
-                the target's parameters that stays. Defaults to None: 0.9.
+            constraint (Constraint | dict | Sequence[dict | Budget] | float | None): The limit, or its config, or
+                several, or the share of the target's parameters that stays. Defaults to None: 0.9.
             reconstructor (Reconstructor | dict | None): The compensation, or its config. Defaults to None:
                 :class:`mmautodfp.reconstruction.SyntheticLeastSquares`, which needs no data.
             channel_divisor (int): Groups keep a multiple of it or all channels. Defaults to 1.
@@ -246,14 +246,14 @@ def _count(
     return costs
 
 
-def read_constraint(settings: Constraint | dict | Sequence[dict] | float | None) -> Constraint:
+def read_constraint(settings: Constraint | dict | Sequence[dict | Budget] | float | None) -> Constraint:
     """The limit that is described: by itself, a config, several that hold at once, or a share of the parameters."""
     if isinstance(settings, Constraint):
         return copy.deepcopy(settings)  # a task binds it to its own costs
     if isinstance(settings, Real) and not isinstance(settings, bool):
         return ParamBudget(float(settings))
     if isinstance(settings, list | tuple):
-        return Constraints([one if isinstance(one, Budget) else build(BUDGETS, one) for one in settings])
+        return Constraints([copy.deepcopy(one) if isinstance(one, Budget) else build(BUDGETS, one) for one in settings])
     if settings is None or isinstance(settings, dict):
         settings = dict(type='ParamBudget') | (settings or {})
     return build(BUDGETS, settings)

@@ -281,3 +281,10 @@ def test_a_limit_serves_two_tasks_and_so_does_a_compensation():
     for task in (small, large, small):
         with task.apply(task.uniform_plan()):
             assert task.module[0].out_channels == task.uniform_plan().widths['0']
+
+
+def test_several_limits_are_given_as_objects_or_configs():
+    limits = [ParamBudget(0.6), dict(type='ParamBudget', preserve_ratio=0.7)]
+    told = make_task(share=limits).constraint.describe()
+    assert [limit['preserve_ratio'] for limit in told] == [0.6, 0.7]
+    assert limits[0].cost is None  # the task has a copy
