@@ -8,6 +8,7 @@ from .constraints import (
     LatencyBudget,
     ParamBudget,
     allowed_widths,
+    divisors_of,
     round_widths,
 )
 from .counts import CostModel, ModelCosts, measure_positions, model_costs
@@ -25,6 +26,7 @@ __all__ = [
     'ModelCosts',
     'ParamBudget',
     'allowed_widths',
+    'divisors_of',
     'measure_latency_costs',
     'measure_positions',
     'model_costs',

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
+from math import gcd
 from typing import Any, ClassVar
 
 from mmautodfp.utils import AutoDFPError
@@ -19,10 +20,12 @@ class Constraint(ABC):
     Attributes:
         min_widths (list[int]): [L], the least that each unit keeps; known once bound.
         channel_divisor (int): Kept widths are multiples of it or the full width; known once bound.
+        divisors (list[int]): [L], the same for each group, in blocks; known once bound.
     """
 
     min_widths: list[int]
     channel_divisor: int = 1
+    divisors: list[int]
 
     @property
     @abstractmethod
@@ -30,13 +33,20 @@ class Constraint(ABC):
         """The budgets that it consists of."""
 
     @abstractmethod
-    def bind(self, costs: ModelCosts, min_widths: Sequence[int], channel_divisor: int = 1) -> None:
+    def bind(
+        self,
+        costs: ModelCosts,
+        min_widths: Sequence[int],
+        channel_divisor: int = 1,
+        blocks: Sequence[int] | None = None,
+    ) -> None:
         """Set the limit for a model.
 
         Args:
             costs (ModelCosts): Its costs.
             min_widths (Sequence[int]): [L], the least that each unit keeps, as :func:`round_widths` gives them.
             channel_divisor (int): Kept widths are multiples of it or the full width. Defaults to 1.
+            blocks (Sequence[int] | None): [L], how many channels each of a group's N stands for. Defaults to None: one.
 
         Raises:
             AutoDFPError: Not even the least widths meet the limit; the message names what can be reached.
@@ -90,10 +100,17 @@ class Budget(Constraint):
     def budgets(self) -> list['Budget']:
         return [self]
 
-    def bind(self, costs: ModelCosts, min_widths: Sequence[int], channel_divisor: int = 1) -> None:
+    def bind(
+        self,
+        costs: ModelCosts,
+        min_widths: Sequence[int],
+        channel_divisor: int = 1,
+        blocks: Sequence[int] | None = None,
+    ) -> None:
         self.cost = getattr(costs, self.metric)[self.scope]
         self.min_widths = list(min_widths)
         self.channel_divisor = channel_divisor
+        self.divisors = divisors_of(blocks or [1] * len(min_widths), channel_divisor)
         self.limit = int(self.preserve_ratio * self.cost(self.cost.dense) + 1e-6)
         least = self.cost(self.min_widths)
         if least > self.limit:
@@ -107,21 +124,20 @@ class Budget(Constraint):
     def max_width(self, chosen: Sequence[int]) -> int:
         unit = len(chosen)
         bound = self.cost.widest([*chosen, *self.min_widths[unit:]], unit, self.limit)
-        return floor_width(bound, self.cost.dense[unit], self.channel_divisor)
+        return floor_width(bound, self.cost.dense[unit], self.divisors[unit])
 
     def uniform_ratio(self) -> float:
-        dense, divisor = self.cost.dense, self.channel_divisor
+        dense, divisors = self.cost.dense, self.divisors
         if self.cost(dense) <= self.limit:
             return 1.0
         # Widths change halfway between two that are allowed. A ratio halfway between two such steps survives rounding
         # to float32.
-        pairs = {(a, b, n) for n in dense for a, b in pairwise([0, *allowed_widths(n, divisor)])}
+        kinds = set(zip(dense, divisors, strict=True))
+        pairs = {(a, b, n) for n, divisor in kinds for a, b in pairwise([0, *allowed_widths(n, divisor)])}
         steps = sorted({0.0} | {(a + b) / 2 / n for a, b, n in pairs})
         plateaus = [(a + b) / 2 for a, b in pairwise(steps)]
         # A cost never falls as widths grow, so those that fit come first.
-        count = bisect_right(
-            plateaus, self.limit, key=lambda ratio: self.cost(round_widths(ratio, dense, self.channel_divisor))
-        )
+        count = bisect_right(plateaus, self.limit, key=lambda ratio: self.cost(round_widths(ratio, dense, divisors)))
         return plateaus[count - 1]
 
     def describe(self) -> dict[str, Any]:
@@ -194,10 +210,17 @@ class Constraints(Constraint):
     def budgets(self) -> list[Budget]:
         return self._budgets
 
-    def bind(self, costs: ModelCosts, min_widths: Sequence[int], channel_divisor: int = 1) -> None:
+    def bind(
+        self,
+        costs: ModelCosts,
+        min_widths: Sequence[int],
+        channel_divisor: int = 1,
+        blocks: Sequence[int] | None = None,
+    ) -> None:
         for budget in self.budgets:
-            budget.bind(costs, min_widths, channel_divisor)
+            budget.bind(costs, min_widths, channel_divisor, blocks)
         self.min_widths, self.channel_divisor = list(min_widths), channel_divisor
+        self.divisors = self.budgets[0].divisors
 
     def max_width(self, chosen: Sequence[int]) -> int:
         return min(budget.max_width(chosen) for budget in self.budgets)
@@ -223,17 +246,26 @@ def floor_width(width: int, channels: int, divisor: int = 1) -> int:
     return channels if width >= channels else width // divisor * divisor
 
 
-def round_widths(ratio: float, dense: Sequence[int], divisor: int = 1) -> list[int]:
-    """Eq. 15 for each unit: max(1, round(p N)), or with a divisor the nearest of :func:`allowed_widths`.
+def divisors_of(blocks: Sequence[int], channel_divisor: int) -> list[int]:
+    """[L], of how many blocks [L] of channels a width is a multiple, so that the channels are one of the divisor."""
+    return [channel_divisor // gcd(channel_divisor, block) for block in blocks]
+
+
+def round_widths(ratio: float, dense: Sequence[int], divisors: Sequence[int] | int = 1) -> list[int]:
+    """Eq. 15 for each group: max(1, round(p N)), or with a divisor the nearest of :func:`allowed_widths`.
 
     Args:
         ratio (float): p.
-        dense (Sequence[int]): [L], the units' dense widths N.
-        divisor (int): Widths are multiples of it or N. Defaults to 1.
+        dense (Sequence[int]): [L], the groups' dense widths N.
+        divisors (Sequence[int] | int): [L], widths are multiples of it or N; or one for all. Defaults to 1.
 
     Returns:
         list[int]: [L].
     """
-    if divisor == 1:
-        return [max(1, round(ratio * n)) for n in dense]
-    return [min(allowed_widths(n, divisor), key=lambda width: abs(width - ratio * n)) for n in dense]
+    divisors = [divisors] * len(dense) if isinstance(divisors, int) else divisors
+    return [
+        max(1, round(ratio * n))
+        if divisor == 1
+        else min(allowed_widths(n, divisor), key=lambda width: abs(width - ratio * n))
+        for n, divisor in zip(dense, divisors, strict=True)
+    ]

@@ -4,12 +4,13 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Protocol
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from mmautodfp.graph import PrunableUnit
+from mmautodfp.graph import ChannelGroup, outputs_first
 
 
 class Cost(Protocol):
@@ -144,14 +145,14 @@ def _multiplies(layer: nn.Module) -> bool:
 
 
 def model_costs(
-    model: nn.Module, module: nn.Module, units: Sequence[PrunableUnit], positions: Mapping[nn.Module, int]
+    model: nn.Module, module: nn.Module, units: Sequence[ChannelGroup], positions: Mapping[nn.Module, int]
 ) -> ModelCosts:
     """Count a dense model.
 
     Args:
         model (nn.Module): The whole model.
         module (nn.Module): The part of it that is pruned.
-        units (Sequence[PrunableUnit]): Its units, L of them.
+        units (Sequence[ChannelGroup]): Its units, L of them.
         positions (Mapping[nn.Module, int]): What :func:`measure_positions` gave, for FLOPs.
 
     Returns:
@@ -172,26 +173,46 @@ def model_costs(
 
 @dataclass
 class Role:
-    """Which units a layer's outputs and inputs belong to."""
+    """Which groups a layer's outputs and inputs belong to.
 
-    outputs: int | None = None
-    inputs: int | None = None
+    Attributes:
+        outputs (list[tuple[int, int]]): Index of a group, and how many outputs of the layer each of its channels is.
+        inputs (list[tuple[int, int]]): Likewise of the inputs. What is left of either belongs to no group.
+    """
+
+    outputs: list[tuple[int, int]] = field(default_factory=list)
+    inputs: list[tuple[int, int]] = field(default_factory=list)
 
 
-def unit_roles(module: nn.Module, units: Sequence[PrunableUnit]) -> dict[nn.Module, Role]:
-    """The layers whose outputs or inputs belong to a unit, and to which."""
+def unit_roles(module: nn.Module, units: Sequence[ChannelGroup]) -> dict[nn.Module, Role]:
+    """The layers whose outputs or inputs belong to a group, and to which."""
     roles: dict[nn.Module, Role] = {}
 
     def role(name: str) -> Role:
         return roles.setdefault(module.get_submodule(name), Role())
 
     for index, unit in enumerate(units):
-        role(unit.name).outputs = index
-        for name in filter(None, (unit.norm, *unit.between)):
-            role(name).outputs = index
+        for producer in unit.producers:
+            for name in filter(None, (producer.name, producer.norm)):
+                role(name).outputs.append((index, unit.block))
+        for name in unit.between:
+            role(name).outputs.append((index, unit.block))
         for consumer in unit.consumers:
-            role(consumer.name).inputs = index
+            inputs = consumer.num_inputs or outputs_first(module.get_submodule(consumer.name)).shape[1]
+            role(consumer.name).inputs.append((index, inputs // unit.num_channels))
     return roles
+
+
+def shares(size: int, parts: Sequence[tuple[int, int]], dense: Sequence[int]) -> list[tuple[int | None, int]]:
+    """A layer's outputs or inputs as ``size of each channel`` by group, the fixed rest under None.
+
+    Args:
+        size (int): All of them.
+        parts (Sequence[tuple[int, int]]): As in :class:`Role`.
+        dense (Sequence[int]): [L], the groups' dense widths N.
+    """
+    rest = size - sum(dense[unit] * each for unit, each in parts)
+    return [*parts, *([(None, rest)] if rest else [])]
 
 
 def _count_layer(
@@ -205,16 +226,28 @@ def _count_layer(
     for name, tensor in layer._parameters.items():
         if tensor is None:
             continue
-        # A weight loses rows with its own unit and columns with the one before; biases and norms lose rows only.
-        touched = [unit for unit in (role.outputs, role.inputs if name == 'weight' else None) if unit is not None]
-        amount = tensor.numel()
-        for unit in touched:
-            amount //= params.dense[unit]
-        if tensor not in counted:
-            counted.add(tensor)
-            params.add(amount, *touched)
-        if name == 'weight' and layer in positions:
-            flops.add(amount * positions[layer], *touched)
+        new = tensor not in counted
+        counted.add(tensor)
+        weight = outputs_first(layer) if name == 'weight' and isinstance(layer, nn.ConvTranspose2d) else tensor
+        if not weight.ndim:
+            if new:
+                params.add(1)
+            continue
+        # A weight loses rows with its own groups and columns with those before; biases and norms lose rows only.
+        rows = shares(len(weight), role.outputs, params.dense)
+        columns, rest = [(None, 1)], weight[0].numel()
+        if role.inputs and name == 'weight':
+            columns = shares(weight.shape[1], role.inputs, params.dense)
+        rest = (
+            weight.numel()
+            // len(weight)
+            // sum(each * (1 if unit is None else params.dense[unit]) for unit, each in columns)
+        )
+        for (i, row), (j, column) in product(rows, columns):
+            if new:
+                params.add(rest * row * column, i, j)
+            if name == 'weight' and layer in positions:
+                flops.add(rest * row * column * positions[layer], i, j)
 
 
 @contextmanager

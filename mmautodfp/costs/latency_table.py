@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,30 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmautodfp.graph import PrunableUnit, is_batch_norm
+from mmautodfp.graph import ChannelGroup, is_batch_norm, outputs_first
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json
 from mmautodfp.utils.timing import describe_machine, median_in_turns, wait_for_gpu
 
 from .constraints import LatencyBudget, allowed_widths
-from .counts import Role, forward_hooks, unit_roles
+from .counts import forward_hooks, shares, unit_roles
+
+Shares = list[tuple[int | None, int]]
+
+
+def step_of(parts: Shares) -> int:
+    """What the widths of a side are multiples of."""
+    return gcd(*(each for _, each in parts))
+
+
+def fixed_part(parts: Shares) -> int:
+    """How much of a side belongs to no group, in steps."""
+    return sum(each for unit, each in parts if unit is None) // step_of(parts)
+
+
+def width_in_steps(parts: Shares, widths: Sequence[int]) -> int:
+    """How wide a side of a layer is where groups keep ``widths`` [L], in steps."""
+    return sum(each * (1 if unit is None else widths[unit]) for unit, each in parts) // step_of(parts)
 
 
 @dataclass(frozen=True)
@@ -29,42 +47,40 @@ class LayerCall:
     """One call of a layer whose widths depend on a plan.
 
     Attributes:
-        layer (nn.Module): Conv, linear layer or batch norm.
-        role (Role): The units that its outputs and inputs belong to.
+        layer (nn.Module): Convolution, linear layer or batch norm.
         shape (tuple[int, ...]): Of its input in the dense model, [B, C, ...].
-        outputs (int): Dense width N of the unit of its outputs; 1 if there is none.
-        inputs (int): Likewise of its inputs.
+        outputs (list[tuple[int | None, int]]): What its outputs consist of, see :func:`mmautodfp.costs.counts.shares`.
+        inputs (list[tuple[int | None, int]]): Likewise its inputs; one fixed place where these are the outputs (norms,
+            grouped convolutions).
     """
 
     layer: nn.Module
-    role: Role
     shape: tuple[int, ...]
-    outputs: int
-    inputs: int
+    outputs: Shares
+    inputs: Shares
 
     @property
     def key(self) -> str:
         """Equal for calls that take equally long at equal widths."""
         layer = self.layer
         words = [type(layer).__name__ if is_batch_norm(layer) else layer.extra_repr()]
-        words += [f'input {list(self.shape)}', f'widths {self.outputs} {self.inputs}']
+        words += [f'input {list(self.shape)}']
+        words += [f'steps of {step_of(side)} from {fixed_part(side)}' for side in (self.outputs, self.inputs)]
         return ', '.join(words)
 
     def at(self, outputs: int, inputs: int) -> Callable[[], Any]:
-        """The same call at other widths, on random values."""
+        """The same call at other widths, counted in steps, on random values."""
         layer = self.layer
-        share_out, share_in = outputs / self.outputs, inputs / self.inputs
+        outputs, inputs = outputs * step_of(self.outputs), inputs * step_of(self.inputs)
         device, dtype = _placement(layer)
         if isinstance(layer, nn.Linear):
-            wide_in, wide_out = round(layer.in_features * share_in), round(layer.out_features * share_out)
-            shape = [*self.shape[:-1], wide_in]
-            new = nn.Linear(wide_in, wide_out, layer.bias is not None)
+            shape = [*self.shape[:-1], inputs]
+            new = nn.Linear(inputs, outputs, layer.bias is not None)
         else:
-            # Norms and depthwise convs have as many inputs as outputs.
+            # Norms and grouped convolutions have as many inputs as outputs.
             own_input = is_batch_norm(layer) or layer.groups > 1
-            wide_in = round(self.shape[1] * (share_out if own_input else share_in))
-            shape = [self.shape[0], wide_in, *self.shape[2:]]
-            new = type(layer)(wide_in) if is_batch_norm(layer) else _conv(layer, wide_in, share_out)
+            shape = [self.shape[0], outputs if own_input else inputs, *self.shape[2:]]
+            new = type(layer)(outputs) if is_batch_norm(layer) else _conv(layer, shape[1], outputs)
         new = new.to(device=device, dtype=dtype)
         new.eval()
         values = torch.rand(shape, device=device, dtype=dtype)
@@ -76,17 +92,14 @@ def _placement(layer: nn.Module) -> tuple[torch.device, torch.dtype]:
     return tensor.device, tensor.dtype
 
 
-def _conv(layer: nn.Conv2d, inputs: int, share_out: float) -> nn.Conv2d:
-    return nn.Conv2d(
-        inputs,
-        round(layer.out_channels * share_out),
-        layer.kernel_size,
-        layer.stride,
-        layer.padding,
-        layer.dilation,
-        inputs if layer.groups > 1 else 1,
-        layer.bias is not None,
-    )
+def _conv(layer: nn.Module, inputs: int, outputs: int) -> nn.Module:
+    """A convolution, grouped or transposed, like another but for its widths."""
+    groups = max(1, layer.groups * inputs // layer.in_channels) if layer.groups > 1 else 1
+    transposed = isinstance(layer, nn.ConvTranspose2d)
+    settings = dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation, bias=layer.bias is not None)
+    settings |= dict(output_padding=layer.output_padding) if transposed else {}
+    kind = nn.ConvTranspose2d if transposed else nn.Conv2d
+    return kind(inputs, outputs, layer.kernel_size, groups=groups, **settings)
 
 
 @dataclass
@@ -94,7 +107,7 @@ class LatencyTable:
     """Measured nanoseconds of a call, never falling as widths grow.
 
     Attributes:
-        outputs (list[int]): [P], measured widths, ascending, the dense one last.
+        outputs (list[int]): [P], measured widths in steps, ascending, the dense one last.
         inputs (list[int]): [Q], likewise.
         nanoseconds (list[list[int]]): [P, Q].
     """
@@ -126,19 +139,18 @@ class LatencyCost:
     Attributes:
         dense (list[int]): [L], the units' dense widths N.
         constant (int): What does not depend on a plan, or was not measured by width.
-        terms (list[tuple[LatencyTable, int | None, int | None]]): Each with the unit of its outputs and of its inputs.
+        terms (list[tuple[LatencyTable, Shares, Shares]]): Each with what its outputs and its inputs consist of.
     """
 
     dense: list[int]
     constant: int
-    terms: list[tuple[LatencyTable, int | None, int | None]]
+    terms: list[tuple[LatencyTable, Shares, Shares]]
 
     def __call__(self, widths: Sequence[int]) -> int:
         """Nanoseconds at ``widths`` [L]."""
-        widths = [*widths, 1]  # None stands for the last, a fixed width
         return self.constant + sum(
-            int(table.lookup[widths[-1 if i is None else i], widths[-1 if j is None else j]])
-            for table, i, j in self.terms
+            int(table.lookup[width_in_steps(outputs, widths), width_in_steps(inputs, widths)])
+            for table, outputs, inputs in self.terms
         )
 
     def widest(self, widths: Sequence[int], unit: int, limit: int) -> int:
@@ -158,7 +170,7 @@ class LatencyCost:
 def measure_latency_costs(
     model: nn.Module,
     module: nn.Module,
-    units: Sequence[PrunableUnit],
+    units: Sequence[ChannelGroup],
     run: Callable[[], Any],
     budget: LatencyBudget,
     channel_divisor: int = 1,
@@ -174,7 +186,7 @@ def measure_latency_costs(
     Args:
         model (nn.Module): The whole model.
         module (nn.Module): The part of it that is pruned.
-        units (Sequence[PrunableUnit]): Its units, L of them.
+        units (Sequence[ChannelGroup]): Its units, L of them.
         run (Callable): Runs the model on one input.
         budget (LatencyBudget): How many widths are measured, and how often.
         channel_divisor (int): Measured widths are multiples of it, as far as there are. Defaults to 1.
@@ -188,10 +200,10 @@ def measure_latency_costs(
     machine = describe_machine() | dict(points=budget.points, repeat=budget.repeat, channel_divisor=channel_divisor)
     path = Path(cache or _default_cache()) / f'{_digest(machine)}.json'
     known = _read(path, machine)
-    tables = {}
+    tables, dense = {}, [unit.num_channels for unit in units]
     for call in calls:
         if call.key not in tables:
-            tables[call.key] = known['tables'].get(call.key) or _measure(call, budget, channel_divisor)
+            tables[call.key] = known['tables'].get(call.key) or _measure(call, dense, budget, channel_divisor)
     # The same layers on the same inputs take as long; the values of weights do not matter.
     name = _digest([repr(model), repr(module), [[list(x.shape) for x in args] for args in inputs]])
     places = known['totals'].get(name) or time_in_place(module, [call.layer for call in calls], run, budget.repeat)
@@ -199,10 +211,9 @@ def measure_latency_costs(
     known['totals'][name] = places
     save_json(known, path)
     terms = [
-        (LatencyTable(**tables[call.key]).scaled_to(own), call.role.outputs, call.role.inputs)
+        (LatencyTable(**tables[call.key]).scaled_to(own), call.outputs, call.inputs)
         for call, own in zip(calls, places['calls'], strict=True)
     ]
-    dense = [unit.num_channels for unit in units]
     rest = {scope: max(0, places[scope] - sum(places['calls'])) for scope in ('module', 'model')}
     return {scope: LatencyCost(dense, constant, terms) for scope, constant in rest.items()}
 
@@ -258,20 +269,30 @@ def time_in_place(
 
 @torch.inference_mode()
 def _record(
-    model: nn.Module, module: nn.Module, units: Sequence[PrunableUnit], run: Callable[[], Any]
+    model: nn.Module, module: nn.Module, units: Sequence[ChannelGroup], run: Callable[[], Any]
 ) -> tuple[list[LayerCall], list[tuple[torch.Tensor, ...]]]:
     """The calls that depend on a plan, and the inputs of the pruned module."""
     roles, calls, inputs = unit_roles(module, units), [], []
+    dense = [unit.num_channels for unit in units]
 
     def record(layer: nn.Module, args: tuple, _: Any) -> None:
         if layer is module:
             inputs.append(args)
         if layer in roles:
-            role = roles[layer]
-            widths = [1 if unit is None else units[unit].num_channels for unit in (role.outputs, role.inputs)]
-            calls.append(LayerCall(layer, role, tuple(args[0].shape), *widths))
+            role, weight = roles[layer], getattr(layer, 'weight', None)
+            weight = layer.running_mean if weight is None else outputs_first(layer)
+            own = is_batch_norm(layer) or getattr(layer, 'groups', 1) > 1
+            calls.append(
+                LayerCall(
+                    layer,
+                    tuple(args[0].shape),
+                    shares(len(weight), role.outputs, dense),
+                    [(None, 1)] if own else shares(weight.shape[1], role.inputs, dense),
+                )
+            )
 
-    measurable = [layer for layer in roles if isinstance(layer, nn.Conv2d | nn.Linear) or is_batch_norm(layer)]
+    kinds = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+    measurable = [layer for layer in roles if isinstance(layer, kinds) or is_batch_norm(layer)]
     with forward_hooks([*measurable, *([] if module in measurable else [module])], record):
         run()
     if not inputs or not all(isinstance(value, torch.Tensor) for args in inputs for value in args):
@@ -282,17 +303,19 @@ def _record(
     return calls, inputs
 
 
-def _measure(call: LayerCall, budget: LatencyBudget, divisor: int) -> dict[str, Any]:
-    outputs, inputs = (_points(width, budget.points, divisor) for width in (call.outputs, call.inputs))
+def _measure(call: LayerCall, dense: Sequence[int], budget: LatencyBudget, divisor: int) -> dict[str, Any]:
+    outputs, inputs = (_points(side, dense, budget.points, divisor) for side in (call.outputs, call.inputs))
     seconds = median_in_turns({(i, j): call.at(i, j) for i in outputs for j in inputs}, budget.repeat)
     return dict(
         outputs=outputs, inputs=inputs, nanoseconds=[[round(1e9 * seconds[i, j]) for j in inputs] for i in outputs]
     )
 
 
-def _points(width: int, count: int, divisor: int) -> list[int]:
-    """Up to ``count`` allowed widths, evenly spread, the first and the last among them."""
-    allowed = allowed_widths(width, divisor)
+def _points(parts: Shares, dense: Sequence[int], count: int, divisor: int) -> list[int]:
+    """Up to ``count`` widths of a side in steps, evenly spread, the first and the last allowed one among them."""
+    least, most = fixed_part(parts), width_in_steps(parts, dense)
+    allowed = allowed_widths(most, divisor // gcd(divisor, step_of(parts)))
+    allowed = [width for width in allowed if width > least] or [most]
     return sorted({allowed[round(place)] for place in np.linspace(0, len(allowed) - 1, count)})
 
 

@@ -1,14 +1,19 @@
 """What can be pruned: channel groups of a live model, found by those who know its blocks."""
 
+from .discovery import groups_of
 from .finders import ChainFinder, ChannelPath, InvertedResidualFinder, ResidualBlockFinder, chain_units
+from .forward import flat_tensors, is_detector, outputs_of, regions_of, run_model, samples_of, second_stage_of
+from .tracing import trace_channels
 from .units import (
     UNIT_FINDERS,
+    ChannelGroup,
     Consumer,
-    PrunableUnit,
+    Producer,
     UnitFinder,
     UnitSurvey,
     find_units,
     is_batch_norm,
+    outputs_first,
     path_statistics,
     survey_units,
     unit_statistics,
@@ -18,18 +23,29 @@ from .units import (
 __all__ = [
     'UNIT_FINDERS',
     'ChainFinder',
+    'ChannelGroup',
     'ChannelPath',
     'Consumer',
     'InvertedResidualFinder',
-    'PrunableUnit',
+    'Producer',
     'ResidualBlockFinder',
     'UnitFinder',
     'UnitSurvey',
     'chain_units',
     'find_units',
+    'flat_tensors',
+    'groups_of',
     'is_batch_norm',
+    'is_detector',
+    'outputs_first',
+    'outputs_of',
     'path_statistics',
+    'regions_of',
+    'run_model',
+    'samples_of',
+    'second_stage_of',
     'survey_units',
+    'trace_channels',
     'unit_statistics',
     'walk_units',
 ]

@@ -10,8 +10,8 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from .units import (
     UNIT_FINDERS,
+    ChannelGroup,
     Consumer,
-    PrunableUnit,
     UnitFinder,
     is_batch_norm,
     is_depthwise,
@@ -47,14 +47,14 @@ class ResidualBlockFinder(UnitFinder):
     def matches(self, block: nn.Module) -> bool:
         return super().matches(block) and isinstance(getattr(block, 'conv1', None), nn.Module)
 
-    def find(self, block: nn.Module, name: str) -> Iterator[PrunableUnit | tuple[str, str]]:
+    def find(self, block: nn.Module, name: str) -> Iterator[ChannelGroup | tuple[str, str]]:
         convs = ['conv1', 'conv2', 'conv3'] if hasattr(block, 'conv3') else ['conv1', 'conv2']
         for producer, consumer in pairwise(convs):
             reason = self._obstacle(block, producer, consumer)
             if reason:
                 yield join_path(name, producer), reason
                 continue
-            yield PrunableUnit(
+            yield ChannelGroup(
                 name=join_path(name, producer),
                 num_channels=getattr(block, producer).out_channels,
                 norm=self._norm_path(block, producer, name),
@@ -95,7 +95,7 @@ class InvertedResidualFinder(UnitFinder):
 
     kinds = ('InvertedResidual',)
 
-    def find(self, block: nn.Module, name: str) -> Iterator[PrunableUnit | tuple[str, str]]:
+    def find(self, block: nn.Module, name: str) -> Iterator[ChannelGroup | tuple[str, str]]:
         if isinstance(block, nn.Sequential):
             steps = list(_unroll(block, name))
         elif _is_chain(getattr(block, 'conv', None)):  # torchvision's
@@ -117,7 +117,7 @@ class ChainFinder(UnitFinder):
     def matches(self, block: nn.Module) -> bool:
         return _is_chain(block)
 
-    def find(self, block: nn.Module, name: str) -> Iterator[PrunableUnit | tuple[str, str]]:
+    def find(self, block: nn.Module, name: str) -> Iterator[ChannelGroup | tuple[str, str]]:
         yield from chain_units(list(_unroll(block, name)), end='gives the output of the network')
 
 
@@ -146,7 +146,7 @@ class ChannelPath:
         return constant
 
 
-def chain_units(steps: list[Step], end: str) -> Iterator[PrunableUnit | tuple[str, str]]:
+def chain_units(steps: list[Step], end: str) -> Iterator[ChannelGroup | tuple[str, str]]:
     """Find the units of layers that run one after the other.
 
     Args:
@@ -154,7 +154,7 @@ def chain_units(steps: list[Step], end: str) -> Iterator[PrunableUnit | tuple[st
         end (str): Why the last layer's outputs stay.
 
     Yields:
-        PrunableUnit | tuple[str, str]: Units in order, and (layer path, reason) for what stays.
+        ChannelGroup | tuple[str, str]: Units in order, and (layer path, reason) for what stays.
     """
     open_unit: _OpenUnit | None = None
     for index, (path, layer) in enumerate(steps):
@@ -227,9 +227,9 @@ class _OpenUnit:
             return f'feeds {path}, which reads {inputs} channels'
         return None
 
-    def close(self, consumer: Consumer) -> PrunableUnit:
+    def close(self, consumer: Consumer) -> ChannelGroup:
         """The finished unit."""
-        return PrunableUnit(
+        return ChannelGroup(
             name=self.path,
             num_channels=self.channels,
             norm=self.norm,

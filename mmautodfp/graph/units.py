@@ -14,30 +14,62 @@ from mmautodfp.kernels import BatchNormStats
 
 
 @dataclass(frozen=True)
-class Consumer:
-    """A layer that reads the channels of a unit.
+class Producer:
+    """A layer whose outputs are channels of a group.
 
     Attributes:
-        name (str): Path of the conv or linear layer.
-        norm (str | None): Path of the BatchNorm right behind it, where constants can go; None if there is none.
+        name (str): Path of the convolution, transposed convolution or linear layer.
+        norm (str | None): Path of the BatchNorm right behind it; None if there is none.
+        offset (int): The first of its outputs that belongs to the group, where others come before it. Defaults to 0.
     """
 
     name: str
     norm: str | None = None
+    offset: int = 0
 
 
 @dataclass(frozen=True)
-class PrunableUnit:
+class Consumer:
+    """A layer that reads the channels of a group.
+
+    Attributes:
+        name (str): Path of the convolution, transposed convolution or linear layer.
+        norm (str | None): Path of the BatchNorm right behind it, where constants can go; None if there is none.
+        offset (int): The first of its inputs that belongs to the group, where others come before it (concatenated
+            maps). Defaults to 0.
+        num_inputs (int | None): How many of its inputs do. Defaults to None: all of them.
+    """
+
+    name: str
+    norm: str | None = None
+    offset: int = 0
+    num_inputs: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Tells apart several parts of one layer's inputs."""
+        return f'{self.name}@{self.offset}' if self.offset else self.name
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
     """Channels that can be taken out together, paths relative to the walked module.
 
     Attributes:
-        name (str): Path of the producer conv or linear layer, such as ``'layer1.0.conv1'``; names the unit.
-        num_channels (int): Dense number of output channels N of the producer.
-        norm (str | None): Path of the producer's BatchNorm; None if there is none.
+        name (str): Path of the first producer, such as ``'layer1.0.conv1'``; names the group.
+        num_channels (int): Dense number of channels N; where several channels must go together (those of a GroupNorm's
+            group, of a grouped convolution's), the number of such blocks.
+        norm (str | None): Path of the first producer's BatchNorm; None if there is none.
         consumers (tuple[Consumer, ...]): The layers that read the channels.
-        between (tuple[str, ...]): Depthwise convs and norms on the way, sliced along.
-        activation (Callable): What the channels go through before the consumers, constants [N] to constants [N];
-            elementwise where nothing but an activation is on the way.
+        between (tuple[str, ...]): Depthwise and grouped convolutions and norms on the way, sliced along.
+        activation (Callable | None): What the channels go through before the consumers, constants [N] to constants
+            [N]; elementwise where nothing but an activation is on the way. None if that is not known.
+        others (tuple[Producer, ...]): Further producers, whose outputs are added to those of the first or read by the
+            same layers: residual streams, levels of a pyramid. Defaults to none.
+        block (int): Channels that must go together. Defaults to 1.
+        followers (tuple[str, ...]): Parts without weights that say in ``out_channels`` how many channels there are.
+            Defaults to none.
+        offset (int): The first output of the first producer that belongs to the group. Defaults to 0.
     """
 
     name: str
@@ -45,7 +77,34 @@ class PrunableUnit:
     norm: str | None
     consumers: tuple[Consumer, ...]
     between: tuple[str, ...] = ()
-    activation: Callable[[Tensor], Tensor] = field(default=torch.relu, compare=False, repr=False)
+    activation: Callable[[Tensor], Tensor] | None = field(default=torch.relu, compare=False, repr=False)
+    others: tuple[Producer, ...] = ()
+    block: int = 1
+    followers: tuple[str, ...] = ()
+    offset: int = 0
+
+    @property
+    def producers(self) -> tuple[Producer, ...]:
+        """All layers whose outputs are the channels, in forward order."""
+        return (Producer(self.name, self.norm, self.offset), *self.others)
+
+    @property
+    def width(self) -> int:
+        """Dense number of channels, N * block."""
+        return self.num_channels * self.block
+
+    def channels(self, keep: Tensor) -> Tensor:
+        """Indices [K * block] of the channels in blocks [K]."""
+        if self.block == 1:
+            return keep
+        return (keep[:, None] * self.block + torch.arange(self.block, device=keep.device)).flatten()
+
+    @property
+    def layers(self) -> list[str]:
+        """Paths of all layers whose shapes a plan changes, first the producers."""
+        norms = [producer.norm for producer in self.producers if producer.norm]
+        own = [producer.name for producer in self.producers]
+        return [*own, *norms, *self.between, *(consumer.name for consumer in self.consumers), *self.followers]
 
 
 @dataclass(frozen=True)
@@ -53,11 +112,11 @@ class UnitSurvey:
     """All units of a module, and all that was left alone.
 
     Attributes:
-        units (list[PrunableUnit]): In forward order.
+        units (list[ChannelGroup]): In forward order.
         left (dict[str, str]): Conv and linear layers whose outputs stay as they are, with the reason.
     """
 
-    units: list[PrunableUnit]
+    units: list[ChannelGroup]
     left: dict[str, str]
 
     def describe_left(self) -> list[str]:
@@ -85,7 +144,7 @@ class UnitFinder(ABC):
         return any(base.__name__ in self.kinds for base in type(block).__mro__)
 
     @abstractmethod
-    def find(self, block: nn.Module, name: str) -> Iterator[PrunableUnit | tuple[str, str]]:
+    def find(self, block: nn.Module, name: str) -> Iterator[ChannelGroup | tuple[str, str]]:
         """Yield the block's units in forward order, and (layer path, reason) for what could have been one.
 
         Args:
@@ -109,7 +168,7 @@ def survey_units(module: nn.Module) -> UnitSurvey:
     """
     units, left = [], {}
     for found in walk_units(module, ''):
-        if isinstance(found, PrunableUnit):
+        if isinstance(found, ChannelGroup):
             units.append(found)
         else:
             left.setdefault(*found)
@@ -136,22 +195,32 @@ def _repeated_layers(module: nn.Module) -> set[nn.Module]:
     return {layer for layer, count in places.items() if count > 1 or not twice.isdisjoint(layer._parameters.values())}
 
 
-def find_units(module: nn.Module) -> list[PrunableUnit]:
+def find_units(module: nn.Module) -> list[ChannelGroup]:
     """The prunable units of a module in forward order; see :func:`survey_units` for what was left alone."""
     return survey_units(module).units
 
 
-def unit_statistics(module: nn.Module, unit: PrunableUnit) -> tuple[Tensor, BatchNormStats]:
-    """Weight [N, C, ...] and norm statistics ([N] each) of a unit's producer, detached.
+def unit_statistics(module: nn.Module, unit: ChannelGroup) -> tuple[Tensor, BatchNormStats]:
+    """Weight [N, C, ...] and norm statistics ([N] each) of a group's producer, detached; N counts single channels.
 
-    A producer's own bias is moved into the running mean; without a norm it becomes beta.
+    A producer's own bias is moved into the running mean; without a norm it becomes beta. Several producers are taken
+    together as if they were one: the rows of all weights one behind the other, each scaled as its norm scales it.
     """
-    producer = module.get_submodule(unit.name)
-    weight = producer.weight.detach()
-    bias = None if producer.bias is None else producer.bias.detach()
-    if unit.norm is None:
-        return weight, BatchNormStats.identity(unit.num_channels, bias, dtype=weight.dtype, device=weight.device)
-    norm = module.get_submodule(unit.norm)
+    found = [_producer_statistics(module, unit, producer) for producer in unit.producers]
+    if len(found) == 1:
+        return found[0]
+    weight = torch.cat([weight.flatten(1) * bn.slope[:, None] for weight, bn in found], 1)
+    return weight, BatchNormStats.identity(unit.width, sum(bn.shift for _, bn in found))
+
+
+def _producer_statistics(module: nn.Module, unit: ChannelGroup, producer: Producer) -> tuple[Tensor, BatchNormStats]:
+    layer = module.get_submodule(producer.name)
+    rows = slice(producer.offset, producer.offset + unit.width)
+    weight = outputs_first(layer).detach()[rows]
+    bias = None if layer.bias is None else layer.bias.detach()[rows]
+    if producer.norm is None:
+        return weight, BatchNormStats.identity(unit.width, bias, dtype=weight.dtype, device=weight.device)
+    norm = module.get_submodule(producer.norm)
     ones = torch.ones_like(norm.running_mean)
     return weight, BatchNormStats(
         weight=ones if norm.weight is None else norm.weight.detach(),
@@ -162,7 +231,12 @@ def unit_statistics(module: nn.Module, unit: PrunableUnit) -> tuple[Tensor, Batc
     )
 
 
-def path_statistics(module: nn.Module, unit: PrunableUnit) -> tuple[Tensor, BatchNormStats]:
+def outputs_first(layer: nn.Module) -> Tensor:
+    """A layer's weight as [M, N, ...]: a transposed convolution keeps its inputs on the first axis."""
+    return layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
+
+
+def path_statistics(module: nn.Module, unit: ChannelGroup) -> tuple[Tensor, BatchNormStats]:
     """As :func:`unit_statistics`, of all that a unit's channels go through until their consumer.
 
     Two channels can stand in for one another only if their depthwise kernels on the way are alike too. So the producer
@@ -184,7 +258,7 @@ def path_statistics(module: nn.Module, unit: PrunableUnit) -> tuple[Tensor, Batc
             shift = shift * kernel.sum(1)
             if layer.bias is not None:
                 shift = shift + layer.bias.detach()
-        else:
+        elif is_batch_norm(layer):
             scale = (layer.running_var + layer.eps).rsqrt()
             gain = scale if layer.weight is None else scale * layer.weight.detach()
             slope, shift = slope * gain, (shift - layer.running_mean) * gain
@@ -194,7 +268,7 @@ def path_statistics(module: nn.Module, unit: PrunableUnit) -> tuple[Tensor, Batc
     return weight, BatchNormStats(weight=slope, bias=shift, mean=ones * 0, var=ones, eps=0.0)
 
 
-def walk_units(module: nn.Module, name: str, known: bool = True) -> Iterator[PrunableUnit | tuple[str, str]]:
+def walk_units(module: nn.Module, name: str, known: bool = True) -> Iterator[ChannelGroup | tuple[str, str]]:
     """Ask the finders about a module and, where none knows it, about its children; for finders with blocks inside.
 
     Args:
@@ -203,7 +277,7 @@ def walk_units(module: nn.Module, name: str, known: bool = True) -> Iterator[Pru
         known (bool): Whether it stands at the top or in what a finder knows. Defaults to True.
 
     Yields:
-        PrunableUnit | tuple[str, str]: As :meth:`UnitFinder.find`.
+        ChannelGroup | tuple[str, str]: As :meth:`UnitFinder.find`.
     """
     finders = (finder for finder in UNIT_FINDERS if known or not finder.needs_known_parent)
     finder = next((finder for finder in finders if finder.matches(module)), None)

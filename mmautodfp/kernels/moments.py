@@ -9,6 +9,8 @@ from .selection import checked_keep
 
 # Numbers taken into one matrix product, for its memory and for the digits of sums in single precision.
 CHUNK = 1 << 23
+# Channels, evenly spread, that tell how alike the inputs at a kernel's taps are.
+CORRELATED = 256
 # What explains less than another by so small a share explains as much: rounding must not choose.
 TIE = 1e-9
 # Shares of the mean variance that are tried one after another until a covariance is positive.
@@ -101,15 +103,20 @@ class TapCorrelation:
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
         """Take in the input [B, N, H, W] of the convolution."""
+        x = x[:, :: -(-x.shape[1] // CORRELATED)]
         x = x - x.mean((0, 2, 3), keepdim=True)
+        energy = (x * x).sum((0, 1)).double()
         height, width = x.shape[2:]
         for (dy, dx), sums in self._lags.items():
             down, right = dy * self.dilation[0], dx * self.dilation[1]
             if down < height and abs(right) < width:
-                here = x[:, :, : height - down, max(0, -right) : width - max(0, right)]
-                there = x[:, :, down:, max(0, right) : width - max(0, -right)]
-                sums[0] += (here * there).sum().item()
-                sums[1] += ((here * here).sum() + (there * there).sum()).item() / 2
+                here = (slice(height - down), slice(max(0, -right), width - max(0, right)))
+                there = (slice(down, None), slice(max(0, right), width - max(0, -right)))
+                own = energy[here].sum()
+                sums[0] += (
+                    (x[..., here[0], here[1]] * x[..., there[0], there[1]]).sum().item() if (dy or dx) else own.item()
+                )
+                sums[1] += (own + energy[there].sum()).item() / 2
 
     @property
     def matrix(self) -> Tensor:
@@ -207,7 +214,9 @@ def least_squares_delivery(
     """
     mean, covariance = mean.double(), covariance.double()
     keep = checked_keep(keep, len(mean), mean.device)
-    delivery = solve_ridge(covariance[keep][:, keep], covariance[:, keep], ridge)
+    pruned = torch.ones(len(mean), dtype=torch.bool, device=mean.device).index_fill(0, keep, False)
+    delivery = mean.new_zeros(len(mean), len(keep))
+    delivery[pruned] = solve_ridge(covariance[keep][:, keep], covariance[pruned][:, keep], ridge)
     delivery[keep] = torch.eye(len(keep), dtype=torch.float64, device=mean.device)
     constant = mean - delivery @ mean[keep]
     constant[keep] = 0
@@ -215,7 +224,7 @@ def least_squares_delivery(
 
 
 @torch.no_grad()
-def rank_by_explanation(covariance: Tensor, consumer: Tensor) -> Tensor:
+def rank_by_explanation(covariance: Tensor, consumer: Tensor, block: int = 1) -> Tensor:
     """Order the channels so that each next one explains most of what the consumer still misses.
 
     A pivoted Cholesky factorisation: the channel is taken whose regression leaves the least of ``tr(consumer @ R)``,
@@ -227,10 +236,13 @@ def rank_by_explanation(covariance: Tensor, consumer: Tensor) -> Tensor:
         covariance (Tensor): [N, N], of the channels as the consumers read them.
         consumer (Tensor): [N, N], how much errors in two channels matter together: ``sum_os W[o, n, s] W[o, m, s]``
             of the consumer's weight.
+        block (int): Neighbouring channels that are taken together, a divisor of N. Defaults to 1.
 
     Returns:
-        Tensor: [N], channel indices, the most explaining first.
+        Tensor: [N], channel indices, the most explaining first; with blocks [N / block], those of blocks.
     """
+    if block > 1:
+        return _rank_blocks(covariance.double().clone(), consumer.double(), block)
     rest, consumer = covariance.double().clone(), consumer.double()
     read = consumer @ rest  # kept up to date: both lose a matrix of rank one with each channel
     floor = rest.diagonal().amax().clamp_min(0) * 1e-10
@@ -252,6 +264,28 @@ def rank_by_explanation(covariance: Tensor, consumer: Tensor) -> Tensor:
         rest -= torch.outer(column, share)
         read -= torch.outer(consumer @ column, share)
     return torch.tensor(taken + left.nonzero().squeeze(1).tolist(), device=covariance.device)
+
+
+def _rank_blocks(rest: Tensor, consumer: Tensor, block: int) -> Tensor:
+    """As :func:`rank_by_explanation`: of each block, the inverse of its covariance takes the place of 1 / R_jj."""
+    count = len(rest) // block
+    floor = rest.diagonal().amax().clamp_min(0) * 1e-10
+    taken: list[int] = []
+    left = torch.ones(count, dtype=torch.bool, device=rest.device)
+    for _ in range(count):
+        columns = rest.unflatten(1, (count, block)).movedim(1, 0)  # [count, N, block]
+        own = torch.stack([rest[i * block : (i + 1) * block, i * block : (i + 1) * block] for i in range(count)])
+        inverse = torch.linalg.pinv(own, rtol=1e-9, hermitian=True)
+        gain = ((consumer @ columns).transpose(1, 2) @ columns @ inverse).diagonal(dim1=1, dim2=2).sum(1)
+        useful = left & (own.diagonal(dim1=1, dim2=2).amax(1) > floor)
+        if not useful.any():
+            break
+        gain = gain.clamp_min(0).masked_fill(~useful, -torch.inf)
+        pivot = int((gain >= gain.max() * (1 - TIE)).nonzero()[0])
+        taken.append(pivot)
+        left[pivot] = False
+        rest = rest - columns[pivot] @ inverse[pivot] @ columns[pivot].T
+    return torch.tensor(taken + left.nonzero().squeeze(1).tolist(), device=rest.device)
 
 
 @torch.no_grad()

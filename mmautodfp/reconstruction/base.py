@@ -2,14 +2,14 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import PrunableUnit, find_units
+from mmautodfp.graph import ChannelGroup, find_units
 from mmautodfp.utils.registry import RECONSTRUCTORS
 
 if TYPE_CHECKING:
@@ -63,15 +63,26 @@ class Reconstruction:
     """How the inputs of a unit's consumers are made up from the retained channels.
 
     Attributes:
-        delivery (Tensor): [N, K]; row n says what stands in for channel n, one-hot for retained ones.
+        delivery (Tensor): [N, K]; row n says what stands in for channel n, one-hot for retained ones. N and K count
+            single channels.
         constant (Tensor | None): [N], after the activation; what is still missing of channel n whatever the input, to
             be moved into the consumer's norm or bias. None if there is nothing to move.
         changes (Mapping[str, OutputChange]): By consumer; those that are absent stay as the delivery makes them.
+        own (Mapping[str, tuple[Tensor, Tensor | None]]): Delivery and constant of consumers that read the channels in
+            another state than the rest, as those of a residual stream do.
+
+    Consumers go by their :attr:`.Consumer.key`.
     """
 
     delivery: Tensor
     constant: Tensor | None = None
     changes: Mapping[str, OutputChange] = field(default_factory=dict)
+    own: Mapping[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+
+    def for_consumer(self, key: str) -> 'Reconstruction':
+        """What holds for one consumer."""
+        delivery, constant = self.own.get(key, (self.delivery, self.constant))
+        return Reconstruction(delivery, constant, self.changes)
 
 
 def _describe(value: Any) -> str:
@@ -94,8 +105,15 @@ class Reconstructor(ABC):
         self._fitted: nn.Module | None = None
         self._model: nn.Module | None = None
         self._values: dict[str, tuple] = {}
+        self._given: Sequence[ChannelGroup] | None = None
+        self._groups: list[ChannelGroup] = []
 
-    def ensure_fitted(self, module: nn.Module, model: nn.Module | None = None) -> None:
+    def ensure_fitted(
+        self,
+        module: nn.Module,
+        model: nn.Module | None = None,
+        groups: Sequence[ChannelGroup] | None = None,
+    ) -> None:
         """Fit to a dense module unless that has been done, with the weights that it has now.
 
         Call it before the module is pruned.
@@ -104,11 +122,17 @@ class Reconstructor(ABC):
             module (nn.Module): What is going to be pruned.
             model (nn.Module | None): What it is a part of, for those who send images through it. Defaults to None: that
                 of the last time; if there was none, the module takes images itself.
+            groups (Sequence[ChannelGroup] | None): Of the module, in forward order. Defaults to None: those of the last
+                time; if there was none, the units that finders know.
         """
+        again = module is self._fitted
         if model is None:
-            model = self._model if module is self._fitted else module
-        values = fingerprint(model)
-        if module is not self._fitted or values != self._values:
+            model = self._model if again else module
+        if groups is None:
+            groups = self._given if again else None
+        values, found = fingerprint(model), find_units(module) if groups is None else list(groups)
+        if not again or values != self._values or found != self._groups:
+            self._given, self._groups = groups, found
             self._fit(module, model)
             self._fitted, self._model, self._values = module, model, values
 
@@ -119,33 +143,34 @@ class Reconstructor(ABC):
         return f'{type(self).__name__}({", ".join(f"{name}={_describe(value)}" for name, value in settings)})'
 
     def _fit(self, module: nn.Module, model: nn.Module) -> None:
-        for unit in find_units(module):
+        for unit in self._groups:
             self._fit_unit(module, unit)
 
-    def _fit_unit(self, module: nn.Module, unit: PrunableUnit) -> None:  # noqa: B027, not all need it
+    def _fit_unit(self, module: nn.Module, unit: ChannelGroup) -> None:  # noqa: B027, not all need it
         """Precompute what :meth:`reconstruct` needs for a unit of the dense module."""
 
     @abstractmethod
-    def reconstruct(self, unit: PrunableUnit, keep: Tensor, lam: float) -> Reconstruction:
+    def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
         """Say how the retained channels do the work of all.
 
         Args:
-            unit (PrunableUnit): The unit.
-            keep (Tensor): [K], retained channels, ascending.
+            unit (ChannelGroup): The unit.
+            keep (Tensor): Retained channels, ascending; of a group whose channels go in blocks, the blocks (see
+                :meth:`.ChannelGroup.channels`).
             lam (float): The agent's second action, lambda of Eq. 16, in [0, 1].
         """
 
-    def ranking(self, unit: PrunableUnit) -> Tensor | None:
+    def ranking(self, unit: ChannelGroup) -> Tensor | None:
         """The unit's channels [N] in the order in which they are kept. None, the default: by their l2 norms."""
         return None
 
-    def error_curve(self, unit: PrunableUnit, ranking: Tensor) -> Tensor | None:
+    def error_curve(self, unit: ChannelGroup, ranking: Tensor) -> Tensor | None:
         """How much is lost of what a unit's channels tell, by the number of them that stay.
 
         A plan that needs no search follows from these curves (:func:`.allocation.allocate_widths`).
 
         Args:
-            unit (PrunableUnit): The unit.
+            unit (ChannelGroup): The unit.
             ranking (Tensor): [N], its channels in the order in which they stay.
 
         Returns:
@@ -178,5 +203,5 @@ class Reconstructor(ABC):
 class PruneOnly(Reconstructor):
     """No compensation: what is pruned is gone."""
 
-    def reconstruct(self, unit: PrunableUnit, keep: Tensor, lam: float) -> Reconstruction:
-        return Reconstruction(torch.eye(unit.num_channels, device=keep.device)[:, keep])
+    def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
+        return Reconstruction(torch.eye(unit.width, device=keep.device)[:, unit.channels(keep)])

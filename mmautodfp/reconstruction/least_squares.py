@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import PrunableUnit, find_units
+from mmautodfp.graph import ChannelGroup, outputs_first, run_model
 from mmautodfp.kernels import least_squares_delivery, output_variance, rank_by_explanation, unexplained_shares
 from mmautodfp.surgery import PruningPlan, Restore
 from mmautodfp.utils import AutoDFPError
@@ -22,20 +23,26 @@ RANKINGS = ('l2', 'explanation')
 
 @dataclass(frozen=True)
 class _Consumer:
-    """A consumer as an episode needs it: dense weight [M, N, taps], [taps, taps] and the outputs' variance [M]."""
+    """What an episode needs of a consumer, N channels of which belong to a group.
+
+    Attributes:
+        weight (Tensor): [M, N, taps], dense.
+        mean (Tensor): [N], of what it reads.
+        covariance (Tensor): [N, N].
+        taps (Tensor): [taps, taps], how alike the inputs at its taps are.
+        variance (Tensor): [M], of what it makes of them.
+    """
 
     weight: Tensor
+    mean: Tensor
+    covariance: Tensor
     taps: Tensor
     variance: Tensor
 
-
-@dataclass(frozen=True)
-class _Unit:
-    """A unit as an episode needs it: mean [N] and covariance [N, N] of its channels, as the consumers read them."""
-
-    mean: Tensor
-    covariance: Tensor
-    consumers: dict[str, _Consumer]
+    @cached_property
+    def matters(self) -> Tensor:
+        """[N, N], how much errors in two channels matter together."""
+        return torch.einsum('ons,oms->nm', self.weight, self.weight)
 
 
 @RECONSTRUCTORS.register_module()
@@ -95,7 +102,7 @@ class SyntheticLeastSquares(Reconstructor):
         self.error_power = error_power
         settings = None if refinement is True else refinement
         self.refinement = None if refinement is False else build_settings(Refinement, settings, 'refinement')
-        self._units: dict[str, _Unit] = {}
+        self._consumers: dict[str, dict[str, _Consumer]] = {}
         self._recalibration: Recalibration | None = None
         self._twin: nn.Module | None = None
         self._batches: Callable[[], Iterator[tuple]] | None = None
@@ -105,12 +112,11 @@ class SyntheticLeastSquares(Reconstructor):
         images = list(self.images.normalized_as(model).batches(device))  # small beside a layer's outputs
         _require_taken(module, model, images[0])
         self._batches = lambda: (inputs_of(model, module, batch) for batch in images)
-        units = find_units(module)
-        layers = [(consumer.name, unit.num_channels) for unit in units for consumer in unit.consumers]
+        units = self._groups
         modes = [(part, part.training) for part in model.modules()]
         try:
             model.eval()
-            moments, statistics = input_moments(module, layers, self._batches())
+            moments, statistics = input_moments(module, units, self._batches())
             few = images[: -(-self.recalibration // self.images.batch_size)]
             if few:
                 again = lambda: (inputs_of(model, module, batch) for batch in few)
@@ -119,46 +125,55 @@ class SyntheticLeastSquares(Reconstructor):
             for part, mode in modes:
                 part.training = mode
         _require_finite(module, moments)
-        self._units = {unit.name: self._keep(module, unit, moments) for unit in units}
+        self._consumers = {unit.name: self._keep(module, unit, moments) for unit in units}
         self._twin = statistics.twin(module) if self.refinement else None
 
-    def _keep(self, module: nn.Module, unit: PrunableUnit, moments: dict[str, InputMoments]) -> _Unit:
-        own = moments[unit.consumers[0].name].moments
+    def _keep(
+        self, module: nn.Module, unit: ChannelGroup, moments: dict[tuple[str, str], InputMoments]
+    ) -> dict[str, _Consumer]:
         consumers = {}
         for consumer in unit.consumers:
-            layer = module.get_submodule(consumer.name)
-            weight = layer.weight.detach().flatten(1).unflatten(1, (unit.num_channels, -1)).clone()
-            taps = moments[consumer.name].taps
-            consumers[consumer.name] = _Consumer(weight, taps, output_variance(weight, own.covariance, taps))
-        return _Unit(own.mean, own.covariance, consumers)
+            seen = moments[unit.name, consumer.key]
+            weight = outputs_first(module.get_submodule(consumer.name)).detach()
+            weight = weight.narrow(1, seen.offset, seen.size).flatten(1).unflatten(1, (unit.width, -1)).clone()
+            own, taps = seen.moments, seen.taps
+            variance = output_variance(weight, own.covariance, taps)
+            consumers[consumer.key] = _Consumer(weight, own.mean, own.covariance, taps, variance)
+        return consumers
 
-    def ranking(self, unit: PrunableUnit) -> Tensor | None:
+    def ranking(self, unit: ChannelGroup) -> Tensor | None:
+        """By how much they explain of what all consumers read, each counted as a share of what it reads."""
         if self.rank_by == 'l2':
             return None
-        return rank_by_explanation(self._units[unit.name].covariance, self._matters(unit))
+        consumers = list(self._consumers[unit.name].values())
+        covariance, matters = consumers[0].covariance, consumers[0].matters
+        if len(consumers) > 1:
+            covariance = sum(one.covariance for one in consumers) / len(consumers)
+            read = [(one.matters * one.covariance).sum().clamp_min(1e-30) for one in consumers]
+            matters = sum(one.matters / scale for one, scale in zip(consumers, read, strict=True))
+        return rank_by_explanation(covariance, matters, unit.block)
 
-    def error_curve(self, unit: PrunableUnit, ranking: Tensor) -> Tensor:
+    def error_curve(self, unit: ChannelGroup, ranking: Tensor) -> Tensor:
         """Share of what the consumers read that the retained channels do not explain; taps count as unrelated."""
-        shares = unexplained_shares(self._units[unit.name].covariance, self._matters(unit), ranking)
-        return shares**self.error_power
+        consumers = self._consumers[unit.name].values()
+        order = unit.channels(ranking.to(next(iter(consumers)).mean.device))
+        shares = [unexplained_shares(one.covariance, one.matters, order)[:: unit.block] for one in consumers]
+        return torch.stack(shares).mean(0) ** self.error_power
 
-    def _matters(self, unit: PrunableUnit) -> Tensor:
-        """[N, N], how much errors in two channels matter together."""
-        consumers = self._units[unit.name].consumers.values()
-        return sum(torch.einsum('ons,oms->nm', consumer.weight, consumer.weight) for consumer in consumers)
-
-    def reconstruct(self, unit: PrunableUnit, keep: Tensor, lam: float) -> Reconstruction:
-        known = self._units[unit.name]
-        delivery, constant = least_squares_delivery(known.mean, known.covariance, keep, self.ridge)
-        changes = {}
-        if self.rematch:
-            covariance = known.covariance[keep][:, keep]
-            for name, consumer in known.consumers.items():
+    def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
+        channels = unit.channels(keep)
+        own, changes = {}, {}
+        for key, consumer in self._consumers[unit.name].items():
+            delivery, constant = least_squares_delivery(consumer.mean, consumer.covariance, channels, self.ridge)
+            own[key] = (delivery, constant)
+            if self.rematch:
+                covariance = consumer.covariance[channels][:, channels]
                 merged = torch.einsum('mns,nk->mks', consumer.weight.double(), delivery)
                 gain = bounded_gain(consumer.variance, output_variance(merged, covariance, consumer.taps))
                 # What the gain adds to the mean is taken out again.
-                changes[name] = OutputChange(gain, (1 - gain) * (merged.sum(2) @ known.mean[keep]))
-        return Reconstruction(delivery, constant, changes)
+                changes[key] = OutputChange(gain, (1 - gain) * (merged.sum(2) @ consumer.mean[channels]))
+        first = next(iter(own))
+        return Reconstruction(*own[first], changes, own)
 
     def recalibrate(self, module: nn.Module, plan: PruningPlan, restore: Restore) -> None:
         if self._recalibration:
@@ -168,14 +183,14 @@ class SyntheticLeastSquares(Reconstructor):
         if not self.refinement:
             self.recalibrate(module, plan, restore)
         else:
-            refine(module, self._twin, plan, self, self._batches, self.refinement, restore)
+            refine(module, self._twin, self._groups, plan, self, self._batches, self.refinement, restore)
 
 
 def _require_taken(module: nn.Module, model: nn.Module, images: Tensor) -> None:
     """Say so in a sentence if a model takes images of another kind."""
     try:
         with torch.no_grad(), batch_statistics(module):
-            module(*inputs_of(model, module, images[:2]))
+            run_model(module, *inputs_of(model, module, images[:2]))
     except RuntimeError as error:
         raise AutoDFPError(
             f'synthetic images of shape {list(images.shape)} and type {images.dtype} were sent through the '
@@ -184,8 +199,9 @@ def _require_taken(module: nn.Module, model: nn.Module, images: Tensor) -> None:
         ) from error
 
 
-def _require_finite(module: nn.Module, moments: dict[str, InputMoments]) -> None:
-    for path, seen in moments.items():
+def _require_finite(module: nn.Module, moments: dict[tuple[str, str], InputMoments]) -> None:
+    for (_, path), seen in moments.items():
+        path = path.partition('@')[0]
         if not (seen.moments.covariance.isfinite().all() and module.get_submodule(path).weight.isfinite().all()):
             raise AutoDFPError(
                 f'{path} of the {type(module).__name__} was to be fitted on synthetic images, but its weight or what '

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from mmautodfp.graph import PrunableUnit, unit_statistics
+from mmautodfp.graph import ChannelGroup, unit_statistics
 from mmautodfp.kernels import neuron_merging_delivery
 from mmautodfp.utils.registry import RECONSTRUCTORS
 
@@ -24,9 +24,10 @@ class NeuronMerging(Reconstructor):
         self.min_cosine = min_cosine
         self._statistics: dict[str, tuple] = {}
 
-    def _fit_unit(self, module: nn.Module, unit: PrunableUnit) -> None:
+    def _fit_unit(self, module: nn.Module, unit: ChannelGroup) -> None:
         self._statistics[unit.name] = unit_statistics(module, unit)
 
-    def reconstruct(self, unit: PrunableUnit, keep: Tensor, lam: float) -> Reconstruction:
+    def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
         weight, bn = self._statistics[unit.name]
-        return Reconstruction(neuron_merging_delivery(weight, bn, keep, self.lam, self.min_cosine))
+        channels = unit.channels(keep)
+        return Reconstruction(neuron_merging_delivery(weight, bn, channels, self.lam, self.min_cosine))

@@ -1,11 +1,15 @@
 """The dense and the pruned path of a module, run side by side, and what certain layers see on them."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from mmautodfp.graph import flat_tensors, run_model
 
 from .synthetic import Stopped, hooks, require_reached
 
@@ -23,6 +27,22 @@ class Seen:
     input: Tensor
     output: Tensor
     shortcut: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A layer that is watched.
+
+    Attributes:
+        norm (str | None): Path of the norm behind it.
+        calls (int): How often it is called in a pass. Defaults to 1.
+    """
+
+    norm: str | None = None
+    calls: int = 1
+
+
+_Given = tuple[tuple, dict]  # arguments of a call
 
 
 class _Sums(TorchFunctionMode):
@@ -49,62 +69,64 @@ class _Sums(TorchFunctionMode):
 
 @torch.no_grad()
 def watch_layers(
-    module: nn.Module, inputs: tuple, layers: Iterable[tuple[str, str | None]], shortcuts: bool = True
-) -> dict[str, Seen]:
+    module: nn.Module,
+    args: tuple,
+    layers: Mapping[str, Watched],
+    shortcuts: bool = True,
+    kwargs: Mapping[str, Any] | None = None,
+) -> dict[str, list[Seen]]:
     """Run a module as far as needed and keep what certain layers saw.
 
     Args:
         module (nn.Module): In eval mode.
-        inputs (tuple): What it is called with.
-        layers (Iterable[tuple[str, str | None]]): Path of each layer and of the norm behind it.
+        args (tuple): What it is called with.
+        layers (Mapping[str, Watched]): By path.
         shortcuts (bool): Also find what is added behind the norms, for which the pass goes on to the end of their
             parents. Defaults to True.
+        kwargs (Mapping | None): What it is called with by name. Defaults to None.
 
     Returns:
-        dict[str, Seen]: By path. A layer that is called twice is seen in its last call.
+        dict[str, list[Seen]]: By path, of all calls.
 
     Raises:
         AutoDFPError: A layer was not reached.
     """
-    layers = list(layers)
-    seen: dict[str, Seen] = {}
+    seen: dict[str, list[Seen]] = {path: [] for path in layers}
     sums = _Sums()
-    finished: set[str] = set()
+    left = sum(watched.calls for watched in layers.values())
 
     def keep(path):
-        def hook(_, args, output):
-            seen[path] = Seen(args[0].clone(), output.clone())
-
-        return hook
+        return lambda _, args, output: seen[path].append(Seen(args[0].clone(), output.clone()))
 
     def await_sum(path):
         def hook(_, __, output):
-            sums.waiting[id(output)] = (output, seen[path])
+            sums.waiting[id(output)] = (output, seen[path][-1])
 
         return hook
 
     def finish(path):
         def hook(*_):
-            finished.add(path)
-            if len(finished) == len(layers):
+            nonlocal left
+            left -= 1
+            if left <= 0 and all(len(found) >= layers[path].calls for path, found in seen.items()):
                 raise Stopped
 
         return hook
 
     with hooks() as handles:
-        for path, norm in layers:
+        for path, watched in layers.items():
             handles.append(module.get_submodule(path).register_forward_hook(keep(path)))
-            last = module.get_submodule(norm or path)
+            last = module.get_submodule(watched.norm or path)
             if shortcuts:
                 handles.append(last.register_forward_hook(await_sum(path)))
                 last = module.get_submodule(path.rpartition('.')[0])
             handles.append(last.register_forward_hook(finish(path)))
         try:
-            with sums:
-                module(*inputs)
+            with sums if shortcuts else nullcontext():
+                module(*args, **kwargs) if kwargs else run_model(module, *args)
         except Stopped:
             pass
-    require_reached([path for path, _ in layers if path not in seen], module)
+    require_reached([path for path in layers if not seen[path]], module)
     return seen
 
 
@@ -118,6 +140,9 @@ class Paths:
         pruned (nn.Module): Likewise. Its weights may change behind the block that was watched last, and in it.
         batches (Callable): Gives what the modules are called with, batch by batch.
         cache_gb (float): Room for what enters a block, in GB; too little makes every pass begin at the images.
+
+    Attributes:
+        census (Census): Which parts are called in a pass.
     """
 
     def __init__(self, dense: nn.Module, pruned: nn.Module, batches: Callable[[], Iterator[tuple]], cache_gb: float):
@@ -125,94 +150,121 @@ class Paths:
         self.batches = batches
         self.room = cache_gb * 1e9
         self.at: str | None = None
-        self._entering: list[list[Tensor]] = []  # batch by batch, dense and pruned
-        self._follows: dict[str, str] | None = None
+        self.census = take_census(dense, next(iter(batches())))
+        self._entering: list[list[_Given]] = []  # batch by batch, dense and pruned
 
     def watch(
-        self, block: str, layers: list[tuple[str, str | None]], shortcuts: bool
-    ) -> Iterator[tuple[dict[str, Seen], dict[str, Seen]]]:
-        """What layers of a block see, batch by batch; arguments as of :func:`watch_layers`.
+        self, block: str, layers: Mapping[str, str | None], shortcuts: bool
+    ) -> Iterator[tuple[dict[str, list[Seen]], dict[str, list[Seen]]]]:
+        """What layers of a block see, batch by batch.
+
+        Args:
+            block (str): Path of a part that holds them and is called once in a pass; '' for the module.
+            layers (Mapping[str, str | None]): Path of each layer to that of the norm behind it.
+            shortcuts (bool): As of :func:`watch_layers`.
 
         Yields:
-            tuple[dict[str, Seen], dict[str, Seen]]: On the dense and on the pruned path.
+            tuple[dict[str, list[Seen]], dict[str, list[Seen]]]: On the dense and on the pruned path.
         """
+        cut = len(block) + 1 if block else 0
+        inside = {
+            path[cut:]: Watched(norm and norm[cut:], self.census.calls.get(path, 1)) for path, norm in layers.items()
+        }
         if not block or not self._move_to(block):
+            whole = {path: inside[path[cut:]] for path in layers}
+            whole = {path: Watched(norm, whole[path].calls) for path, norm in layers.items()}
             for inputs in self.batches():
-                yield tuple(watch_layers(net, inputs, layers, shortcuts) for net in self.nets)
+                yield tuple(watch_layers(net, inputs, whole, shortcuts) for net in self.nets)
             return
-        cut = len(block) + 1
-        inside = [(path[cut:], norm and norm[cut:]) for path, norm in layers]
         for entering in self._entering:
-            both = [
-                watch_layers(net.get_submodule(block), (x.clone(),), inside, shortcuts)
-                for net, x in zip(self.nets, entering, strict=True)
-            ]
-            yield tuple({f'{block}.{path}': seen for path, seen in found.items()} for found in both)
+            both = []
+            for net, (args, kwargs) in zip(self.nets, entering, strict=True):
+                args, kwargs = copy_tensors((args, kwargs))  # the block may work in place
+                found = watch_layers(net.get_submodule(block), args, inside, shortcuts, kwargs)
+                both.append({f'{block}.{path}': seen for path, seen in found.items()})
+            yield tuple(both)
 
     @torch.no_grad()
     def _move_to(self, block: str) -> bool:
         """Have what enters ``block`` at hand; False if that cannot be."""
-        if self._follows is None:
-            self._follows = _find_chain(self.nets[0], next(iter(self.batches())))
-        if self.at is None or self._follows.get(block) != self.at:
-            if self.at == block:
-                return True
-            return self._capture(block)
+        if self.at is None or self.census.follows.get(block) != self.at:
+            return self.at == block or self._capture(block)
         for entering in self._entering:
             for index, net in enumerate(self.nets):
-                entering[index] = net.get_submodule(self.at)(entering[index])
+                entering[index] = ((net.get_submodule(self.at)(*entering[index][0]),), {})
         self.at = block
         return self._fits()
 
     def _capture(self, block: str) -> bool:
         self.at, self._entering = None, []
+        if self.census.calls.get(block) != 1:
+            return False
         for inputs in self.batches():
-            found = [_entering(net, block, inputs) for net in self.nets]
-            if any(x is None for x in found):
-                return False
-            self._entering.append(found)
+            self._entering.append([_entering(net, block, inputs) for net in self.nets])
             if not self._fits():
                 return False
         self.at = block
         return True
 
     def _fits(self) -> bool:
-        held = sum(x.numel() * x.element_size() for entering in self._entering for x in entering)
-        if held > self.room:
+        tensors = [x for entering in self._entering for given in entering for x in flat_tensors(list(given))]
+        if sum(x.numel() * x.element_size() for x in tensors) > self.room:
             self.at, self._entering = None, []
             return False
         return True
 
 
-def _entering(net: nn.Module, block: str, inputs: tuple) -> Tensor | None:
-    """The one tensor that a block is called with; None if it is called otherwise."""
-    seen: list[tuple] = []
+def _entering(net: nn.Module, block: str, inputs: tuple) -> _Given:
+    """What a block is called with."""
+    seen: list[_Given] = []
 
     def stop(_, args, kwargs):
-        seen.append((args, kwargs))
+        seen.append(copy_tensors((args, kwargs)))
         raise Stopped
 
     with hooks() as handles:
         handles.append(net.get_submodule(block).register_forward_pre_hook(stop, with_kwargs=True))
-        try:
-            net(*inputs)
-        except Stopped:
-            args, kwargs = seen[0]
-            if len(args) == 1 and isinstance(args[0], Tensor) and not kwargs:
-                return args[0].clone()
-    return None
+        with suppress(Stopped):
+            run_model(net, *inputs)
+    return seen[0]
 
 
-def _find_chain(net: nn.Module, inputs: tuple) -> dict[str, str]:
-    """Part to the part whose output, that very tensor, is all that it is called with."""
+def copy_tensors(value: Any) -> Any:
+    """The same nested lists, tuples and dicts with copies of the tensors in them."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: copy_tensors(item) for key, item in value.items()}
+    return type(value)(map(copy_tensors, value)) if type(value) in (list, tuple) else value
+
+
+@dataclass
+class Census:
+    """Which parts of a module are called in one pass.
+
+    Attributes:
+        calls (dict[str, int]): By path, in the order of the first calls, how often.
+        follows (dict[str, str]): Part to the part whose output, that very tensor, is all that it is called with; both
+            are called once.
+        weights (list[str]): Paths of the layers with weights, of those that are called.
+    """
+
+    calls: dict[str, int]
+    follows: dict[str, str]
+    weights: list[str]
+
+
+@torch.no_grad()
+def take_census(net: nn.Module, inputs: tuple) -> Census:
+    """Run a module on the first two of some inputs."""
     came_from: dict[int, tuple[str, Tensor]] = {}  # by identity; the tensors are held, or it would be given anew
-    follows: dict[str, list[str]] = {}
+    follows: dict[str, str] = {}
     calls: dict[str, int] = {}
 
     def enter(path):
-        def hook(_, args):
+        def hook(_, args, kwargs):
             calls[path] = calls.get(path, 0) + 1
-            if len(args) == 1 and id(args[0]) in came_from:
+            if len(args) == 1 and not kwargs and id(args[0]) in came_from:
                 follows[path] = came_from[id(args[0])][0]
 
         return hook
@@ -226,8 +278,12 @@ def _find_chain(net: nn.Module, inputs: tuple) -> dict[str, str]:
 
     with hooks() as handles:
         for path, part in net.named_modules():
-            if path and next(part.children(), None) is not None:
-                handles.append(part.register_forward_pre_hook(enter(path)))
+            if not path:
+                continue
+            handles.append(part.register_forward_pre_hook(enter(path), with_kwargs=True))
+            if next(part.children(), None) is not None:
                 handles.append(part.register_forward_hook(leave(path)))
-        net(*(x[:2] for x in inputs))
-    return {path: before for path, before in follows.items() if calls[path] == calls[before] == 1}
+        run_model(net, *(x[:2] for x in inputs))
+    follows = {path: before for path, before in follows.items() if calls[path] == calls[before] == 1}
+    weighty = [path for path, part in net.named_modules() if getattr(getattr(part, 'weight', None), 'ndim', 0) > 1]
+    return Census(calls, follows, [path for path in weighty if path in calls])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import PrunableUnit, is_batch_norm
+from mmautodfp.graph import ChannelGroup, is_batch_norm, run_model
 from mmautodfp.surgery import PruningPlan, Restore, replace_tensor
 
 from .refine import bounded_gain
@@ -32,18 +32,18 @@ class Recalibration:
 
     Args:
         module (nn.Module): The dense module, in eval mode.
-        units (Sequence[PrunableUnit]): Its units.
+        units (Sequence[ChannelGroup]): Its units.
         batches (Callable): Gives what the module is called with, batch by batch, the same at every call.
     """
 
-    def __init__(self, module: nn.Module, units: Sequence[PrunableUnit], batches: Callable[[], Iterable[tuple]]):
+    def __init__(self, module: nn.Module, units: Sequence[ChannelGroup], batches: Callable[[], Iterable[tuple]]):
         self._batches = batches
         norms = {name: norm for name, norm in module.named_modules() if is_batch_norm(norm)}
         self._dense = {
             name: _Norm(norms[name].running_mean.clone(), norms[name].running_var.clone(), *statistics)
             for name, statistics in self._measure(module).items()
         }
-        self._unit_of = {path: unit.name for unit in units for path in (unit.norm, *unit.between) if path in norms}
+        self._unit_of = {path: unit for unit in units for path in unit.layers if path in norms}
 
     @torch.no_grad()
     def __call__(self, module: nn.Module, plan: PruningPlan, restore: Restore) -> None:
@@ -52,8 +52,9 @@ class Recalibration:
             return
         for name, (mean, variance) in self._measure(module).items():
             dense = self._dense[name]
-            unit = plan.units.get(self._unit_of.get(name))
-            keep = slice(None) if unit is None else list(unit.keep)
+            unit = self._unit_of.get(name)
+            found = plan.units.get(unit.name) if unit else None
+            keep = slice(None) if found is None else unit.channels(torch.tensor(found.keep))
             norm = restore.remember(module.get_submodule(name))
             gain = bounded_gain(dense.variance[keep], variance)
             replace_tensor(norm, 'running_mean', dense.running_mean[keep] + (mean - dense.mean[keep]))
@@ -71,7 +72,7 @@ class Recalibration:
 
         with batch_statistics(module, watch):
             for inputs in self._batches():
-                module(*inputs)
+                run_model(module, *inputs)
         return {name: _pool(found) for name, found in parts.items()}
 
 

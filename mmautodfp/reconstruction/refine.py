@@ -1,20 +1,21 @@
 """The full pass of least squares: unit by unit along the pruned path, towards what the dense module gives."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby, takewhile
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmautodfp.graph import Consumer, PrunableUnit, find_units
+from mmautodfp.graph import ChannelGroup, Consumer, outputs_first
 from mmautodfp.kernels import Moments, solve_ridge
-from mmautodfp.surgery import PruningPlan, Restore, prune_unit, replace_tensor, shift_outputs
+from mmautodfp.surgery import PruningPlan, Restore, UnitPlan, prune_unit, replace_tensor, shift_outputs
 from mmautodfp.utils.settings import Count, NotNegative, Share, settings
 
 from .base import Reconstructor
-from .paths import Paths, Seen
+from .paths import Census, Paths, Seen
 from .synthetic import as_channels, channels_first
 
 
@@ -63,72 +64,97 @@ def bounded_gain(wanted: Tensor, found: Tensor) -> Tensor:
 def refine(
     module: nn.Module,
     twin: nn.Module,
+    groups: Sequence[ChannelGroup],
     plan: PruningPlan,
     reconstructor: Reconstructor,
     batches: Callable[[], Iterator[tuple]],
     settings: Refinement,
     restore: Restore,
 ) -> None:
-    """Solve every unit once more: inputs from the path that is pruned already, targets from the dense one.
+    """Solve every consumer once more: inputs from the path that is pruned already, targets from the dense one.
 
     A batch at a time; beside sums over the samples, what enters the block in question is kept, if there is room.
 
     Args:
         module (nn.Module): Pruned with ``plan`` and ``reconstructor``; changed in place.
         twin (nn.Module): The dense module with the norm statistics of the images.
+        groups (Sequence[ChannelGroup]): Of the module, in forward order.
         plan (PruningPlan): What it was pruned with.
         reconstructor (Reconstructor): Likewise, fitted.
         batches (Callable): Gives what the module is called with, batch by batch, the same at every call.
         settings (Refinement): How.
         restore (Restore): Remembers every layer that is changed.
     """
-    units = find_units(twin)
-    device = next(twin.parameters()).device
-    keeps = {unit.name: _keep(plan, unit, device) for unit in units}
-    slim = copy.deepcopy(twin)
-    for unit in units:
-        if unit.name in plan.units:
-            prune_unit(slim, unit, plan.units[unit.name], reconstructor, Restore())
+    slim, cut = copy.deepcopy(twin), Restore()
+    planned = {group.name: _plan_of(plan, group) for group in groups}
+    for group in groups:
+        prune_unit(slim, group, planned[group.name], reconstructor, cut)
     paths = Paths(twin, slim, batches, settings.cache_gb)
-    first = next((i for i, unit in enumerate(units) if len(keeps[unit.name]) < unit.num_channels), len(units))
-    for block, group in _groups(units[first:], settings.units_per_pass):  # nothing changes before the first pruned one
-        fits = [
-            _ConsumerFit(twin, slim, unit, consumer, keeps, settings) for unit in group for consumer in unit.consumers
-        ]
-        layers = [(fit.consumer.name, fit.consumer.norm) for fit in fits]
-        for dense, pruned in paths.watch(block, layers, settings.shortcut > 0):
+    order = {path: place for place, path in enumerate(paths.census.calls)}
+    readers: dict[str, list[tuple[ChannelGroup, Consumer]]] = {}
+    for group in groups:
+        for consumer in group.consumers:
+            readers.setdefault(consumer.name, []).append((group, consumer))
+    pruned = [group for group in groups if planned[group.name].width < group.num_channels]
+    touched = {consumer.name for group in pruned for consumer in group.consumers}
+    first = min((order[path] for path in touched), default=len(order))  # nothing changes before it
+    layers = sorted((path for path in readers if order[path] >= first), key=order.get)
+    for block, together in _passes(layers, readers, groups, paths.census, settings.units_per_pass):
+        fits = [_LayerFit(twin, slim, readers[path], planned, reconstructor, cut, settings) for path in together]
+        norms = {fit.path: fit.consumer.norm for fit in fits}
+        for dense, now in paths.watch(block, norms, settings.shortcut > 0):
             for fit in fits:
-                fit.update(dense[fit.consumer.name], pruned[fit.consumer.name])
+                fit.update(dense[fit.path], now[fit.path])
         for fit in fits:
-            lam = plan.units[fit.unit.name].lam if fit.unit.name in plan.units else 0.5
-            prior = reconstructor.reconstruct(fit.unit, fit.keep, lam).delivery
-            fit.install(*fit.solve(prior), module, slim, restore)
+            fit.install(*fit.solve(), module, slim, restore)
 
 
-def _groups(units: Sequence[PrunableUnit], size: int) -> Iterator[tuple[str, list[PrunableUnit]]]:
-    """Units that are solved together: neighbours in one block, ``size`` of them at most."""
-    for block, members in groupby(units, _block_of):
-        members = list(members)
-        for start in range(0, len(members), size):
-            yield block, members[start : start + size]
+def _plan_of(plan: PruningPlan, group: ChannelGroup) -> UnitPlan:
+    return plan.units.get(group.name) or UnitPlan(tuple(range(group.num_channels)), group.num_channels)
 
 
-def _block_of(unit: PrunableUnit) -> str:
-    """Path of the smallest part that holds the producer, the consumers and their norms."""
-    paths = [unit.name, *(path for c in unit.consumers for path in (c.name, c.norm) if path)]
-    parents = [path.split('.')[:-1] for path in paths]
-    return '.'.join(parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False)))
+def _passes(
+    layers: Sequence[str],
+    readers: Mapping[str, list[tuple[ChannelGroup, Consumer]]],
+    groups: Sequence[ChannelGroup],
+    census: Census,
+    size: int,
+) -> Iterator[tuple[str, list[str]]]:
+    """Layers that are solved together, with the block that is run for them.
+
+    Within a block, those that read only what comes from before it are solved first, then those that read what these
+    make, and so on; ``size`` such steps go together.
+    """
+    makers = {group.name: {producer.name for producer in group.producers} for group in groups}
+    blocks = {path: _block_of(path, readers[path][0][1].norm, census) for path in layers}
+    for block, members in groupby(layers, blocks.get):
+        steps: dict[str, int] = {}
+        for path in members:
+            made = set().union(*(makers[group.name] for group, _ in readers[path]))
+            steps[path] = 1 + max((steps[maker] for maker in made if maker in steps), default=-1)
+        for first in range(0, max(steps.values()) + 1, size):
+            yield block, [path for path, step in steps.items() if first <= step < first + size]
 
 
-class _ConsumerFit:
-    """New weights of one consumer.
+def _block_of(path: str, norm: str | None, census: Census) -> str:
+    """Path of the smallest part that holds a layer, its norm and others, and is called once; '' if there is none."""
+    parts = path.split('.')
+    around = ['.'.join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
+    able = [part for part in around if census.calls.get(part) == 1 and (norm or path).startswith(f'{part}.')]
+    shared = [part for part in able if sum(other.startswith(f'{part}.') for other in census.weights) > 1]
+    return next(iter(shared), '')
+
+
+class _LayerFit:
+    """New weights of one layer.
 
     Args:
         twin (nn.Module): Dense path.
         slim (nn.Module): Pruned path.
-        unit (PrunableUnit): Whose channels are read, N of them, K retained.
-        consumer (Consumer): The layer, M outputs of which are retained.
-        keeps (dict[str, Tensor]): Retained channels of each unit.
+        reads (list[tuple[ChannelGroup, Consumer]]): The groups that it reads, and what of its inputs belongs to them.
+        planned (Mapping[str, UnitPlan]): What becomes of each group.
+        reconstructor (Reconstructor): Of the episodes.
+        cut (Restore): Knows what the layers of the pruned path still have.
         settings (Refinement): How.
     """
 
@@ -136,41 +162,52 @@ class _ConsumerFit:
         self,
         twin: nn.Module,
         slim: nn.Module,
-        unit: PrunableUnit,
-        consumer: Consumer,
-        keeps: dict[str, Tensor],
+        reads: list[tuple[ChannelGroup, Consumer]],
+        planned: Mapping[str, UnitPlan],
+        reconstructor: Reconstructor,
+        cut: Restore,
         settings: Refinement,
     ):
-        self.unit, self.consumer, self.settings = unit, consumer, settings
-        self.keep = keeps[unit.name]
-        self.layer = slim.get_submodule(consumer.name)
-        dense = twin.get_submodule(consumer.name)
-        self.rows = keeps.get(consumer.name, torch.arange(len(dense.weight), device=dense.weight.device))
-        self.weight = dense.weight[self.rows].flatten(1).unflatten(1, (unit.num_channels, -1)).double()
-        zeros = dense.weight.new_zeros(len(self.rows))
+        self.consumer, self.settings = reads[0][1], settings
+        self.path = self.consumer.name
+        self.layer, dense = slim.get_submodule(self.path), twin.get_submodule(self.path)
+        dense_weight = outputs_first(dense)
+        device = dense_weight.device
+        self.rows = cut.places(self.layer, 0, len(dense_weight)).to(device)
+        num_inputs = dense_weight.shape[1]
+        self.weight = dense_weight[self.rows].flatten(1).unflatten(1, (num_inputs, -1))  # [M, C, taps]
+        zeros = self.weight.new_zeros(len(self.rows))
         self.bias = zeros if dense.bias is None else dense.bias[self.rows]
-        norm = twin.get_submodule(consumer.norm) if consumer.norm else None
+        norm = twin.get_submodule(self.consumer.norm) if self.consumer.norm else None
         self.mean = None if norm is None else norm.running_mean[self.rows]
         self.slope = zeros + 1 if norm is None else _slope(norm)[self.rows]
-        device = dense.weight.device
-        self.channels = Moments(len(self.keep), unit.num_channels, device)
-        width = len(self.keep) * self.weight.shape[2]
+        places = cut.places(self.layer, 1, num_inputs)
+        self.parts = [
+            _Part(group, consumer, planned[group.name], reconstructor, places, num_inputs, device)
+            for group, consumer in sorted(reads, key=lambda pair: pair[1].offset)
+        ]
+        width = outputs_first(self.layer)[0].numel()
         self.patches = Moments(width, len(self.rows), device) if width <= settings.max_patch else None
+        if not can_unfold(self.layer):
+            self.patches = None
         self.random = torch.Generator().manual_seed(0)
 
-    def update(self, dense: Seen, pruned: Seen) -> None:
-        """Take in one batch of the dense and of the pruned path."""
+    def update(self, dense: list[Seen], pruned: list[Seen]) -> None:
+        """Take in one batch of the dense and of the pruned path, all calls of the layer."""
+        for before, after in zip(dense, pruned, strict=True):
+            inputs = [channels_first(self.layer, seen.input) for seen in (before, after)]
+            for part in self.parts:
+                part.update(*inputs)
+            if self.patches is not None:
+                self._update_patches(before, after)
+
+    def _update_patches(self, dense: Seen, pruned: Seen) -> None:
         first = lambda x: channels_first(self.layer, x)
-        self.channels.update(
-            as_channels(first(pruned.input), len(self.keep)), as_channels(first(dense.input), self.unit.num_channels)
-        )
-        if self.patches is None:
-            return
-        output = first(dense.output)
-        target = output[:, self.rows] - _along(self.bias, output)
+        output = first(dense.output)[:, self.rows]
+        target = output - _along(self.bias, output)
         if self.settings.shortcut and dense.shortcut is not None and pruned.shortcut is not None:
-            error = first(dense.shortcut - pruned.shortcut) / _along(self.slope, output)
-            target = target + self.settings.shortcut * error
+            error = first(dense.shortcut)[:, self.rows] - first(pruned.shortcut)
+            target = target + self.settings.shortcut * error / _along(self.slope, output)
         x, y = patches_of(self.layer, pruned.input), as_channels(target, len(self.rows))
         most = self.settings.positions * len(target)
         if len(x) > most:
@@ -178,19 +215,21 @@ class _ConsumerFit:
             x, y = x[chosen], y[chosen]
         self.patches.update(x, y)
 
-    def solve(self, prior: Tensor) -> tuple[Tensor, Tensor]:
-        """The new weight [M, K * taps] and what is to be added to the outputs [M].
-
-        Args:
-            prior (Tensor): [N, K], the delivery of the episodes.
-        """
-        channels, settings = self.channels, self.settings
-        delivery = solve_ridge(channels.covariance, channels.cross_covariance, settings.ridge, prior)
-        weight = torch.einsum('mns,nk->mks', self.weight, delivery)
+    def solve(self) -> tuple[Tensor, Tensor]:
+        """The new weight [M, inputs * taps] and what is to be added to the outputs [M]."""
+        settings, columns, shift, end = self.settings, [], 0, 0
+        for part in self.parts:
+            columns.append(self.weight[:, end : part.offset].double())
+            own = self.weight[:, part.offset : part.offset + part.size].double()
+            merged, missing = part.solve(own, settings.ridge)
+            columns.append(merged)
+            shift, end = shift + missing, part.offset + part.size
+        weight = torch.cat([*columns, self.weight[:, end:].double()], 1).flatten(1)
         if self.patches is None:
-            constant = channels.target_mean - delivery @ channels.mean
-            return weight.flatten(1), self.weight.sum(2) @ constant
-        weight, patches = weight.flatten(1), self.patches
+            if isinstance(self.layer, nn.ConvTranspose2d):  # each output sees the taps of one step only
+                shift = shift / math.prod(self.layer.stride)
+            return weight, shift
+        patches = self.patches
         if settings.patches:
             weight = solve_ridge(patches.covariance, patches.cross_covariance, settings.patch_ridge, weight)
         if settings.rematch:
@@ -207,9 +246,63 @@ class _ConsumerFit:
             now = self.layer.bias
             shift = shift.to(self.weight) if now is None else shift.to(now) - (now - self.bias)
         for net, memory in ((module, restore), (slim, Restore())):
-            layer = memory.remember(net.get_submodule(self.consumer.name))
-            replace_tensor(layer, 'weight', weight.to(layer.weight).view_as(layer.weight))
+            layer = memory.remember(net.get_submodule(self.path))
+            new = weight.to(layer.weight).view_as(outputs_first(layer))
+            replace_tensor(layer, 'weight', new.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else new)
             shift_outputs(net, self.consumer, shift, memory)
+
+
+class _Part:
+    """The inputs of a layer that are a group's: what is read of its retained channels, and of all.
+
+    Args:
+        group (ChannelGroup): The group.
+        consumer (Consumer): Where its channels lie among the layer's inputs.
+        plan (UnitPlan): What becomes of it.
+        reconstructor (Reconstructor): Tells the delivery of the episodes, which holds the new one.
+        places (Tensor): Dense inputs that the pruned layer still has.
+        num_inputs (int): Of the dense layer.
+        device (torch.device): Where the sums are kept.
+    """
+
+    def __init__(
+        self,
+        group: ChannelGroup,
+        consumer: Consumer,
+        plan: UnitPlan,
+        reconstructor: Reconstructor,
+        places: Tensor,
+        num_inputs: int,
+        device: torch.device,
+    ):
+        self.width, self.offset, self.size = group.width, consumer.offset, consumer.num_inputs or num_inputs
+        keep = torch.tensor(plan.keep, device=device)
+        self.kept = len(keep) * group.block
+        self.start = int((places < self.offset).sum())
+        self.prior = torch.eye(group.width, device=device)
+        if plan.width < group.num_channels:
+            self.prior = reconstructor.reconstruct(group, keep, plan.lam).for_consumer(consumer.key).delivery
+        self.moments = Moments(self.kept, self.width, device)
+
+    def update(self, dense: Tensor, pruned: Tensor) -> None:
+        """Take in inputs [B, C, ...] of the layer on the dense and on the pruned path."""
+        dense = dense.narrow(1, self.offset, self.size)
+        pruned = pruned.narrow(1, self.start, self.kept * (self.size // self.width))
+        self.moments.update(as_channels(pruned, self.kept), as_channels(dense, self.width))
+
+    def solve(self, weight: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+        """New weight [M, retained inputs, taps] for the dense one, and what the outputs [M] still miss."""
+        moments = self.moments
+        delivery = solve_ridge(moments.covariance, moments.cross_covariance, ridge, self.prior)
+        columns = weight.unflatten(1, (self.width, -1)).flatten(2)  # [M, N, columns * taps]
+        merged = torch.einsum('mns,nk->mks', columns, delivery)
+        missing = columns.sum(2) @ (moments.target_mean - delivery @ moments.mean)
+        return merged.unflatten(2, (-1, weight.shape[2])).flatten(1, 2), missing
+
+
+def can_unfold(layer: nn.Module) -> bool:
+    """Whether :func:`patches_of` knows what each output position of a layer reads."""
+    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
 
 
 def patches_of(layer: nn.Module, x: Tensor) -> Tensor:
@@ -223,11 +316,6 @@ def patches_of(layer: nn.Module, x: Tensor) -> Tensor:
         x = F.pad(x, sides, mode='constant' if layer.padding_mode == 'zeros' else layer.padding_mode)
     columns = F.unfold(x, layer.kernel_size, layer.dilation, stride=layer.stride)
     return columns.transpose(1, 2).flatten(0, 1)
-
-
-def _keep(plan: PruningPlan, unit: PrunableUnit, device: torch.device) -> Tensor:
-    keep = plan.units[unit.name].keep if unit.name in plan.units else range(unit.num_channels)
-    return torch.tensor(list(keep), device=device)
 
 
 def _slope(norm: nn.Module) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import PrunableUnit, path_statistics, unit_statistics
+from mmautodfp.graph import ChannelGroup, path_statistics, unit_statistics
 from mmautodfp.kernels import ChannelSimilarity
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import RECONSTRUCTORS
@@ -37,15 +37,16 @@ class SimilarityReconstructor(Reconstructor):
         self._similarity: dict[str, ChannelSimilarity] = {}
         self._constant: dict[str, Tensor] = {}
 
-    def _fit_unit(self, module: nn.Module, unit: PrunableUnit) -> None:
+    def _fit_unit(self, module: nn.Module, unit: ChannelGroup) -> None:
         similarity = ChannelSimilarity.from_weight(*path_statistics(module, unit))
         self._similarity[unit.name] = similarity
         # Channels that give the same value for every input need no stand-in: the value itself is moved.
-        constant = unit.activation(unit_statistics(module, unit)[1].shift.clone())
+        shift = unit_statistics(module, unit)[1].shift.clone()
+        constant = torch.zeros_like(shift) if unit.activation is None else unit.activation(shift)
         self._constant[unit.name] = torch.where(similarity.alive, 0, constant)
 
-    def reconstruct(self, unit: PrunableUnit, keep: Tensor, lam: float) -> Reconstruction:
-        similarity = self._similarity[unit.name]
+    def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
+        similarity, keep = self._similarity[unit.name], unit.channels(keep)
         delivery = similarity.delivery(keep, lam, self.normalization, self.min_cosine)
         constant = self._constant[unit.name].clone()
         constant[keep] = 0  # a retained channel still delivers its constant itself

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from mmautodfp.graph import is_batch_norm
+from mmautodfp.graph import ChannelGroup, Consumer, is_batch_norm, outputs_first, run_model
 from mmautodfp.kernels import Moments, TapCorrelation, dead_leaves, white_noise
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import Positive, Several, settings
@@ -188,23 +188,29 @@ class NormStatistics:
 
 
 class InputMoments:
-    """Moments of what a layer reads.
+    """Moments of what a layer reads of a group.
 
     Args:
         layer (nn.Module): Convolution or linear layer.
-        num_channels (int): N, channels that it reads; a linear layer has as many columns for each.
+        consumer (Consumer): Which of its inputs belong to the group.
+        num_channels (int): N, single channels; a linear layer has as many columns for each.
     """
 
-    def __init__(self, layer: nn.Module, num_channels: int):
+    def __init__(self, layer: nn.Module, consumer: Consumer, num_channels: int):
         self.layer, self.num_channels = layer, num_channels
+        self.size = consumer.num_inputs or outputs_first(layer).shape[1]
+        self.offset = consumer.offset
         self.moments = Moments(num_channels, device=layer.weight.device)
-        spatial = isinstance(layer, nn.Conv2d) and max(layer.kernel_size) > 1
+        # Of a transposed convolution, each output sees the taps of one step: they do not meet.
+        spatial = not isinstance(layer, nn.Linear | nn.ConvTranspose2d) and max(layer.kernel_size) > 1
         self.correlation = TapCorrelation(layer.kernel_size, layer.dilation) if spatial else None
-        self.num_taps = layer.weight[0].numel() // num_channels
+        self.num_taps = layer.weight.numel() // outputs_first(layer).shape[0] // outputs_first(layer).shape[1]
+        self.num_taps *= self.size // num_channels
 
     def update(self, x: Tensor) -> None:
-        """Take in an input [B, N, ...], of a linear layer [B, ..., N]."""
-        self.moments.update(as_channels(channels_first(self.layer, x), self.num_channels))
+        """Take in an input [B, C, ...], of a linear layer [B, ..., C]."""
+        x = channels_first(self.layer, x).narrow(1, self.offset, self.size)
+        self.moments.update(as_channels(x, self.num_channels))
         if self.correlation:
             self.correlation.update(x)
 
@@ -216,33 +222,40 @@ class InputMoments:
 
 
 def input_moments(
-    module: nn.Module, layers: Sequence[tuple[str, int]], batches: Iterable[tuple]
-) -> tuple[dict[str, InputMoments], NormStatistics]:
-    """One pass with batch statistics: moments of what layers read, and of what the norms are given.
+    module: nn.Module, groups: Sequence[ChannelGroup], batches: Iterable[tuple]
+) -> tuple[dict[tuple[str, str], InputMoments], NormStatistics]:
+    """One pass with batch statistics: moments of what consumers read, and of what the norms are given.
 
     Args:
         module (nn.Module): Dense, in eval mode.
-        layers (Sequence[tuple[str, int]]): Path of each layer and the channels N that it reads.
+        groups (Sequence[ChannelGroup]): Whose consumers.
         batches (Iterable[tuple]): What the module is called with, batch by batch.
 
     Returns:
-        tuple[dict[str, InputMoments], NormStatistics]: By path, and for all norms.
+        tuple[dict[tuple[str, str], InputMoments], NormStatistics]: By the names of group and consumer (its key), over
+        all calls of each layer; and for all norms.
 
     Raises:
         AutoDFPError: A layer is not reached.
     """
     statistics = NormStatistics()
-    moments = {path: InputMoments(module.get_submodule(path), channels) for path, channels in layers}
+    moments: dict[tuple[str, str], InputMoments] = {}
+    readers: dict[str, list[InputMoments]] = {}
+    for group in groups:
+        for consumer in group.consumers:
+            found = InputMoments(module.get_submodule(consumer.name), consumer, group.width)
+            moments[group.name, consumer.key] = found
+            readers.setdefault(consumer.name, []).append(found)
 
     def collect(path):
-        return lambda _, args: moments[path].update(args[0])
+        return lambda _, args: [found.update(args[0]) for found in readers[path]] and None
 
     with hooks() as handles, batch_statistics(module, statistics.watch), torch.no_grad():
-        for path in moments:
+        for path in readers:
             handles.append(module.get_submodule(path).register_forward_pre_hook(collect(path)))
         for inputs in batches:
-            module(*inputs)
-    require_reached([path for path in moments if not moments[path].moments.count], module)
+            run_model(module, *inputs)
+    require_reached([path for path in readers if not readers[path][0].moments.count], module)
     return moments, statistics
 
 

@@ -143,7 +143,7 @@ class PruningEnv:
         unit = len(widths)
         channels, space = len(self.rankings[unit]), self.spaces[unit]
         share, lam = (float(value) for value in action)
-        (width,) = round_widths(space.to_ratio(share), [channels], self.constraint.channel_divisor)  # Eq. 15
+        (width,) = round_widths(space.to_ratio(share), [channels], self.constraint.divisors[unit])  # Eq. 15
         bound = self.constraint.max_width(widths)  # Algorithm 1
         if width > bound:
             width = bound

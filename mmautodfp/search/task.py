@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from numbers import Real
@@ -18,12 +18,13 @@ from mmautodfp.costs import (
     LatencyBudget,
     ModelCosts,
     ParamBudget,
+    divisors_of,
     measure_latency_costs,
     measure_positions,
     model_costs,
     round_widths,
 )
-from mmautodfp.graph import PrunableUnit, UnitSurvey, survey_units, unit_statistics
+from mmautodfp.graph import ChannelGroup, outputs_first, unit_statistics
 from mmautodfp.kernels import rank_channels
 from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.surgery import PruningPlan, Restore, allocation_of, apply_plan
@@ -33,8 +34,10 @@ from mmautodfp.utils.settings import Count, checked
 
 from .agent import AgentSpec
 from .environment import PruningEnv, RatioRange
+from .example import call_model
 from .ranks import on_every_rank, on_main
 from .state import Clustering, LayerState, layer_state, scale_states
+from .survey import survey_target
 
 
 @dataclass
@@ -44,8 +47,9 @@ class PruningTask:
     Attributes:
         model (nn.Module): The whole model, in eval mode.
         module (nn.Module): The part of it that is pruned.
-        target (str): Its path in the model; '' for the model itself.
-        groups (list[PrunableUnit]): What can be pruned, in forward order, L of them.
+        target (str): What was asked for, parts of a list with commas between them.
+        path (str): Path of the module in the model; '' for the model itself.
+        groups (list[ChannelGroup]): What can be pruned, in forward order, L of them.
         left (list[str]): What stays, a line for each reason.
         costs (ModelCosts): Of any widths of the groups.
         constraint (Constraint): Bound to the costs.
@@ -61,7 +65,8 @@ class PruningTask:
     model: nn.Module
     module: nn.Module
     target: str
-    groups: list[PrunableUnit]
+    path: str
+    groups: list[ChannelGroup]
     left: list[str]
     costs: ModelCosts
     constraint: Constraint
@@ -79,7 +84,7 @@ class PruningTask:
     def build(
         cls,
         model: nn.Module,
-        target: str = 'backbone',
+        target: str | Sequence[str] = 'backbone',
         example_input: Any = None,
         constraint: Constraint | dict | Sequence[dict | Budget] | float | None = None,
         reconstructor: Reconstructor | dict | None = None,
@@ -89,12 +94,15 @@ class PruningTask:
         allocate: bool = True,
         clustering: dict[str, Any] | None = None,
         bias_threshold: float = 0.5,
+        residual_streams: bool | None = None,
     ) -> 'PruningTask':
         """Look at a model. In a distributed run all ranks must call it; what fails on one ends it on all.
 
         Args:
             model (nn.Module): Trained; it is put into eval mode.
-            target (str): Path of the part to prune; '' for all of it. Defaults to 'backbone'.
+            target (str | Sequence[str]): What to prune: the path of a part, whose outputs keep their shapes;
+                'model' for all of a detector but its predictors; a list of parts, between which groups are pruned too;
+                '' for all of a model whose blocks are known. Defaults to 'backbone'.
             example_input (Any): What the model is called with, to count FLOPs and to measure latency: a tuple of
                 arguments, a dict of named ones, or a single one. Defaults to None: only parameters are counted.
             constraint (Constraint | dict | Sequence[dict | Budget] | float | None): The limit, or its config, or
@@ -107,6 +115,8 @@ class PruningTask:
             allocate (bool): Ask the reconstructor which widths it would choose. Defaults to True.
             clustering (dict | None): Settings of :class:`.Clustering`. Defaults to None: its own.
             bias_threshold (float): t of Eq. 17. Defaults to 0.5.
+            residual_streams (bool | None): Also prune what blocks add up, where all that read it are in the target.
+                Defaults to None: where the target is 'model' or a list.
 
         Raises:
             AutoDFPError: There is no such part, nothing in it can be pruned, or the constraint cannot be met.
@@ -114,15 +124,18 @@ class PruningTask:
         model.eval()
         limit, ratios = read_constraint(constraint), RatioRange(p_min, p_max)
         states = asdict(Clustering(**(clustering or {})))
-        module, found = survey_target(model, target)
+        survey = survey_target(model, target, example_input, residual_streams)
+        module, groups = survey.module, survey.groups
         if not isinstance(reconstructor, Reconstructor):
             reconstructor = build(RECONSTRUCTORS, reconstructor or dict(type='SyntheticLeastSquares'))
-        costs = _count(model, module, found.units, example_input, limit, channel_divisor)
-        dense = [group.num_channels for group in found.units]
-        on_every_rank(lambda: limit.bind(costs, round_widths(p_min, dense, channel_divisor), channel_divisor))
-        on_every_rank(lambda: reconstructor.ensure_fitted(module, model))
+        costs = _count(model, module, groups, example_input, limit, channel_divisor)
+        dense, blocks = ([getattr(group, name) for group in groups] for name in ('num_channels', 'block'))
+        least = round_widths(p_min, dense, divisors_of(blocks, channel_divisor))
+        on_every_rank(lambda: limit.bind(costs, least, channel_divisor, blocks))
+        on_every_rank(lambda: reconstructor.ensure_fitted(module, model, groups))
+        asked = target if isinstance(target, str) else ','.join(target)
         task = cls(
-            *(model, module, target, found.units, found.describe_left(), costs, limit, reconstructor, ratios),
+            *(model, module, asked, survey.path, groups, survey.left, costs, limit, reconstructor, ratios),
             clustering=states,
             bias_threshold=bias_threshold,
         )
@@ -131,12 +144,12 @@ class PruningTask:
         return task
 
     def _rank_and_allocate(self, allocate: bool) -> tuple[list[Tensor], list[Tensor], list[int] | None]:
-        l2 = [rank_channels(self.module.get_submodule(group.name).weight).cpu() for group in self.groups]
+        l2 = [_rank_by_norm(self.module, group) for group in self.groups]
         own = [self.reconstructor.ranking(group) for group in self.groups]
         rankings = [norm if ranking is None else ranking.cpu() for ranking, norm in zip(own, l2, strict=True)]
         if not allocate:
             return rankings, l2, None
-        widest = round_widths(self.ratios.high, self.dense_widths, self.constraint.channel_divisor)
+        widest = round_widths(self.ratios.high, self.dense_widths, self.constraint.divisors)
         return rankings, l2, allocation_of(self.reconstructor, self.groups, rankings, self.constraint, widest)
 
     @property
@@ -172,7 +185,7 @@ class PruningTask:
     def uniform_plan(self, lam: float = 0.5, rankings: Sequence[Tensor] | None = None) -> PruningPlan:
         """The plan with one ratio for all groups, the largest within the constraint; arguments as of :meth:`plan`."""
         ratio = self.constraint.uniform_ratio()
-        return self.plan(round_widths(ratio, self.dense_widths, self.constraint.channel_divisor), lam, rankings)
+        return self.plan(round_widths(ratio, self.dense_widths, self.constraint.divisors), lam, rankings)
 
     def allocated_plan(self) -> PruningPlan | None:
         """The plan that the reconstructor would choose without a search; None if it cannot tell."""
@@ -185,7 +198,7 @@ class PruningTask:
 
     def apply(self, plan: PruningPlan, final: bool = False) -> Restore:
         """Prune the model in place; arguments and result as of :func:`mmautodfp.surgery.apply_plan`."""
-        return apply_plan(self.module, plan, self.reconstructor, final, self.model)
+        return apply_plan(self.module, plan, self.reconstructor, final, self.model, self.groups)
 
     def evaluate(self, plan: PruningPlan, reward: Callable[[nn.Module], float], final: bool = False) -> float:
         """What a reward says of the model under a plan; the model is dense again afterwards."""
@@ -221,7 +234,7 @@ class PruningTask:
 def _count(
     model: nn.Module,
     module: nn.Module,
-    groups: list[PrunableUnit],
+    groups: list[ChannelGroup],
     example_input: Any,
     limit: Constraint,
     channel_divisor: int,
@@ -246,6 +259,14 @@ def _count(
     return costs
 
 
+def _rank_by_norm(module: nn.Module, group: ChannelGroup) -> Tensor:
+    """[N], the channels (blocks of them) by the l2 norms of what the producers make them with."""
+    weight = outputs_first(module.get_submodule(group.name))[group.offset : group.offset + group.width]
+    if group.others:
+        weight, _ = unit_statistics(module, group)
+    return rank_channels(weight.flatten(1).reshape(group.num_channels, -1)).cpu()
+
+
 def read_constraint(settings: Constraint | dict | Sequence[dict | Budget] | float | None) -> Constraint:
     """The limit that is described: by itself, a config, several that hold at once, or a share of the parameters."""
     if isinstance(settings, Constraint):
@@ -257,39 +278,6 @@ def read_constraint(settings: Constraint | dict | Sequence[dict | Budget] | floa
     if settings is None or isinstance(settings, dict):
         settings = dict(type='ParamBudget') | (settings or {})
     return build(BUDGETS, settings)
-
-
-def survey_target(model: nn.Module, target: str) -> tuple[nn.Module, UnitSurvey]:
-    """The part of a model at a path, and what can be pruned in it.
-
-    Raises:
-        AutoDFPError: There is no such part, or nothing to prune in it.
-    """
-    module = find_module(model, target)
-    found = survey_units(module)
-    if not found.units:
-        reasons = '; '.join(found.describe_left()) or 'no convolution and no linear layer'
-        raise AutoDFPError(f'there is nothing to prune in the {type(module).__name__} {target!r}, which has {reasons}')
-    return module, found
-
-
-def find_module(model: nn.Module, path: str) -> nn.Module:
-    """The submodule at a path; an :class:`AutoDFPError` names what is there if it is not."""
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        children = ', '.join(name for name, _ in model.named_children())
-        raise AutoDFPError(
-            f'module {path!r} was to be pruned, but the {type(model).__name__} has no such part; it has {children}'
-        ) from None
-
-
-@torch.no_grad()
-def call_model(model: nn.Module, example_input: Any) -> Any:
-    """Call a model with an example: a tuple of arguments, a dict of named ones, or a single one."""
-    if isinstance(example_input, Mapping):
-        return model(**example_input)
-    return model(*example_input) if isinstance(example_input, tuple) else model(example_input)
 
 
 def digest_weights(model: nn.Module) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from .allocation import allocate_widths, allocation_of
 from .apply import apply_plan, prune_unit, replace_tensor, shift_outputs
 from .plan import PruningPlan, UnitPlan
+from .proof import mask_group, prove_groups
 from .restore import Restore
 from .slim import Slim, shrink
 
@@ -18,6 +19,8 @@ __all__ = [
     'allocate_widths',
     'allocation_of',
     'apply_plan',
+    'mask_group',
+    'prove_groups',
     'prune_unit',
     'replace_tensor',
     'shift_outputs',

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from mmautodfp.costs import Budget, Constraint, allowed_widths
-from mmautodfp.graph import PrunableUnit
+from mmautodfp.graph import ChannelGroup
 
 if TYPE_CHECKING:
     from mmautodfp.reconstruction import Reconstructor
@@ -18,7 +18,7 @@ STEPS = 32
 
 def allocation_of(
     reconstructor: 'Reconstructor',
-    units: Sequence[PrunableUnit],
+    units: Sequence[ChannelGroup],
     rankings: Sequence[Tensor],
     limit: Constraint,
     widest: Sequence[int],
@@ -27,7 +27,7 @@ def allocation_of(
 
     Args:
         reconstructor (Reconstructor): Fitted.
-        units (Sequence[PrunableUnit]): Units of what it was fitted to, L of them.
+        units (Sequence[ChannelGroup]): Units of what it was fitted to, L of them.
         rankings (Sequence[Tensor]): [N] each, the units' channels in the order in which they stay.
         limit (Constraint): Bound to the model.
         widest (Sequence[int]): [L], the most that each unit keeps.
@@ -56,8 +56,8 @@ def allocate_widths(curves: Sequence[Tensor], limit: Constraint, widest: Sequenc
     """
     curves = [curve.tolist() for curve in curves]
     ladders = [
-        [width for width in allowed_widths(len(curve) - 1, limit.channel_divisor) if least <= width <= most]
-        for curve, least, most in zip(curves, limit.min_widths, widest, strict=True)
+        [width for width in allowed_widths(len(curve) - 1, divisor) if least <= width <= most]
+        for curve, divisor, least, most in zip(curves, limit.divisors, limit.min_widths, widest, strict=True)
     ]
     widths = list(widest)
     while over := [budget for budget in limit.budgets if budget.cost(widths) > budget.limit]:

@@ -1,11 +1,13 @@
 """Carrying out a plan on a live model, in place."""
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import Consumer, PrunableUnit, survey_units
+from mmautodfp.graph import ChannelGroup, Consumer, outputs_first, survey_units
 from mmautodfp.kernels import merge_input_channels
 from mmautodfp.utils import AutoDFPError
 
@@ -23,6 +25,7 @@ def apply_plan(
     reconstructor: 'Reconstructor | None' = None,
     final: bool = False,
     model: nn.Module | None = None,
+    groups: Sequence[ChannelGroup] | None = None,
 ) -> Restore:
     """Prune a module in place. Only shapes change: no module moves, so state-dict keys stay as they were.
 
@@ -35,6 +38,8 @@ def apply_plan(
             episode. Defaults to False.
         model (nn.Module | None): What the module is a part of, see :meth:`Reconstructor.ensure_fitted`. Defaults to
             None.
+        groups (Sequence[ChannelGroup] | None): Groups of the module, in forward order. Defaults to None: the units
+            that finders know.
 
     Returns:
         Restore: Call it to get the dense module back.
@@ -42,9 +47,9 @@ def apply_plan(
     Raises:
         AutoDFPError: The plan names a unit that the module lacks, or one of another width. The module is unchanged.
     """
-    steps = _match(module, plan)
+    steps = _match(module, plan, groups)
     if reconstructor is not None:
-        reconstructor.ensure_fitted(module, model)
+        reconstructor.ensure_fitted(module, model, groups)
     restore = Restore()
     try:
         for unit, unit_plan in steps:
@@ -57,72 +62,128 @@ def apply_plan(
     return restore
 
 
-def _match(module: nn.Module, plan: PruningPlan) -> list[tuple[PrunableUnit, UnitPlan]]:
-    units = {unit.name: unit for unit in survey_units(module).units}
+def _match(
+    module: nn.Module, plan: PruningPlan, groups: Sequence[ChannelGroup] | None
+) -> list[tuple[ChannelGroup, UnitPlan]]:
+    known = {group.name: group for group in (survey_units(module).units if groups is None else groups)}
     for name, unit_plan in plan.units.items():
-        if name not in units:
-            found = f'{len(units)} units, {next(iter(units))} the first' if units else 'no prunable unit'
+        if name not in known:
+            found = f'{len(known)} units, {next(iter(known))} the first' if known else 'no prunable unit'
             raise AutoDFPError(f'the plan prunes {name!r}, but the {type(module).__name__} has {found}')
-        if units[name].num_channels != unit_plan.num_channels:
+        if known[name].num_channels != unit_plan.num_channels:
             raise AutoDFPError(
                 f'the plan was made for {unit_plan.num_channels} channels in {name}, this {type(module).__name__} '
-                f'has {units[name].num_channels}'
+                f'has {known[name].num_channels}'
             )
-    return [(units[name], plan.units[name]) for name in units if name in plan.units]
+    return [(known[name], plan.units[name]) for name in known if name in plan.units]
 
 
 def prune_unit(
-    module: nn.Module, unit: PrunableUnit, plan: UnitPlan, reconstructor: 'Reconstructor | None', restore: Restore
+    module: nn.Module, unit: ChannelGroup, plan: UnitPlan, reconstructor: 'Reconstructor | None', restore: Restore
 ) -> None:
-    """Prune one unit in place; units must be pruned in forward order."""
+    """Prune one group in place; groups must be pruned in forward order, with one ``restore``."""
     if plan.width == unit.num_channels:
         return
-    producer = restore.remember(module.get_submodule(unit.name))
-    keep = torch.tensor(plan.keep, device=producer.weight.device)
+    device = module.get_submodule(unit.name).weight.device
+    keep = torch.tensor(plan.keep, device=device)
     reconstruction = None if reconstructor is None else reconstructor.reconstruct(unit, keep, plan.lam)
-    for name in (unit.name, unit.norm, *unit.between):
+    channels = unit.channels(keep)
+    for producer in unit.producers:
+        layer = restore.remember(module.get_submodule(producer.name))
+        _keep_outputs(layer, producer.offset, unit.width, channels, restore)
+    for name in (*(producer.norm for producer in unit.producers), *unit.between):
         if name is not None:
-            _keep_channels(restore.remember(module.get_submodule(name)), keep)
+            layer = restore.remember(module.get_submodule(name))
+            _keep_outputs(layer, 0, unit.width, channels, restore)
+            share = len(channels) / unit.width
+            set_sizes(layer, {name: round(value * share) for name, value in _between_sizes(layer).items()})
+    for name in unit.followers:
+        set_sizes(restore.remember(module.get_submodule(name)), dict(out_channels=len(channels)))
     for consumer in unit.consumers:
-        layer = restore.remember(module.get_submodule(consumer.name))
-        if reconstruction is None:
-            columns = layer.weight.unflatten(1, (unit.num_channels, -1))[:, keep]
-            replace_tensor(layer, 'weight', columns.flatten(1, 2))
-        else:
-            _hand_over(module, consumer, reconstruction, restore)
-        _count_inputs(layer)
+        _hand_over(module, unit, consumer, channels, reconstruction, restore)
 
 
-def _hand_over(module: nn.Module, consumer: Consumer, reconstruction: 'Reconstruction', restore: Restore) -> None:
+def _between_sizes(layer: nn.Module) -> dict[str, int]:
+    """What a grouped convolution or a GroupNorm says of its groups; whole ones go."""
+    if isinstance(layer, nn.GroupNorm):
+        return dict(num_groups=layer.num_groups)
+    return dict(groups=layer.groups, in_channels=layer.in_channels) if getattr(layer, 'groups', 1) > 1 else {}
+
+
+def _hand_over(
+    module: nn.Module,
+    unit: ChannelGroup,
+    consumer: Consumer,
+    channels: Tensor,
+    reconstruction: 'Reconstruction | None',
+    restore: Restore,
+) -> None:
     """Let a consumer read the retained channels in place of all."""
-    layer = module.get_submodule(consumer.name)
+    layer = restore.remember(module.get_submodule(consumer.name))
+    weight = outputs_first(layer)
+    size = consumer.num_inputs or weight.shape[1]
+    columns = size // unit.width  # of each channel, in a linear layer behind a flattened map
+    places = restore.places(layer, 1, weight.shape[1])
+    start = int((places < consumer.offset).sum())
+    before, own, after = weight[:, :start], weight[:, start : start + size], weight[:, start + size :]
+    if reconstruction is None:
+        own = own.unflatten(1, (unit.width, columns))[:, channels].flatten(1, 2)
+    else:
+        own = _merged(module, consumer, own, reconstruction.for_consumer(consumer.key), restore)
+    weight = torch.cat([before, own, after], 1)
+    replace_tensor(layer, 'weight', weight.transpose(0, 1) if _is_transposed(layer) else weight)
+    set_sizes(layer, dict(in_features=weight.shape[1], in_channels=weight.shape[1]))
+    gone = torch.ones(unit.width, dtype=torch.bool)
+    gone[channels.cpu()] = False
+    steps = gone.nonzero() * columns + torch.arange(columns)
+    restore.take_out(layer, 1, consumer.offset + steps.flatten())
+
+
+def _merged(
+    module: nn.Module, consumer: Consumer, weight: Tensor, reconstruction: 'Reconstruction', restore: Restore
+) -> Tensor:
+    """A consumer's weight [M, N * columns, ...] for the retained channels; what is constant moves into its outputs."""
     if reconstruction.constant is not None:
-        _absorb_constant(module, consumer, reconstruction.constant, restore)
-    weight = merge_input_channels(layer.weight, reconstruction.delivery)
-    change = reconstruction.changes.get(consumer.name)
+        constant = reconstruction.constant
+        per_channel = weight.flatten(1).unflatten(1, (len(constant), -1)).sum(-1)  # [M, N]
+        if weight.ndim > 2 and _is_transposed(module.get_submodule(consumer.name)):
+            # Each output of a transposed convolution sees the taps of one step only.
+            per_channel = per_channel / math.prod(module.get_submodule(consumer.name).stride)
+        shift_outputs(module, consumer, per_channel @ constant.to(per_channel), restore)
+    merged = merge_input_channels(weight, reconstruction.delivery)
+    change = reconstruction.changes.get(consumer.key)
     if change is not None:
-        weight = weight * change.gain.to(weight).view(-1, *[1] * (weight.ndim - 1))
+        merged = merged * change.gain.to(merged).view(-1, *[1] * (merged.ndim - 1))
         shift_outputs(module, consumer, change.shift, restore)
-    replace_tensor(layer, 'weight', weight)
+    return merged
 
 
-def _keep_channels(layer: nn.Module, keep: Tensor) -> None:
-    """Slice the outputs of a conv, linear, depthwise conv or norm."""
-    for store in (layer._parameters, layer._buffers):
-        for name, tensor in store.items():
-            if tensor is not None and tensor.ndim:  # num_batches_tracked has no channels
-                replace_tensor(layer, name, tensor[keep])
-    sizes = dict(num_features=len(keep), out_features=len(keep), out_channels=len(keep))
-    if getattr(layer, 'groups', 1) > 1:  # depthwise: every channel is a group of its own
-        sizes |= dict(groups=len(keep), in_channels=len(keep))
-    set_sizes(layer, sizes)
+def _is_transposed(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.ConvTranspose2d)
 
 
-def _absorb_constant(module: nn.Module, consumer: Consumer, constant: Tensor, restore: Restore) -> None:
-    """Put what channels [N] of constant value contribute to a consumer into its norm's running mean or its bias."""
-    layer = module.get_submodule(consumer.name)
-    per_channel = layer.weight.flatten(1).unflatten(1, (len(constant), -1)).sum(-1)  # [M, N]
-    shift_outputs(module, consumer, per_channel @ constant.to(per_channel), restore)
+def _keep_outputs(layer: nn.Module, offset: int, width: int, channels: Tensor, restore: Restore) -> None:
+    """Slice the outputs of a layer, of which ``width`` belong to the group, from ``offset`` on."""
+    total = next(len(tensor) for tensor in _own_outputs(layer).values())
+    places = restore.places(layer, 0, total)
+    start = int((places < offset).sum())
+    chosen = torch.cat([torch.arange(start), start + channels.cpu(), torch.arange(start + width, total)]).to(
+        channels.device
+    )
+    for name, tensor in _own_outputs(layer).items():
+        kept = tensor[chosen]
+        replace_tensor(layer, name, kept.transpose(0, 1) if name == 'weight' and _is_transposed(layer) else kept)
+    set_sizes(layer, dict.fromkeys(('num_features', 'out_features', 'out_channels', 'num_channels'), len(chosen)))
+    gone = torch.ones(width, dtype=torch.bool)
+    gone[channels.cpu()] = False
+    restore.take_out(layer, 0, offset + gone.nonzero().flatten())
+
+
+def _own_outputs(layer: nn.Module) -> dict[str, Tensor]:
+    """A layer's tensors with a row for each output; ``num_batches_tracked`` has none."""
+    tensors = {**layer._parameters, **layer._buffers}
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None and tensor.ndim}
+    return tensors | dict(weight=outputs_first(layer)) if _is_transposed(layer) else tensors
 
 
 def shift_outputs(module: nn.Module, consumer: Consumer, shift: Tensor, restore: Restore) -> None:
@@ -134,13 +195,6 @@ def shift_outputs(module: nn.Module, consumer: Consumer, shift: Tensor, restore:
         replace_tensor(norm, 'running_mean', norm.running_mean - shift)
     else:
         replace_tensor(layer, 'bias', shift if layer.bias is None else layer.bias + shift)
-
-
-def _count_inputs(layer: nn.Module) -> None:
-    if isinstance(layer, nn.Linear):
-        layer.in_features = layer.weight.shape[1]
-    else:
-        layer.in_channels = layer.weight.shape[1]
 
 
 def replace_tensor(layer: nn.Module, name: str, tensor: Tensor) -> None:

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from mmautodfp.graph import is_batch_norm
 
 # What layers say of their own shapes. A pruned layer must tell the truth, and Slim sets these to rebuild it.
 SIZES = ('in_channels', 'out_channels', 'groups', 'num_features', 'in_features', 'out_features')
+SIZES += ('num_groups', 'num_channels')
 
 
 def sizes_of(layer: nn.Module) -> dict[str, int]:
@@ -31,6 +33,7 @@ class Restore:
 
     def __init__(self):
         self._saved: dict[nn.Module, tuple[dict, dict, dict]] = {}
+        self._places: dict[tuple[nn.Module, int], Tensor] = {}
 
     def remember(self, layer: nn.Module) -> nn.Module:
         """Keep what ``layer`` holds now, unless it has been kept before, and return the layer."""
@@ -38,12 +41,22 @@ class Restore:
             self._saved[layer] = (dict(layer._parameters), dict(layer._buffers), sizes_of(layer))
         return layer
 
+    def places(self, layer: nn.Module, axis: int, size: int) -> Tensor:
+        """Which of a layer's dense outputs (axis 0) or inputs (1) it still has, ascending; all ``size`` at first."""
+        return self._places.setdefault((layer, axis), torch.arange(size))
+
+    def take_out(self, layer: nn.Module, axis: int, gone: Tensor) -> None:
+        """Note that dense outputs or inputs of a layer are gone."""
+        left = self._places[layer, axis]
+        self._places[layer, axis] = left[~torch.isin(left, gone.cpu())]
+
     def __call__(self) -> None:
         for layer, (parameters, buffers, sizes) in self._saved.items():
             layer._parameters.update(parameters)
             layer._buffers.update(buffers)
             set_sizes(layer, sizes)
         self._saved.clear()
+        self._places.clear()
 
     def swap(self) -> None:
         """Bring the dense weights back and keep what was there instead; a second call reverses it."""

@@ -19,7 +19,6 @@ from mmautodfp.costs import (
     measure_latency_costs,
     round_widths,
 )
-from mmautodfp.costs.counts import Role
 from mmautodfp.costs.latency_table import LayerCall
 from mmautodfp.graph import find_units
 from mmautodfp.utils import AutoDFPError
@@ -162,8 +161,8 @@ def test_depthwise_convs_and_linear_layers_after_a_flatten_are_measured_at_any_w
 
 
 def test_frozen_norms_are_measured_at_any_width():
-    call = LayerCall(FrozenBatchNorm2d(8), Role(0), (1, 8, 5, 5), 8, 1)
-    assert call.key == LayerCall(FrozenBatchNorm2d(8), Role(2), (1, 8, 5, 5), 8, 1).key
+    call = LayerCall(FrozenBatchNorm2d(8), (1, 8, 5, 5), [(0, 1)], [(None, 1)])
+    assert call.key == LayerCall(FrozenBatchNorm2d(8), (1, 8, 5, 5), [(2, 1)], [(None, 1)]).key
     assert call.at(3, 1)().shape == (1, 3, 5, 5)
 
 
@@ -175,7 +174,7 @@ def test_random_agents_are_never_over_the_latency_budget(divisor):
         LatencyTable([1, n // 2, n], [1, m // 2, m], rng.integers(10, 1000, (3, 3)).tolist())
         for m, n in zip([16, *dense[:-1]], dense, strict=True)
     ]
-    terms = [(table, unit, unit - 1 if unit else None) for unit, table in enumerate(tables)]
+    terms = [(table, [(unit, 1)], [(unit - 1 if unit else None, 1)]) for unit, table in enumerate(tables)]
     tables[0].inputs, tables[0].nanoseconds = [1], [row[:1] for row in tables[0].nanoseconds]
     cost = LatencyCost(dense, 100, terms)
     budget = LatencyBudget(0.95)
@@ -191,6 +190,6 @@ def test_random_agents_are_never_over_the_latency_budget(divisor):
 
 
 def test_an_unreachable_latency_is_refused_with_the_reachable_range():
-    cost = LatencyCost([4], 1000, [(LatencyTable([1, 4], [1], [[0], [1000]]), 0, None)])
+    cost = LatencyCost([4], 1000, [(LatencyTable([1, 4], [1], [[0], [1000]]), [(0, 1)], [(None, 1)])])
     with pytest.raises(AutoDFPError, match=r"0.3 of the module's latency was asked for, but .* reach 0.5000 to 1"):
         LatencyBudget(0.3).bind(ModelCosts({}, {}, dict(module=cost)), [1])

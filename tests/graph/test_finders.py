@@ -10,7 +10,7 @@ from mmengine.analysis import FlopAnalyzer
 from torch import nn
 
 from mmautodfp.costs import measure_positions, model_costs
-from mmautodfp.graph import UNIT_FINDERS, Consumer, PrunableUnit, UnitFinder, find_units, survey_units
+from mmautodfp.graph import UNIT_FINDERS, Consumer, ChannelGroup, UnitFinder, find_units, survey_units
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor
 from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
 from mmautodfp.zoo import VGG, CifarResNet, MobileNetV1, MobileNetV2, TorchvisionNet
@@ -308,7 +308,7 @@ def test_a_new_kind_of_block_takes_one_class_with_one_method():
         kinds = ('GatedBlock',)
 
         def find(self, block, name):
-            yield PrunableUnit(f'{name}.enter', block.enter.out_channels, None, (Consumer(f'{name}.leave'),))
+            yield ChannelGroup(f'{name}.enter', block.enter.out_channels, None, (Consumer(f'{name}.leave'),))
 
     model = enliven(chain(GatedBlock())).double()
     assert '4.enter' not in [unit.name for unit in find_units(model)]

@@ -41,7 +41,7 @@ def test_moments_are_those_of_batch_statistics_in_every_norm():
         x = norm(block.bn1, block.conv1(x)).relu()
         x = norm(first.bn1, first.conv1(x)).relu()
     samples = x.permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
-    known = reconstructor._units['layer1.0.conv1']
+    known = reconstructor._consumers['layer1.0.conv1']['layer1.0.conv2']
     np.testing.assert_allclose(known.mean, samples.mean(0), atol=1e-5)
     np.testing.assert_allclose(known.covariance, np.cov(samples, rowvar=False, bias=True), atol=1e-4)
 
@@ -109,7 +109,7 @@ def test_channels_of_linear_layers_are_on_the_last_axis():
     reconstructor.ensure_fitted(module)
     with torch.no_grad():
         samples = module[:2](torch.cat(list(SyntheticImages(**IMAGES).batches()))).flatten(0, 2).double().numpy()
-    known = reconstructor._units['0']
+    (known,) = reconstructor._consumers['0'].values()
     np.testing.assert_allclose(known.mean, samples.mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(known.covariance, np.cov(samples, rowvar=False, bias=True), rtol=1e-3, atol=1e-5)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmautodfp.graph import find_units
 from mmautodfp.reconstruction import Refinement, SyntheticImages, SyntheticLeastSquares
-from mmautodfp.reconstruction.paths import Paths, Seen, watch_layers
+from mmautodfp.reconstruction.paths import Paths, Seen, Watched, watch_layers
 from mmautodfp.reconstruction.refine import patches_of
 from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
 from mmautodfp.zoo import CifarResNet
@@ -100,7 +100,7 @@ def test_what_a_residual_block_adds_is_found_whatever_the_block():
         inputs = []
         handle = block.register_forward_pre_hook(lambda _, args, inputs=inputs: inputs.append(args[0].clone()))
         images = torch.randn(2, 3, 32, 32)
-        seen = watch_layers(module, (images,), [(path, norm)])[path]
+        (seen,) = watch_layers(module, (images,), {path: Watched(norm)})[path]
         handle.remove()
         assert isinstance(seen, Seen)
         x = inputs[0].relu()  # what the CIFAR networks begin a block with; behind mmdet's blocks it changes nothing
@@ -110,8 +110,8 @@ def test_what_a_residual_block_adds_is_found_whatever_the_block():
 
 
 def test_a_layer_in_no_residual_block_has_no_shortcut():
-    seen = watch_layers(build_resnet(), (torch.randn(2, 3, 32, 32),), [('layer1.0.conv2', 'layer1.0.bn2')])
-    assert seen['layer1.0.conv2'].shortcut is None
+    seen = watch_layers(build_resnet(), (torch.randn(2, 3, 32, 32),), {'layer1.0.conv2': Watched('layer1.0.bn2')})
+    assert seen['layer1.0.conv2'][0].shortcut is None
 
 
 def test_a_refinement_can_be_left_out(resnet):
@@ -123,7 +123,7 @@ def test_a_refinement_can_be_left_out(resnet):
         assert_same(resnet, episode)
     assert reconstructor.refinement is None
     assert Refinement() == SyntheticLeastSquares().refinement
-    assert copy.deepcopy(reconstructor._units).keys() == {unit.name for unit in find_units(resnet)}
+    assert copy.deepcopy(reconstructor._consumers).keys() == {unit.name for unit in find_units(resnet)}
 
 
 @pytest.mark.parametrize('build', [lambda: build_resnet(), lambda: enliven(CifarResNet(depth=14))])
@@ -141,14 +141,14 @@ def test_carrying_on_from_block_to_block_gives_what_starting_at_the_images_gives
 def test_paths_know_which_block_follows_which():
     resnet = build_resnet()
     paths = Paths(resnet, copy.deepcopy(resnet), lambda: iter([(torch.randn(2, 3, 32, 32),)]), 1.0)
-    list(paths.watch('layer1.0', [('layer1.0.conv2', 'layer1.0.bn2')], True))
-    assert (paths._follows['layer1.1'], paths._follows['layer2.0']) == ('layer1.0', 'layer1.2')
-    assert 'layer2.0.downsample' in paths._follows
+    list(paths.watch('layer1.0', {'layer1.0.conv2': 'layer1.0.bn2'}, True))
+    assert (paths.census.follows['layer1.1'], paths.census.follows['layer2.0']) == ('layer1.0', 'layer1.2')
+    assert 'layer2.0.downsample' in paths.census.follows
     calls = []
     resnet.conv1.register_forward_pre_hook(lambda *_: calls.append('from the images'))
     for block in ('layer1.1', 'layer1.2', 'layer2.0'):
-        ((dense, pruned),) = paths.watch(block, [(f'{block}.conv2', f'{block}.bn2')], True)
-        assert torch.equal(dense[f'{block}.conv2'].output, pruned[f'{block}.conv2'].output)
+        ((dense, pruned),) = paths.watch(block, {f'{block}.conv2': f'{block}.bn2'}, True)
+        assert torch.equal(dense[f'{block}.conv2'][0].output, pruned[f'{block}.conv2'][0].output)
     assert calls == []
-    list(paths.watch('layer3.0', [('layer3.0.conv2', 'layer3.0.bn2')], True))  # layer2.1 and others lie between
+    list(paths.watch('layer3.0', {'layer3.0.conv2': 'layer3.0.bn2'}, True))  # layer2.1 and others lie between
     assert calls == ['from the images']

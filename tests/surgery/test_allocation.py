@@ -101,7 +101,7 @@ def latency(dense: list[int], nanoseconds: list[list[int]]) -> LatencyCost:
     terms = []
     for unit, (n, times) in enumerate(zip(dense, nanoseconds, strict=True)):
         table = LatencyTable([n // 4, n // 2, 3 * n // 4, n], [1], [[time] for time in times])
-        terms.append((table, unit, None))
+        terms.append((table, [(unit, 1)], [(None, 1)]))
     return LatencyCost(dense, 0, terms)
 
 
@@ -124,7 +124,7 @@ def test_a_unit_that_is_no_faster_until_it_is_much_narrower_is_narrowed_all_the_
 
 def test_latency_that_falls_only_if_two_units_are_narrower_can_be_met():
     both = LatencyTable([16, 32, 64], [16, 32, 64], [[100, 400, 400], [400, 400, 400], [400, 400, 400]])
-    cost = LatencyCost([64, 64], 0, [(both, 0, 1)])
+    cost = LatencyCost([64, 64], 0, [(both, [(0, 1)], [(1, 1)])])
     widths = allocate_widths([torch.linspace(1, 0, 65)] * 2, latency_limit(cost, 0.6), [64, 64])
     assert cost(widths) <= 0.6 * 400
 
@@ -141,7 +141,7 @@ def test_the_curve_of_least_squares_is_the_share_of_the_consumers_output_that_is
     unit = next(unit for unit in find_units(module) if unit.name == 'layer2.0.conv2')  # read by a 1x1 convolution
     ranking = reconstructor.ranking(unit)
     curve = reconstructor.error_curve(unit, ranking)
-    covariance = reconstructor._units[unit.name].covariance
+    covariance = reconstructor._consumers[unit.name][unit.consumers[0].key].covariance
     weight = module.layer2[0].conv3.weight.detach().flatten(1).double()
     whole = torch.einsum('on,nm,om->', weight, covariance, weight)
     for count in (1, unit.num_channels // 2, unit.num_channels - 1):

@@ -15,7 +15,7 @@ from sklearn.manifold import TSNE
 from torch import nn
 
 from mmautodfp.api import PruningTask
-from mmautodfp.graph import PrunableUnit, find_units, unit_statistics
+from mmautodfp.graph import ChannelGroup, find_units, unit_statistics
 from mmautodfp.kernels import cluster_channels, cosine_distance
 from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
@@ -157,7 +157,7 @@ def choose_layers(maps: Sequence[ChannelMap], most: int) -> list[int]:
 
 @torch.no_grad()
 def _map_unit(
-    target: nn.Module, unit: PrunableUnit, plan: UnitPlan, reconstructor: Reconstructor, clustering: dict
+    target: nn.Module, unit: ChannelGroup, plan: UnitPlan, reconstructor: Reconstructor, clustering: dict
 ) -> ChannelMap:
     weight, _ = unit_statistics(target, unit)
     keep = torch.tensor(plan.keep, device=weight.device)

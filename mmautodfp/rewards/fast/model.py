@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from mmautodfp.surgery.restore import set_sizes, sizes_of
+
 T = TypeVar('T')
 
 PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -141,8 +143,7 @@ class FastModel:
                 own._buffers[key] = tensor
             else:
                 own._parameters[key] = nn.Parameter(tensor, requires_grad=False)
-        if isinstance(own, nn.Conv2d):
-            own.groups = layer.groups
+        set_sizes(own, sizes_of(layer))
 
     def _lay_out(self, inputs: Tensor) -> Tensor:
         """Images as the copy takes them."""

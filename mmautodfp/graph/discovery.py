@@ -1,0 +1,148 @@
+"""From channels that were followed through a model to groups of them."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import nn
+
+from .tracing import Call, Trace
+from .units import ChannelGroup, Consumer, Producer, UnitSurvey
+
+Places = dict[tuple[str, str], np.ndarray]  # (path, side) to the places [N, c] that N channels have there
+
+
+def groups_of(trace: Trace) -> UnitSurvey:
+    """The channel groups of a model that was traced; whether they are safe is still to be proven.
+
+    Args:
+        trace (Trace): Of the model.
+
+    Returns:
+        UnitSurvey: Groups in forward order, and of each convolution and linear layer that gives none the reason.
+    """
+    component = _components(trace)
+    reasons: dict[int, str] = {}
+    for numbers, reason in trace.fixed:
+        for one in np.unique(component[numbers.numpy()]):
+            reasons.setdefault(int(one), reason)
+    groups, left = [], {}
+    for members, places in _alike(trace, component):
+        outputs = [path for path, side in places if side == 'out' and _is_producer(trace.layers[path])]
+        if not outputs:
+            continue
+        reason = next((reasons[one] for one in members if one in reasons), None)
+        found = reason or _describe(trace, places, component, members)
+        if isinstance(found, ChannelGroup):
+            groups.append(found)
+        else:
+            left |= {path: found for path in outputs if path not in left}
+    order = {path: index for index, path in enumerate(trace.layers)}
+    groups.sort(key=lambda group: order[group.name])
+    for group in groups:
+        for producer in group.producers:
+            left.pop(producer.name, None)
+    return UnitSurvey(groups, left)
+
+
+def _components(trace: Trace) -> np.ndarray:
+    """[count], the same number for channels that must go together."""
+    pairs = torch.cat([torch.zeros(2, 0, dtype=torch.long), *trace.together], 1).numpy()
+    graph = coo_matrix((np.ones(pairs.shape[1]), (pairs[0], pairs[1])), shape=(trace.count, trace.count))
+    return connected_components(graph, directed=False)[1]
+
+
+def _alike(trace: Trace, component: np.ndarray) -> Iterator[tuple[list[int], Places]]:
+    """Channels that pass the same layers: their components, and where they lie in each layer."""
+    members: dict[int, list[tuple[str, str, int]]] = defaultdict(list)
+    for path, call in trace.layers.items():
+        for side, numbers in (('out', call.outputs), ('in', call.inputs)):
+            if numbers is not None:
+                for place, one in enumerate(component[numbers.numpy()]):
+                    members[int(one)].append((path, side, place))
+    alike: dict[tuple, list[int]] = defaultdict(list)
+    for one, found in members.items():
+        counts: dict[tuple[str, str], int] = defaultdict(int)
+        for path, side, _ in found:
+            counts[path, side] += 1
+        alike[tuple(sorted(counts.items()))].append(one)
+    for signature, ones in alike.items():
+        places: dict[tuple[str, str], list[list[int]]] = {key: [] for key, _ in signature}
+        for one in ones:
+            rows: dict[tuple[str, str], list[int]] = defaultdict(list)
+            for path, side, place in members[one]:
+                rows[path, side].append(place)
+            for key, row in rows.items():
+                places[key].append(row)
+        yield ones, {key: np.array(rows) for key, rows in places.items()}
+
+
+def _describe(trace: Trace, places: Places, component: np.ndarray, members: Sequence[int]) -> ChannelGroup | str:
+    """The group of channels that lie at these places, or why there is none."""
+    order = {path: index for index, path in enumerate(trace.layers)}
+    keys = sorted(places, key=lambda key: order[key[0]])
+    producers = [path for path, side in keys if side == 'out' and _is_producer(trace.layers[path])]
+    first = places[producers[0], 'out']
+    turn = first[:, 0].argsort()  # forward order of the first producer's channels
+    places = {key: rows[turn] for key, rows in places.items()}
+    num_channels, block = first.shape
+    whole = np.arange(num_channels * block).reshape(num_channels, block)
+    consumers, between, offsets = [], [], {}
+    for path, side in keys:
+        call, rows = trace.layers[path], places[path, side]
+        if side == 'in' and _is_producer(call):
+            parts = _parts(rows, block)
+            if parts is None or (len(parts) > 1 and isinstance(call.layer, nn.ConvTranspose2d)):
+                return f'feeds {path} in an order that is not known'
+            size = None if len(parts) == 1 and rows.size == len(call.inputs) else rows.size // len(parts)
+            consumers += [Consumer(path, call.norm, offset, size) for offset in parts]
+            continue
+        if rows.shape != whole.shape or (rows != rows[0, 0] + whole).any():
+            return f'takes places of {path} in an order that is not known'
+        if side == 'out' and _is_producer(call):
+            offsets[path] = int(rows[0, 0])
+        elif rows.size != _width(call, side):
+            return f'shares {path} with other channels'
+        elif side == 'out':
+            between.append(path)
+    if not consumers:
+        return 'feeds no layer that could make up for its channels'
+    own_norms = [trace.layers[path].norm for path in producers]
+    ones = set(members)
+    return ChannelGroup(
+        producers[0],
+        num_channels,
+        own_norms[0],
+        tuple(consumers),
+        tuple(path for path in between if path not in own_norms),
+        None,
+        tuple(Producer(path, trace.layers[path].norm, offsets[path]) for path in producers[1:]),
+        block,
+        tuple(path for path, numbers in trace.extractors if ones.issuperset(component[numbers.numpy()].tolist())),
+        offsets[producers[0]],
+    )
+
+
+def _parts(rows: np.ndarray, block: int) -> list[int] | None:
+    """Where the channels [N, c] begin among a layer's inputs: once, or several times over."""
+    count, size = rows.shape
+    steps = np.arange(count)[:, None]
+    if size % block:
+        return None
+    if (rows == rows[0, 0] + steps * size + np.arange(size)).all():
+        return [int(rows[0, 0])]
+    starts = rows[0, ::block]
+    expected = np.concatenate([start + steps * block + np.arange(block) for start in starts], 1)
+    return starts.tolist() if (rows == expected).all() else None
+
+
+def _is_producer(call: Call) -> bool:
+    """Whether a layer makes channels of others; norms and grouped convolutions keep them apart."""
+    return call.inputs is not None and getattr(call.layer, 'groups', 1) == 1
+
+
+def _width(call: Call, side: str) -> int:
+    return len(call.outputs if side == 'out' or call.inputs is None else call.inputs)

@@ -1,0 +1,128 @@
+"""Sending images through a whole model, heads included, without a ground truth and without post-processing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+# Regions of each image that second stages look at.
+NUM_REGIONS = 64
+
+
+def outputs_of(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """What a model says of images: of a detector what all of its heads say, before boxes are made of it.
+
+    Second stages look at the same random regions, whatever the first stage says (:func:`regions_of`).
+
+    Args:
+        model (nn.Module): A detector of MMDetection, or any model that is called with images alone.
+        images (Tensor): [B, C, H, W], preprocessed.
+
+    Returns:
+        list[Tensor]: In a fixed order.
+    """
+    return flat_tensors(run_model(model, images))
+
+
+def run_model(model: nn.Module, *inputs: Any) -> Any:
+    """Run a model as :func:`outputs_of` does; what is no detector is called with the inputs as they are."""
+    if not is_detector(model) or len(inputs) != 1:
+        return model(*inputs)
+    (images,) = inputs
+    if _has_plain_second_stage(model):
+        features = model.extract_feat(images)
+        first = model.rpn_head(features) if getattr(model, 'rpn_head', None) is not None else []
+        return first, second_stage_of(model.roi_head, features, regions_of(images))
+    if _is_plain_single_stage(model):
+        return model.bbox_head(model.extract_feat(images))
+    return model(images, samples_of(images), mode='tensor')
+
+
+def is_detector(model: nn.Module) -> bool:
+    """Whether a model is called as MMDetection's detectors are."""
+    return hasattr(model, 'extract_feat') and any(
+        hasattr(model, name) for name in ('roi_head', 'bbox_head', 'mask_head')
+    )
+
+
+def samples_of(images: Tensor) -> list:
+    """An annotation for each image that tells its size and nothing else."""
+    from mmdet.structures import DetDataSample  # a backbone alone does without MMDetection
+
+    shape = tuple(images.shape[-2:])
+    sizes = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape)
+    return [DetDataSample(metainfo=sizes | dict(img_id=i, scale_factor=(1.0, 1.0))) for i in range(len(images))]
+
+
+def regions_of(images: Tensor, count: int = NUM_REGIONS) -> Tensor:
+    """Random boxes of all sizes, the same for images of one size.
+
+    Args:
+        images (Tensor): [B, C, H, W].
+        count (int): Boxes of each image. Defaults to 64.
+
+    Returns:
+        Tensor: [count * B, 5], number of the image, left, top, right, bottom; the images take turns.
+    """
+    random = np.random.RandomState(0)
+    batch, (height, width) = len(images), images.shape[-2:]
+    number = count * batch
+    # Sides of a sixteenth of the image to all of it, on a logarithmic scale.
+    sides = np.stack([width, height], 0)[:, None] * 2.0 ** -random.uniform(0, 4, (2, number))
+    corner = random.uniform(0, 1, (2, number)) * (np.array([[width], [height]]) - sides)
+    boxes = np.concatenate([np.tile(np.arange(batch), count)[None], corner, corner + sides])
+    return images.new_tensor(boxes.T)
+
+
+def second_stage_of(head: nn.Module, features: Any, regions: Tensor) -> dict[str, Tensor]:
+    """What a RoI head of MMDetection's usual kind says of regions [n, 5], stage by stage.
+
+    Returns:
+        dict[str, Tensor]: ``cls_score``, ``bbox_pred`` and ``mask_preds``, followed by the stage if there are several.
+    """
+    from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+
+    said: dict[str, Any] = {}
+    for kind in ('bbox', 'mask'):
+        method = f'_{kind}_forward'
+        own = getattr(type(head), method, None)
+        if not getattr(head, f'with_{kind}', False):
+            continue
+        if own is getattr(StandardRoIHead, method):
+            found = {'': getattr(head, method)(features, regions)}
+        elif own is getattr(CascadeRoIHead, method):
+            found = {f' of stage {i}': getattr(head, method)(i, features, regions) for i in range(head.num_stages)}
+        else:
+            continue
+        names = ('cls_score', 'bbox_pred', 'mask_preds')
+        said |= {name + stage: out[name] for stage, out in found.items() for name in names if name in out}
+    return said
+
+
+def flat_tensors(value: Any) -> list[Tensor]:
+    """The tensors of floating point in nested lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [tensor for item in value for tensor in flat_tensors(item)] if isinstance(value, list | tuple) else []
+
+
+def _has_plain_second_stage(model: nn.Module) -> bool:
+    """Whether the second stage takes features and regions, and the first one is asked with features alone."""
+    if not hasattr(model, 'roi_head'):
+        return False
+    from mmdet.models.dense_heads import AnchorHead
+    from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+
+    first, head = getattr(model, 'rpn_head', None), type(model.roi_head)
+    usual = {getattr(kind, '_bbox_forward', None) for kind in (CascadeRoIHead, StandardRoIHead)}
+    return getattr(head, '_bbox_forward', None) in usual and (first is None or isinstance(first, AnchorHead))
+
+
+def _is_plain_single_stage(model: nn.Module) -> bool:
+    """Whether the only head is asked with the features; its own hooks then see that it is called."""
+    from mmdet.models.detectors import SingleStageDetector
+
+    return getattr(type(model), '_forward', None) is SingleStageDetector._forward and hasattr(model, 'bbox_head')

@@ -1,0 +1,15 @@
+"""Calling a model with an example of its input."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def call_model(model: nn.Module, example_input: Any) -> Any:
+    """Call a model with an example: a tuple of arguments, a dict of named ones, or a single one."""
+    if isinstance(example_input, Mapping):
+        return model(**example_input)
+    return model(*example_input) if isinstance(example_input, tuple) else model(example_input)

@@ -1,0 +1,192 @@
+"""What of a model a task is about, and which channels of it can be pruned."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmautodfp.graph import (
+    ChannelGroup,
+    UnitSurvey,
+    flat_tensors,
+    groups_of,
+    is_detector,
+    outputs_of,
+    survey_units,
+    trace_channels,
+)
+from mmautodfp.reconstruction import SyntheticImages
+from mmautodfp.surgery import prove_groups
+from mmautodfp.utils import AutoDFPError
+
+from .example import call_model
+
+Target = str | Sequence[str]
+# Sides of the images that a model is traced with: some have too many steps for small ones.
+TRACED_SIZES = (128, 320, 512)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What can be pruned of a model.
+
+    Attributes:
+        module (nn.Module): What the groups' paths are relative to.
+        path (str): Its path in the model; '' for the model itself.
+        parts (tuple[str, ...]): The parts of the module that are pruned; ``('',)`` for all of it.
+        groups (list[ChannelGroup]): In forward order.
+        left (list[str]): What stays, a line for each reason.
+    """
+
+    module: nn.Module
+    path: str
+    parts: tuple[str, ...]
+    groups: list[ChannelGroup]
+    left: list[str]
+
+
+def survey_target(
+    model: nn.Module, target: Target, example_input: Any = None, residual_streams: bool | None = None
+) -> Survey:
+    """Find the channel groups of a part of a model, of several parts, or of all of it.
+
+    The blocks of a single part are found by those who know them; where nobody does, and for everything else, the model
+    is run once and its channels are followed. Groups that were found so are proven on the live model.
+
+    Args:
+        model (nn.Module): In eval mode.
+        target (str | Sequence[str]): Path of the part; 'model' or a list of parts for groups that go from one part to
+            another too; '' for all of a model that finders know.
+        example_input (Any): What a model that is no detector is called with, see :func:`.call_model`. Defaults to
+            None: images.
+        residual_streams (bool | None): Also prune what the blocks of a backbone (of any other model, its blocks) add
+            up. Defaults to None: if the target is 'model' or a list.
+
+    Raises:
+        AutoDFPError: There is no such part, nothing to prune in it, or the model cannot be run to find out.
+    """
+    whole = target == 'model' and not hasattr(model, 'model')
+    several = not isinstance(target, str)
+    parts = tuple(target) if several else ('',)
+    path = '' if whole or several else target
+    for part in parts if several else (path,):
+        find_module(model, part)
+    if several and not parts:
+        raise AutoDFPError("a list of parts was to be pruned, but it is empty; name at least one, such as 'backbone'")
+    module = model.get_submodule(path)
+    streams = whole or several if residual_streams is None else residual_streams
+    known = survey_units(module)
+    found = known
+    if whole or several or streams or not known.units:
+        found = _traced(model, module, path, parts, known, example_input, streams)
+    if not found.units:
+        reasons = '; '.join(found.describe_left()) or 'no convolution and no linear layer'
+        named = ', '.join(parts) if several else target
+        raise AutoDFPError(f'there is nothing to prune in the {type(module).__name__} {named!r}, which has {reasons}')
+    return Survey(module, path, parts, found.units, found.describe_left())
+
+
+def _traced(
+    model: nn.Module,
+    module: nn.Module,
+    path: str,
+    parts: Sequence[str],
+    known: UnitSurvey,
+    example_input: Any,
+    streams: bool,
+) -> UnitSurvey:
+    """The groups of a module as its channels are followed, in place of what finders know."""
+    try:
+        run, trace = _run_and_trace(model, example_input)
+    except AutoDFPError:
+        if known.units:
+            return known
+        raise
+    survey = groups_of(trace)
+    prefix = f'{path}.' if path else ''
+    left = {name.removeprefix(prefix): why for name, why in survey.left.items() if name.startswith(prefix)}
+    inside, by_name = [], {unit.name: unit for unit in known.units}
+    for group in survey.units:
+        reason = None
+        if not all(name.startswith(prefix) for name in group.layers):
+            reason = f'goes beyond {path!r}'
+        elif not all(_within(name.removeprefix(prefix), parts) for name in group.layers):
+            reason = f'goes beyond {", ".join(parts)}'
+        elif not streams and _is_stream(model, group):
+            reason = 'feeds a residual sum'
+        if reason is None:
+            group = _relative(group, prefix)
+            inside.append(_with_activation(group, by_name.get(group.name)))
+        else:
+            own = (producer.name for producer in group.producers)
+            left |= {name.removeprefix(prefix): reason for name in own if name.startswith(prefix)}
+    bad = prove_groups(module, inside, run)
+    return UnitSurvey([group for group in inside if group.name not in bad], left | bad)
+
+
+def _run_and_trace(model: nn.Module, example_input: Any) -> tuple[Callable[[], list[Tensor]], Any]:
+    """How to run a model on something small, and what was found out when it ran."""
+    device = next(model.parameters()).device
+    problem: Exception | None = None
+    for size in TRACED_SIZES:
+        if is_detector(model) or example_input is None:
+            (images,) = SyntheticImages(num_images=2, batch_size=2, size=size).normalized_as(model).batches(device)
+            run = lambda images=images: outputs_of(model, images)
+        else:
+            run = lambda: flat_tensors(call_model(model, example_input))
+        try:
+            with torch.no_grad():
+                run()  # some things are made at the first call
+                return run, trace_channels(model, run)
+        except Exception as error:  # a model's own code may end with anything
+            problem = error
+    first = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+    raise AutoDFPError(
+        f'the channels of the {type(model).__name__} were to be followed from layer to layer, but it cannot be run on '
+        f'images of {TRACED_SIZES} pixels ({first}); give an example_input, or prune a part that finders know'
+    ) from problem
+
+
+def _within(name: str, parts: Sequence[str]) -> bool:
+    return any(not part or name == part or name.startswith(f'{part}.') for part in parts)
+
+
+def _is_stream(model: nn.Module, group: ChannelGroup) -> bool:
+    """Whether several layers of a backbone, or of a model that has none, are added up."""
+    names = [producer.name for producer in group.producers]
+    if hasattr(model, 'backbone'):
+        names = [name for name in names if name.startswith('backbone.')]
+    return len(names) > 1
+
+
+def _relative(group: ChannelGroup, prefix: str) -> ChannelGroup:
+    """The same group, paths without a prefix."""
+    cut = lambda name: None if name is None else name.removeprefix(prefix)
+    return replace(
+        group,
+        name=cut(group.name),
+        norm=cut(group.norm),
+        consumers=tuple(replace(one, name=cut(one.name), norm=cut(one.norm)) for one in group.consumers),
+        between=tuple(map(cut, group.between)),
+        others=tuple(replace(one, name=cut(one.name), norm=cut(one.norm)) for one in group.others),
+        followers=tuple(map(cut, group.followers)),
+    )
+
+
+def _with_activation(group: ChannelGroup, unit: ChannelGroup | None) -> ChannelGroup:
+    """A group with what a finder knows of the way to its consumers, if it means the same group."""
+    same = unit is not None and set(unit.layers) == set(group.layers)
+    return replace(group, activation=unit.activation) if same else group
+
+
+def find_module(model: nn.Module, path: str) -> nn.Module:
+    """The submodule at a path; an :class:`AutoDFPError` names what is there if it is not."""
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        children = ', '.join(name for name, _ in model.named_children())
+        raise AutoDFPError(
+            f'module {path!r} was to be pruned, but the {type(model).__name__} has no such part; it has {children}'
+        ) from None

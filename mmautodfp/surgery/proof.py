@@ -1,0 +1,98 @@
+"""Showing on the live model that a group of channels can be taken out."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmautodfp.graph import ChannelGroup, outputs_first
+
+from .apply import prune_unit, replace_tensor
+from .plan import UnitPlan
+from .restore import Restore
+
+TOLERANCE = 1e-4
+ROUNDING = 1e-6
+
+
+@torch.no_grad()
+def prove_groups(
+    module: nn.Module, groups: Sequence[ChannelGroup], run: Callable[[], list[Tensor]], seed: int = 0
+) -> dict[str, str]:
+    """Take out random channels of each group, and compare with the dense model whose consumers read zeros instead.
+
+    All groups are tried together first; if that fails, halves of them, until those that are to blame are found.
+
+    Args:
+        module (nn.Module): Dense, in eval mode; the same afterwards.
+        groups (Sequence[ChannelGroup]): In forward order.
+        run (Callable): Runs what the module is a part of on a fixed input; the tensors that it gives are compared.
+        seed (int): Of the channels. Defaults to 0.
+
+    Returns:
+        dict[str, str]: Names of the groups that must not be pruned, with the reason.
+    """
+    if not groups:
+        return {}
+    reason = _difference(module, groups, run, seed)
+    if reason is None:
+        return {}
+    if len(groups) == 1:
+        return {groups[0].name: f'does not come out the same without it: {reason}'}
+    half = len(groups) // 2
+    failed = prove_groups(module, groups[:half], run, seed) | prove_groups(module, groups[half:], run, seed)
+    if not failed:  # only together
+        return {group.name: f'does not come out the same together with others: {reason}' for group in groups[half:]}
+    left = [group for group in groups if group.name not in failed]
+    return failed | prove_groups(module, left, run, seed)
+
+
+def _difference(
+    module: nn.Module, groups: Sequence[ChannelGroup], run: Callable[[], list[Tensor]], seed: int
+) -> str | None:
+    """How the slim module's outputs differ from those of the dense one with zeros; None if they do not."""
+    random = torch.Generator().manual_seed(seed)
+    plans = []
+    for group in groups:
+        width = int(torch.randint(1, group.num_channels + 1, (), generator=random))
+        if width == group.num_channels and width > 1:
+            width -= 1  # one that loses nothing proves nothing
+        keep = torch.randperm(group.num_channels, generator=random)[:width].sort().values
+        plans.append(UnitPlan(tuple(keep.tolist()), group.num_channels))
+    try:
+        with Restore() as restore:
+            for group, plan in zip(groups, plans, strict=True):
+                mask_group(module, group, plan, restore)
+            masked = run()
+        with Restore() as restore:
+            for group, plan in zip(groups, plans, strict=True):
+                prune_unit(module, group, plan, None, restore)
+            slim = run()
+    except Exception as error:  # a model's own code may end with anything if a width is not as it expects
+        return f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no message"}'
+    for expected, found in zip(masked, slim, strict=True):
+        if expected.shape != found.shape:
+            return f'an output of shape {tuple(expected.shape)} becomes {tuple(found.shape)}'
+        if not expected.numel():
+            continue
+        # By how much an output varies: most of it may be a bias, as of scores that start out low. What rounding does
+        # goes with its size.
+        scale, rounding = expected.std(correction=0), ROUNDING * expected.abs().amax()
+        error = (expected - found).abs().amax()
+        if not error <= TOLERANCE * scale + rounding:
+            return f'an output that varies by {scale:.1e} differs by {error:.1e}'
+    return None
+
+
+def mask_group(module: nn.Module, group: ChannelGroup, plan: UnitPlan, restore: Restore) -> None:
+    """Let the consumers of a dense module read zeros in place of the channels that a plan takes out."""
+    layer = module.get_submodule(group.name)
+    gone = torch.ones(group.width, dtype=torch.bool, device=layer.weight.device)
+    gone[group.channels(torch.tensor(plan.keep, device=gone.device))] = False
+    for consumer in group.consumers:
+        layer = restore.remember(module.get_submodule(consumer.name))
+        weight = outputs_first(layer).clone()
+        size = consumer.num_inputs or weight.shape[1]
+        own = weight[:, consumer.offset : consumer.offset + size].unflatten(1, (group.width, -1))
+        own[:, gone] = 0  # a view of the copy
+        replace_tensor(layer, 'weight', weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight)
