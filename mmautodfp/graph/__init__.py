@@ -2,7 +2,16 @@
 
 from .discovery import groups_of
 from .finders import ChainFinder, ChannelPath, InvertedResidualFinder, ResidualBlockFinder, chain_units
-from .forward import flat_tensors, is_detector, outputs_of, regions_of, run_model, samples_of, second_stage_of
+from .forward import (
+    flat_tensors,
+    has_plain_second_stage,
+    is_detector,
+    outputs_of,
+    regions_of,
+    run_model,
+    samples_of,
+    second_stage_of,
+)
 from .tracing import trace_channels
 from .units import (
     UNIT_FINDERS,
@@ -35,6 +44,7 @@ __all__ = [
     'find_units',
     'flat_tensors',
     'groups_of',
+    'has_plain_second_stage',
     'is_batch_norm',
     'is_detector',
     'outputs_first',

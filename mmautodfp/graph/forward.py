@@ -7,33 +7,38 @@ import numpy as np
 from torch import Tensor, nn
 
 # Regions of each image that second stages look at.
-NUM_REGIONS = 64
+NUM_REGIONS = 48
 
 
-def outputs_of(model: nn.Module, images: Tensor) -> list[Tensor]:
+def outputs_of(model: nn.Module, *inputs: Any) -> list[Tensor]:
     """What a model says of images: of a detector what all of its heads say, before boxes are made of it.
-
-    Second stages look at the same random regions, whatever the first stage says (:func:`regions_of`).
 
     Args:
         model (nn.Module): A detector of MMDetection, or any model that is called with images alone.
-        images (Tensor): [B, C, H, W], preprocessed.
+        *inputs: As of :func:`run_model`.
 
     Returns:
         list[Tensor]: In a fixed order.
     """
-    return flat_tensors(run_model(model, images))
+    return flat_tensors(run_model(model, *inputs))
 
 
 def run_model(model: nn.Module, *inputs: Any) -> Any:
-    """Run a model as :func:`outputs_of` does; what is no detector is called with the inputs as they are."""
-    if not is_detector(model) or len(inputs) != 1:
+    """Run a model; of a detector also its heads, but no post-processing.
+
+    Args:
+        model (nn.Module): A detector of MMDetection, or any other model, which is called with the inputs as they are.
+        *inputs: Of a detector images [B, C, H, W], preprocessed, and for its second stage, if it has one of the usual
+            kind, regions [n, 5] as :func:`regions_of` gives them. Without any, it looks at random ones.
+    """
+    if not is_detector(model) or not isinstance(inputs[0], Tensor):
         return model(*inputs)
-    (images,) = inputs
-    if _has_plain_second_stage(model):
+    images = inputs[0]
+    if has_plain_second_stage(model):
         features = model.extract_feat(images)
         first = model.rpn_head(features) if getattr(model, 'rpn_head', None) is not None else []
-        return first, second_stage_of(model.roi_head, features, regions_of(images))
+        regions = inputs[1] if len(inputs) > 1 else random_regions(images)
+        return first, second_stage_of(model.roi_head, features, regions)
     if _is_plain_single_stage(model):
         return model.bbox_head(model.extract_feat(images))
     return model(images, samples_of(images), mode='tensor')
@@ -55,16 +60,28 @@ def samples_of(images: Tensor) -> list:
     return [DetDataSample(metainfo=sizes | dict(img_id=i, scale_factor=(1.0, 1.0))) for i in range(len(images))]
 
 
-def regions_of(images: Tensor, count: int = NUM_REGIONS) -> Tensor:
-    """Random boxes of all sizes, the same for images of one size.
+def regions_of(model: nn.Module, images: Tensor, count: int = NUM_REGIONS) -> Tensor:
+    """What the first stage of a detector proposes to the second, filled up with random boxes.
 
     Args:
-        images (Tensor): [B, C, H, W].
-        count (int): Boxes of each image. Defaults to 64.
+        model (nn.Module): A detector with two stages.
+        images (Tensor): [B, C, H, W], preprocessed.
+        count (int): Boxes of each image. Defaults to 48.
 
     Returns:
         Tensor: [count * B, 5], number of the image, left, top, right, bottom; the images take turns.
     """
+    filled = random_regions(images, count).view(count, len(images), 5)
+    if getattr(model, 'rpn_head', None) is not None:
+        found = model.rpn_head.predict(model.extract_feat(images), samples_of(images), rescale=False)
+        for index, proposals in enumerate(found):
+            boxes = proposals.bboxes[:count]
+            filled[: len(boxes), index, 1:] = boxes
+    return filled.flatten(0, 1)
+
+
+def random_regions(images: Tensor, count: int = NUM_REGIONS) -> Tensor:
+    """Random boxes of all sizes, the same for images of one size; shapes as of :func:`regions_of`."""
     random = np.random.RandomState(0)
     batch, (height, width) = len(images), images.shape[-2:]
     number = count * batch
@@ -109,8 +126,8 @@ def flat_tensors(value: Any) -> list[Tensor]:
     return [tensor for item in value for tensor in flat_tensors(item)] if isinstance(value, list | tuple) else []
 
 
-def _has_plain_second_stage(model: nn.Module) -> bool:
-    """Whether the second stage takes features and regions, and the first one is asked with features alone."""
+def has_plain_second_stage(model: nn.Module) -> bool:
+    """Whether a model's second stage takes features and regions, and its first one features alone."""
     if not hasattr(model, 'roi_head'):
         return False
     from mmdet.models.dense_heads import AnchorHead

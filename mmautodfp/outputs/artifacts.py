@@ -37,6 +37,7 @@ class Row:
         counts (dict[str, dict]): 'module_params', 'model_params', 'module_flops' and 'model_flops', each with the
             ``count`` and the preserved ``ratio``.
         widths (dict[str, int]): Unit to the number of channels that stay.
+        layers (dict[str, dict]): Each changed layer with its new sizes, see :func:`mmautodfp.surgery.Slim`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Row:
     held_out_metric: float | None
     counts: dict[str, dict]
     widths: dict[str, int]
+    layers: dict[str, dict[str, int | bool]]
 
 
 class RunArtifacts:
@@ -77,16 +79,16 @@ class RunArtifacts:
         """
         task, plan = self.task, self.found.plan
         layers = [state.to_dict() for state in task.layer_states]
-        plan.to_json(self.work_dir / 'strategy.json', module=task.target, layers=layers, **self.settings)
+        plan.to_json(self.work_dir / 'strategy.json', module=task.path, layers=layers, **self.settings)
         state = {name: tensor.detach().cpu().clone() for name, tensor in task.model.state_dict().items()}
         meta = dict(
             dataset_meta={key: value for key, value in metainfo.items() if _is_plain(value)},
-            autodfp=dict(module=task.target, plan=plan.to_dict(), versions=_versions(), **self.settings),
+            autodfp=dict(module=task.path, plan=plan.to_dict(), versions=_versions(), **self.settings),
         )
         save_tensors(dict(state_dict=state, meta=meta), self.work_dir / 'pruned.pth')
         # mmengine fills in the folder of the config: the two files can be moved together.
         beside = '{{ fileDirname }}/pruned.pth'
-        text = slim_config(self.cfg, task.target, pruned.changes(task.module), beside).pretty_text
+        text = slim_config(self.cfg, task.path, pruned.changes(task.module), beside).pretty_text
         # It does so before Python reads the text: the folder's name may hold quotes.
         save_text(text.replace(repr(beside), f"r'''{beside}'''"), self.work_dir / 'pruned.py')
 
@@ -107,7 +109,8 @@ class RunArtifacts:
         self.summary = dict(
             model=type(task.model).__name__,
             config=str(self.cfg.filename),
-            module=task.target,
+            module=task.path,
+            target=task.target,
             episodes=len(found.history),
             best_episode=found.history.best,
             seconds=dict(search=sum(found.history.seconds), this_run=found.seconds),
@@ -126,7 +129,7 @@ class RunArtifacts:
         )
         self.summary['results'] = [
             dict(name=row.name, search_metric=row.search_metric, held_out_metric=row.held_out_metric, **row.counts)
-            | dict(widths=row.widths)
+            | dict(widths=row.widths, layers=row.layers)
             for row in rows
         ]
         self.summary['versions'] = _versions()
@@ -170,7 +173,7 @@ class RunArtifacts:
 
     def table(self, rows: Sequence[Row]) -> list[str]:
         """The comparison as lines of text."""
-        lines = [f'{"":28}{"search":>9}{"held-out":>10}{"params":>16}{"FLOPs":>18}   of the {self.task.target}']
+        lines = [f'{"":28}{"search":>9}{"held-out":>10}{"params":>16}{"FLOPs":>18}   of {self.task.target or "all"}']
         for row in rows:
             params, flops = row.counts['module_params'], row.counts['module_flops']
             metrics = [

@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from torch import nn
-
 from mmautodfp.api import PruningTask, SearchResult
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, Reconstructor
 from mmautodfp.rewards import Reward
@@ -34,10 +32,10 @@ class Candidate:
     applied: Restore | None = None
 
     @contextmanager
-    def on(self, target: nn.Module) -> Iterator[None]:
-        """Have a dense module pruned, as one that stays so, for the block."""
+    def on(self, task: PruningTask) -> Iterator[None]:
+        """Have a task's dense model pruned, as one that stays so, for the block."""
         if self.applied is None:
-            with apply_plan(target, self.plan, self.reconstructor, final=True):
+            with apply_plan(task.module, self.plan, self.reconstructor, True, task.model, task.groups):
                 yield
             return
         self.applied.swap()
@@ -64,7 +62,7 @@ def compare(
         applied (Restore | None): Of the found plan, see :class:`Candidate`. Defaults to None.
     """
     if not compared:
-        return [Row('AutoDFP', found.reward, None, task.summary(found.plan), found.plan.widths)]
+        return [_row(task, 'AutoDFP', found.plan, [found.reward, None])]
     # The baselines keep the channels with the largest l2 norms.
     published, allocated = task.uniform_plan(rankings=task.l2_rankings), task.allocated_plan()
     plans = {'uniform, same compensation': task.uniform_plan()}
@@ -79,32 +77,35 @@ def compare(
             for name, plan in plans.items()
         ),
     ]
-    figures = measure(task.model, task.module, candidates, rewards)
+    figures = measure(task, candidates, rewards)
     return [
-        Row(candidate.name, *values, task.summary(candidate.plan), candidate.plan.widths)
+        _row(task, candidate.name, candidate.plan, values)
         for candidate, values in zip(candidates, figures, strict=True)
     ]
 
 
+def _row(task: PruningTask, name: str, plan: PruningPlan, values: Sequence[float | None]) -> Row:
+    with apply_plan(task.module, plan, groups=task.groups) as restore:
+        layers = restore.changes(task.module)
+    return Row(name, *values, task.summary(plan), plan.widths, layers)
+
+
 def measure(
-    model: nn.Module, target: nn.Module, candidates: Sequence[Candidate], metrics: Sequence[Reward | None]
+    task: PruningTask, candidates: Sequence[Candidate], metrics: Sequence[Reward | None]
 ) -> list[list[float | None]]:
     """Evaluate candidates; the ranks of a distributed run share the work out.
 
     Args:
-        model (nn.Module): The dense model.
-        target (nn.Module): Its part that the plans prune.
+        task (PruningTask): Its model is dense.
         candidates (Sequence[Candidate]): N of them.
         metrics (Sequence[Reward | None]): M of them, prepared; None is not measured.
 
     Returns:
         list[list[float | None]]: [N, M].
     """
-    return share_out([partial(_measure, model, target, candidate, metrics) for candidate in candidates])
+    return share_out([partial(_measure, task, candidate, metrics) for candidate in candidates])
 
 
-def _measure(
-    model: nn.Module, target: nn.Module, candidate: Candidate, metrics: Sequence[Reward | None]
-) -> list[float | None]:
-    with candidate.on(target):
-        return [None if metric is None else metric(model) for metric in metrics]
+def _measure(task: PruningTask, candidate: Candidate, metrics: Sequence[Reward | None]) -> list[float | None]:
+    with candidate.on(task):
+        return [None if metric is None else metric(task.model) for metric in metrics]

@@ -19,7 +19,7 @@ def slim_config(
 
     Args:
         cfg (Config): Config of the dense model.
-        target (str): Path of the pruned module, which must also be its path in ``cfg.model``.
+        target (str): Path of the pruned module, which must also be its path in ``cfg.model``; '' for the whole model.
         layers (dict[str, dict[str, int | bool]]): Its changed layers, as :func:`mmautodfp.surgery.Slim` takes them.
         checkpoint (str | os.PathLike | None): Becomes ``load_from``, so that a training starts from the pruned model.
 
@@ -30,17 +30,21 @@ def slim_config(
         AutoDFPError: The module has no place of its own in ``cfg.model``.
     """
     cfg = copy.deepcopy(cfg)
-    place, key = cfg, 'model'
-    for part in filter(None, target.split('.')):
-        place, key = place[key], part
-        if not isinstance(place, dict) or not isinstance(place.get(key), dict):
-            raise AutoDFPError(
-                f'module {target!r} was to be pruned, but the config has no model.{target} that could be replaced; '
-                'name a part that has a config of its own, or its parent'
-            )
-    dense = place[key]
-    _forget_pretrained(dense)
-    place[key] = ConfigDict(type='mmautodfp.Slim', module=dense, layers=layers)
+    if target:
+        place, key = cfg, 'model'
+        for part in target.split('.'):
+            place, key = place[key], part
+            if not isinstance(place, dict) or not isinstance(place.get(key), dict):
+                raise AutoDFPError(
+                    f'module {target!r} was to be pruned, but the config has no model.{target} that could be replaced; '
+                    'name a part that has a config of its own, or its parent'
+                )
+        _forget_pretrained(place[key])
+        place[key] = ConfigDict(type='mmautodfp.Slim', module=place[key], layers=layers)
+    else:
+        _forget_pretrained(cfg.model)
+        dense = {name: value for name, value in cfg.model.items() if name != 'type'}
+        cfg.model = ConfigDict(type='mmautodfp.SlimModel', slim_type=cfg.model.type, layers=layers, **dense)
     name_nms(cfg.model)
     for name in ('autodfp', 'work_dir', 'launcher', 'resume'):
         cfg.pop(name, None)

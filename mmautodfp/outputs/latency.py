@@ -1,13 +1,16 @@
 """How long a dense and a pruned model take, measured side by side."""
 
 import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
 
-from mmautodfp.surgery import shrink
+from mmautodfp.graph import is_detector, samples_of
+from mmautodfp.surgery import Slim, shrink
 from mmautodfp.utils.fileio import load_json
 from mmautodfp.utils.registry import MODELS
 from mmautodfp.utils.timing import median_in_turns
@@ -25,7 +28,7 @@ def measure_latency(run: str | os.PathLike, repeat: int = 50) -> dict[str, dict[
     """Latency of the models of a run, in turns, so that a change of pace meets all alike.
 
     One random image of the size that FLOPs were counted with, on the device at hand, with the weights' values left
-    random: they do not matter to the pruned module's speed.
+    random: they do not matter to the speed. A detector that was pruned as a whole makes boxes too.
 
     Args:
         run (str | os.PathLike): Work dir with ``pruned.py`` and ``summary.json``.
@@ -39,22 +42,39 @@ def measure_latency(run: str | os.PathLike, repeat: int = 50) -> dict[str, dict[
     """
     run = Path(run)
     summary = load_json(run / 'summary.json', 'the summary of the run')
-    widths = {row['name']: row['widths'] for row in summary['results']}
-    module = Config.fromfile(run / 'pruned.py').model
-    for part in summary['module'].split('.'):
-        module = module[part]
+    rows = {row['name']: row for row in summary['results']}
+    config = dense_config(Config.fromfile(run / 'pruned.py').model, summary['module'])
     shape = summary['flops_input']
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    models = {name: _build(module, widths[row], device) for name, row in ROWS.items() if row in widths}
+    models = {name: _build(config, rows[row], device) for name, row in ROWS.items() if row in rows}
     image = torch.rand(shape, device=device)
-    calls = {name: lambda model=model: model(image) for name, model in models.items()}
+    calls = {name: partial(infer, model, image) for name, model in models.items()}
     return {name: dict(module=seconds) for name, seconds in median_in_turns(calls, repeat).items()}
 
 
-def _build(module: dict, widths: dict[str, int], device: str) -> torch.nn.Module:
+def dense_config(model: dict, module: str) -> dict:
+    """Config of the dense module, from the model's of a ``pruned.py`` and the module's path ('' for the model)."""
+    if not module:
+        rest = {name: value for name, value in model.items() if name not in ('type', 'slim_type', 'layers')}
+        return dict(type=model['slim_type'], **rest)
+    for part in module.split('.'):
+        model = model[part]
+    return model['module']
+
+
+@torch.inference_mode()
+def infer(model: torch.nn.Module, images: torch.Tensor) -> Any:
+    """What a detector finds in preprocessed images [B, C, H, W], or what another model says of them."""
+    return model(images, samples_of(images), mode='predict') if is_detector(model) else model(images)
+
+
+def _build(module: dict, row: dict, device: str) -> torch.nn.Module:
     if DefaultScope.get_current_instance() is None:
         init_default_scope('mmdet')
-    model = MODELS.build(module.module).to(device)
-    shrink(model, widths)
+    model = MODELS.build(module).to(device)
+    if 'layers' in row:
+        Slim(model, row['layers'])
+    else:  # of version 0.1
+        shrink(model, row['widths'])
     model.eval()  # mmdet's ResNet returns None
-    return model
+    return model.to(device)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -111,16 +112,19 @@ class SyntheticLeastSquares(Reconstructor):
         device = next(module.parameters()).device
         images = list(self.images.normalized_as(model).batches(device))  # small beside a layer's outputs
         _require_taken(module, model, images[0])
-        self._batches = lambda: (inputs_of(model, module, batch) for batch in images)
+        if module is model:  # regions that a dense first stage proposes
+            given = [inputs_of(model, module, batch) for batch in images]
+            self._batches = lambda: iter(given)
+        else:
+            self._batches = lambda: (inputs_of(model, module, batch) for batch in images)
         units = self._groups
         modes = [(part, part.training) for part in model.modules()]
         try:
             model.eval()
             moments, statistics = input_moments(module, units, self._batches())
-            few = images[: -(-self.recalibration // self.images.batch_size)]
+            few = -(-self.recalibration // self.images.batch_size)
             if few:
-                again = lambda: (inputs_of(model, module, batch) for batch in few)
-                self._recalibration = Recalibration(module, units, again)
+                self._recalibration = Recalibration(module, units, lambda: islice(self._batches(), few))
         finally:
             for part, mode in modes:
                 part.training = mode

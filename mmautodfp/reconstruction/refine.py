@@ -29,7 +29,7 @@ class Refinement:
         patch_ridge (float): Strength that holds them to the merged ones. Defaults to 0.1.
         shortcut (float): Share of the error on the shortcut that the last layer of a residual block is to make good,
             0 to 1. Defaults to 0.25.
-        rematch (bool): Give the outputs back their deviation. Defaults to True.
+        rematch (bool): Give outputs that a norm follows back their deviation. Defaults to True.
         units_per_pass (int): Units of a block that are solved between two passes over the images; those solved
             together do not yet see each other's new weights. Defaults to 1.
         positions (int): Of each image, at most, that a layer is fitted on. Defaults to 1024.
@@ -71,7 +71,7 @@ def refine(
     settings: Refinement,
     restore: Restore,
 ) -> None:
-    """Solve every consumer once more: inputs from the path that is pruned already, targets from the dense one.
+    """Solve every consumer of pruned channels once more: inputs from the path that is pruned already, targets from the dense one.
 
     A batch at a time; beside sums over the samples, what enters the block in question is kept, if there is room.
 
@@ -97,8 +97,8 @@ def refine(
             readers.setdefault(consumer.name, []).append((group, consumer))
     pruned = [group for group in groups if planned[group.name].width < group.num_channels]
     touched = {consumer.name for group in pruned for consumer in group.consumers}
-    first = min((order[path] for path in touched), default=len(order))  # nothing changes before it
-    layers = sorted((path for path in readers if order[path] >= first), key=order.get)
+    # Where nothing is missing, new weights would only be fitted to the errors of what comes before.
+    layers = sorted(touched, key=order.get)
     for block, together in _passes(layers, readers, groups, paths.census, settings.units_per_pass):
         fits = [_LayerFit(twin, slim, readers[path], planned, reconstructor, cut, settings) for path in together]
         norms = {fit.path: fit.consumer.norm for fit in fits}
@@ -232,7 +232,7 @@ class _LayerFit:
         patches = self.patches
         if settings.patches:
             weight = solve_ridge(patches.covariance, patches.cross_covariance, settings.patch_ridge, weight)
-        if settings.rematch:
+        if settings.rematch and self.mean is not None:  # scores and boxes are worse for larger outputs
             variance = ((weight @ patches.covariance) * weight).sum(1)
             weight = weight * bounded_gain(patches.target_variance, variance)[:, None]
         return weight, patches.target_mean - weight @ patches.mean

@@ -12,7 +12,15 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from mmautodfp.graph import ChannelGroup, Consumer, is_batch_norm, outputs_first, run_model
+from mmautodfp.graph import (
+    ChannelGroup,
+    Consumer,
+    has_plain_second_stage,
+    is_batch_norm,
+    outputs_first,
+    regions_of,
+    run_model,
+)
 from mmautodfp.kernels import Moments, TapCorrelation, dead_leaves, white_noise
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import Positive, Several, settings
@@ -92,11 +100,17 @@ def hooks() -> Iterator[list]:
 def inputs_of(model: nn.Module, module: nn.Module, images: Tensor) -> tuple:
     """What ``module`` is called with when ``model`` sees images: the images themselves if it is the first part.
 
+    With the images of a whole detector of two stages go the regions that its first stage proposes while it is dense:
+    pruned or not, its second stage is asked about the same ones.
+
     Raises:
         AutoDFPError: The model's features do not come from this module.
     """
     if model is module:
-        return (images,)
+        if not has_plain_second_stage(model):
+            return (images,)
+        with torch.no_grad(), batch_statistics(model):
+            return images, regions_of(model, images)
     seen: list[tuple] = []
 
     def stop(_, args):

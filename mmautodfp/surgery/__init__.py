@@ -9,12 +9,13 @@ from .apply import apply_plan, prune_unit, replace_tensor, shift_outputs
 from .plan import PruningPlan, UnitPlan
 from .proof import mask_group, prove_groups
 from .restore import Restore
-from .slim import Slim, shrink
+from .slim import Slim, SlimModel, shrink
 
 __all__ = [
     'PruningPlan',
     'Restore',
     'Slim',
+    'SlimModel',
     'UnitPlan',
     'allocate_widths',
     'allocation_of',

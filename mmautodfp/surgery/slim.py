@@ -1,6 +1,7 @@
 """A pruned module built from its config."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,6 +48,24 @@ def Slim(
     return module
 
 
+@MODELS.register_module()
+def SlimModel(slim_type: str | type, layers: Mapping[str, Mapping[str, int | bool]], **config: Any) -> nn.Module:
+    """Build a whole model and shrink it, as :func:`Slim` does a part of it.
+
+    Every key of the dense model's config stays in its place, so that whatever reads ``cfg.model.backbone`` or
+    ``cfg.model.test_cfg`` goes on working.
+
+    Args:
+        slim_type (str | type): The dense model's ``type``.
+        layers (Mapping[str, Mapping[str, int | bool]]): As of :func:`Slim`.
+        **config: The rest of the dense model's config.
+
+    Raises:
+        AutoDFPError: As of :func:`Slim`.
+    """
+    return Slim(dict(config, type=slim_type), layers)
+
+
 def shrink(module: nn.Module, widths: Mapping[str, int]) -> None:
     """Cut a dense module's units down to their first channels, for its shapes: the weights are not those of a plan.
 
@@ -87,7 +106,8 @@ def _resize(module: nn.Module, path: str, sizes: Mapping[str, int | bool]) -> No
             raise AutoDFPError(f'{path} was to have {name}={value!r}, but a {kind} takes a whole number of 1 or more')
     new = {name: sizes.get(name, value) for name, value in dense.items()}
     set_sizes(layer, new)
-    outputs = {'out_channels', 'num_features', 'out_features'}
+    outputs = {'out_channels', 'num_features', 'out_features', 'num_channels'}
+    transposed = isinstance(layer, nn.ConvTranspose2d)
     for store in (layer._parameters, layer._buffers):
         for name, tensor in store.items():
             if tensor is None or not tensor.ndim:
@@ -96,6 +116,8 @@ def _resize(module: nn.Module, path: str, sizes: Mapping[str, int | bool]) -> No
             shape[0] = next((new[key] for key in new if key in outputs), shape[0])
             if tensor.ndim > 1:
                 shape[1] = new.get('in_features') or new['in_channels'] // new.get('groups', 1)
+            if tensor.ndim > 1 and transposed:
+                shape[0], shape[1] = new['in_channels'], new['out_channels'] // new['groups']
             if shape != list(tensor.shape):
                 empty = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
                 store[name] = nn.Parameter(empty, tensor.requires_grad) if store is layer._parameters else empty

@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from sklearn.manifold import TSNE
-from torch import nn
 
 from mmautodfp.api import PruningTask
-from mmautodfp.graph import ChannelGroup, find_units, unit_statistics
+from mmautodfp.graph import ChannelGroup, unit_statistics
 from mmautodfp.kernels import cluster_channels, cosine_distance
-from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
 from mmautodfp.utils.fileio import load_json, save_json
 
@@ -115,10 +113,10 @@ def collect(
         widths (dict[str, dict[str, int]]): Compared model to its unit widths, for the sizes.
         needs_data (bool): Whether a data set may be opened. Defaults to True.
     """
-    model, target = task.model, task.module
+    model = task.model
     evidence = Evidence()
-    evidence.gather('channels', lambda: map_channels(target, plan, task.reconstructor, task.clustering))
-    evidence.gather('sizes', lambda: {name: _saved_size(model, target, chosen) for name, chosen in widths.items()})
+    evidence.gather('channels', lambda: map_channels(task, plan))
+    evidence.gather('sizes', lambda: {name: _saved_size(task, chosen) for name, chosen in widths.items()})
     if needs_data:
         evidence.gather('pictures', lambda: compare_on_images(model, swap, cfg.val_dataloader.dataset))
     else:
@@ -126,22 +124,18 @@ def collect(
     return evidence
 
 
-def map_channels(
-    target: nn.Module, plan: PruningPlan, reconstructor: Reconstructor, clustering: dict
-) -> list[ChannelMap]:
-    """Clusters and stand-ins of all units of the plan, and the places of the channels of some.
+def map_channels(task: PruningTask, plan: PruningPlan) -> list[ChannelMap]:
+    """Clusters and stand-ins of all groups of the plan, and the places of the channels of some.
 
     Args:
-        target (nn.Module): The dense module.
+        task (PruningTask): Its model is dense, its reconstructor fitted.
         plan (PruningPlan): What is kept.
-        reconstructor (Reconstructor): The compensation, fitted to the module.
-        clustering (dict): Arguments of :func:`mmautodfp.kernels.cluster_channels`.
     """
-    units = [unit for unit in find_units(target) if unit.name in plan.units]
-    maps = [_map_unit(target, unit, plan.units[unit.name], reconstructor, clustering) for unit in units]
+    units = [unit for unit in task.groups if unit.name in plan.units]
+    maps = [_map_unit(task, unit, plan.units[unit.name]) for unit in units]
     shown = choose_layers(maps, SHOWN_LAYERS)
     return [
-        ChannelMap(**vars(found) | dict(places=_embed(target.get_submodule(unit.name).weight)))
+        ChannelMap(**vars(found) | dict(places=_embed(unit_statistics(task.module, unit)[0])))
         if index in shown
         else found
         for index, (unit, found) in enumerate(zip(units, maps, strict=True))
@@ -156,19 +150,18 @@ def choose_layers(maps: Sequence[ChannelMap], most: int) -> list[int]:
 
 
 @torch.no_grad()
-def _map_unit(
-    target: nn.Module, unit: ChannelGroup, plan: UnitPlan, reconstructor: Reconstructor, clustering: dict
-) -> ChannelMap:
-    weight, _ = unit_statistics(target, unit)
+def _map_unit(task: PruningTask, unit: ChannelGroup, plan: UnitPlan) -> ChannelMap:
+    weight, _ = unit_statistics(task.module, unit)
     keep = torch.tensor(plan.keep, device=weight.device)
-    partner, scale = torch.arange(unit.num_channels), torch.ones(unit.num_channels)
+    channels = unit.channels(keep).cpu()
+    partner, scale = torch.arange(unit.width), torch.ones(unit.width)
     if plan.width < unit.num_channels:
-        delivery = reconstructor.reconstruct(unit, keep, plan.lam).delivery.float().cpu()  # [N, K]
+        delivery = task.reconstructor.reconstruct(unit, keep, plan.lam).delivery.float().cpu()  # [N, K]
         most = delivery.abs().argmax(1)
         scale = delivery.gather(1, most[:, None]).squeeze(1)
-        partner = torch.where(scale != 0, keep.cpu()[most], -1)
-    labels = cluster_channels(weight, **clustering).labels
-    return ChannelMap(unit.name, labels.tolist(), list(plan.keep), partner.tolist(), scale.tolist())
+        partner = torch.where(scale != 0, channels[most], -1)
+    labels = cluster_channels(weight, **task.clustering).labels
+    return ChannelMap(unit.name, labels.tolist(), channels.tolist(), partner.tolist(), scale.tolist())
 
 
 @torch.no_grad()
@@ -180,12 +173,12 @@ def _embed(weight: torch.Tensor) -> list[list[float]]:
     return tsne.fit_transform(distance).round(3).tolist()
 
 
-def _saved_size(model: nn.Module, target: nn.Module, widths: dict[str, int]) -> int:
+def _saved_size(task: PruningTask, widths: dict[str, int]) -> int:
     """Bytes of a model's weights on disk; which channels are kept does not matter to them."""
-    channels = {unit.name: unit.num_channels for unit in find_units(target)}
+    channels = {group.name: group.num_channels for group in task.groups}
     plan = {name: UnitPlan(tuple(range(width)), channels[name]) for name, width in widths.items()}
-    with apply_plan(target, PruningPlan(plan)):
-        state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    with apply_plan(task.module, PruningPlan(plan), groups=task.groups):
+        state = {name: tensor.detach().cpu().clone() for name, tensor in task.model.state_dict().items()}
     file = io.BytesIO()
     torch.save(dict(state_dict=state), file)
     return file.getbuffer().nbytes
