@@ -1,0 +1,331 @@
+"""What the tracer finds in small networks, one a topology, against what a reader of their forward would say."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from conftest import build_resnet
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from torch import Tensor, nn
+
+from mmautodfp.graph import ChannelGroup, UnitSurvey, find_units, flat_tensors, groups_of, trace_channels
+
+
+def conv(inputs: int, outputs: int, kernel: int = 3, **settings) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **settings)
+
+
+class Net(nn.Module):
+    """Layers by name, and a forward that a test writes as a function of them and an image."""
+
+    def __init__(self, forward, **layers: nn.Module):
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.way = forward
+
+    def forward(self, x: Tensor):
+        return self.way(self, x)
+
+
+def follow(forward, **layers: nn.Module) -> UnitSurvey:
+    model = Net(forward, **layers).eval()
+    return groups_of(trace_channels(model, lambda: model(torch.rand(2, 3, 16, 16))))
+
+
+def read_by(group: ChannelGroup) -> list[tuple[str, int]]:
+    """Who reads a group, and from which input on."""
+    return [(consumer.name, consumer.offset) for consumer in group.consumers]
+
+
+def made_by(group: ChannelGroup) -> list[tuple[str, int]]:
+    return [(producer.name, producer.offset) for producer in group.producers]
+
+
+def test_a_chain_gives_a_group_a_layer_and_its_output_stays():
+    survey = follow(
+        lambda m, x: m.c(m.b(m.n(m.a(x)).relu())), a=conv(3, 8), n=nn.BatchNorm2d(8), b=conv(8, 6), c=conv(6, 4)
+    )
+    first, second = survey.units
+    assert (first.name, first.norm, first.num_channels, first.block) == ('a', 'n', 8, 1)
+    assert (second.name, second.norm, second.num_channels) == ('b', None, 6)
+    assert [read_by(group) for group in survey.units] == [[('b', 0)], [('c', 0)]]
+    assert not first.between
+    assert survey.left == {'c': 'gives an output of the model'}
+
+
+def test_a_residual_sum_is_one_group_of_all_that_is_added_up():
+    def forward(m, x):
+        x = m.a(x)
+        x = x + m.c(m.b(x).relu())
+        return m.out((x + m.d(x)).relu())
+
+    survey = follow(forward, a=conv(3, 8), b=conv(8, 5), c=conv(5, 8), d=conv(8, 8), out=conv(8, 2))
+    stream, inner = survey.units
+    assert made_by(stream) == [('a', 0), ('c', 0), ('d', 0)]
+    assert read_by(stream) == [('b', 0), ('d', 0), ('out', 0)]
+    assert (stream.num_channels, inner.name, inner.num_channels) == (8, 'b', 5)
+
+
+def test_parts_of_a_concatenation_are_groups_with_offsets_in_what_reads_it():
+    survey = follow(
+        lambda m, x: m.out(m.n(torch.cat([m.a(x), m.b(x).relu()], 1))),
+        a=conv(3, 4),
+        b=conv(3, 6),
+        n=nn.Identity(),
+        out=conv(10, 2),
+    )
+    first, second = survey.units
+    assert (first.name, first.consumers[0].offset, first.consumers[0].num_inputs) == ('a', 0, 4)
+    assert (second.name, second.consumers[0].offset, second.consumers[0].num_inputs) == ('b', 4, 6)
+
+
+def test_parts_of_a_concatenation_that_share_a_norm_stay():
+    survey = follow(
+        lambda m, x: m.out(m.n(torch.cat([m.a(x), m.b(x)], 1))),
+        a=conv(3, 4),
+        b=conv(3, 6),
+        n=nn.BatchNorm2d(10),
+        out=conv(10, 2),
+    )
+    assert not survey.units
+    assert survey.left['a'] == survey.left['b'] == 'shares n with other channels'
+
+
+def test_each_channel_of_a_flattened_map_is_several_columns_of_a_linear_layer():
+    survey = follow(
+        lambda m, x: m.out(m.fc(F.adaptive_avg_pool2d(m.a(x), 2).flatten(1)).relu()),
+        a=conv(3, 4),
+        fc=nn.Linear(16, 6),
+        out=nn.Linear(6, 2),
+    )
+    first, second = survey.units
+    assert (first.name, first.num_channels, read_by(first)) == ('a', 4, [('fc', 0)])
+    assert first.consumers[0].num_inputs is None  # all of them, four each
+    assert (second.name, second.num_channels, read_by(second)) == ('fc', 6, [('out', 0)])
+
+
+def test_the_same_channels_read_several_times_by_one_layer_are_one_group():
+    def pyramid(m, x):
+        x = m.a(x)
+        return m.out(torch.cat([x, *(F.max_pool2d(x, size, 1, size // 2) for size in (3, 5))], 1))
+
+    (group,) = follow(pyramid, a=conv(3, 4), out=conv(12, 2)).units
+    assert (group.name, group.num_channels) == ('a', 4)
+    assert [(consumer.offset, consumer.num_inputs) for consumer in group.consumers] == [(0, 4), (4, 4), (8, 4)]
+
+
+def test_a_depthwise_convolution_is_on_the_way():
+    (group,) = follow(
+        lambda m, x: m.out(m.n(m.b(m.a(x))).relu()),
+        a=conv(3, 6),
+        b=conv(6, 6, groups=6),
+        n=nn.BatchNorm2d(6),
+        out=conv(6, 2),
+    ).units
+    assert (group.name, group.num_channels, group.block) == ('a', 6, 1)
+    assert group.between == ('b', 'n')
+    assert read_by(group) == [('out', 0)]
+
+
+def test_channels_of_a_grouped_convolution_go_in_blocks():
+    (group,) = follow(lambda m, x: m.out(m.b(m.a(x))), a=conv(3, 12), b=conv(12, 12, groups=3), out=conv(12, 2)).units
+    assert (group.num_channels, group.block, group.width, group.between) == (3, 4, 12, ('b',))
+
+
+def test_channels_of_a_group_norm_go_in_blocks():
+    first, second = follow(
+        lambda m, x: m.out(m.b(m.n(m.a(x)).relu())), a=conv(3, 12), n=nn.GroupNorm(4, 12), b=conv(12, 5), out=conv(5, 2)
+    ).units
+    assert (first.num_channels, first.block, first.norm, first.between) == (4, 3, None, ('n',))
+    assert (second.num_channels, second.block) == (5, 1)
+
+
+def test_channel_attention_goes_with_the_channels_that_it_weighs():
+    def forward(m, x):
+        x = m.a(x)
+        weights = m.up(m.down(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        return m.out(x * weights)
+
+    group, squeezed = follow(forward, a=conv(3, 8), down=conv(8, 2, 1), up=conv(2, 8, 1), out=conv(8, 4)).units
+    assert made_by(group) == [('a', 0), ('up', 0)]
+    assert read_by(group) == [('down', 0), ('out', 0)]
+    assert (squeezed.name, read_by(squeezed)) == ('down', [('up', 0)])
+
+
+def test_levels_that_share_a_head_are_one_group_and_two_heads_read_it():
+    def forward(m, x):
+        fine, coarse = m.fine(x), m.coarse(F.max_pool2d(x, 2))
+        towers = [m.tower(level).relu() for level in (fine, coarse)]
+        return [head(x) for head in (m.scores, m.boxes) for x in towers]
+
+    survey = follow(forward, fine=conv(3, 8), coarse=conv(3, 8), tower=conv(8, 6), scores=conv(6, 2), boxes=conv(6, 4))
+    levels, tower = survey.units
+    assert made_by(levels) == [('fine', 0), ('coarse', 0)]
+    assert read_by(levels) == [('tower', 0)]
+    assert read_by(tower) == [('scores', 0), ('boxes', 0)]
+    assert survey.left == dict.fromkeys(('scores', 'boxes'), 'gives an output of the model')
+
+
+def test_a_region_extractor_follows_the_levels_that_it_cuts_from():
+    def forward(m, x):
+        levels = m.fine(x), m.coarse(F.max_pool2d(x, 2))
+        regions = torch.tensor([[0.0, 0, 0, 8, 8], [1, 4, 4, 12, 12]])
+        return m.out(m.fc(m.extract(levels, regions).flatten(1)))
+
+    extract = SingleRoIExtractor(dict(type='RoIAlign', output_size=2), out_channels=8, featmap_strides=[1, 2])
+    levels, inner = follow(
+        forward, fine=conv(3, 8), coarse=conv(3, 8), extract=extract, fc=nn.Linear(32, 6), out=nn.Linear(6, 2)
+    ).units
+    assert made_by(levels) == [('fine', 0), ('coarse', 0)]
+    assert (levels.num_channels, read_by(levels), levels.followers) == (8, [('fc', 0)], ('extract',))
+    assert (inner.name, inner.followers) == ('fc', ())
+
+
+def test_a_transposed_convolution_reads_channels_and_gives_new_ones():
+    first, second = follow(
+        lambda m, x: m.out(m.n(m.b(m.a(x))).relu()),
+        a=conv(3, 8),
+        b=nn.ConvTranspose2d(8, 6, 2, 2),
+        n=nn.BatchNorm2d(6),
+        out=conv(6, 2),
+    ).units
+    assert (first.name, first.num_channels, read_by(first)) == ('a', 8, [('b', 0)])
+    assert first.consumers[0].norm == 'n'
+    assert (second.name, second.num_channels, second.norm) == ('b', 6, 'n')
+
+
+def test_halves_of_an_output_that_go_apart_are_groups_with_offsets():
+    def forward(m, x):
+        left, right = m.a(x).chunk(2, 1)
+        return m.b(left), m.c(right)
+
+    first, second = follow(forward, a=conv(3, 8), b=conv(4, 2), c=conv(4, 2)).units
+    assert (made_by(first), read_by(first), first.num_channels) == ([('a', 0)], [('b', 0)], 4)
+    assert (made_by(second), read_by(second), second.num_channels) == ([('a', 4)], [('c', 0)], 4)
+
+
+def test_halves_of_which_a_norm_takes_both_stay_with_the_reason():
+    def forward(m, x):
+        left, right = m.n(m.a(x)).chunk(2, 1)
+        return m.b(left), m.c(right)
+
+    survey = follow(forward, a=conv(3, 8), n=nn.BatchNorm2d(8), b=conv(4, 2), c=conv(4, 2))
+    assert not survey.units
+    assert survey.left['a'] == 'shares n with other channels'
+
+
+def test_a_reshape_that_mixes_channels_and_places_leaves_them():
+    survey = follow(lambda m, x: m.b(m.a(x).reshape(2, 16, 8, 8)), a=conv(3, 4), b=conv(16, 2))
+    (group,) = survey.units  # each map becomes four, one behind the other
+    assert (group.num_channels, group.consumers[0].num_inputs) == (4, None)
+    survey = follow(lambda m, x: m.b(m.a(x).reshape(2, 2, 32, 16)), a=conv(3, 4), b=conv(2, 2))
+    assert not survey.units
+    assert survey.left['a'] == 'feeds b, which does not read channel by channel'
+
+
+def test_channels_that_meet_a_tensor_of_fixed_size_stay():
+    model = Net(lambda m, x: m.b(m.a(x) * m.scale), a=conv(3, 4), b=conv(4, 2)).eval()
+    model.scale = nn.Parameter(torch.rand(1, 4, 1, 1))
+    survey = groups_of(trace_channels(model, lambda: model(torch.rand(2, 3, 16, 16))))
+    assert not survey.units
+    assert survey.left['a'] == 'meets a tensor of fixed size in mul'
+
+
+def test_a_number_or_a_map_of_one_channel_is_no_tensor_of_fixed_size():
+    def forward(m, x):
+        return m.b(m.a(x) * m.scale * x.mean(1, keepdim=True) + 1)
+
+    model = Net(forward, a=conv(3, 4), b=conv(4, 2)).eval()
+    model.scale = nn.Parameter(torch.rand(1))
+    assert [group.name for group in groups_of(trace_channels(model, lambda: model(torch.rand(2, 3, 8, 8)))).units] == [
+        'a'
+    ]
+
+
+def test_channels_that_mix_with_one_another_stay():
+    survey = follow(lambda m, x: m.b(m.a(x).softmax(1)), a=conv(3, 4), b=conv(4, 2))
+    assert survey.left['a'] == 'feeds _softmax, which mixes its channels'
+    survey = follow(lambda m, x: m.b(x * m.a(x).mean(1, keepdim=True)), a=conv(3, 4), b=conv(3, 2))
+    assert survey.left['a'] == 'feeds mean, which mixes its channels'
+    survey = follow(
+        lambda m, x: m.b(m.a(x)) * (m.c(x).flatten(2) @ m.c(x).flatten(2).mT).mean(),
+        a=conv(3, 4),
+        b=conv(4, 2),
+        c=conv(3, 4),
+    )
+    assert [group.name for group in survey.units] == ['a']
+    assert survey.left['c'] == 'feeds bmm, through which its channels cannot be followed'
+
+
+def test_outputs_stay_also_where_a_layer_reads_them_too():
+    def forward(m, x):
+        x = m.a(x)
+        return x, m.c(m.b(x))
+
+    survey = follow(forward, a=conv(3, 4), b=conv(4, 6), c=conv(6, 2))
+    assert [group.name for group in survey.units] == ['b']
+    assert survey.left == dict.fromkeys(('a', 'c'), 'gives an output of the model')
+
+
+def test_what_no_layer_reads_stays():
+    survey = follow(lambda m, x: (m.a(x), m.b(x))[1], a=conv(3, 4), b=conv(3, 2))
+    assert survey.left['a'] == 'feeds no layer that could make up for its channels'
+
+
+@pytest.mark.parametrize(('also', 'norm'), [(False, 'n'), (True, None)])
+def test_a_norm_is_a_consumers_own_only_if_nothing_else_reads_the_consumer(also, norm):
+    def forward(m, x):
+        x = m.b(m.a(x))
+        return (m.n(x), x.mean()) if also else m.n(x)
+
+    (group,) = follow(forward, a=conv(3, 4), b=conv(4, 2), n=nn.BatchNorm2d(2)).units
+    assert [(consumer.name, consumer.norm) for consumer in group.consumers] == [('b', norm)]
+
+
+def test_a_norm_is_a_consumers_own_only_if_it_reads_nothing_else():
+    def forward(m, x):
+        x = m.a(x)
+        return m.n(m.b(x)), m.n(m.c(x))
+
+    (group,) = follow(forward, a=conv(3, 4), b=conv(4, 2), c=conv(4, 2), n=nn.BatchNorm2d(2)).units
+    assert [(consumer.name, consumer.norm) for consumer in group.consumers] == [('b', None), ('c', None)]
+
+
+def test_tracing_leaves_no_hooks_behind_even_if_the_model_fails():
+    def fail(m, x):
+        m.a(x)
+        raise RuntimeError('too small')
+
+    model = Net(fail, a=conv(3, 4)).eval()
+    with pytest.raises(RuntimeError, match='too small'):
+        trace_channels(model, lambda: model(torch.rand(1, 3, 8, 8)))
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.modules())
+
+
+@pytest.mark.parametrize(
+    'build',
+    [
+        lambda: build_resnet(50),
+        lambda: build_resnet(18),
+        lambda: build_resnet(50, style='caffe'),
+        lambda: torchvision.models.resnet18(num_classes=7).eval(),
+        lambda: torchvision.models.vgg11_bn(num_classes=7).features.eval(),
+    ],
+    ids=['resnet50', 'resnet18', 'caffe resnet50', 'torchvision resnet18', 'vgg11'],
+)
+def test_groups_inside_blocks_are_those_that_the_finders_know(build):
+    model = build()
+    survey = groups_of(trace_channels(model, lambda: flat_tensors(model(torch.rand(2, 3, 64, 64)))))
+    alone = {group.name: group for group in survey.units if len(group.producers) == 1}
+    known = find_units(model)
+    assert known
+    for unit in known:
+        found = alone.pop(unit.name)
+        assert (found.num_channels, found.norm, found.between) == (unit.num_channels, unit.norm, unit.between)
+        assert [(c.name, c.norm, c.offset) for c in found.consumers] == [
+            (c.name, c.norm, c.offset) for c in unit.consumers
+        ]
+        assert (found.block, found.offset, found.followers) == (1, 0, ())
+    # Beyond blocks there is only what several layers read: the stem.
+    assert all(len(group.consumers) > 1 for group in alone.values())
