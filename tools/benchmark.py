@@ -5,7 +5,8 @@ Example:
     python tools/benchmark.py search configs/demo/vgg_digits_autodfp.py --episodes 100 --out searches.json
 
 kernels     comparing and delivering the channels of a 3x3 layer with 512 of them, against per-channel loops
-latency     dense and uniformly pruned to half of the FLOPs, with widths that are multiples of 1 and of 8
+latency     dense and uniformly pruned to half of the FLOPs, with widths that are multiples of 1 and of 8; with --whole
+            the whole detector, beside one whose backbone alone was pruned (several detectors may share an --out)
 overhead    what the agent costs beside the evaluation of its plans
 reward      an episode against MMDetection's runner.val() on the same images, and where its time goes
 subset      the dense mAP's bootstrap deviation on random images and on those that a reward chooses
@@ -37,15 +38,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--size', nargs=2, type=int, metavar=('H', 'W'), help="of the images (latency; default: the config's)"
     )
+    parser.add_argument('--whole', action='store_true', help='of latency: a detector that is pruned as a whole')
+    parser.add_argument(
+        '--divisors', type=int, nargs='+', default=[8], help='widths are multiples of it, for --whole (default: 8)'
+    )
     parser.add_argument('--episodes', type=int, default=100, help='of each search, for search (default: 100)')
     parser.add_argument('--out', type=Path, help='JSON file to write as well')
     args = parser.parse_args(argv)
 
     if args.config is None and args.what != 'kernels':
         parser.error(f'{args.what} needs a config')
+    if args.whole and args.what != 'latency':
+        parser.error(f'{args.what} has no --whole')
 
     from mmautodfp.experiments import benchmark, benchmark_kernels
     from mmautodfp.experiments.benchmark_search import benchmark_search
+    from mmautodfp.experiments.benchmark_whole import benchmark_whole
     from mmautodfp.experiments.reward_noise import benchmark_subset
 
     calls = dict(
@@ -59,8 +67,13 @@ def main(argv: list[str] | None = None) -> None:
         ranks=lambda n=24: benchmark.benchmark_ranks(args.config, episodes=n),
         search=lambda n=5: benchmark_search(args.config, args.episodes, n),
     )
+    if args.whole:
+        detector = Path(args.config).stem
+        calls['latency'] = lambda n=5: {detector: benchmark_whole(args.config, n, 0.5, args.divisors, args.size)}
     call = calls[args.what]
-    text = json.dumps(call() if args.repeat is None else call(args.repeat), indent=2)
+    # Several detectors share a file.
+    known = json.loads(args.out.read_text()) if args.whole and args.out and args.out.exists() else {}
+    text = json.dumps(known | (call() if args.repeat is None else call(args.repeat)), indent=2)
     print(text)
     if args.out:
         args.out.write_text(text + '\n')

@@ -18,7 +18,7 @@ from mmautodfp.costs import FlopBudget, LatencyBudget, measure_latency_costs
 from mmautodfp.deploy.onnx import build_model, input_size
 from mmautodfp.kernels import BatchNormStats, ChannelSimilarity, keep_indices
 from mmautodfp.runs import load_config
-from mmautodfp.search.task import find_module
+from mmautodfp.search.survey import find_module
 from mmautodfp.surgery import shrink
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.timing import describe_machine, median_in_turns, wait_for_gpu

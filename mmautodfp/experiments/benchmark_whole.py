@@ -1,0 +1,186 @@
+"""How long detectors take that were pruned as a whole, beside dense ones and ones whose backbone alone was pruned."""
+
+import copy
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from mmautodfp.api import PruningTask
+from mmautodfp.costs import FlopBudget
+from mmautodfp.deploy.onnx import Part, build_model, input_size, open_session, parts_of, write_onnx
+from mmautodfp.graph import has_plain_second_stage, samples_of
+from mmautodfp.outputs.latency import infer
+from mmautodfp.runs import load_config
+from mmautodfp.search.survey import find_module
+from mmautodfp.surgery import PruningPlan, apply_plan
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.timing import describe_machine, median_in_turns
+
+#: ONNX files take images of any size; tracing large ones takes long.
+TRACED = (128, 192)
+
+
+def benchmark_whole(
+    config: str | os.PathLike,
+    repeat: int = 5,
+    ratio: float = 0.5,
+    divisors: Sequence[int] = (8,),
+    size: Sequence[int] | None = None,
+    threads: Sequence[int] = (1, 2),
+    engines: Sequence[str] = ('torch', 'onnxruntime'),
+    cfg_options: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Latency of a detector, dense, pruned as a whole and pruned in its backbone alone, all with one ratio everywhere.
+
+    Weights are random: their values do not matter to the speed, and no checkpoint is needed. They find next to nothing,
+    so that little is sorted out at the end; the second stage looks at as many regions as ever.
+
+    Args:
+        config (str | os.PathLike): Config of a detector; of its ``autodfp`` entry, if any, the range of ratios counts.
+        repeat (int): Measurements of each, in turns, of which the median counts. Defaults to 5.
+        ratio (float): Share of the whole detector's FLOPs that stays, in (0, 1]; where the backbone alone cannot give
+            up as much, it gives up what it can. Defaults to 0.5.
+        divisors (Sequence[int]): Channel divisors. Defaults to (8,).
+        size (Sequence[int] | None): Height and width. Defaults to None: the config's.
+        threads (Sequence[int]): Numbers of threads to measure with. Defaults to (1, 2).
+        engines (Sequence[str]): 'torch', the whole from images to boxes, and 'onnxruntime', its parts between images
+            and what the heads say: of one stage all at once, of two the first one and the second on pooled features.
+            Defaults to both.
+        cfg_options (dict | None): Overrides of the config, dotted keys to values.
+
+    Returns:
+        dict[str, Any]: For each model FLOPs, parameters, widths and, by number of threads and engine, seconds and their
+        ``ratio`` to the dense one's; for onnxruntime of each part and of the ``sum``; the machine.
+
+    Raises:
+        AutoDFPError: The config is of no detector, or the ratio cannot be reached by the whole.
+    """
+    cfg = load_config(config, None, 'none', cfg_options)
+    cfg.model.backbone.init_cfg = None  # nothing is fetched
+    model = build_model(cfg)
+    images = torch.rand(1, 3, *(size or input_size(cfg, Path(config))))
+    tasks = _plan_all(model, images, ratio, divisors, (cfg.get('autodfp') or {}).get('p_min', 0.2))
+    models, rows = {}, {}
+    for name, (task, plan) in tasks.items():
+        models[name] = _pruned(model, task, plan)
+        counts = task.summary(plan)
+        rows[name] = {key: counts[f'model_{key}'] for key in ('flops', 'params')} | dict(widths=plan.widths)
+    for count in threads:
+        with _threads(count), tempfile.TemporaryDirectory() as scratch:
+            calls = _calls(models, images, cfg, engines, Path(scratch))
+            seconds = median_in_turns(calls, repeat)
+        for name, row in rows.items():
+            own = {key: value for (of, key), value in seconds.items() if of == name}
+            dense = {key: value for (of, key), value in seconds.items() if of == 'dense'}
+            row[f'threads_{count}'] = _by_engine(own, dense)
+    return dict(
+        config=Path(config).as_posix(),
+        input=list(images.shape),
+        asked=ratio,
+        repeat=repeat,
+        models=rows,
+        machine=describe_machine() | dict(threads=list(threads), load_average=list(os.getloadavg())),
+    )
+
+
+def _plan_all(
+    model: nn.Module, images: torch.Tensor, ratio: float, divisors: Sequence[int], p_min: float
+) -> dict[str, tuple[PruningTask, PruningPlan]]:
+    example = dict(inputs=images, data_samples=samples_of(images), mode='tensor')
+    found = {}
+    for divisor in divisors:
+        for target in ('model', 'backbone'):
+            budget = FlopBudget(1.0, 'model')
+            settings = dict(channel_divisor=divisor, p_min=p_min, allocate=False)
+            task = PruningTask.build(model, target, example, budget, dict(type='PruneOnly'), **settings)
+            least = task.constraint.min_widths
+            if target == 'backbone' and task.costs.flops['model'].ratio(least) > ratio:
+                plan = task.plan(least)
+            else:
+                blocks = [group.block for group in task.groups]
+                task.constraint = FlopBudget(ratio, 'model')
+                task.constraint.bind(task.costs, least, divisor, blocks)
+                plan = task.uniform_plan()
+            found[f'{"whole" if target == "model" else target}, divisor {divisor}'] = task, plan
+    task, _ = found[f'whole, divisor {divisors[0]}']
+    return dict(dense=(task, task.plan(task.dense_widths))) | found
+
+
+def _pruned(model: nn.Module, task: PruningTask, plan: PruningPlan) -> nn.Module:
+    twin = copy.deepcopy(model)
+    apply_plan(find_module(twin, task.path), plan, groups=task.groups)
+    return twin
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _calls(
+    models: dict[str, nn.Module], images: torch.Tensor, cfg: Config, engines: Sequence[str], folder: Path
+) -> dict[tuple[str, str], Callable[[], Any]]:
+    """What is measured, by model and either engine or, of onnxruntime, part."""
+    calls: dict[tuple[str, str], Callable[[], Any]] = {}
+    for number, (name, model) in enumerate(models.items()):
+        if 'torch' in engines:
+            calls[name, 'torch'] = lambda model=model: infer(model, images)
+        if 'onnxruntime' not in engines:
+            continue
+        for part, shape in measured_parts(model, cfg):
+            path = folder / f'{number}_{part.name}.onnx'
+            is_image = shape is None
+            write_onnx(part, path, (1, 3, *TRACED) if is_image else shape)
+            given = dict(images=(images if is_image else torch.rand(shape)).numpy())
+            session = open_session(path, cpu=True)
+            calls[name, part.name] = lambda session=session, given=given: session.run(None, given)
+    return calls
+
+
+def measured_parts(model: nn.Module, cfg: Config) -> list[tuple[Part, tuple[int, ...] | None]]:
+    """All of a detector between images and what its heads say, in parts that can be written as ONNX.
+
+    Args:
+        model (nn.Module): Of one stage, or of two of the usual kind.
+        cfg (Config): Its config, which tells how many regions the second stage looks at.
+
+    Returns:
+        list[tuple[Part, tuple[int, ...] | None]]: Each part with the shape of what it takes; None where that is images.
+
+    Raises:
+        AutoDFPError: It is neither.
+    """
+    if not has_plain_second_stage(model):
+        whole = next((part for part in parts_of(model) if part.name == 'detector'), None)
+        if whole is None:
+            raise AutoDFPError(f'the {type(model).__name__} cannot be exported in parts, so its latency is not told')
+        return [(whole, None)]
+    regions = cfg.model.test_cfg.rpn.max_per_img
+    head, extractor = model.roi_head.bbox_head, model.roi_head.bbox_roi_extractor
+    first = Part('first_stage', model, lambda images: model.rpn_head(model.extract_feat(images)), ('scores', 'boxes'))
+    second = Part('second_stage', model, head, ('scores', 'boxes'))
+    return [(first, None), (second, (regions, extractor.out_channels, *extractor.roi_layers[0].output_size))]
+
+
+def _by_engine(own: dict[str, float], dense: dict[str, float]) -> dict[str, Any]:
+    """Seconds and ratios of one model: of torch, and of onnxruntime by part and summed up."""
+    figures: dict[str, Any] = {}
+    if 'torch' in own:
+        figures['torch'] = dict(seconds=own['torch'], ratio=own['torch'] / dense['torch'])
+    parts = {key: dict(seconds=own[key], ratio=own[key] / dense[key]) for key in own if key != 'torch'}
+    if parts:
+        total, whole = (sum(values[key] for key in parts) for values in (own, dense))
+        figures['onnxruntime'] = parts | dict(sum=dict(seconds=total, ratio=total / whole))
+    return figures
