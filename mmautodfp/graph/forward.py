@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 # Regions of each image that second stages look at.
 NUM_REGIONS = 48
@@ -24,16 +25,20 @@ def outputs_of(model: nn.Module, *inputs: Any) -> list[Tensor]:
 
 
 def run_model(model: nn.Module, *inputs: Any) -> Any:
-    """Run a model; of a detector also its heads, but no post-processing.
+    """Run a model; of a detector of MMDetection also its heads, but no post-processing, of torchvision's the backbone.
 
     Args:
         model (nn.Module): A detector of MMDetection, or any other model, which is called with the inputs as they are.
         *inputs: Of a detector images [B, C, H, W], preprocessed, and for its second stage, if it has one of the usual
             kind, regions [n, 5] as :func:`regions_of` gives them. Without any, it looks at random ones.
     """
-    if not is_detector(model) or not isinstance(inputs[0], Tensor):
+    if isinstance(getattr(model, 'transform', None), GeneralizedRCNNTransform):  # torchvision's detectors scale first
+        return model.backbone(*inputs)
+    if not hasattr(model, 'extract_feat') or not isinstance(inputs[0], Tensor):
         return model(*inputs)
     images = inputs[0]
+    if not is_detector(model):
+        return model.extract_feat(images)
     if has_plain_second_stage(model):
         features = model.extract_feat(images)
         first = model.rpn_head(features) if getattr(model, 'rpn_head', None) is not None else []
@@ -41,6 +46,9 @@ def run_model(model: nn.Module, *inputs: Any) -> Any:
         return first, second_stage_of(model.roi_head, features, regions)
     if _is_plain_single_stage(model):
         return model.bbox_head(model.extract_feat(images))
+    if _makes_masks_of_instances(model):
+        features = model.extract_feat(images)
+        return model.bbox_head(features), _instance_free_part(model.mask_head, features)
     return model(images, samples_of(images), mode='tensor')
 
 
@@ -57,6 +65,7 @@ def samples_of(images: Tensor) -> list:
 
     shape = tuple(images.shape[-2:])
     sizes = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape)
+    sizes['border'] = (0, shape[0], 0, shape[1])  # CenterNet and CornerNet ask where in the padding the image lies
     return [DetDataSample(metainfo=sizes | dict(img_id=i, scale_factor=(1.0, 1.0))) for i in range(len(images))]
 
 
@@ -143,3 +152,15 @@ def _is_plain_single_stage(model: nn.Module) -> bool:
     from mmdet.models.detectors import SingleStageDetector
 
     return getattr(type(model), '_forward', None) is SingleStageDetector._forward and hasattr(model, 'bbox_head')
+
+
+def _makes_masks_of_instances(model: nn.Module) -> bool:
+    """Whether a single-stage model's mask head is told which instances there are: in its forward, by a ground truth."""
+    head = getattr(model, 'mask_head', None)
+    known = any(hasattr(head, part) for part in ('mask_feature_head', 'protonet'))
+    return known and getattr(model, 'bbox_head', None) is not None
+
+
+def _instance_free_part(head: nn.Module, features: Any) -> Any:
+    """What CondInst's and YOLACT's mask heads compute before they look at instances; nothing behind it has weights."""
+    return head.mask_feature_head(features) if hasattr(head, 'mask_feature_head') else head.protonet(features[0])

@@ -65,7 +65,7 @@ class AutoDFPHook(Hook):
         names = ('channel_divisor', 'p_min', 'p_max', 'allocate', 'clustering', 'bias_threshold')
         self.task = PruningTask.build(
             model,
-            told.target,
+            self._survey,
             self._example,
             told.budget,
             self.reconstructor,
@@ -74,10 +74,11 @@ class AutoDFPHook(Hook):
         self.logger.info(self.task.describe())
 
     def _load_images(self, cfg: Config, model: nn.Module) -> None:
-        target = self.settings.target
-        _, found = survey_target(model, target)
-        changing = [f'{target}.{unit.name}' for unit in found.units]
-        slim_config(cfg, target, {}, None)  # better to know now than after the search
+        told = self.settings
+        self._survey = found = survey_target(model, told.target, residual_streams=told.residual_streams)
+        prefix = f'{found.path}.' if found.path else ''
+        changing = [f'{prefix}{layer}' for group in found.groups for layer in group.layers]
+        slim_config(cfg, found.path, {}, None)  # better to know now than after the search
         self.reward.prepare(model, cfg.get('val_dataloader'), changing)
         self._example = dict(self.reward.one_batch(), mode='tensor')
         self.logger.info(f'each episode is rewarded with {self.reward.name} on {len(self.reward.images)} images')

@@ -9,6 +9,7 @@ from pydantic import Field
 from mmautodfp.search import Clustering, RatioRange
 from mmautodfp.search.run import read_racing
 from mmautodfp.search.task import read_constraint
+from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import Count, Several, Share, settings
 
 # Names of version 0.1, whose configs go on working.
@@ -21,7 +22,11 @@ class HookSettings:
     """The ``autodfp`` entry of a config.
 
     Attributes:
-        target (str): Path of the module to prune inside the model and its config. Defaults to 'backbone'.
+        target (str | list[str]): Path of the module to prune inside the model and its config, whose outputs keep their
+            shapes; 'model' for all of a detector but its predictors; or a list of parts, between which channels are
+            pruned too. Defaults to 'backbone'.
+        residual_streams (bool | None): Also prune what the blocks of the backbone add up. Defaults to None: where the
+            target is 'model' or a list.
         budget (dict | list[dict] | None): Config of the limit, see :class:`mmautodfp.costs.Budget`, or of several
             that hold at once. Defaults to None: 90 % of the target's parameters.
         agent (dict | None): Config of the agent. Defaults to None: SAC, see :class:`mmautodfp.search.SACConfig`.
@@ -56,7 +61,8 @@ class HookSettings:
         AutoDFPError: A setting is unknown, of another type or out of its range.
     """
 
-    target: Annotated[str, Field(min_length=1)] = 'backbone'
+    target: str | Several[str] = 'backbone'
+    residual_streams: bool | None = None
     budget: dict | Annotated[list[dict], Field(strict=False)] | None = None
     agent: dict | None = None
     reconstructor: dict | None = None
@@ -76,6 +82,13 @@ class HookSettings:
     log_interval: Count = 10
     resume: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
+
+    def __post_init__(self):
+        if not self.target:
+            raise AutoDFPError(
+                f"AutoDFPHook was asked for target={self.target!r}; it is the path of a part such as 'backbone', 'model', "
+                'or a list of parts'
+            )
 
 
 def read_settings(arguments: Mapping[str, Any]) -> HookSettings:

@@ -5,7 +5,7 @@ from .least_squares import SyntheticLeastSquares
 from .neuron_merging import NeuronMerging
 from .refine import Refinement
 from .similarity import SimilarityReconstructor
-from .synthetic import SyntheticImages, batch_statistics, features_of
+from .synthetic import SyntheticImages, batch_statistics, inputs_of
 
 __all__ = [
     'NeuronMerging',
@@ -18,5 +18,5 @@ __all__ = [
     'SyntheticImages',
     'SyntheticLeastSquares',
     'batch_statistics',
-    'features_of',
+    'inputs_of',
 ]

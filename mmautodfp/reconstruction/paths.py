@@ -283,7 +283,7 @@ def take_census(net: nn.Module, inputs: tuple) -> Census:
             handles.append(part.register_forward_pre_hook(enter(path), with_kwargs=True))
             if next(part.children(), None) is not None:
                 handles.append(part.register_forward_hook(leave(path)))
-        run_model(net, *(x[:2] for x in inputs))
+        run_model(net, *inputs)
     follows = {path: before for path, before in follows.items() if calls[path] == calls[before] == 1}
     weighty = [path for path, part in net.named_modules() if getattr(getattr(part, 'weight', None), 'ndim', 0) > 1]
     return Census(calls, follows, [path for path in weighty if path in calls])

@@ -71,7 +71,7 @@ def refine(
     settings: Refinement,
     restore: Restore,
 ) -> None:
-    """Solve every consumer of pruned channels once more: inputs from the path that is pruned already, targets from the dense one.
+    """Solve every consumer of pruned channels once more: inputs from the pruned path, targets from the dense one.
 
     A batch at a time; beside sums over the samples, what enters the block in question is kept, if there is room.
 

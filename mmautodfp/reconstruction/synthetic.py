@@ -104,7 +104,7 @@ def inputs_of(model: nn.Module, module: nn.Module, images: Tensor) -> tuple:
     pruned or not, its second stage is asked about the same ones.
 
     Raises:
-        AutoDFPError: The model's features do not come from this module.
+        AutoDFPError: The model does not call this module.
     """
     if model is module:
         if not has_plain_second_stage(model):
@@ -120,23 +120,13 @@ def inputs_of(model: nn.Module, module: nn.Module, images: Tensor) -> tuple:
     with hooks() as handles:
         handles.append(module.register_forward_pre_hook(stop))
         try:
-            features_of(model, images)
+            run_model(model, images)
         except Stopped:
             return seen[0]
     raise AutoDFPError(
         f'synthetic images were sent through the {type(model).__name__}, but they do not reach the '
-        f'{type(module).__name__} that is to be pruned; prune a part that its features come from'
+        f'{type(module).__name__} that is to be pruned; prune a part that is called for them'
     )
-
-
-def features_of(model: nn.Module, images: Tensor):
-    """What a model makes of images before any head: a detector's pyramid, a classifier's features or logits."""
-    if hasattr(model, 'extract_feat'):
-        return model.extract_feat(images)
-    if isinstance(getattr(model, 'transform', None), GeneralizedRCNNTransform):  # torchvision's detectors scale first
-        features = model.backbone(images)
-        return [features] if isinstance(features, Tensor) else list(features.values())
-    return model(images)
 
 
 @contextmanager

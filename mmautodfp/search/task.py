@@ -37,7 +37,7 @@ from .environment import PruningEnv, RatioRange
 from .example import call_model
 from .ranks import on_every_rank, on_main
 from .state import Clustering, LayerState, layer_state, scale_states
-from .survey import survey_target
+from .survey import Survey, survey_target
 
 
 @dataclass
@@ -84,7 +84,7 @@ class PruningTask:
     def build(
         cls,
         model: nn.Module,
-        target: str | Sequence[str] = 'backbone',
+        target: str | Sequence[str] | Survey = 'backbone',
         example_input: Any = None,
         constraint: Constraint | dict | Sequence[dict | Budget] | float | None = None,
         reconstructor: Reconstructor | dict | None = None,
@@ -100,9 +100,10 @@ class PruningTask:
 
         Args:
             model (nn.Module): Trained; it is put into eval mode.
-            target (str | Sequence[str]): What to prune: the path of a part, whose outputs keep their shapes;
+            target (str | Sequence[str] | Survey): What to prune: the path of a part, whose outputs keep their shapes;
                 'model' for all of a detector but its predictors; a list of parts, between which groups are pruned too;
-                '' for all of a model whose blocks are known. Defaults to 'backbone'.
+                '' for all of a model whose blocks are known; or what :func:`.survey_target` found. Defaults to
+                'backbone'.
             example_input (Any): What the model is called with, to count FLOPs and to measure latency: a tuple of
                 arguments, a dict of named ones, or a single one. Defaults to None: only parameters are counted.
             constraint (Constraint | dict | Sequence[dict | Budget] | float | None): The limit, or its config, or
@@ -124,7 +125,9 @@ class PruningTask:
         model.eval()
         limit, ratios = read_constraint(constraint), RatioRange(p_min, p_max)
         states = asdict(Clustering(**(clustering or {})))
-        survey = survey_target(model, target, example_input, residual_streams)
+        survey = target
+        if not isinstance(survey, Survey):
+            survey = survey_target(model, target, example_input, residual_streams)
         module, groups = survey.module, survey.groups
         if not isinstance(reconstructor, Reconstructor):
             reconstructor = build(RECONSTRUCTORS, reconstructor or dict(type='SyntheticLeastSquares'))
@@ -133,9 +136,8 @@ class PruningTask:
         least = round_widths(p_min, dense, divisors_of(blocks, channel_divisor))
         on_every_rank(lambda: limit.bind(costs, least, channel_divisor, blocks))
         on_every_rank(lambda: reconstructor.ensure_fitted(module, model, groups))
-        asked = target if isinstance(target, str) else ','.join(target)
         task = cls(
-            *(model, module, asked, survey.path, groups, survey.left, costs, limit, reconstructor, ratios),
+            *(model, module, survey.target, survey.path, groups, survey.left, costs, limit, reconstructor, ratios),
             clustering=states,
             bias_threshold=bias_threshold,
         )

@@ -12,7 +12,7 @@ from torch import nn
 
 from mmautodfp import runs as apis
 from mmautodfp.hooks import read_settings
-from mmautodfp.search.task import find_module
+from mmautodfp.search.survey import find_module
 from mmautodfp.utils import AutoDFPError
 
 
@@ -32,7 +32,7 @@ def complaint(config: str, checkpoint: str, work_dir, **options) -> str:
             "'trunk' was to be pruned, but the ImageClassifier has no such.*network",
         ),
         ({'autodfp.target': 'network.features'}, 'has no model.network.features that could be replaced'),
-        ({'autodfp.target': ''}, 'target=.*at least 1 character'),
+        ({'autodfp.target': ''}, "target=''; it is the path of a part"),
         ({'autodfp.agent.type': 'PPO'}, "'PPO' is not known; known are CMAES, RandomSearch, SAC, UniformPlan"),
         ({'autodfp.agent.type': 'RandomSearch'}, '_delete_=True'),
         ({'autodfp.agent.learning_rate': 1}, 'learning_rate'),

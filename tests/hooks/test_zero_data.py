@@ -65,7 +65,7 @@ def test_it_leaves_a_pruned_model_and_its_figures(work_dir):
     assert 0 < rows['AutoDFP']['search_metric'] < 1
     assert rows['uniform, pruned only']['search_metric'] < rows['uniform, same compensation']['search_metric']
     assert rows['AutoDFP']['module_params']['ratio'] <= 0.7
-    assert (summary['metric'], summary['held_out_images']) == ('feature_likeness', 0)
+    assert (summary['metric'], summary['held_out_images']) == ('output_likeness', 0)
 
 
 def test_its_report_shows_all_but_the_images(work_dir):

@@ -10,7 +10,8 @@ from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from mmautodfp.reconstruction import SyntheticImages, features_of
+from mmautodfp.graph import outputs_of
+from mmautodfp.reconstruction import SyntheticImages
 from mmautodfp.search.task import PruningTask
 
 LEAST_SQUARES = dict(type='SyntheticLeastSquares', images=dict(num_images=4, size=64))
@@ -53,7 +54,7 @@ def test_a_plan_leaves_what_a_masked_dense_model_gives(norm):
         gone = torch.tensor([n for n in range(group.num_channels) if n not in set(keep.tolist())])
         layer.register_forward_pre_hook(lambda _, args, gone=gone: args[0].index_fill(1, gone, 0))
     with torch.no_grad(), task.apply(plan):
-        for found, expected in zip(features_of(model, images), features_of(masked, images), strict=True):
+        for found, expected in zip(outputs_of(model, images), outputs_of(masked, images), strict=True):
             assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
         assert task.summary(plan)['module_flops']['ratio'] < 1
 
@@ -67,5 +68,5 @@ def test_images_have_the_scale_that_the_detector_gives_its_own(kind):
     expected = model.transform(list(pixels))[0].tensors
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
     assert all(
-        torch.equal(a, b) for a, b in zip(features_of(model, images), model.backbone(images).values(), strict=True)
+        torch.equal(a, b) for a, b in zip(outputs_of(model, images), model.backbone(images).values(), strict=True)
     )

@@ -59,7 +59,7 @@ def test_the_dense_model_is_worth_one_and_less_channels_are_worth_less(detector,
 def test_error_is_the_missed_share_of_the_variance(detector):
     reward = SyntheticReward(IMAGES, statistics='running')
     reward.prepare(detector)
-    images = torch.cat(reward._batches)
+    images = torch.cat([batch for (batch,) in reward._batches])
     with torch.no_grad():
         dense = detector.extract_feat(images)
         with apply_plan(detector.backbone, random_plan(detector.backbone), SimilarityReconstructor()):

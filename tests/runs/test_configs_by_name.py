@@ -92,7 +92,7 @@ def test_a_config_without_settings_is_pruned_without_data_and_says_so(tmp_path):
     config, checkpoint = write(tmp_path)
     assert runs.prune(config, checkpoint, work_dir=str(tmp_path / 'run'), preserve_ratio=0.7, cfg_options=FEW) == {}
     summary = load_json(tmp_path / 'run/summary.json', 'the summary')
-    assert (summary['episodes'], summary['metric']) == (1, 'feature_likeness')
+    assert (summary['episodes'], summary['metric']) == (1, 'output_likeness')
     assert summary['budget']['preserve_ratio'] == 0.7
     (log,) = (tmp_path / 'run').glob('*/*.log')
     lines = [line for line in log.read_text().splitlines() if "has no 'autodfp' entry" in line]

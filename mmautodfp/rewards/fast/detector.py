@@ -96,9 +96,9 @@ class FastDetector(FastModel):
             list[str]: Their names; empty if there are none, or if the units are elsewhere.
         """
         backbone = getattr(self._copy, 'backbone', None)
-        if backbone is None or not units or not all(unit.startswith('backbone.') for unit in units):
+        changing = {unit.split('.')[1] for unit in units if unit.startswith('backbone.')}
+        if backbone is None or not changing:
             return []
-        changing = {unit.split('.')[1] for unit in units}
         calls: list[tuple[str, Any, Any]] = []
         handles = [
             child.register_forward_hook(lambda _, args, out, name=name: calls.append((name, args, out)))
