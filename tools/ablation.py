@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     images = dict(size=args.image_size, num_images=args.num_images)
     refinement = dict(units_per_pass=args.units_per_pass)
     if args.cost:
-        result = measure_cost(args.config, dict(images=images, refinement=refinement))
+        options = read_options(args.cfg_options)
+        result = measure_cost(args.config, dict(images=images, refinement=refinement), cfg_options=options)
         save_json(result, args.out)
         print(f'{result["seconds"]} s, {result["peak_memory_gb"]} GB')
         return

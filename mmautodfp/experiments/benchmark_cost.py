@@ -8,21 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 
 from mmautodfp.api import PruningTask
-from mmautodfp.costs import round_widths
+from mmautodfp.costs import FlopBudget, round_widths
+from mmautodfp.deploy.onnx import input_size
+from mmautodfp.graph import is_detector, samples_of
 from mmautodfp.hooks import read_settings
 from mmautodfp.runs import load_config
-from mmautodfp.search.task import find_module
+from mmautodfp.search.survey import survey_target
 from mmautodfp.surgery import allocation_of
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
 from mmautodfp.utils.timing import describe_machine
 
 
 def measure_cost(
-    config: str | os.PathLike, settings: Mapping[str, Any] | None = None, ratio: float = 0.5
+    config: str | os.PathLike,
+    settings: Mapping[str, Any] | None = None,
+    ratio: float = 0.5,
+    cfg_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Seconds and memory of the moments and of the full pass, on a model of random weights: nothing is fetched.
 
@@ -30,45 +36,57 @@ def measure_cost(
         config (str | os.PathLike): Config of a detector with an ``autodfp`` entry.
         settings (Mapping | None): Of :class:`mmautodfp.reconstruction.SyntheticLeastSquares`. Defaults to None: its
             own.
-        ratio (float): Share of each unit's channels that stays. Defaults to 0.5.
+        ratio (float): Share of each group's channels that stays; of a detector that is pruned as a whole or in several
+            parts, the share of its FLOPs. Defaults to 0.5.
+        cfg_options (dict | None): Overrides of the config, dotted keys to values; ``{'autodfp.target': 'model'}`` for
+            the whole detector.
 
     Returns:
         dict[str, Any]: Seconds by step, by the clock and summed over the processor's cores; peak resident memory of
-        this process in GB, before and after; the machine.
+        this process in GB, before and after; how many groups there are; the machine.
     """
     register_all_modules()
-    cfg = load_config(config, None, 'none', None)
+    cfg = load_config(config, None, 'none', cfg_options)
     cfg.model.backbone.init_cfg = None
     model = MODELS.build(cfg.model)
     model.eval()
     target = read_settings(cfg.get('autodfp') or {}).target
-    module = find_module(model, target)
     memory = [_peak_memory()]
-    reconstructor = build(RECONSTRUCTORS, dict(type='SyntheticLeastSquares', **(settings or {})))
     clock = lambda: np.array([time.perf_counter(), time.process_time()])
     marks = [clock()]
-    reconstructor.ensure_fitted(module, model)
+    survey = survey_target(model, target)
     marks.append(clock())
-    task = PruningTask.build(model, target, None, ratio, reconstructor, allocate=False)
+    reconstructor = build(RECONSTRUCTORS, dict(type='SyntheticLeastSquares', **(settings or {})))
+    reconstructor.ensure_fitted(survey.module, model, survey.groups)
+    marks.append(clock())
+    limit, example = ratio, None
+    if not survey.path and is_detector(model):
+        images = torch.rand(1, 3, *input_size(cfg, Path(config)))
+        limit, example = FlopBudget(ratio, 'model'), dict(inputs=images, data_samples=samples_of(images), mode='tensor')
+    task = PruningTask.build(model, survey, example, limit, reconstructor, allocate=False)
     marks.append(clock())
     allocation_of(reconstructor, task.groups, task.rankings, task.constraint, task.dense_widths)
     marks.append(clock())
-    plan = task.plan(round_widths(ratio, task.dense_widths))
+    plan = task.plan(round_widths(ratio, task.dense_widths)) if example is None else task.uniform_plan()
     task.apply(plan)()
     marks.append(clock())
     task.apply(plan, final=True)
     marks.append(clock())
     memory.append(_peak_memory())
-    names = ('moments', 'ranking', 'allocation', 'episode', 'full')
+    # Ranking includes what else a task is built of: of a whole detector, one image to count its FLOPs.
+    names = ('groups', 'moments', 'ranking', 'allocation', 'episode', 'full')
     spent = {name: (b - a).round(2).tolist() for name, a, b in zip(names, marks, marks[1:], strict=False)}
     return dict(
         config=Path(config).as_posix(),
+        target=survey.target,
+        groups=len(task.groups),
         settings=dict(settings or {}),
         ratio=ratio,
+        counts=task.summary(plan),
         seconds={name: wall for name, (wall, _) in spent.items()},
         cpu_seconds={name: cpu for name, (_, cpu) in spent.items()},
         peak_memory_gb=dict(zip(('before', 'after'), memory, strict=True)),
-        machine=describe_machine(),
+        machine=describe_machine() | dict(load_average=list(os.getloadavg())),
     )
 
 
