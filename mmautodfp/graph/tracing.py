@@ -29,8 +29,8 @@ def _words(text: str) -> frozenset[str]:
 
 
 _UNARY = _words("""
-    hardswish hardtanh leaky_relu elu silu mish hardsigmoid softplus celu selu gelu prelu log_sigmoid_forward
-    _to_copy clone detach alias lift_fresh native_dropout
+    hardswish hardtanh leaky_relu elu silu mish hardsigmoid softplus celu selu gelu prelu _prelu_kernel
+    log_sigmoid_forward _to_copy clone detach alias lift_fresh native_dropout
 """)
 #: One element in, one element out; most other such operations tell it with a tag.
 POINTWISE = _UNARY | {f'{word}_' for word in _UNARY}
@@ -47,7 +47,8 @@ SPATIAL = _words("""
     replication_pad2d roi_align
 """)
 REDUCTIONS = _words('mean sum amax amin max min linalg_vector_norm norm var std prod')
-SOFTMAX = _words('_softmax _log_softmax')
+#: Along an axis too, but of the same shape as what they are given.
+SCANS = _words('_softmax _log_softmax cummax cummin cumsum cumprod')
 IGNORED = _words('new_zeros new_ones new_full new_empty zeros_like ones_like empty_like full_like rand_like')
 
 
@@ -245,7 +246,7 @@ class _Tracer(TorchDispatchMode):
             self._move(func, args, kwargs, result)
         elif name in SPATIAL:
             self._keep_channels(args[0], result[0] if isinstance(result, tuple) else result, name)
-        elif name in REDUCTIONS or name in SOFTMAX:
+        elif name in REDUCTIONS or name in SCANS:
             self._reduce(args[0], args[1] if len(args) > 1 else kwargs.get('dim'), result, name)
         elif name in POINTWISE or torch.Tag.pointwise in func.tags:
             self._combine(list(_tensors((args, tuple(kwargs.values())))), result, name)
@@ -303,7 +304,7 @@ class _Tracer(TorchDispatchMode):
                 return
         for part in [result] if isinstance(result, Tensor) else result:
             kept = numbers
-            if name not in SOFTMAX:
+            if name not in SCANS:
                 for dim in dims:
                     kept = kept.narrow(dim, 0, 1)
             if kept.numel() == part.numel():

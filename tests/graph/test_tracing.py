@@ -258,6 +258,17 @@ def test_channels_that_mix_with_one_another_stay():
     assert survey.left['c'] == 'feeds bmm, through which its channels cannot be followed'
 
 
+@pytest.mark.parametrize(
+    'along', [nn.PReLU(), nn.PReLU(4), nn.Hardswish(), lambda x: x.cummax(2).values, lambda x: x.softmax(3)]
+)
+def test_what_treats_each_channel_alike_is_followed(along):
+    survey = follow(lambda m, x: m.b(along(m.a(x))), a=conv(3, 4), b=conv(4, 2))
+    if getattr(along, 'num_parameters', 1) == 1:
+        assert [group.name for group in survey.units] == ['a']
+    else:  # a slope for each channel
+        assert survey.left['a'].startswith('meets a tensor of fixed size')
+
+
 def test_outputs_stay_also_where_a_layer_reads_them_too():
     def forward(m, x):
         x = m.a(x)
