@@ -1,6 +1,7 @@
 """How long a dense and a pruned model take, measured side by side."""
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,28 @@ def measure_latency(run: str | os.PathLike, repeat: int = 50) -> dict[str, dict[
     Raises:
         AutoDFPError: A file of the run is missing.
     """
-    run = Path(run)
-    summary = load_json(run / 'summary.json', 'the summary of the run')
-    rows = {row['name']: row for row in summary['results']}
-    config = dense_config(Config.fromfile(run / 'pruned.py').model, summary['module'])
-    shape = summary['flops_input']
+    summary = load_json(Path(run) / 'summary.json', 'the summary of the run')
+    known = {row['name'] for row in summary['results']}
+    models = build_models(run, [name for name, row in ROWS.items() if row in known])
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    models = {name: _build(config, rows[row], device) for name, row in ROWS.items() if row in rows}
-    image = torch.rand(shape, device=device)
+    image = torch.rand(summary['flops_input'], device=device)
     calls = {name: partial(infer, model, image) for name, model in models.items()}
     return {name: dict(module=seconds) for name, seconds in median_in_turns(calls, repeat).items()}
+
+
+def build_models(run: str | os.PathLike, names: Sequence[str]) -> dict[str, torch.nn.Module]:
+    """What a run pruned, dense and in the shapes of its rows, with random weights, on the device at hand.
+
+    Args:
+        run (str | os.PathLike): Work dir with ``pruned.py`` and ``summary.json``.
+        names (Sequence[str]): Of :data:`ROWS`. 'dense' needs no row.
+    """
+    run = Path(run)
+    summary = load_json(run / 'summary.json', 'the summary of the run')
+    rows = dict(dense=dict(layers={})) | {row['name']: row for row in summary['results']}
+    config = dense_config(Config.fromfile(run / 'pruned.py').model, summary['module'])
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    return {name: _build(config, rows[ROWS[name]], device) for name in names}
 
 
 def dense_config(model: dict, module: str) -> dict:

@@ -11,8 +11,9 @@ import torch
 from conftest import REPO, build_resnet, random_plan
 
 from mmautodfp import runs as apis
+from mmautodfp.api import PruningTask
 from mmautodfp.experiments.sweep import METHODS
-from mmautodfp.graph import find_units, unit_statistics
+from mmautodfp.graph import unit_statistics
 from mmautodfp.kernels import BatchNormStats
 from mmautodfp.outputs import RunArtifacts
 from mmautodfp.outputs.report import (
@@ -230,17 +231,14 @@ def test_words_of_the_user_stay_words(run, tmp_path):
 
 
 def test_stand_ins_are_those_of_the_delivery_matrix():
-    model = build_resnet()
-    plan = random_plan(model)
-    reconstructor = SimilarityReconstructor()
-    reconstructor.ensure_fitted(model)
-    units = find_units(model)
-    maps = map_channels(model, plan, reconstructor, {})
-    assert [found.unit for found in maps] == [unit.name for unit in units]
-    for unit, found in zip(units, maps, strict=True):
+    task = PruningTask.build(build_resnet(), '', reconstructor=SimilarityReconstructor())
+    plan = random_plan(task.module)
+    maps = map_channels(task, plan)
+    assert [found.unit for found in maps] == [unit.name for unit in task.groups]
+    for unit, found in zip(task.groups, maps, strict=True):
         keep = plan.units[unit.name].keep
-        delivery = reconstructor.reconstruct(unit, torch.tensor(keep), plan.units[unit.name].lam).delivery
-        weight, bn = unit_statistics(model, unit)
+        delivery = task.reconstructor.reconstruct(unit, torch.tensor(keep), plan.units[unit.name].lam).delivery
+        weight, bn = unit_statistics(task.module, unit)
         assert isinstance(bn, BatchNormStats)
         assert len(found.labels) == len(weight)
         for channel, (partner, scale) in enumerate(zip(found.partner, found.scale, strict=True)):
@@ -254,8 +252,7 @@ def test_what_is_dropped_has_no_stand_in():
     model = build_resnet()
     plan = random_plan(model)
     for reconstructor in (PruneOnly(), NeuronMerging(min_cosine=1.0)):
-        reconstructor.ensure_fitted(model)
-        for found in map_channels(model, plan, reconstructor, {}):
+        for found in map_channels(PruningTask.build(model, '', reconstructor=reconstructor), plan):
             alone = [channel for channel, partner in enumerate(found.partner) if partner == -1]
             assert alone == sorted(set(range(len(found.labels))) - set(found.kept))
 

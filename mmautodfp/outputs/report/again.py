@@ -17,6 +17,7 @@ from mmautodfp.utils.registry import MODELS, REWARDS, build
 
 from .evidence import Evidence, collect, describe_device
 from .page import FOLDER, Report
+from .parts import count_parts
 
 LATENCY_REPEAT = 10
 
@@ -45,7 +46,7 @@ def remake_report(work_dir: str | os.PathLike, again: bool = False, trust_checkp
         except AutoDFPError as error:
             if again:
                 raise
-            report.missing |= dict.fromkeys(('channels', 'sizes', 'latency', 'pictures'), str(error))
+            report.missing |= dict.fromkeys(('channels', 'sizes', 'latency', 'parts', 'pictures'), str(error))
             return report.write()
         measure_times(evidence, report.work_dir)
         evidence.to_json(path)
@@ -54,13 +55,19 @@ def remake_report(work_dir: str | os.PathLike, again: bool = False, trust_checkp
 
 
 def measure_times(evidence: Evidence, work_dir: str | os.PathLike) -> None:
-    """Put the latency of the run's models into the evidence; ``summary.json`` and ``pruned.py`` must be there."""
+    """Put the latency of the run's models and the counts of their parts into the evidence.
+
+    Args:
+        evidence (Evidence): Is changed.
+        work_dir (str | os.PathLike): With ``summary.json`` and ``pruned.py``.
+    """
 
     def measure() -> dict[str, float]:
         found = measure_latency(work_dir, LATENCY_REPEAT)
         return {name: seconds['module'] for name, seconds in found.items()}
 
     evidence.gather('latency', measure)
+    evidence.gather('parts', lambda: count_parts(work_dir))
     evidence.device = '' if 'latency' in evidence.missing else describe_device()
 
 
@@ -80,25 +87,26 @@ def _look_again(report: Report, trust: bool) -> Evidence:
         reconstructor=dict(type='SimilarityReconstructor') | (told.get('reconstructor') or {}),
         allocate=False,
         clustering=told.get('clustering'),
+        residual_streams=told.get('residual_streams'),
     )
     plan = PruningPlan.from_json(report.work_dir / 'strategy.json')
-    pruned = _load_pruned(model, task.module, plan, report.work_dir / 'pruned.pth')
+    pruned = _load_pruned(task, plan, report.work_dir / 'pruned.pth')
     pruned.swap()
     widths = {row['name']: row['widths'] for row in report.summary['results'] if 'widths' in row}
     needs_data = build(REWARDS, dict(type='CocoReward') | (told.get('reward') or {})).needs_data
     return collect(task, plan, pruned.swap, cfg, widths, needs_data)
 
 
-def _load_pruned(model: nn.Module, target: nn.Module, plan: PruningPlan, checkpoint: Path) -> Restore:
+def _load_pruned(task: PruningTask, plan: PruningPlan, checkpoint: Path) -> Restore:
     """Make a dense model the pruned one of a checkpoint, in tensors of its own."""
-    restore = apply_plan(target, plan)
-    for layer in model.modules():
+    restore = apply_plan(task.module, plan, groups=task.groups)
+    for layer in task.model.modules():
         restore.remember(layer)
         for store in (layer._parameters, layer._buffers):
             for name, tensor in store.items():
                 if tensor is not None:
                     replace_tensor(layer, name, tensor)
-    _load(model, checkpoint, trust=False)
+    _load(task.model, checkpoint, trust=False)
     return restore
 
 

@@ -19,6 +19,7 @@ from mmautodfp.kernels import cluster_channels, cosine_distance
 from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
 from mmautodfp.utils.fileio import load_json, save_json
 
+from .parts import PartCounts
 from .pictures import Finding, Picture, compare_on_images
 
 FORMAT = 1
@@ -56,6 +57,7 @@ class Evidence:
         sizes (dict[str, int]): Compared model to the bytes of its weights as ``torch.save`` writes them.
         latency (dict[str, float]): By the names of :data:`mmautodfp.outputs.latency.ROWS`, the pruned module's seconds.
         device (str): What the latency was measured on.
+        parts (list[PartCounts]): Of a detector that was pruned as a whole.
         pictures (list[Picture]): Validation images with what the dense and the pruned model find.
         missing (dict[str, str]): Attribute to the reason why it is empty.
     """
@@ -64,6 +66,7 @@ class Evidence:
     sizes: dict[str, int] = field(default_factory=dict)
     latency: dict[str, float] = field(default_factory=dict)
     device: str = ''
+    parts: list[PartCounts] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -88,6 +91,7 @@ class Evidence:
         content = load_json(path, 'what the report shows')
         content.pop('format')
         content['channels'] = [ChannelMap(**item) for item in content['channels']]
+        content['parts'] = [PartCounts(**item) for item in content.get('parts', [])]
         for picture in content['pictures']:
             for side in ('dense', 'pruned'):
                 picture[side] = [Finding(**finding) for finding in picture[side]]

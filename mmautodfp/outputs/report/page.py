@@ -16,6 +16,8 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, load_tensors, save_text
 
 from .evidence import ChannelMap, Evidence, data_uri, first_line
+from .part_plots import grouped_strategy_figure, parts_figure
+from .parts import part_of
 from .plots import channels_figure, pictures_figure, save_png, search_figure, strategy_figure, to_svg
 
 FOLDER = 'report'
@@ -85,9 +87,15 @@ class Report:
 
     def _content(self) -> dict[str, Any]:
         shown = [found for found in self.evidence.channels if found.places]
+        budgets = self.summary['budget']
+        parts = self._try('parts', self._parts) or []
         content = dict(
             title=f'{self.summary.get("model", "Model")}, pruned',
             summary=self.summary,
+            about=self._about(),
+            budgets=budgets if isinstance(budgets, list) else [budgets],
+            parts=parts,
+            parts_plot=self._plot('parts', lambda: parts_figure(self.evidence.parts)) if parts else None,
             rows=self._rows(),
             # COCOeval says -1 where there is no object of a size
             tested=[item for item in (self.summary.get('test') or {}).items() if item[1] not in (None, -1)],
@@ -140,6 +148,25 @@ class Report:
             for row in self.summary['results']
         ]
 
+    def _about(self) -> dict[str, str]:
+        """What was pruned: in the header, and in the heads of the table."""
+        module, target = self.summary['module'], self.summary.get('target', '')
+        if module:
+            return dict(header=module, short=module)
+        return dict(header=target if target not in ('', 'model') else 'the whole model', short='whole model')
+
+    def _parts(self) -> list[dict[str, Any]]:
+        """What is left of each part of a detector: ``counts``, groups and their channels; none if it was one part."""
+        if not self.evidence.parts:
+            return []
+        units = load_json(self.work_dir / 'strategy.json', 'the plan')['units']
+        rows = []
+        for counts in self.evidence.parts:
+            own = [unit for name, unit in units.items() if part_of(name) == counts.name]
+            kept, channels = sum(len(unit['keep']) for unit in own), sum(unit['num_channels'] for unit in own)
+            rows.append(dict(counts=counts, groups=len(own), kept=kept, channels=channels))
+        return rows
+
     def _labels(self) -> list[str]:
         found = [finding for picture in self.evidence.pictures for finding in (*picture.dense, *picture.pruned)]
         return sorted({finding.label for finding in found})
@@ -153,7 +180,10 @@ class Report:
     def _strategy_figure(self) -> Figure:
         strategy = load_json(self.work_dir / 'strategy.json', 'the plan')
         units, layers = strategy['units'], strategy.get('layers', [])
-        return strategy_figure(
+        # Of several parts, the groups' paths begin with the part.
+        several = not self.summary['module'] and self.summary.get('target')
+        draw = grouped_strategy_figure if several else strategy_figure
+        return draw(
             list(units),
             [len(unit['keep']) / unit['num_channels'] for unit in units.values()],
             [unit['lam'] for unit in units.values()],

@@ -74,7 +74,8 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return drawn
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches."""
     # A Figure of its own, not pyplot's: that keeps state, and a training script may be using it.
     return Figure(figsize=(width, height), layout='constrained')
 
@@ -88,7 +89,7 @@ def search_figure(rewards: Sequence[float], baselines: dict[str, float], metric:
         baselines (dict[str, float]): Name to reward on the same images, drawn as level lines; may be empty.
         metric (str): Name of the reward.
     """
-    figure = _new_figure(WIDTH, 4)
+    figure = new_figure(WIDTH, 4)
     axes = figure.subplots()
     episodes = range(1, len(rewards) + 1)
     axes.plot(episodes, rewards, '.', color=GREY, markersize=5, label='episode')
@@ -115,7 +116,7 @@ def strategy_figure(
         noise (Sequence[float]): [L], C_noise, the share of channels in no cluster; may be empty.
         small (Sequence[float]): [L], P_{B<t}, the share of small left-over constants; may be empty.
     """
-    figure = _new_figure(WIDTH, 1.2 + 0.2 * len(names))
+    figure = new_figure(WIDTH, 1.2 + 0.2 * len(names))
     places = range(len(names))
     left, right = figure.subplots(1, 2, sharey=True)
     _draw_layers(left, ratios, 'channels kept, p', noise, 'in no cluster, C$_{noise}$')
@@ -131,6 +132,11 @@ def _draw_layers(axes: Axes, bars: Sequence[float], label: str, dots: Sequence[f
         axes.plot(dots, range(len(dots)), 'o-', color=ORANGE, markersize=4, linewidth=0.8, label=dots_label)
     axes.set(xlim=(0, 1.04), xticks=(0, 0.5, 1))
     axes.grid(True, axis='x')
+    strategy_legend(axes)
+
+
+def strategy_legend(axes: Axes) -> None:
+    """A legend above a panel, whose words may be formulas."""
     legend = axes.legend(loc='lower left', bbox_to_anchor=(-0.02, 1.0), fontsize=9)
     for text in legend.get_texts():
         text.set_parse_math(True)
@@ -144,7 +150,7 @@ def channels_figure(maps: Sequence['ChannelMap']) -> Figure:
         maps (Sequence[ChannelMap]): Layers with ``places``, one to four.
     """
     rows = (len(maps) + 1) // 2
-    figure = _new_figure(WIDTH, 2.9 * rows + 0.3)
+    figure = new_figure(WIDTH, 2.9 * rows + 0.3)
     panels = figure.subplots(rows, 2, squeeze=False).flat
     for axes, found in zip(panels, maps, strict=False):
         _draw_channels(axes, found)
@@ -190,7 +196,7 @@ def pictures_figure(pictures: Sequence['Picture']) -> Figure:
     if pictures[0].truth is not None:
         return _objects_figure(pictures)
     height = sum(WIDTH / 2 * picture.height / picture.width + 0.3 for picture in pictures)
-    figure = _new_figure(WIDTH, height)
+    figure = new_figure(WIDTH, height)
     for row, picture in zip(figure.subplots(len(pictures), 2, squeeze=False), pictures, strict=True):
         for axes, side in zip(row, ('dense', 'pruned'), strict=True):
             axes.imshow(_decode(picture))
@@ -203,7 +209,7 @@ def pictures_figure(pictures: Sequence['Picture']) -> Figure:
 
 def _objects_figure(pictures: Sequence['Picture']) -> Figure:
     rows = (len(pictures) + 3) // 4
-    figure = _new_figure(WIDTH, 1.9 * rows)
+    figure = new_figure(WIDTH, 1.9 * rows)
     panels = list(figure.subplots(rows, 4, squeeze=False).flat)
     for axes in panels:
         axes.axis('off')

@@ -1,0 +1,95 @@
+"""Where the parameters and FLOPs of a detector are that was pruned as a whole, and where they were."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mmautodfp.costs import measure_positions, model_costs
+from mmautodfp.graph import is_detector, samples_of
+from mmautodfp.outputs.latency import build_models
+from mmautodfp.utils.fileio import load_json
+
+SECOND_STAGE = 'roi_head'
+
+
+@dataclass(frozen=True)
+class PartCounts:
+    """What a part of a detector costs, dense and pruned.
+
+    Attributes:
+        name (str): Its path, such as 'backbone' or 'roi_head.bbox_head'.
+        params (list[int]): [2], the dense model's and the pruned one's.
+        flops (list[int]): [2], likewise, on the input that the run counted FLOPs with.
+    """
+
+    name: str
+    params: list[int]
+    flops: list[int]
+
+
+def is_whole_detector(model: nn.Module, module: str) -> bool:
+    """Whether a run pruned more than one part of a detector; ``module`` is the path that its summary tells."""
+    return not module and is_detector(model)
+
+
+@torch.no_grad()
+def count_parts(run: str | os.PathLike) -> list[PartCounts]:
+    """Count the parts of a run's models, built once more with random weights.
+
+    Args:
+        run (str | os.PathLike): Work dir with ``pruned.py`` and ``summary.json``.
+
+    Returns:
+        list[PartCounts]: In the order of the model; none if the run pruned one part only, or no detector.
+    """
+    summary = load_json(Path(run) / 'summary.json', 'the summary of the run')
+    if summary['module']:
+        return []
+    models = build_models(run, ('dense', 'AutoDFP'))
+    if not is_whole_detector(models['dense'], summary['module']):
+        return []
+    row = next(row for row in summary['results'] if row['name'] == 'AutoDFP')
+    pruned = row['model_flops']['count']
+    totals = dict(dense=round(pruned / row['model_flops']['ratio']), AutoDFP=pruned)
+    dense, slim = (_count(models[name], summary['flops_input'], total) for name, total in totals.items())
+    return [
+        PartCounts(name, *([a, b] for a, b in zip(dense[name], slim[name], strict=True)))
+        for name in dense
+        if dense[name][0]
+    ]
+
+
+def part_of(name: str) -> str:
+    """The part that a layer is of; those of a second stage count one by one."""
+    first, *rest = name.split('.')
+    return f'{first}.{rest[0]}' if first == SECOND_STAGE and rest else first
+
+
+def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, part in model.named_children():
+        if name == SECOND_STAGE:
+            yield from ((f'{name}.{own}', child) for own, child in part.named_children())
+        else:
+            yield name, part
+
+
+def _count(model: nn.Module, shape: list[int], total: int) -> dict[str, tuple[int, int]]:
+    """Parameters and FLOPs by part; the latter are ``total`` in all."""
+    images = torch.rand(shape, device=next(model.parameters()).device)
+    positions = measure_positions(model, lambda: model(images, samples_of(images), mode='tensor'))
+    found = {}
+    for name, part in _parts(model):
+        costs = model_costs(model, part, [], positions)
+        found[name] = costs.params['module']([]), costs.flops['module']([])
+    # How much a second stage does goes with the regions that the first one found in the run; random weights find more
+    # or fewer. All else is as it was.
+    second = {name: flops for name, (_, flops) in found.items() if name.startswith(f'{SECOND_STAGE}.')}
+    rest, measured = sum(flops for name, (_, flops) in found.items() if name not in second), sum(second.values())
+    if measured and total > rest:
+        for name, flops in second.items():
+            found[name] = found[name][0], round(flops * (total - rest) / measured)
+    return found
