@@ -39,6 +39,7 @@ MOVES = _words("""
     permute transpose t expand slice select unsqueeze squeeze cat stack split split_with_sizes unbind index
     index_select flip roll repeat pixel_shuffle pixel_unshuffle unfold index_put_ index_put copy_ narrow chunk
 """)
+PICKS = _words('index index_select')
 VIEWS = _words('view _unsafe_view reshape _reshape_alias')
 #: Mix the positions of a channel, and nothing else.
 SPATIAL = _words("""
@@ -272,6 +273,10 @@ class _Tracer(TorchDispatchMode):
             source = self._or_none(args[-1]) if name == 'copy_' else self._or_none(args[2])
             moved = target.copy_(source.expand_as(target)) if name == 'copy_' else func(target, args[1], source)
             self._set(result, moved)
+            return
+        if name in PICKS:  # where to look may come from channels too, as which boxes to keep does
+            if id(args[0]) in self.numbers:
+                self._set(result, func(self.numbers_of(args[0]), *args[1:], **kwargs))
             return
         moved = func(*numbers(args), **{key: numbers(value) for key, value in kwargs.items()})
         if isinstance(result, Tensor):

@@ -258,6 +258,15 @@ def test_channels_that_mix_with_one_another_stay():
     assert survey.left['c'] == 'feeds bmm, through which its channels cannot be followed'
 
 
+def test_places_that_channels_choose_are_no_channels():
+    def forward(m, x):
+        x = m.a(x).flatten(2).mT[0]  # a row for each place
+        return m.b(x[m.c(x)[:, 0] > 0])
+
+    (group,) = follow(forward, a=conv(3, 4), b=nn.Linear(4, 2), c=nn.Linear(4, 1)).units
+    assert (group.name, read_by(group)) == ('a', [('c', 0), ('b', 0)])
+
+
 @pytest.mark.parametrize(
     'along', [nn.PReLU(), nn.PReLU(4), nn.Hardswish(), lambda x: x.cummax(2).values, lambda x: x.softmax(3)]
 )
