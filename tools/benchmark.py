@@ -14,21 +14,28 @@ racing      searches with and without stopping hopeless plans early, over five s
 precision   whether lower precision ranks a hundred random plans as float32 does
 ranks       seconds an episode on one rank and on two
 search      random search, CMA-ES and SAC on the same task, over five seeds
+families    which of MMDetection's detectors can be pruned as a whole: one config of each family, or the one named
 """
 
 import json
+import sys
 from pathlib import Path
 
 from mmautodfp.utils.command_line import new_parser, told
 
-KINDS = ('kernels', 'latency', 'overhead', 'search', 'reward', 'subset', 'racing', 'precision', 'ranks')
+KINDS = ('kernels', 'latency', 'overhead', 'search', 'reward', 'subset', 'racing', 'precision', 'ranks', 'families')
 
 
 @told()
 def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument('what', choices=KINDS, help='what to measure, see above')
-    parser.add_argument('config', nargs='?', help='config of a detector with the search settings; kernels need none')
+    parser.add_argument(
+        'config',
+        nargs='?',
+        help='config of a detector with the search settings; kernels need none, families takes one of mmdet, such as '
+        'atss/atss_r50_fpn_1x_coco',
+    )
     parser.add_argument(
         '--repeat',
         type=int,
@@ -46,16 +53,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--out', type=Path, help='JSON file to write as well')
     args = parser.parse_args(argv)
 
-    if args.config is None and args.what != 'kernels':
+    if args.config is None and args.what not in ('kernels', 'families'):
         parser.error(f'{args.what} needs a config')
+    if args.repeat is not None and args.what == 'families':
+        parser.error('families has no --repeat')
     if args.whole and args.what != 'latency':
         parser.error(f'{args.what} has no --whole')
 
     from mmautodfp.experiments import benchmark, benchmark_kernels
     from mmautodfp.experiments.benchmark_search import benchmark_search
     from mmautodfp.experiments.benchmark_whole import benchmark_whole
+    from mmautodfp.experiments.families import measure_families
     from mmautodfp.experiments.reward_noise import benchmark_subset
 
+    tell_aside = lambda line: print(line, file=sys.stderr)
     calls = dict(
         kernels=lambda n=15: benchmark_kernels.benchmark_kernels(repeat=n),
         latency=lambda n=10: benchmark_kernels.benchmark_latency(args.config, n, size=args.size),
@@ -66,6 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         precision=lambda n=100: benchmark.benchmark_precision(args.config, n),
         ranks=lambda n=24: benchmark.benchmark_ranks(args.config, episodes=n),
         search=lambda n=5: benchmark_search(args.config, args.episodes, n),
+        families=lambda: measure_families([args.config] if args.config else None, tell=tell_aside),
     )
     if args.whole:
         detector = Path(args.config).stem
