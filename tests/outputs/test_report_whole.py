@@ -137,6 +137,15 @@ def test_a_part_alone_has_no_parts_and_its_page_no_section_of_them(run, tmp_path
     assert '#parts' not in text
 
 
+def test_parts_that_cannot_be_counted_are_told_with_the_reason(run, tmp_path):
+    copied = shutil.copytree(run[0], tmp_path / 'run', ignore=shutil.ignore_patterns('report', '*.pth'))
+    whole = remake_report(copied).read_text().partition('<section id="parts">')[2].partition('</section>')[0]
+    assert re.search(r'Not shown: .*pruned\.pth', whole)
+    summary = load_json(copied / 'summary.json', 'the summary')
+    save_json(summary | dict(module='backbone', target='backbone'), copied / 'summary.json')
+    assert 'id="parts"' not in remake_report(copied).read_text()
+
+
 def test_many_groups_stand_below_the_names_of_their_parts():
     names = [f'backbone.layer{i}.conv' for i in range(50)] + [
         'neck.a',

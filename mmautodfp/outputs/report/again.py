@@ -46,7 +46,7 @@ def remake_report(work_dir: str | os.PathLike, again: bool = False, trust_checkp
         except AutoDFPError as error:
             if again:
                 raise
-            report.missing |= dict.fromkeys(('channels', 'sizes', 'latency', 'parts', 'pictures'), str(error))
+            report.miss(('channels', 'sizes', 'latency', 'parts', 'pictures'), str(error))
             return report.write()
         measure_times(evidence, report.work_dir)
         evidence.to_json(path)

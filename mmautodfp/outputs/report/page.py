@@ -3,7 +3,7 @@
 import os
 import shlex
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,19 @@ class Report:
         kept = self._try('evidence', lambda: Evidence.from_json(self.work_dir / FOLDER / 'evidence.json'))
         self.evidence = kept or Evidence()
         # An error of the whole file is one of all that it holds.
-        reason = self.missing.get('evidence')
-        self.missing |= self.evidence.missing if kept else dict.fromkeys(('channels', 'sizes', 'pictures'), reason)
+        if kept:
+            self.missing |= self.evidence.missing
+        else:
+            self.miss(('channels', 'sizes', 'pictures', 'parts'), self.missing['evidence'])
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the run pruned more than one part of a model, or all of it."""
+        return not self.summary['module'] and bool(self.summary.get('target'))
+
+    def miss(self, names: Sequence[str], reason: str) -> None:
+        """Let the page say why something is not shown; of parts only if there are any."""
+        self.missing |= {name: reason for name in names if name != 'parts' or self.has_parts}
 
     def write(self) -> Path:
         """Write ``report.html`` and the PNGs in ``report``.
@@ -181,8 +192,7 @@ class Report:
         strategy = load_json(self.work_dir / 'strategy.json', 'the plan')
         units, layers = strategy['units'], strategy.get('layers', [])
         # Of several parts, the groups' paths begin with the part.
-        several = not self.summary['module'] and self.summary.get('target')
-        draw = grouped_strategy_figure if several else strategy_figure
+        draw = grouped_strategy_figure if self.has_parts else strategy_figure
         return draw(
             list(units),
             [len(unit['keep']) / unit['num_channels'] for unit in units.values()],
