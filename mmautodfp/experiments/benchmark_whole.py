@@ -3,11 +3,13 @@
 import copy
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from torch import nn
@@ -21,7 +23,7 @@ from mmautodfp.runs import load_config
 from mmautodfp.search.survey import find_module
 from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.timing import describe_machine, median_in_turns
+from mmautodfp.utils.timing import describe_machine
 
 #: ONNX files take images of any size; tracing large ones takes long.
 TRACED = (128, 192)
@@ -56,8 +58,9 @@ def benchmark_whole(
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
 
     Returns:
-        dict[str, Any]: For each model FLOPs, parameters, widths and, by number of threads and engine, seconds and their
-        ``ratio`` to the dense one's; for onnxruntime of each part and of the ``sum``; the machine.
+        dict[str, Any]: For each model FLOPs, parameters, widths and, by number of threads and engine, ``seconds`` by
+        the clock, ``cpu_seconds`` summed over the processor's cores, and the ``ratio`` and ``cpu_ratio`` of either to
+        the dense one's; for onnxruntime of each part and of the ``sum``; the machine.
 
     Raises:
         AutoDFPError: The config is of no detector, or the ratio cannot be reached by the whole.
@@ -75,10 +78,9 @@ def benchmark_whole(
     for count in threads:
         with _threads(count), tempfile.TemporaryDirectory() as scratch:
             calls = _calls(models, images, cfg, engines, Path(scratch))
-            seconds = median_in_turns(calls, repeat)
+            seconds = _in_turns(calls, repeat)
         for name, row in rows.items():
-            own = {key: value for (of, key), value in seconds.items() if of == name}
-            dense = {key: value for (of, key), value in seconds.items() if of == 'dense'}
+            own, dense = ({key: pair for (of, key), pair in seconds.items() if of == who} for who in (name, 'dense'))
             row[f'threads_{count}'] = _by_engine(own, dense)
     return dict(
         config=Path(config).as_posix(),
@@ -174,13 +176,35 @@ def measured_parts(model: nn.Module, cfg: Config) -> list[tuple[Part, tuple[int,
     return [(first, None), (second, (regions, extractor.out_channels, *extractor.roi_layers[0].output_size))]
 
 
-def _by_engine(own: dict[str, float], dense: dict[str, float]) -> dict[str, Any]:
+@torch.inference_mode()
+def _in_turns(calls: dict[Any, Callable[[], Any]], repeat: int) -> dict[Any, np.ndarray]:
+    """Median seconds [2] of each call, by the clock and of the processor; all are called once per round.
+
+    What else runs on a machine in use adds to the former; the latter counts this process alone. As calls take seconds,
+    one round is enough to warm up.
+    """
+    clock = lambda: np.array([time.perf_counter(), time.process_time()])
+    found: dict[Any, list[np.ndarray]] = {name: [] for name in calls}
+    for _ in range(repeat + 1):
+        for name, call in calls.items():
+            start = clock()
+            call()
+            found[name].append(clock() - start)
+    return {name: np.median(values[1:], 0) for name, values in found.items()}
+
+
+def _by_engine(own: dict[str, np.ndarray], dense: dict[str, np.ndarray]) -> dict[str, Any]:
     """Seconds and ratios of one model: of torch, and of onnxruntime by part and summed up."""
     figures: dict[str, Any] = {}
     if 'torch' in own:
-        figures['torch'] = dict(seconds=own['torch'], ratio=own['torch'] / dense['torch'])
-    parts = {key: dict(seconds=own[key], ratio=own[key] / dense[key]) for key in own if key != 'torch'}
+        figures['torch'] = _figures(own['torch'], dense['torch'])
+    parts = [key for key in own if key != 'torch']
     if parts:
-        total, whole = (sum(values[key] for key in parts) for values in (own, dense))
-        figures['onnxruntime'] = parts | dict(sum=dict(seconds=total, ratio=total / whole))
+        total = _figures(*(sum(values[key] for key in parts) for values in (own, dense)))
+        figures['onnxruntime'] = {key: _figures(own[key], dense[key]) for key in parts} | dict(sum=total)
     return figures
+
+
+def _figures(own: np.ndarray, dense: np.ndarray) -> dict[str, float]:
+    names = ('seconds', 'cpu_seconds', 'ratio', 'cpu_ratio')
+    return dict(zip(names, [*own.tolist(), *(own / dense).tolist()], strict=True))

@@ -25,6 +25,7 @@ def test_a_detector_of_two_stages_is_timed_whole_and_in_parts():
         assert list(parts) == ['first_stage', 'second_stage']
         assert total['seconds'] == pytest.approx(sum(part['seconds'] for part in parts.values()))
         assert found['torch']['seconds'] > 0
+        assert found['torch']['cpu_ratio'] == found['torch']['cpu_seconds'] / dense['threads_1']['torch']['cpu_seconds']
     assert dense['threads_1']['torch']['ratio'] == dense['threads_1']['onnxruntime']['sum']['ratio'] == 1
 
 
