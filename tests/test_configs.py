@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmautodfp import runs
 from mmautodfp.graph import find_units
 from mmautodfp.hooks import AutoDFPHook
+from mmautodfp.search.survey import survey_target
 from mmautodfp.utils.registry import HOOKS, build
 
 # Detectors have the two of each of ResNet-50's sixteen blocks.
@@ -39,8 +40,12 @@ def test_every_config_builds_its_hook_and_has_units_to_prune(path):
     assert isinstance(hook, AutoDFPHook)
     if 'backbone' in cfg.model:
         cfg.model.backbone.init_cfg = None
-    model = MODELS.build(cfg.model)
-    assert len(find_units(model.get_submodule(hook.settings.target))) == UNITS.get(path.split('/')[-1], 32)
+    model = MODELS.build(cfg.model).eval()
+    if hook.settings.target == 'model':
+        backbone = [group for group in survey_target(model, 'model').groups if group.name.startswith('backbone.')]
+        assert len(backbone) == 32 + 1 + 4  # inside of the blocks, the stem, the streams
+    else:
+        assert len(find_units(model.get_submodule(hook.settings.target))) == UNITS.get(path.split('/')[-1], 32)
 
 
 def test_every_detector_has_a_config_without_data():

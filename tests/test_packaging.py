@@ -40,7 +40,8 @@ def test_the_model_index_names_every_coco_config_with_the_weights_it_starts_from
         assert model['Config'] == f'configs/{name}.py'
         cfg = Config.fromfile(REPO / model['Config'])
         assert model['Weights'] == cfg.load_from
-        assert model['Metadata']['Preserved Parameters of the Backbone'] == cfg.autodfp.budget.preserve_ratio
+        preserved = 'Preserved FLOPs' if '_whole' in name else 'Preserved Parameters of the Backbone'
+        assert model['Metadata'][preserved] == cfg.autodfp.budget.preserve_ratio
         assert model['Metadata']['Search Reward'].split(',')[0] == dict(
             SyntheticReward='none', CocoReward='CocoReward'
         ).get(cfg.autodfp.reward.type)

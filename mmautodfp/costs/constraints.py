@@ -63,6 +63,18 @@ class Constraint(ABC):
     def uniform_ratio(self) -> float:
         """The largest ratio p that, alike in all units (Eq. 15), stays within the limit."""
 
+    def table(self) -> list[str]:
+        """A line for each budget: the least that can be reached, what was asked for, and the dense cost."""
+        rows = [('', 'least', 'asked', 'dense', '')]
+        for budget in self.budgets:
+            cost = budget.cost
+            least, dense = cost(self.min_widths), cost(cost.dense)
+            parts = [f'{value:,} ({value / dense:.0%})' for value in (least, budget.limit)]
+            unit = ' ns' if budget.metric == 'latency' else ''
+            rows.append((f'{budget.metric} of the {budget.scope}{unit}', *parts, f'{dense:,}', 'reachable'))
+        sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return ['  '.join(word.rjust(size) for word, size in zip(row, sizes, strict=True)).rstrip() for row in rows]
+
     @abstractmethod
     def describe(self) -> Any:
         """Its settings as plain data, for ``summary.json``."""

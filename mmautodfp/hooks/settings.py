@@ -86,8 +86,8 @@ class HookSettings:
     def __post_init__(self):
         if not self.target:
             raise AutoDFPError(
-                f"AutoDFPHook was asked for target={self.target!r}; it is the path of a part such as 'backbone', 'model', "
-                'or a list of parts'
+                f"AutoDFPHook was asked for target={self.target!r}; it is the path of a part such as 'backbone', "
+                "'model', or a list of parts"
             )
 
 

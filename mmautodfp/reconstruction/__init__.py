@@ -4,6 +4,7 @@ from .base import OutputChange, PruneOnly, Reconstruction, Reconstructor
 from .least_squares import SyntheticLeastSquares
 from .neuron_merging import NeuronMerging
 from .refine import Refinement
+from .sensitivity import missed
 from .similarity import SimilarityReconstructor
 from .synthetic import SyntheticImages, batch_statistics, inputs_of
 
@@ -19,4 +20,5 @@ __all__ = [
     'SyntheticLeastSquares',
     'batch_statistics',
     'inputs_of',
+    'missed',
 ]

@@ -179,6 +179,16 @@ class Reconstructor(ABC):
         """
         return None
 
+    def error_curves(self, units: Sequence[ChannelGroup], rankings: Sequence[Tensor]) -> list[Tensor] | None:
+        """The error curves of all groups, of one scale; None if one is not known.
+
+        Args:
+            units (Sequence[ChannelGroup]): The groups, L of them.
+            rankings (Sequence[Tensor]): [N] each, as of :meth:`error_curve`, which gives each by default.
+        """
+        curves = [self.error_curve(*pair) for pair in zip(units, rankings, strict=True)]
+        return None if any(curve is None for curve in curves) else curves
+
     def recalibrate(self, module: nn.Module, plan: 'PruningPlan', restore: 'Restore') -> None:  # noqa: B027, most have no more
         """Do in an episode what can be done only when all units are pruned. Does nothing by default.
 

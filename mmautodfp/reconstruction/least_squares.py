@@ -1,6 +1,6 @@
 """Beyond the paper: pruned channels made up from all retained ones, in least squares on synthetic images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import ChannelGroup, outputs_first, run_model
+from mmautodfp.graph import ChannelGroup, outputs_first, outputs_of, run_model
 from mmautodfp.kernels import least_squares_delivery, output_variance, rank_by_explanation, unexplained_shares
 from mmautodfp.surgery import PruningPlan, Restore
 from mmautodfp.utils import AutoDFPError
@@ -17,6 +17,7 @@ from mmautodfp.utils.registry import RECONSTRUCTORS, build_settings
 from .base import OutputChange, Reconstruction, Reconstructor
 from .recalibration import Recalibration
 from .refine import Refinement, bounded_gain, refine
+from .sensitivity import output_errors, scaled_curve
 from .synthetic import InputMoments, SyntheticImages, batch_statistics, input_moments, inputs_of
 
 RANKINGS = ('l2', 'explanation')
@@ -69,6 +70,9 @@ class SyntheticLeastSquares(Reconstructor):
         error_power (float): What a unit's share of lost variance is raised to before the units' errors are added up to
             allocate a plan; above 1, pruning is shared out more evenly. Defaults to 1; on ResNet-56 1.5 is the better
             one at most shares (see docs/results.md).
+        sensitivity (int): Images on which the errors of the groups are brought to one scale, by what pruning each of
+            them alone does to all that the model says; 0 compares their shares of lost variance as they are. Defaults
+            to 8.
         refinement (dict | bool | None): Settings of :class:`mmautodfp.reconstruction.Refinement`; False
             leaves it out. Defaults to True, as None: its own.
 
@@ -84,6 +88,7 @@ class SyntheticLeastSquares(Reconstructor):
         rematch: bool = True,
         recalibration: int = 64,
         error_power: float = 1.0,
+        sensitivity: int = 8,
         refinement: dict | bool | None = True,
     ):
         super().__init__()
@@ -93,6 +98,8 @@ class SyntheticLeastSquares(Reconstructor):
             raise AutoDFPError(f'ranking of the channels is one of {", ".join(RANKINGS)}, got {ranking!r}')
         if not isinstance(recalibration, int) or recalibration < 0:
             raise AutoDFPError(f'recalibration takes a number of images, 0 or more, got {recalibration!r}')
+        if not isinstance(sensitivity, int) or sensitivity < 0:
+            raise AutoDFPError(f'sensitivity takes a number of images, 0 or more, got {sensitivity!r}')
         if not isinstance(error_power, int | float) or not 0 < error_power < float('inf'):
             raise AutoDFPError(f'error_power must be above 0, got {error_power!r}')
         self.images = build_settings(SyntheticImages, images, 'images')
@@ -101,20 +108,25 @@ class SyntheticLeastSquares(Reconstructor):
         self.rematch = rematch
         self.recalibration = recalibration
         self.error_power = error_power
+        self.sensitivity = sensitivity
         settings = None if refinement is True else refinement
         self.refinement = None if refinement is False else build_settings(Refinement, settings, 'refinement')
         self._consumers: dict[str, dict[str, _Consumer]] = {}
         self._recalibration: Recalibration | None = None
         self._twin: nn.Module | None = None
         self._batches: Callable[[], Iterator[tuple]] | None = None
+        self._images: Callable[[], Iterator[tuple]] | None = None
+        self._about: tuple[nn.Module, nn.Module] | None = None
 
     def _fit(self, module: nn.Module, model: nn.Module) -> None:
         device = next(module.parameters()).device
         images = list(self.images.normalized_as(model).batches(device))  # small beside a layer's outputs
         _require_taken(module, model, images[0])
-        if module is model:  # regions that a dense first stage proposes
-            given = [inputs_of(model, module, batch) for batch in images]
-            self._batches = lambda: iter(given)
+        self._about = (model, module)
+        whole = [inputs_of(model, model, batch) for batch in images]  # regions are those of a dense first stage
+        self._images = lambda: iter(whole)
+        if module is model:
+            self._batches = self._images
         else:
             self._batches = lambda: (inputs_of(model, module, batch) for batch in images)
         units = self._groups
@@ -163,6 +175,22 @@ class SyntheticLeastSquares(Reconstructor):
         order = unit.channels(ranking.to(next(iter(consumers)).mean.device))
         shares = [unexplained_shares(one.covariance, one.matters, order)[:: unit.block] for one in consumers]
         return torch.stack(shares).mean(0) ** self.error_power
+
+    @torch.no_grad()
+    def error_curves(self, units: Sequence[ChannelGroup], rankings: Sequence[Tensor]) -> list[Tensor]:
+        """The curves of all groups, brought to one scale on some images (see ``sensitivity``)."""
+        curves = [self.error_curve(*pair) for pair in zip(units, rankings, strict=True)]
+        if not self.sensitivity:
+            return curves
+        model, module = self._about
+        batches = list(islice(self._images(), -(-self.sensitivity // self.images.batch_size)))
+
+        def say() -> list[Tensor]:
+            with batch_statistics(model):
+                return [said for inputs in batches for said in outputs_of(model, *inputs)]
+
+        errors = output_errors(module, units, rankings, self, say)
+        return [scaled_curve(curve.cpu(), found) for curve, found in zip(curves, errors, strict=True)]
 
     def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
         channels = unit.channels(keep)

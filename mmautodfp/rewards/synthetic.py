@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmautodfp.graph import outputs_of, samples_of
-from mmautodfp.reconstruction import SyntheticImages, batch_statistics, inputs_of
+from mmautodfp.reconstruction import SyntheticImages, batch_statistics, inputs_of, missed
 from mmautodfp.utils.registry import REWARDS, build_settings
 from mmautodfp.utils.settings import checked
 
@@ -67,7 +67,7 @@ class SyntheticReward(Reward):
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> float:
-        compare = _missed if self.measure == 'error' else _unlike
+        compare = missed if self.measure == 'error' else _unlike
         rows = [
             torch.stack([compare(said, dense.to(said)) for said, dense in zip(outputs, known, strict=True)])
             for outputs, known in zip(self._outputs(model), self._dense, strict=True)
@@ -86,13 +86,6 @@ class SyntheticReward(Reward):
 
     def held_out(self, model: nn.Module, dataloader: dict | None = None) -> None:
         return None
-
-
-def _missed(found: Tensor, dense: Tensor) -> Tensor:
-    """[2]: squared error, and what there is to miss, of one output [B, C, ...]; channels vary about their means."""
-    error = (found - dense).double().pow(2).sum()
-    rest = tuple(axis for axis in range(dense.ndim) if axis != 1)
-    return torch.stack([error, (dense - dense.mean(rest, keepdim=True)).double().pow(2).sum()])
 
 
 def _unlike(found: Tensor, dense: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from numbers import Real
@@ -24,7 +24,7 @@ from mmautodfp.costs import (
     model_costs,
     round_widths,
 )
-from mmautodfp.graph import ChannelGroup, outputs_first, unit_statistics
+from mmautodfp.graph import ChannelGroup, is_detector, outputs_first, unit_statistics
 from mmautodfp.kernels import rank_channels
 from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.surgery import PruningPlan, Restore, allocation_of, apply_plan
@@ -194,9 +194,9 @@ class PruningTask:
         return None if self.allocation is None else self.plan(self.allocation)
 
     def describe(self) -> str:
-        """How much can be pruned, and a line for each reason why the rest cannot."""
+        """How much can be pruned, a line for each reason why the rest cannot, and what the limits are."""
         head = f'{len(self.groups)} prunable units in the {type(self.module).__name__} {self.target!r}; left alone:'
-        return '\n'.join([head, *(f'  {line}' for line in self.left)])
+        return '\n'.join([head, *(f'  {line}' for line in self.left), *self.constraint.table()])
 
     def apply(self, plan: PruningPlan, final: bool = False) -> Restore:
         """Prune the model in place; arguments and result as of :func:`mmautodfp.surgery.apply_plan`."""
@@ -256,6 +256,8 @@ def _count(
     costs = model_costs(model, module, groups, positions)
     for budget in limit.budgets:
         if isinstance(budget, LatencyBudget):
+            if is_detector(model) and isinstance(example_input, Mapping):  # boxes are made too
+                run = partial(call_model, model, dict(example_input, mode='predict'))
             measure = partial(measure_latency_costs, model, module, groups, run, budget, channel_divisor)
             costs = replace(costs, latency=on_main(measure))
     return costs

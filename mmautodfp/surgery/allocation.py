@@ -32,10 +32,8 @@ def allocation_of(
         limit (Constraint): Bound to the model.
         widest (Sequence[int]): [L], the most that each unit keeps.
     """
-    curves = [reconstructor.error_curve(*pair) for pair in zip(units, rankings, strict=True)]
-    if any(curve is None for curve in curves):
-        return None
-    return allocate_widths(curves, limit, widest)
+    curves = reconstructor.error_curves(units, rankings)
+    return None if curves is None else allocate_widths(curves, limit, widest)
 
 
 def allocate_widths(curves: Sequence[Tensor], limit: Constraint, widest: Sequence[int]) -> list[int]:

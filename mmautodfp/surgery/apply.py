@@ -81,7 +81,7 @@ def _match(
 def prune_unit(
     module: nn.Module, unit: ChannelGroup, plan: UnitPlan, reconstructor: 'Reconstructor | None', restore: Restore
 ) -> None:
-    """Prune one group in place; groups must be pruned in forward order, with one ``restore``."""
+    """Prune one group in place; all groups of a plan with one ``restore``."""
     if plan.width == unit.num_channels:
         return
     device = module.get_submodule(unit.name).weight.device
@@ -153,8 +153,10 @@ def _merged(
     merged = merge_input_channels(weight, reconstruction.delivery)
     change = reconstruction.changes.get(consumer.key)
     if change is not None:
-        merged = merged * change.gain.to(merged).view(-1, *[1] * (merged.ndim - 1))
-        shift_outputs(module, consumer, change.shift, restore)
+        # Of its own outputs, some may be gone.
+        rows = restore.places(module.get_submodule(consumer.name), 0, len(merged)).to(merged.device)
+        merged = merged * change.gain[rows].to(merged).view(-1, *[1] * (merged.ndim - 1))
+        shift_outputs(module, consumer, change.shift[rows], restore)
     return merged
 
 
