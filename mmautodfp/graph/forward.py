@@ -98,7 +98,8 @@ def random_regions(images: Tensor, count: int = NUM_REGIONS) -> Tensor:
     sides = np.stack([width, height], 0)[:, None] * 2.0 ** -random.uniform(0, 4, (2, number))
     corner = random.uniform(0, 1, (2, number)) * (np.array([[width], [height]]) - sides)
     boxes = np.concatenate([np.tile(np.arange(batch), count)[None], corner, corner + sides])
-    return images.new_tensor(boxes.T)
+    # mmcv's RoIAlign takes its memory as it lies, row by row, and a table of other strides for garbage.
+    return images.new_tensor(boxes.T).contiguous()
 
 
 def second_stage_of(head: nn.Module, features: Any, regions: Tensor) -> dict[str, Tensor]:

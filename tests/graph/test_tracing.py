@@ -9,6 +9,7 @@ from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from torch import Tensor, nn
 
 from mmautodfp.graph import ChannelGroup, UnitSurvey, find_units, flat_tensors, groups_of, trace_channels
+from mmautodfp.graph.forward import random_regions
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, **settings) -> nn.Conv2d:
@@ -310,6 +311,14 @@ def test_a_norm_is_a_consumers_own_only_if_it_reads_nothing_else():
 
     (group,) = follow(forward, a=conv(3, 4), b=conv(4, 2), c=conv(4, 2), n=nn.BatchNorm2d(2)).units
     assert [(consumer.name, consumer.norm) for consumer in group.consumers] == [('b', None), ('c', None)]
+
+
+@pytest.mark.parametrize('batch', [1, 2])
+def test_random_regions_lie_row_by_row_in_memory_as_roi_align_reads_them(batch):
+    regions = random_regions(torch.rand(batch, 3, 64, 64))
+    assert regions.is_contiguous()
+    assert regions[:, 0].unique().tolist() == list(range(batch))
+    assert (regions[:, 3:] > regions[:, 1:3]).all()
 
 
 def test_tracing_leaves_no_hooks_behind_even_if_the_model_fails():
