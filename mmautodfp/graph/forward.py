@@ -55,7 +55,7 @@ def run_model(model: nn.Module, *inputs: Any) -> Any:
 def is_detector(model: nn.Module) -> bool:
     """Whether a model is called as MMDetection's detectors are."""
     return hasattr(model, 'extract_feat') and any(
-        hasattr(model, name) for name in ('roi_head', 'bbox_head', 'mask_head')
+        hasattr(model, name) for name in ('roi_head', 'bbox_head', 'mask_head', 'panoptic_head')
     )
 
 
