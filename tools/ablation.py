@@ -17,12 +17,15 @@ def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument('config', help='config of a model with the search settings')
     parser.add_argument('checkpoint', nargs='?', help="trained weights (default: the config's load_from)")
-    parser.add_argument('--ratios', type=float, nargs='+', default=[0.9, 0.8, 0.7, 0.5], help='shares that stay')
+    parser.add_argument(
+        '--ratios', type=float, nargs='+', help='shares that stay (default: 0.9 0.8 0.7 0.5; whole: 0.7 0.5 0.35)'
+    )
     parser.add_argument('--channels', action='store_true', help="shares of each unit's channels, not of parameters")
     parser.add_argument('--image-size', type=int, default=256, help='of the synthetic images (default: 256)')
     parser.add_argument('--num-images', type=int, default=64, help='synthetic images (default: 64)')
     parser.add_argument('--units-per-pass', type=int, default=1, help='of the full pass (default: 1)')
     parser.add_argument('--cost', action='store_true', help='instead, seconds and memory on random weights')
+    parser.add_argument('--whole', action='store_true', help='instead, a whole detector at shares of its FLOPs')
     parser.add_argument('--only', default='', help='regular expression that the names of variants must match')
     parser.add_argument('--out', type=Path, required=True, help='JSON file to write')
     add_cfg_options(parser)
@@ -41,6 +44,15 @@ def main(argv: list[str] | None = None) -> None:
         print(f'{result["seconds"]} s, {result["peak_memory_gb"]} GB')
         return
 
+    if args.whole:
+        from mmautodfp.experiments.whole import run_whole
+
+        result = run_whole(
+            args.config, args.ratios or (0.7, 0.5, 0.35), args.checkpoint, read_options(args.cfg_options)
+        )
+        save_json(result, args.out)
+        return
+
     def report(result: dict) -> None:
         save_json(result, args.out)
         name, rows = list(result['variants'].items())[-1]
@@ -51,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     known = load_json(args.out, 'the earlier result') if args.out.exists() else None
     result = ablate(
         args.config,
-        args.ratios,
+        args.ratios or (0.9, 0.8, 0.7, 0.5),
         variants,
         args.checkpoint,
         args.channels,

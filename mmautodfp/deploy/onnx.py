@@ -296,6 +296,9 @@ def _without_slim(config: Any) -> tuple[Any, bool]:
     if isinstance(config, dict):
         if str(config.get('type')).endswith('Slim'):
             return _without_slim(config['module'])[0], True
+        if str(config.get('type')).endswith('SlimModel'):
+            rest = {key: value for key, value in config.items() if key not in ('slim_type', 'layers')}
+            return _without_slim(rest | dict(type=config['slim_type']))[0], True
         parts = {key: _without_slim(value) for key, value in config.items()}
         return {key: value for key, (value, _) in parts.items()}, any(found for _, found in parts.values())
     if isinstance(config, list | tuple):

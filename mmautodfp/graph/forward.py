@@ -1,6 +1,6 @@
 """Sending images through a whole model, heads included, without a ground truth and without post-processing."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,25 @@ def outputs_of(model: nn.Module, *inputs: Any) -> list[Tensor]:
     return flat_tensors(run_model(model, *inputs))
 
 
+def outputs_by_kind(model: nn.Module, *inputs: Any) -> list[list[Tensor]]:
+    """As :func:`outputs_of`, those that differ in nothing but the level of a pyramid together.
+
+    Returns:
+        list[list[Tensor]]: One list for classes, one for boxes and so on, of each head.
+    """
+    return list(_kinds(run_model(model, *inputs)))
+
+
+def _kinds(value: Any) -> Iterator[list[Tensor]]:
+    if isinstance(value, Tensor):
+        yield [value]
+    elif isinstance(value, list) and value and all(isinstance(item, Tensor) for item in value):
+        yield flat_tensors(value)
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _kinds(item)
+
+
 def run_model(model: nn.Module, *inputs: Any) -> Any:
     """Run a model; of a detector of MMDetection also its heads, but no post-processing, of torchvision's the backbone.
 
@@ -43,7 +62,10 @@ def run_model(model: nn.Module, *inputs: Any) -> Any:
         features = model.extract_feat(images)
         first = model.rpn_head(features) if getattr(model, 'rpn_head', None) is not None else []
         regions = inputs[1] if len(inputs) > 1 else random_regions(images)
-        return first, second_stage_of(model.roi_head, features, regions)
+        said = second_stage_of(model.roi_head, features, regions)
+        if getattr(model, 'semantic_head', None) is not None:  # of panoptic detectors; it reads the same features
+            said['semantic'] = model.semantic_head(features)
+        return first, said
     if _is_plain_single_stage(model):
         return model.bbox_head(model.extract_feat(images))
     if _makes_masks_of_instances(model):

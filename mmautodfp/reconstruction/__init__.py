@@ -4,7 +4,7 @@ from .base import OutputChange, PruneOnly, Reconstruction, Reconstructor
 from .least_squares import SyntheticLeastSquares
 from .neuron_merging import NeuronMerging
 from .refine import Refinement
-from .sensitivity import missed
+from .sensitivity import compare_kinds, mean_share, missed
 from .similarity import SimilarityReconstructor
 from .synthetic import SyntheticImages, batch_statistics, inputs_of
 
@@ -19,6 +19,8 @@ __all__ = [
     'SyntheticImages',
     'SyntheticLeastSquares',
     'batch_statistics',
+    'compare_kinds',
     'inputs_of',
+    'mean_share',
     'missed',
 ]

@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import ChannelGroup, outputs_first, outputs_of, run_model
+from mmautodfp.graph import ChannelGroup, outputs_by_kind, outputs_first, run_model
 from mmautodfp.kernels import least_squares_delivery, output_variance, rank_by_explanation, unexplained_shares
 from mmautodfp.surgery import PruningPlan, Restore
 from mmautodfp.utils import AutoDFPError
@@ -21,6 +21,7 @@ from .sensitivity import output_errors, scaled_curve
 from .synthetic import InputMoments, SyntheticImages, batch_statistics, input_moments, inputs_of
 
 RANKINGS = ('l2', 'explanation')
+SENSITIVITY = 8  # images
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ class SyntheticLeastSquares(Reconstructor):
         error_power (float): What a unit's share of lost variance is raised to before the units' errors are added up to
             allocate a plan; above 1, pruning is shared out more evenly. Defaults to 1; on ResNet-56 1.5 is the better
             one at most shares (see docs/results.md).
-        sensitivity (int): Images on which the errors of the groups are brought to one scale, by what pruning each of
-            them alone does to all that the model says; 0 compares their shares of lost variance as they are. Defaults
-            to 8.
+        sensitivity (int | None): Images on which the errors of the groups are brought to one scale, by what pruning
+            each of them alone does to all that the model says; 0 compares their shares of lost variance as they are.
+            Defaults to None: 8 where a model is pruned as a whole, 0 where a part of it is, whose groups are alike.
         refinement (dict | bool | None): Settings of :class:`mmautodfp.reconstruction.Refinement`; False
             leaves it out. Defaults to True, as None: its own.
 
@@ -88,7 +89,7 @@ class SyntheticLeastSquares(Reconstructor):
         rematch: bool = True,
         recalibration: int = 64,
         error_power: float = 1.0,
-        sensitivity: int = 8,
+        sensitivity: int | None = None,
         refinement: dict | bool | None = True,
     ):
         super().__init__()
@@ -98,7 +99,7 @@ class SyntheticLeastSquares(Reconstructor):
             raise AutoDFPError(f'ranking of the channels is one of {", ".join(RANKINGS)}, got {ranking!r}')
         if not isinstance(recalibration, int) or recalibration < 0:
             raise AutoDFPError(f'recalibration takes a number of images, 0 or more, got {recalibration!r}')
-        if not isinstance(sensitivity, int) or sensitivity < 0:
+        if sensitivity is not None and (not isinstance(sensitivity, int) or sensitivity < 0):
             raise AutoDFPError(f'sensitivity takes a number of images, 0 or more, got {sensitivity!r}')
         if not isinstance(error_power, int | float) or not 0 < error_power < float('inf'):
             raise AutoDFPError(f'error_power must be above 0, got {error_power!r}')
@@ -180,14 +181,18 @@ class SyntheticLeastSquares(Reconstructor):
     def error_curves(self, units: Sequence[ChannelGroup], rankings: Sequence[Tensor]) -> list[Tensor]:
         """The curves of all groups, brought to one scale on some images (see ``sensitivity``)."""
         curves = [self.error_curve(*pair) for pair in zip(units, rankings, strict=True)]
-        if not self.sensitivity:
-            return curves
         model, module = self._about
-        batches = list(islice(self._images(), -(-self.sensitivity // self.images.batch_size)))
+        count = self.sensitivity
+        if count is None:
+            count = SENSITIVITY if module is model else 0
+        if not count:
+            return curves
+        batches = list(islice(self._images(), -(-count // self.images.batch_size)))
 
-        def say() -> list[Tensor]:
+        def say() -> list[list[Tensor]]:
             with batch_statistics(model):
-                return [said for inputs in batches for said in outputs_of(model, *inputs)]
+                said = [outputs_by_kind(model, *inputs) for inputs in batches]
+            return [[level for levels in kind for level in levels] for kind in zip(*said, strict=True)]
 
         errors = output_errors(module, units, rankings, self, say)
         return [scaled_curve(curve.cpu(), found) for curve, found in zip(curves, errors, strict=True)]

@@ -26,7 +26,7 @@ def output_errors(
     groups: Sequence[ChannelGroup],
     rankings: Sequence[Tensor],
     reconstructor: 'Reconstructor',
-    say: Callable[[], list[Tensor]],
+    say: Callable[[], list[list[Tensor]]],
 ) -> list[dict[int, float]]:
     """Prune one group at a time to a few widths, and measure how far what the model says moves.
 
@@ -35,10 +35,10 @@ def output_errors(
         groups (Sequence[ChannelGroup]): Of the module, L of them.
         rankings (Sequence[Tensor]): [N] each, the groups' channels in the order in which they stay.
         reconstructor (Reconstructor): Fitted to the module.
-        say (Callable): What the model that the module is a part of says of fixed images.
+        say (Callable): What the model that the module is a part of says of fixed images, by kind.
 
     Returns:
-        list[dict[int, float]]: [L], by width the share of the outputs' variance that is missed, all outputs alike.
+        list[dict[int, float]]: [L], by width the share of the outputs' variance that is missed (:func:`mean_share`).
     """
     dense = say()
     found = []
@@ -51,15 +51,26 @@ def output_errors(
             plan = PruningPlan.of([group.name], [ranking], [width]).units[group.name]
             with Restore() as restore:
                 prune_unit(module, group, plan, reconstructor, restore)
-                errors[width] = missed_share(say(), dense)
+                errors[width] = mean_share(compare_kinds(missed, say(), dense))
         found.append(errors)
     return found
 
 
-def missed_share(found: Sequence[Tensor], dense: Sequence[Tensor]) -> float:
-    """Share of the outputs' variance that is missed, the mean over outputs; channels vary about their own means."""
-    shares = [missed(*pair) for pair in zip(found, dense, strict=True) if pair[1].numel()]
-    return float(torch.stack([error / whole.clamp_min(1e-12) for error, whole in shares]).mean())
+def mean_share(sums: Sequence[Sequence[Tensor]]) -> float:
+    """Mean over kinds, and within each over its levels, of what is missed as a share of what there is ([2] each)."""
+    shares = [[part / whole.clamp_min(1e-12) for part, whole in levels if whole > 0] for levels in sums]
+    means = [float(sum(levels)) / len(levels) for levels in shares if levels]
+    return sum(means) / max(1, len(means))
+
+
+def compare_kinds(
+    compare: Callable[[Tensor, Tensor], Tensor], found: Sequence[Sequence[Tensor]], dense: Sequence[Sequence[Tensor]]
+) -> list[list[Tensor]]:
+    """Compare outputs by kind and level."""
+    return [
+        [compare(one, known.to(one)) for one, known in zip(*pair, strict=True)]
+        for pair in zip(found, dense, strict=True)
+    ]
 
 
 def missed(found: Tensor, dense: Tensor) -> Tensor:

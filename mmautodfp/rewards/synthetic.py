@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import outputs_of, samples_of
-from mmautodfp.reconstruction import SyntheticImages, batch_statistics, inputs_of, missed
+from mmautodfp.graph import outputs_by_kind, samples_of
+from mmautodfp.reconstruction import SyntheticImages, batch_statistics, compare_kinds, inputs_of, mean_share, missed
 from mmautodfp.utils.registry import REWARDS, build_settings
 from mmautodfp.utils.settings import checked
 
@@ -19,8 +19,9 @@ from .base import Reward
 class SyntheticReward(Reward):
     """Likeness of what a model says to what the dense one says, at most 1, on synthetic images; it opens no file.
 
-    Of a detector, that is what all heads say before boxes are made of it, level by level, a second stage of the
-    regions that the dense first stage proposes; of another model its outputs. All of these tensors count alike.
+    Of a detector, that is what all heads say before boxes are made of it, a second stage of the regions that the dense
+    first stage proposes; of another model its outputs. All kinds of answers (classes, boxes, ...) count alike, and in
+    each the levels of a pyramid.
 
     Args:
         images (dict | None): Settings of :class:`mmautodfp.reconstruction.SyntheticImages`. The seed differs from that
@@ -55,7 +56,7 @@ class SyntheticReward(Reward):
         settings = self._settings.normalized_as(model)
         images = settings.batches(next(model.parameters()).device)
         self._batches = [inputs_of(model, model, batch) for batch in images]
-        self._dense = [[said.cpu() for said in outputs] for outputs in self._outputs(model)]
+        self._dense = [[[level.cpu() for level in kind] for kind in said] for said in self._outputs(model)]
 
     @property
     def images(self) -> list[str]:
@@ -68,17 +69,15 @@ class SyntheticReward(Reward):
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> float:
         compare = missed if self.measure == 'error' else _unlike
-        rows = [
-            torch.stack([compare(said, dense.to(said)) for said, dense in zip(outputs, known, strict=True)])
-            for outputs, known in zip(self._outputs(model), self._dense, strict=True)
-        ]
-        sums = torch.stack(rows).sum(0)  # [outputs, 2]
-        return 1 - (sums[:, 0] / sums[:, 1].clamp_min(1e-12)).mean().item()
+        batches = [compare_kinds(compare, *pair) for pair in zip(self._outputs(model), self._dense, strict=True)]
+        # Over the batches, level by level.
+        sums = [[sum(parts) for parts in zip(*kind, strict=True)] for kind in zip(*batches, strict=True)]
+        return 1 - mean_share(sums)
 
-    def _outputs(self, model: nn.Module) -> Iterator[list[Tensor]]:
+    def _outputs(self, model: nn.Module) -> Iterator[list[list[Tensor]]]:
         for inputs in self._batches:
             with batch_statistics(model) if self.statistics == 'batch' else nullcontext():
-                yield [said for said in outputs_of(model, *inputs) if said.numel()]
+                yield outputs_by_kind(model, *inputs)
 
     def one_batch(self) -> dict[str, Any]:
         image = self._batches[0][0][:1]

@@ -228,7 +228,7 @@ def test_baselines_keep_the_channels_of_largest_norm_whatever_the_compensation_p
     )
     candidates = []
 
-    def measure(model, target, chosen, metrics):
+    def measure(task, chosen, metrics):
         candidates.extend(chosen)
         return [[0.0, 0.0] for _ in chosen]
 

@@ -1,0 +1,91 @@
+"""Errors of single groups, measured in what the model says."""
+
+import pytest
+import torch
+from conftest import build_resnet
+from torch import nn
+
+from mmautodfp.graph import find_units
+from mmautodfp.kernels import rank_channels
+from mmautodfp.reconstruction import PruneOnly, SyntheticLeastSquares
+from mmautodfp.reconstruction.sensitivity import MEASURED, mean_share, missed, output_errors, scaled_curve
+from mmautodfp.surgery import PruningPlan, apply_plan
+
+
+def test_the_share_is_a_mean_over_kinds_and_within_them_over_levels():
+    random = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=random)
+    dense = [[draw(2, 3, 8, 8), draw(2, 3, 4, 4)], [draw(6, 5)]]
+    found = [[level + 0.1 * torch.randn_like(level) for level in kind] for kind in dense]
+    sums = [[missed(*pair) for pair in zip(*kinds, strict=True)] for kinds in zip(found, dense, strict=True)]
+
+    def share(a, b):
+        b, a = b.transpose(0, 1).flatten(1), a.transpose(0, 1).flatten(1)
+        return float(((a - b) ** 2).sum() / ((b - b.mean(1, keepdim=True)) ** 2).sum())
+
+    boxes = (share(found[0][0], dense[0][0]) + share(found[0][1], dense[0][1])) / 2
+    assert mean_share(sums) == pytest.approx((boxes + share(found[1][0], dense[1][0])) / 2, rel=1e-5)
+
+
+def test_each_group_is_measured_alone_and_the_module_is_left_as_it_was():
+    module = build_resnet(18)
+    images = torch.randn(4, 3, 32, 32)
+    units = find_units(module)[:3]
+    rankings = [rank_channels(module.get_submodule(unit.name).weight) for unit in units]
+    before = dict(module.named_parameters())
+    say = lambda: [list(module(images))]
+    with torch.no_grad():
+        dense = say()
+    found = output_errors(module, units, rankings, PruneOnly(), say)
+    assert all(before[name] is tensor for name, tensor in module.named_parameters())
+    for unit, ranking, errors in zip(units, rankings, found, strict=True):
+        assert list(errors) == [round(share * unit.num_channels) for share in MEASURED]
+        width = min(errors)
+        with apply_plan(module, PruningPlan.of([unit.name], [ranking], [width]), PruneOnly()), torch.no_grad():
+            sums = [[missed(*pair) for pair in zip(say()[0], dense[0], strict=True)]]
+        assert errors[width] == pytest.approx(mean_share(sums), rel=1e-6)
+
+
+def test_a_curve_is_brought_through_what_was_measured():
+    curve = torch.linspace(1, 0, 17, dtype=torch.float64) ** 2
+    scaled = scaled_curve(curve, {4: 0.5, 8: 0.1, 12: 0.01})
+    for width, error in {4: 0.5, 8: 0.1, 12: 0.01}.items():
+        assert float(scaled[width]) == pytest.approx(error)
+    assert (scaled.diff() <= 0).all()
+    assert scaled[-1] == 0
+    assert float(scaled[0]) > 0.5
+
+
+def test_a_measured_error_that_does_not_rise_is_passed_over():
+    curve = torch.linspace(1, 0, 17, dtype=torch.float64)
+    scaled = scaled_curve(curve, {4: 0.05, 8: 0.1, 12: 0.01})  # noise: more channels, and more is missed
+    assert (scaled.diff() <= 0).all()
+    assert float(scaled[12]) == pytest.approx(0.01)
+    assert not scaled_curve(curve, {4: 0.0, 8: 0.0}).any()  # the model says the same without it
+
+
+class TwoBranches(nn.Module):
+    """One branch says ten times as much as the other; their shares of lost variance are alike."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.quiet = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 1))
+        self.loud = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 1))
+        self.loud.load_state_dict(self.quiet.state_dict())
+        self.loud[3].weight.data *= 10
+
+    def forward(self, x):
+        return self.quiet(x) + self.loud(x)
+
+
+def test_an_allocation_spares_the_group_that_the_outputs_depend_on():
+    from mmautodfp.api import PruningTask
+
+    widths = {}
+    for sensitivity in (0, 8):
+        ours = SyntheticLeastSquares(dict(num_images=16, size=16), sensitivity=sensitivity)
+        task = PruningTask.build(TwoBranches().eval(), 'model', constraint=0.6, reconstructor=ours)
+        widths[sensitivity] = dict(zip((group.name for group in task.groups), task.allocation, strict=True))
+    assert abs(widths[0]['quiet.0'] - widths[0]['loud.0']) <= 1
+    assert widths[8]['loud.0'] > widths[8]['quiet.0'] + 2
