@@ -30,6 +30,9 @@ from .units import (
     walk_units,
 )
 
+#: As version 0.1 called it; finders that users wrote import it.
+PrunableUnit = ChannelGroup
+
 __all__ = [
     'UNIT_FINDERS',
     'ChainFinder',
@@ -38,6 +41,7 @@ __all__ = [
     'Consumer',
     'InvertedResidualFinder',
     'Producer',
+    'PrunableUnit',
     'ResidualBlockFinder',
     'UnitFinder',
     'UnitSurvey',
