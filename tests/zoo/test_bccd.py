@@ -6,16 +6,22 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import REPO
+import torch
+from conftest import REPO, SHARED
+from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
+from mmautodfp import runs
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.zoo import BCCD_CLASSES, make_bccd
 
 SPLITS = {'train': ['BloodImage_00001', 'BloodImage_00003'], 'val': ['BloodImage_00000'], 'test': ['BloodImage_00007']}
 BOXES = [('WBC', 10, 20, 110, 220), ('RBC', 300, 40, 352, 90), ('RBC', 5, 5, 5, 9), ('Platelets', 600, 441, 640, 480)]
+
+
+CHECKPOINTS = sorted((REPO / 'configs/bccd').glob('*.pth'))
 
 
 def write_box(kind: str, left: int, top: int, right: int, bottom: int) -> str:
@@ -91,3 +97,25 @@ def test_a_box_of_another_class_is_told(source, tmp_path):
     path.write_text(path.read_text().replace('WBC', 'Yeast'))
     with pytest.raises(AutoDFPError, match=r"^BloodImage_00000\.xml has a box of class 'Yeast'; BCCD has RBC, WBC, Pl"):
         make_bccd(source, tmp_path / 'out')
+
+
+@pytest.mark.parametrize('path', CHECKPOINTS, ids=[path.stem for path in CHECKPOINTS])
+def test_a_shipped_checkpoint_is_small_and_of_its_config(path):
+    register_all_modules()
+    assert path.stat().st_size <= 6_000_000
+    content = torch.load(path, weights_only=True)
+    MODELS.build(Config.fromfile(path.with_suffix('.py')).model).load_state_dict(content['state_dict'])
+    assert content['meta']['dataset_meta']['classes'] == BCCD_CLASSES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', CHECKPOINTS, ids=[path.stem for path in CHECKPOINTS])
+def test_a_shipped_detector_finds_cells_as_well_as_its_record_says(path, tmp_path):
+    root = SHARED / 'data/bccd'
+    if not root.is_dir():
+        pytest.skip(f'{root} with real photographs is not there')
+    record = json.loads(path.with_suffix('.json').read_text())
+    options = {'test_dataloader.dataset.data_root': str(root), 'test_evaluator.ann_file': str(root / 'test.json')}
+    config = path.with_suffix('.py')
+    found = runs.evaluate(str(config), str(path), work_dir=str(tmp_path), cfg_options=options)
+    assert found['coco/bbox_mAP'] == pytest.approx(record['test']['coco/bbox_mAP'], abs=0.01)
