@@ -19,7 +19,8 @@ from mmautodfp.reconstruction import SyntheticImages
 from mmautodfp.search import SACConfig
 from mmautodfp.utils import registry
 
-PAGES = [REPO / 'README.md', REPO / 'configs/demo/README.md', *sorted((REPO / 'docs').glob('*.md'))]
+CARDS = [REPO / 'configs/demo/README.md', REPO / 'configs/bccd/README.md']
+PAGES = [REPO / 'README.md', *CARDS, *sorted((REPO / 'docs').glob('*.md'))]
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```', re.DOTALL | re.MULTILINE)
 PATH = re.compile(r'(?<![\w/.$~-])(?:configs|tools|tests|mmautodfp|docs|\.github)/[\w./*{},-]*\w[/}]?')
 FOREIGN = {'tools/train.py'}  # MMDetection's

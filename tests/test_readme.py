@@ -1,5 +1,6 @@
 """The README's and the docs' how-tos do what they say, and the README's table is what the files hold."""
 
+import hashlib
 import re
 
 import pytest
@@ -142,11 +143,20 @@ def test_the_readmes_two_minutes_are_what_the_file_holds():
     assert 'without data takes about two minutes on two cores' in ' '.join((REPO / 'README.md').read_text().split())
 
 
-def test_the_demos_card_is_that_of_the_shipped_checkpoints():
-    card = (REPO / 'configs/demo/README.md').read_text()
+@pytest.mark.parametrize('folder', ['demo', 'bccd'])
+def test_a_card_is_that_of_the_shipped_checkpoints(folder):
+    card = (REPO / f'configs/{folder}/README.md').read_text()
     names = {'coco/bbox_mAP': 'box mAP', 'coco/segm_mAP': 'mask mAP', 'accuracy/top1': 'top-1'}
-    for path in (REPO / 'configs/demo').glob('*_digits.pth'):
+    checkpoints = list((REPO / f'configs/{folder}').glob('*.pth'))
+    assert checkpoints
+    for path in checkpoints:
         record = load_json(path.with_suffix('.json'), 'the record')
         (row,) = [line for line in card.splitlines() if line.startswith(f'| `{path.name}`')]
-        metrics = ', '.join(f'{value:.3f} {names[key]}' for key, value in record['test'].items() if key in names)
-        assert row.endswith(f'| {metrics} | {record["bytes"]:,} | {record["epochs"]} |')
+        cells = [
+            ', '.join(f'{value:.3f} {names[key]}' for key, value in record[split].items() if key in names)
+            for split in ('val', 'test')
+            if split in record  # the digits' records are of the test split alone
+        ]
+        assert row.endswith(f'| {" | ".join(cells)} | {record["bytes"]:,} | {record["epochs"]} |')
+        assert path.stat().st_size == record['bytes']
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == record['sha256']

@@ -1,7 +1,11 @@
 """Train a demo detector or classifier from scratch and write the checkpoint that ships with the repository.
 
-Example:
+The digits are made if they are not there; tools/make_bccd.py lays out the blood cells.
+
+Examples:
     python tools/train_demo.py configs/demo/faster_rcnn_digits.py
+    python tools/train_demo.py configs/bccd/faster_rcnn_bccd.py
+    python tools/train_demo.py configs/bccd/faster_rcnn_bccd.py --resume
 """
 
 import hashlib
@@ -18,6 +22,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('config', help='such as configs/demo/faster_rcnn_digits.py')
     parser.add_argument('--work-dir', help='logs and checkpoints of the training (default: work_dirs/<config name>)')
     parser.add_argument('--out', type=Path, help='checkpoint to write (default: beside the config, ending in .pth)')
+    parser.add_argument(
+        '--resume',
+        action='store_true',
+        help='go on after the last epoch that --work-dir has; log and seconds are of the rest',
+    )
     args = parser.parse_args(argv)
 
     import torch
@@ -25,13 +34,14 @@ def main(argv: list[str] | None = None) -> None:
     from mmengine.utils.dl_utils import collect_env
 
     from mmautodfp.runs import find_config, load_config
-    from mmautodfp.zoo import make_digits
+    from mmautodfp.zoo import DIGIT_CLASSES, make_digits
 
     config = find_config(args.config)
     cfg = load_config(config, args.work_dir)
     out = args.out or config.with_suffix('.pth')
-    if 'data_root' in cfg:  # a detector's; the classifiers' digits come with scikit-learn
-        make_digits(cfg.data_root)
+    if 'data_root' in cfg and tuple(cfg.metainfo['classes']) == DIGIT_CLASSES:
+        make_digits(cfg.data_root)  # the detectors'; the classifiers' come with scikit-learn
+    cfg.resume = args.resume
     runner = Runner.from_cfg(cfg)
     start = time.time()
     runner.train()
@@ -40,14 +50,14 @@ def main(argv: list[str] | None = None) -> None:
     # Half the size; the figures below are measured with the weights as they are shipped.
     state = {key: t.half() if t.is_floating_point() else t for key, t in runner.model.state_dict().items()}
     runner.model.load_state_dict(state)
-    metrics = runner.test()
+    figures = dict(val=runner.val(), test=runner.test())
     torch.save(dict(state_dict=state, meta=dict(dataset_meta=dict(classes=cfg.metainfo['classes']))), out)
     env = collect_env()
     record = dict(
         sha256=hashlib.sha256(out.read_bytes()).hexdigest(),
         bytes=out.stat().st_size,
         config=config.as_posix(),
-        test=metrics,
+        **figures,
         epochs=cfg.max_epochs,
         seed=cfg.randomness['seed'],
         seconds=round(seconds),

@@ -1,5 +1,6 @@
-"""Classifiers for CIFAR-10 and ImageNet, their data and metric, and the demo's digits: what the configs name."""
+"""Classifiers for CIFAR-10 and ImageNet, their data and metric, the demo's digits and BCCD: what the configs name."""
 
+from .bccd import BCCD_CLASSES, make_bccd
 from .classifier import ImageClassifier
 from .datasets import CIFAR10, ClassificationDataset, ImageFolder, SklearnDigits
 from .digits import DIGIT_CLASSES, SPLITS, make_digits
@@ -9,6 +10,7 @@ from .resnet import BasicBlock, CifarResNet, TorchvisionNet
 from .vgg import VGG
 
 __all__ = [
+    'BCCD_CLASSES',
     'CIFAR10',
     'DIGIT_CLASSES',
     'SPLITS',
@@ -24,5 +26,6 @@ __all__ = [
     'MobileNetV2',
     'SklearnDigits',
     'TorchvisionNet',
+    'make_bccd',
     'make_digits',
 ]

@@ -85,6 +85,7 @@ def test_a_report_of_no_run_ends_with_code_2_and_a_sentence(tmp_path):
         ('benchmark', ['search'], 'search needs a config'),
         ('tables', ['nope'], 'tables were to be made of nope, but it holds none of faster_rcnn'),
         ('train_demo', ['absent.py'], 'config absent.py was asked for'),
+        ('make_bccd', ['absent'], 'absent was to be the BCCD data set, but it has no folder JPEGImages'),
         ('export_onnx', ['absent.py'], 'config absent.py was asked for, but there is no such file'),
         ('export_mmdeploy', ['absent.py'], 'config absent.py was asked for, but there is no such file'),
         ('sweep', ['absent.py', '--ratios', '3'], 'a sweep was asked for the ratio 3'),

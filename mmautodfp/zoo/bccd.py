@@ -1,0 +1,77 @@
+"""BCCD, 364 microscope photographs of blood cells with boxes, laid out as the configs read it.
+
+The data set comes in Pascal VOC's layout from https://github.com/Shenggan/BCCD_Dataset (MIT licence).
+"""
+
+import json
+import os
+import shutil
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from mmautodfp.utils import AutoDFPError
+
+BCCD_CLASSES = ('RBC', 'WBC', 'Platelets')
+
+
+def make_bccd(source: str | os.PathLike, out: str | os.PathLike) -> Path:
+    """Lay the photographs out in one folder and write their boxes in COCO's format, one file a split.
+
+    The splits are the data set's own. A box that has no width or height is left out, as nothing can be found there.
+
+    Args:
+        source (str | os.PathLike): Checkout of the data set's repository, or its ``BCCD`` folder: the one with
+            ``JPEGImages``, ``Annotations`` (Pascal VOC's XML) and ``ImageSets/Main/{train,val,test}.txt``.
+        out (str | os.PathLike): Folder to make or to fill, with ``images/`` and ``{train,val,test}.json``.
+
+    Returns:
+        Path: ``out``.
+
+    Raises:
+        AutoDFPError: ``source`` lacks one of these, or a box is of none of the three classes.
+    """
+    source, out = Path(source), Path(out)
+    if (source / 'BCCD').is_dir():
+        source = source / 'BCCD'
+    for name in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
+        if not (source / name).is_dir():
+            raise AutoDFPError(f'{source} was to be the BCCD data set, but it has no folder {name}')
+    # Before anything is written, so that what is half there is told first.
+    splits = {split: _read_split(source, split) for split in ('train', 'val', 'test')}
+    (out / 'images').mkdir(parents=True, exist_ok=True)
+    for split, content in splits.items():
+        for image in content['images']:
+            shutil.copyfile(source / 'JPEGImages' / image['file_name'], out / 'images' / image['file_name'])
+        (out / f'{split}.json').write_text(json.dumps(content))
+    return out
+
+
+def _read_split(source: Path, split: str) -> dict:
+    """One split in COCO's format."""
+    images, annotations = [], []
+    for number, name in enumerate(_read(source / 'ImageSets' / 'Main' / f'{split}.txt').split()):
+        if not (source / 'JPEGImages' / f'{name}.jpg').is_file():
+            raise AutoDFPError(f'{name}.jpg is in the {split} split of BCCD, but it is not in {source / "JPEGImages"}')
+        root = ElementTree.fromstring(_read(source / 'Annotations' / f'{name}.xml'))
+        width, height = (int(root.findtext(f'size/{side}')) for side in ('width', 'height'))
+        images.append(dict(id=number, file_name=f'{name}.jpg', width=width, height=height))
+        for found in root.iter('object'):
+            kind = found.findtext('name')
+            if kind not in BCCD_CLASSES:
+                raise AutoDFPError(f'{name}.xml has a box of class {kind!r}; BCCD has {", ".join(BCCD_CLASSES)}')
+            left, top, right, bottom = (
+                float(found.findtext(f'bndbox/{at}')) for at in ('xmin', 'ymin', 'xmax', 'ymax')
+            )
+            w, h = right - left, bottom - top
+            if w > 0 and h > 0:
+                box = dict(bbox=[left, top, w, h], area=w * h, iscrowd=0)
+                category = BCCD_CLASSES.index(kind) + 1
+                annotations.append(dict(id=len(annotations) + 1, image_id=number, category_id=category, **box))
+    categories = [dict(id=number + 1, name=name) for number, name in enumerate(BCCD_CLASSES)]
+    return dict(images=images, annotations=annotations, categories=categories)
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        raise AutoDFPError(f'BCCD was to be read, but {path} is not there')
+    return path.read_text(encoding='utf-8')
