@@ -10,7 +10,7 @@ from mmengine.analysis import FlopAnalyzer
 from torch import nn
 
 from mmautodfp.costs import measure_positions, model_costs
-from mmautodfp.graph import UNIT_FINDERS, Consumer, ChannelGroup, UnitFinder, find_units, survey_units
+from mmautodfp.graph import UNIT_FINDERS, ChannelGroup, Consumer, UnitFinder, find_units, survey_units
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor
 from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
 from mmautodfp.zoo import VGG, CifarResNet, MobileNetV1, MobileNetV2, TorchvisionNet
