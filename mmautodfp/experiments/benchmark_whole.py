@@ -25,6 +25,8 @@ from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.timing import describe_machine
 
+from .bench import quiet
+
 #: ONNX files take images of any size; tracing large ones takes long.
 TRACED = (128, 192)
 
@@ -68,6 +70,8 @@ def benchmark_whole(
     cfg = load_config(config, None, 'none', cfg_options)
     cfg.model.backbone.init_cfg = None  # nothing is fetched
     model = build_model(cfg)
+    with quiet():
+        model.init_weights()  # without, a head of one stage gives every class of every anchor half a chance
     images = torch.rand(1, 3, *(size or input_size(cfg, Path(config))))
     tasks = _plan_all(model, images, ratio, divisors, (cfg.get('autodfp') or {}).get('p_min', 0.2))
     models, rows = {}, {}
