@@ -22,6 +22,28 @@ from mmautodfp.experiments.families import (
 )
 from mmautodfp.utils.fileio import load_json
 
+#: What people deploy; the others are measured by `tools/benchmark.py families`, which takes an hour.
+TESTED = [
+    'atss/atss_r50_fpn_1x_coco',
+    'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco',
+    'deformable_detr/deformable-detr_r50_16xb2-50e_coco',
+    'detr/detr_r50_8xb2-150e_coco',
+    'faster_rcnn/faster-rcnn_r50_fpn_1x_coco',
+    'faster_rcnn/faster-rcnn_x101-32x4d_fpn_1x_coco',
+    'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco',
+    'gfl/gfl_r50_fpn_1x_coco',
+    'mask_rcnn/mask-rcnn_r50_fpn_1x_coco',
+    'regnet/faster-rcnn_regnetx-3.2GF_fpn_1x_coco',
+    'res2net/faster-rcnn_res2net-101_fpn_2x_coco',
+    'retinanet/retinanet_r50_fpn_1x_coco',
+    'rtmdet/rtmdet_tiny_8xb32-300e_coco',
+    'ssd/ssd300_coco',
+    'tood/tood_r50_fpn_1x_coco',
+    'vfnet/vfnet_r50_fpn_1x_coco',
+    'yolo/yolov3_d53_8xb8-320-273e_coco',
+    'yolo/yolov3_mobilenetv2_8xb24-320-300e_coco',
+    'yolox/yolox_tiny_8xb8-300e_coco',
+]
 RESULTS = REPO / 'configs/demo/results/families.json'
 PAGE = REPO / 'docs/detectors.md'
 
@@ -42,21 +64,18 @@ def make_narrow(model: ConfigDict) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('config', all_configs())
-def test_a_detector_of_each_family_predicts_with_half_of_its_channels_and_comes_back(config):
-    known = results().get(config, {})
-    if 'failed' in known:
-        pytest.skip(known['failed'])
+@pytest.mark.parametrize('config', TESTED)
+def test_a_detector_predicts_with_half_of_its_channels_and_comes_back(config):
     model = settings_of(config)
     make_narrow(model)
     found = prune_half(build_model(model), size=128)
-    assert found['groups'] == known.get('groups', found['groups']) > 10
+    assert found['groups'] > 10
     assert found['predicts'] is not False
     assert found['restored']
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('family', sorted(set(SAME) - {'boxinst'}))  # it wants scikit-image
+@pytest.mark.parametrize('family', ['dynamic_rcnn', 'free_anchor', 'pisa'])
 def test_families_that_are_said_to_have_the_network_of_another_have_it(family):
     name, other = SAME[family]
 

@@ -55,6 +55,7 @@ VARIANTS: dict[str, Variant] = {
     'full': _ours(),
     'full, allocated plan': _ours(allocated=True),
     'full, allocated plan, error power 1.5': _ours(allocated=True, error_power=1.5),
+    'full, allocated by outputs': _ours(allocated=True, sensitivity=64),
     'full, l2 ranking': _ours(ranking='l2'),
     'full, norms not re-matched': _ours(refinement=dict(rematch=False)),
     'full, channels only': _ours(refinement=dict(patches=False)),
