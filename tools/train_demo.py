@@ -2,7 +2,7 @@
 
 The digits are made if they are not there; tools/make_bccd.py lays out the blood cells.
 
-Examples:
+Example:
     python tools/train_demo.py configs/demo/faster_rcnn_digits.py
     python tools/train_demo.py configs/bccd/faster_rcnn_bccd.py
     python tools/train_demo.py configs/bccd/faster_rcnn_bccd.py --resume

@@ -275,7 +275,9 @@ class _Tracer(TorchDispatchMode):
             self._set(result, moved)
             return
         if name in PICKS:  # where to look may come from channels too, as which boxes to keep does
-            if id(args[0]) in self.numbers:
+            if id(args[0]) in self.numbers and not result.numel():
+                self.fix(args[0], f'is picked at places by {name}, none of which was chosen')
+            elif id(args[0]) in self.numbers:
                 self._set(result, func(self.numbers_of(args[0]), *args[1:], **kwargs))
             return
         moved = func(*numbers(args), **{key: numbers(value) for key, value in kwargs.items()})

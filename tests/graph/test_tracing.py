@@ -262,10 +262,15 @@ def test_channels_that_mix_with_one_another_stay():
 def test_places_that_channels_choose_are_no_channels():
     def forward(m, x):
         x = m.a(x).flatten(2).mT[0]  # a row for each place
-        return m.b(x[m.c(x)[:, 0] > 0])
+        return m.b(x[m.c(x)[:, 0] > least])
 
+    least = -9  # all places
     (group,) = follow(forward, a=conv(3, 4), b=nn.Linear(4, 2), c=nn.Linear(4, 1)).units
     assert (group.name, read_by(group)) == ('a', [('c', 0), ('b', 0)])
+    least = 9  # none: nobody knows what would read them
+    survey = follow(forward, a=conv(3, 4), b=nn.Linear(4, 2), c=nn.Linear(4, 1))
+    assert not survey.units
+    assert survey.left['a'].startswith('is picked at places')
 
 
 @pytest.mark.parametrize(
