@@ -37,7 +37,6 @@ TESTED = [
     'res2net/faster-rcnn_res2net-101_fpn_2x_coco',
     'retinanet/retinanet_r50_fpn_1x_coco',
     'rtmdet/rtmdet_tiny_8xb32-300e_coco',
-    'ssd/ssd300_coco',
     'tood/tood_r50_fpn_1x_coco',
     'vfnet/vfnet_r50_fpn_1x_coco',
     'yolo/yolov3_d53_8xb8-320-273e_coco',
