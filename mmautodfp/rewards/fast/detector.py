@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from mmdet.models.dense_heads import AnchorFreeHead, AnchorHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from torch import Tensor, nn
+
+from mmautodfp.graph import second_stage_of
 
 from .model import FastModel, map_tensors, replace_module
 from .post_processing import use_batched_post_processing
@@ -142,30 +143,10 @@ def _answers(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
             # All levels together: on a map of one pixel, a GroupNorm makes much of the least rounding.
             answers[f"{name}'s outputs"] = torch.cat([tensor.flatten() for tensor in _flatten(head(features))])
     if answers and hasattr(model, 'roi_head'):
-        answers |= _second_stage(model.roi_head, features, _regions(inputs))
+        for name, value in second_stage_of(model.roi_head, features, _regions(inputs)).items():
+            if found := _flatten(value):
+                answers[f"roi_head's {name}"] = torch.cat([tensor.flatten() for tensor in found])
     return answers
-
-
-def _second_stage(head: nn.Module, features: Any, regions: Tensor) -> dict[str, Tensor]:
-    """What a RoI head says of regions [n, 5], stage by stage, where it says it in MMDetection's own way."""
-    said: dict[str, Any] = {}
-    for kind in ('bbox', 'mask'):
-        method = f'_{kind}_forward'
-        own = getattr(type(head), method, None)
-        if not getattr(head, f'with_{kind}', False):
-            continue
-        if own is getattr(StandardRoIHead, method):
-            said[''] = said.get('', {}) | getattr(head, method)(features, regions)
-        elif own is getattr(CascadeRoIHead, method):
-            for stage in range(head.num_stages):
-                key = f' of stage {stage}'
-                said[key] = said.get(key, {}) | getattr(head, method)(stage, features, regions)
-    return {
-        f"roi_head's {name}{stage}": torch.cat([tensor.flatten() for tensor in _flatten(outputs[name])])
-        for stage, outputs in said.items()
-        for name in ('cls_score', 'bbox_pred', 'mask_preds')
-        if _flatten(outputs.get(name))
-    }
 
 
 def _regions(inputs: Tensor) -> Tensor:
