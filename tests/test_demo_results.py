@@ -128,3 +128,31 @@ def test_the_docs_tell_the_tools_own_costs_as_they_were_measured():
     assert f'{moments:.0f} s for the moments, {ranking:.0f} s to rank the channels, {allocation} s to allocate' in text
     assert f'{full:.0f} s for the full pass; {episode:.0f} s to prune in an episode' in text
     assert f'at most {cost["peak_memory_gb"]["after"]} GB' in text
+
+
+def test_the_rows_of_whole_detectors_are_those_of_their_files():
+    text = (REPO / 'docs/results.md').read_text()
+    files = sorted(RESULTS.glob('whole_*.json'))
+    assert files
+    for path in files:
+        found = load_json(path, 'a whole detector')
+        for share in ('0.7', '0.5', '0.35'):
+            for name, row in found['rows'][share].items():
+                if 'metric' in row:
+                    assert row['flops'] <= float(share) + 1e-9
+                    assert f'{row["metric"]:.3f} ({row["metric"] / found["dense"]:.1%})' in text, (path.name, name)
+
+
+def test_the_rows_of_whole_latencies_are_those_of_their_file():
+    text = (REPO / 'docs/results.md').read_text()
+    for found in load_json(RESULTS / 'latency_whole.json', 'latencies').values():
+        for name, model in found['models'].items():
+            if name == 'dense':
+                continue
+            cells = []
+            for engine in ('torch', 'onnxruntime'):
+                for threads in ('threads_1', 'threads_2'):
+                    figures = model[threads][engine]
+                    figures = figures.get('sum', figures)
+                    cells.append(f'{figures["ratio"]:.0%} / {figures["cpu_ratio"]:.0%}')
+            assert f'| {model["flops"]["ratio"]:.1%} | {" | ".join(cells)} |' in text
