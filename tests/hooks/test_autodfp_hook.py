@@ -176,7 +176,7 @@ def test_least_squares_opens_with_the_plan_that_it_allocates(demo_config, monkey
     budget = task.constraint.budgets[0]
     assert 0.99 * budget.limit < budget.cost(task.allocation) <= budget.limit
     assert task.agent_spec().uniform_action == (0.5, 0.5)
-    monkeypatch.setattr('mmautodfp.outputs.comparison.measure', lambda *args: [[0.5, 0.5] for _ in args[2]])
+    monkeypatch.setattr('mmautodfp.outputs.comparison.measure', lambda task, chosen, _: [[0.5, 0.5] for _ in chosen])
     rows = compare(task, found, [hook.reward, hook.held_out])
     assert [row.name for row in rows][-2:] == ['allocated, same compensation', 'AutoDFP']
     assert list(rows[-2].widths.values()) == task.allocation

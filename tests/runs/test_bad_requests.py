@@ -23,7 +23,7 @@ SETTINGS = {
     'autodfp.p_min': SHARE,
     'autodfp.p_max': SHARE,
     'autodfp.bias_threshold': ['half', NAN, [], None],
-    'autodfp.target': ['', 3, [], 'trunk', 'backbone.layer9', 'neck', None],
+    'autodfp.target': ['', 3, [], 'trunk', 'backbone.layer9', 'data_preprocessor', ['backbone', 'trunk'], None],
     'autodfp.budget': ['half', 3, [], [3], [dict(type='ParamBudget'), dict(type='Price')]],
     'autodfp.budget.type': WORD,
     'autodfp.budget.preserve_ratio': [*SHARE, 1e-4],
