@@ -235,7 +235,7 @@ def _count_layer(
             continue
         # A weight loses rows with its own groups and columns with those before; biases and norms lose rows only.
         rows = shares(len(weight), role.outputs, params.dense)
-        columns, rest = [(None, 1)], weight[0].numel()
+        columns = [(None, 1)]
         if role.inputs and name == 'weight':
             columns = shares(weight.shape[1], role.inputs, params.dense)
         rest = (
