@@ -12,7 +12,9 @@ CHUNK = 1 << 23
 # Channels, evenly spread, that tell how alike the inputs at a kernel's taps are.
 CORRELATED = 256
 # What explains less than another by so small a share explains as much: rounding must not choose.
-TIE = 1e-9
+TIE = 1e-6
+# Channels that are ranked before what they explain is taken out of a covariance.
+LAZY = 64
 # Shares of the mean variance that are tried one after another until a covariance is positive.
 JITTERS = (0.0, *(10.0**power for power in range(-12, 1)))
 
@@ -244,26 +246,45 @@ def rank_by_explanation(covariance: Tensor, consumer: Tensor, block: int = 1) ->
     if block > 1:
         return _rank_blocks(covariance.double().clone(), consumer.double(), block)
     rest, consumer = covariance.double().clone(), consumer.double()
-    read = consumer @ rest  # kept up to date: both lose a matrix of rank one with each channel
     floor = rest.diagonal().amax().clamp_min(0) * 1e-10
     taken: list[int] = []
     left = torch.ones(len(rest), dtype=torch.bool, device=rest.device)
-    for _ in range(len(rest)):
-        variance = rest.diagonal()
+    while more := _most_explaining(rest, consumer, left, floor):
+        taken += more
+    return torch.tensor(taken + left.nonzero().squeeze(1).tolist(), device=covariance.device)
+
+
+def _most_explaining(rest: Tensor, consumer: Tensor, left: Tensor, floor: Tensor) -> list[int]:
+    """The next channels, LAZY at most; they are no longer ``left``, and what they explain is taken out of ``rest``.
+
+    With R [N, N] what is missed so far, each channel that is taken makes it R - c c^T. Forming that every time would
+    read and write matrices again and again; only its diagonal and that of R M R are needed, M being ``consumer``.
+    """
+    read = rest @ consumer
+    explained, variance = (read * rest).sum(1), rest.diagonal().clone()
+    columns, reads = rest.new_zeros(2, LAZY, len(rest))  # c, and R M c with R as it was at the start
+    products = rest.new_zeros(LAZY, LAZY)  # c^T M c
+    taken: list[int] = []
+    for now in range(LAZY):
         useful = left & (variance > floor)
         if not useful.any():
             break
-        # What tr(consumer @ R) loses by channel j: r_j^T consumer r_j / R_jj.
+        # What tr(M R) loses by channel j: r_j^T M r_j / R_jj.
         # Of channels that no consumer reads, it is rounding of either sign.
-        gain = ((read * rest).sum(0) / variance.clamp_min(1e-300)).clamp_min(0)
-        gain = gain.masked_fill(~useful, -torch.inf)
+        gain = (explained / variance.clamp_min(1e-300)).clamp_min(0).masked_fill(~useful, -torch.inf)
         pivot = int((gain >= gain.max() * (1 - TIE)).nonzero()[0])
         taken.append(pivot)
         left[pivot] = False
-        column, share = rest[:, pivot].clone(), rest[pivot] / rest[pivot, pivot]
-        rest -= torch.outer(column, share)
-        read -= torch.outer(consumer @ column, share)
-    return torch.tensor(taken + left.nonzero().squeeze(1).tolist(), device=covariance.device)
+        before, at_pivot, scale = columns[:now], columns[:now, pivot], variance[pivot].sqrt()
+        column = columns[now] = (rest[pivot] - at_pivot @ before) / scale
+        reads[now] = read @ column
+        products[now, :now] = products[:now, now] = (reads[:now, pivot] - products[:now, :now] @ at_pivot) / scale
+        products[now, now] = explained[pivot] / scale**2
+        moved = reads[now] - products[now, :now] @ before
+        explained = explained - 2 * column * moved + column**2 * products[now, now]
+        variance = variance - column**2
+    rest -= columns.T @ columns
+    return taken
 
 
 def _rank_blocks(rest: Tensor, consumer: Tensor, block: int) -> Tensor:

@@ -194,7 +194,7 @@ def ranked_afresh(covariance, consumer):
     while (useful := left & (rest.diagonal() > floor)).any():
         gain = ((consumer @ rest) * rest).sum(0) / rest.diagonal()
         best = gain[useful].max()
-        pivot = next(n for n in range(len(rest)) if useful[n] and gain[n] >= best - 1e-9 * best)
+        pivot = next(n for n in range(len(rest)) if useful[n] and gain[n] >= best - 1e-6 * best)
         taken.append(pivot)
         left[pivot] = False
         rest -= torch.outer(rest[:, pivot], rest[:, pivot]) / rest[pivot, pivot]
