@@ -31,59 +31,64 @@ class Moments:
             with x are kept. Defaults to 0.
 
     Attributes:
-        count (int): Samples so far.
+        count (float): Samples so far, or the sum of their weights.
         mean (Tensor): [D], mean of x, float64.
         target_mean (Tensor): [T].
     """
 
     def __init__(self, num_inputs: int, num_targets: int = 0, device: torch.device | str | None = None):
         zeros = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=device)
-        self.count = 0
+        self.count = 0.0
         self.mean, self.target_mean = zeros(num_inputs), zeros(num_targets)
         self._scatter, self._cross = zeros(num_inputs, num_inputs), zeros(num_targets, num_inputs)
         self._target_scatter = zeros(num_targets)
 
     @torch.no_grad()
-    def update(self, inputs: Tensor, targets: Tensor | None = None) -> None:
+    def update(self, inputs: Tensor, targets: Tensor | None = None, weights: Tensor | None = None) -> None:
         """Take in samples.
 
         Args:
             inputs (Tensor): [S, D].
             targets (Tensor | None): [S, T]. Defaults to None, for T = 0.
+            weights (Tensor | None): [S], above 0, how many samples each of them counts for. Defaults to None, one.
         """
         if targets is None:
             targets = inputs.new_zeros(len(inputs), 0)
+        if weights is None:
+            weights = inputs.new_ones(len(inputs))
         rows = max(64, CHUNK // (inputs.shape[1] + targets.shape[1]))
-        for x, y in zip(inputs.split(rows), targets.split(rows), strict=True):
-            self._merge(x, y)
+        for parts in zip(*(part.split(rows) for part in (inputs, targets, weights)), strict=True):
+            self._merge(*parts)
 
-    def _merge(self, x: Tensor, y: Tensor) -> None:
-        x_mean, y_mean = (part.mean(0, dtype=torch.float64) for part in (x, y))
-        x, y = x - x_mean.to(x.dtype), y - y_mean.to(y.dtype)
-        total = self.count + len(x)
+    def _merge(self, x: Tensor, y: Tensor, weights: Tensor) -> None:
+        count = float(weights.sum(dtype=torch.float64))
+        x_mean, y_mean = (weights.double() @ part.double() / count for part in (x, y))
+        root = weights.sqrt()[:, None]
+        x, y = (x - x_mean.to(x.dtype)) * root, (y - y_mean.to(y.dtype)) * root
+        total = self.count + count
         step, target_step = x_mean - self.mean, y_mean - self.target_mean
-        weight = self.count * len(x) / total
+        weight = self.count * count / total
         self._scatter += (x.T @ x).double() + weight * torch.outer(step, step)
         self._cross += (y.T @ x).double() + weight * torch.outer(target_step, step)
         self._target_scatter += y.pow(2).sum(0, dtype=torch.float64) + weight * target_step**2
-        self.mean += step * (len(x) / total)
-        self.target_mean += target_step * (len(x) / total)
+        self.mean += step * (count / total)
+        self.target_mean += target_step * (count / total)
         self.count = total
 
     @property
     def covariance(self) -> Tensor:
         """[D, D], of x, over the number of samples."""
-        return self._scatter / max(1, self.count)
+        return self._scatter / (self.count or 1)
 
     @property
     def cross_covariance(self) -> Tensor:
         """[T, D], of y with x."""
-        return self._cross / max(1, self.count)
+        return self._cross / (self.count or 1)
 
     @property
     def target_variance(self) -> Tensor:
         """[T], of y."""
-        return self._target_scatter / max(1, self.count)
+        return self._target_scatter / (self.count or 1)
 
 
 class TapCorrelation:

@@ -1,14 +1,16 @@
 """How the work of a pruned channel is handed on to the retained ones."""
 
 from .base import OutputChange, PruneOnly, Reconstruction, Reconstructor
+from .foreground import Foreground, foreground_of
 from .least_squares import SyntheticLeastSquares
 from .neuron_merging import NeuronMerging
 from .refine import Refinement
-from .sensitivity import compare_kinds, mean_share, missed
+from .sensitivity import share_missed
 from .similarity import SimilarityReconstructor
 from .synthetic import SyntheticImages, batch_statistics, inputs_of
 
 __all__ = [
+    'Foreground',
     'NeuronMerging',
     'OutputChange',
     'PruneOnly',
@@ -19,8 +21,7 @@ __all__ = [
     'SyntheticImages',
     'SyntheticLeastSquares',
     'batch_statistics',
-    'compare_kinds',
+    'foreground_of',
     'inputs_of',
-    'mean_share',
-    'missed',
+    'share_missed',
 ]

@@ -15,6 +15,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import RECONSTRUCTORS, build_settings
 
 from .base import OutputChange, Reconstruction, Reconstructor
+from .foreground import Foreground, foreground_of
 from .recalibration import Recalibration
 from .refine import Refinement, bounded_gain, refine
 from .sensitivity import output_errors, scaled_curve
@@ -115,6 +116,7 @@ class SyntheticLeastSquares(Reconstructor):
         self._consumers: dict[str, dict[str, _Consumer]] = {}
         self._recalibration: Recalibration | None = None
         self._twin: nn.Module | None = None
+        self._foregrounds: list[Foreground | None] = []
         self._batches: Callable[[], Iterator[tuple]] | None = None
         self._images: Callable[[], Iterator[tuple]] | None = None
         self._about: tuple[nn.Module, nn.Module] | None = None
@@ -134,7 +136,9 @@ class SyntheticLeastSquares(Reconstructor):
         modes = [(part, part.training) for part in model.modules()]
         try:
             model.eval()
-            moments, statistics = input_moments(module, units, self._batches())
+            with batch_statistics(model), torch.no_grad():
+                self._foregrounds = [foreground_of(model, *inputs) for inputs in whole]
+            moments, statistics = input_moments(module, units, self._batches(), self._foregrounds)
             few = -(-self.recalibration // self.images.batch_size)
             if few:
                 self._recalibration = Recalibration(module, units, lambda: islice(self._batches(), few))
@@ -189,12 +193,11 @@ class SyntheticLeastSquares(Reconstructor):
             return curves
         batches = list(islice(self._images(), -(-count // self.images.batch_size)))
 
-        def say() -> list[list[Tensor]]:
+        def say() -> list[list[list[Tensor]]]:
             with batch_statistics(model):
-                said = [outputs_by_kind(model, *inputs) for inputs in batches]
-            return [[level for levels in kind for level in levels] for kind in zip(*said, strict=True)]
+                return [outputs_by_kind(model, *inputs) for inputs in batches]
 
-        errors = output_errors(module, units, rankings, self, say)
+        errors = output_errors(module, units, rankings, self, say, self._foregrounds)
         return [scaled_curve(curve.cpu(), found) for curve, found in zip(curves, errors, strict=True)]
 
     def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
@@ -220,7 +223,8 @@ class SyntheticLeastSquares(Reconstructor):
         if not self.refinement:
             self.recalibrate(module, plan, restore)
         else:
-            refine(module, self._twin, self._groups, plan, self, self._batches, self.refinement, restore)
+            images = (self._batches, self._foregrounds)
+            refine(module, self._twin, self._groups, plan, self, *images, self.refinement, restore)
 
 
 def _require_taken(module: nn.Module, model: nn.Module, images: Tensor) -> None:

@@ -15,6 +15,7 @@ from mmautodfp.surgery import PruningPlan, Restore, UnitPlan, prune_unit, replac
 from mmautodfp.utils.settings import Count, NotNegative, Share, settings
 
 from .base import Reconstructor
+from .foreground import Foreground
 from .paths import Census, Paths, Seen
 from .synthetic import as_channels, channels_first
 
@@ -68,6 +69,7 @@ def refine(
     plan: PruningPlan,
     reconstructor: Reconstructor,
     batches: Callable[[], Iterator[tuple]],
+    foregrounds: Sequence[Foreground | None],
     settings: Refinement,
     restore: Restore,
 ) -> None:
@@ -82,6 +84,7 @@ def refine(
         plan (PruningPlan): What it was pruned with.
         reconstructor (Reconstructor): Likewise, fitted.
         batches (Callable): Gives what the module is called with, batch by batch, the same at every call.
+        foregrounds (Sequence[Foreground | None]): Which places of each batch count more.
         settings (Refinement): How.
         restore (Restore): Remembers every layer that is changed.
     """
@@ -102,9 +105,10 @@ def refine(
     for block, together in _passes(layers, readers, groups, paths.census, settings.units_per_pass):
         fits = [_LayerFit(twin, slim, readers[path], planned, reconstructor, cut, settings) for path in together]
         norms = {fit.path: fit.consumer.norm for fit in fits}
-        for dense, now in paths.watch(block, norms, settings.shortcut > 0):
+        seen = paths.watch(block, norms, settings.shortcut > 0)
+        for (dense, now), foreground in zip(seen, foregrounds, strict=True):
             for fit in fits:
-                fit.update(dense[fit.path], now[fit.path])
+                fit.update(dense[fit.path], now[fit.path], foreground)
         for fit in fits:
             fit.install(*fit.solve(), module, slim, restore)
 
@@ -192,16 +196,17 @@ class _LayerFit:
             self.patches = None
         self.random = torch.Generator().manual_seed(0)
 
-    def update(self, dense: list[Seen], pruned: list[Seen]) -> None:
+    def update(self, dense: list[Seen], pruned: list[Seen], foreground: Foreground | None) -> None:
         """Take in one batch of the dense and of the pruned path, all calls of the layer."""
         for before, after in zip(dense, pruned, strict=True):
             inputs = [channels_first(self.layer, seen.input) for seen in (before, after)]
+            weights = foreground and foreground.weights(inputs[0])
             for part in self.parts:
-                part.update(*inputs)
+                part.update(*inputs, weights)
             if self.patches is not None:
-                self._update_patches(before, after)
+                self._update_patches(before, after, foreground)
 
-    def _update_patches(self, dense: Seen, pruned: Seen) -> None:
+    def _update_patches(self, dense: Seen, pruned: Seen, foreground: Foreground | None) -> None:
         first = lambda x: channels_first(self.layer, x)
         output = first(dense.output)[:, self.rows]
         target = output - _along(self.bias, output)
@@ -209,11 +214,12 @@ class _LayerFit:
             error = first(dense.shortcut)[:, self.rows] - first(pruned.shortcut)
             target = target + self.settings.shortcut * error / _along(self.slope, output)
         x, y = patches_of(self.layer, pruned.input), as_channels(target, len(self.rows))
+        weights = foreground and foreground.weights(target)
         most = self.settings.positions * len(target)
         if len(x) > most:
             chosen = torch.randperm(len(x), generator=self.random)[:most].to(x.device)
-            x, y = x[chosen], y[chosen]
-        self.patches.update(x, y)
+            x, y, weights = x[chosen], y[chosen], None if weights is None else weights[chosen]
+        self.patches.update(x, y, weights)
 
     def solve(self) -> tuple[Tensor, Tensor]:
         """The new weight [M, inputs * taps] and what is to be added to the outputs [M]."""
@@ -284,11 +290,11 @@ class _Part:
             self.prior = reconstructor.reconstruct(group, keep, plan.lam).for_consumer(consumer.key).delivery
         self.moments = Moments(self.kept, self.width, device)
 
-    def update(self, dense: Tensor, pruned: Tensor) -> None:
-        """Take in inputs [B, C, ...] of the layer on the dense and on the pruned path."""
+    def update(self, dense: Tensor, pruned: Tensor, weights: Tensor | None) -> None:
+        """Take in inputs [B, C, ...] of the layer on the dense and on the pruned path, and how much places count."""
         dense = dense.narrow(1, self.offset, self.size)
         pruned = pruned.narrow(1, self.start, self.kept * (self.size // self.width))
-        self.moments.update(as_channels(pruned, self.kept), as_channels(dense, self.width))
+        self.moments.update(as_channels(pruned, self.kept), as_channels(dense, self.width), weights)
 
     def solve(self, weight: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
         """New weight [M, retained inputs, taps] for the dense one, and what the outputs [M] still miss."""

@@ -1,6 +1,7 @@
 """What the pruning of single groups does to all that a model says, so that unlike groups can be compared."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,9 +11,12 @@ from torch import Tensor, nn
 from mmautodfp.graph import ChannelGroup
 from mmautodfp.surgery import PruningPlan, Restore, prune_unit
 
+from .foreground import Foreground
+
 if TYPE_CHECKING:
     from .base import Reconstructor
 
+Said = list[list[Tensor]]  # of one batch, as of `outputs_by_kind`
 # Shares of a group's channels at which it is measured, falling.
 MEASURED = (0.75, 0.5, 0.25)
 # How steeply an error may rise beyond what was measured, on logarithmic scales; and how far that goes.
@@ -26,7 +30,8 @@ def output_errors(
     groups: Sequence[ChannelGroup],
     rankings: Sequence[Tensor],
     reconstructor: 'Reconstructor',
-    say: Callable[[], list[list[Tensor]]],
+    say: Callable[[], list[Said]],
+    foregrounds: Sequence[Foreground | None],
 ) -> list[dict[int, float]]:
     """Prune one group at a time to a few widths, and measure how far what the model says moves.
 
@@ -35,10 +40,11 @@ def output_errors(
         groups (Sequence[ChannelGroup]): Of the module, L of them.
         rankings (Sequence[Tensor]): [N] each, the groups' channels in the order in which they stay.
         reconstructor (Reconstructor): Fitted to the module.
-        say (Callable): What the model that the module is a part of says of fixed images, by kind.
+        say (Callable): What the model that the module is a part of says of fixed images, batch by batch.
+        foregrounds (Sequence[Foreground | None]): Which places of each batch count more.
 
     Returns:
-        list[dict[int, float]]: [L], by width the share of the outputs' variance that is missed (:func:`mean_share`).
+        list[dict[int, float]]: [L], by width the share of the outputs' variance that is missed (:func:`share_missed`).
     """
     dense = say()
     found = []
@@ -51,33 +57,44 @@ def output_errors(
             plan = PruningPlan.of([group.name], [ranking], [width]).units[group.name]
             with Restore() as restore:
                 prune_unit(module, group, plan, reconstructor, restore)
-                errors[width] = mean_share(compare_kinds(missed, say(), dense))
+                errors[width] = share_missed(say(), dense, foregrounds)
         found.append(errors)
     return found
 
 
-def mean_share(sums: Sequence[Sequence[Tensor]]) -> float:
-    """Mean over kinds, and within each over its levels, of what is missed as a share of what there is ([2] each)."""
-    shares = [[part / whole.clamp_min(1e-12) for part, whole in levels if whole > 0] for levels in sums]
-    means = [float(sum(levels)) / len(levels) for levels in shares if levels]
-    return sum(means) / max(1, len(means))
+def share_missed(
+    found: Iterable[Said],
+    dense: Iterable[Said],
+    foregrounds: Iterable[Foreground | None] = repeat(None),
+    compare: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None,
+) -> float:
+    """How much of what a model says is missed, as a share of what there is to miss; the mean over kinds of answers.
+
+    Args:
+        found (Iterable[Said]): What it says now, batch by batch.
+        dense (Iterable[Said]): What it said when dense.
+        foregrounds (Iterable[Foreground | None]): Which places of each batch count more. Defaults to none anywhere.
+        compare (Callable | None): Two outputs and the weights of their places to what is missed and what there is,
+            [2]. Defaults to None: :func:`missed`.
+    """
+    compare = compare or missed
+    sums: list[Tensor] | None = None
+    for said, known, foreground in zip(found, dense, foregrounds, strict=False):
+        kinds = [
+            sum(compare(a, b.to(a), foreground and foreground.weights(b)) for a, b in zip(*pair, strict=True))
+            for pair in zip(said, known, strict=True)
+        ]
+        sums = kinds if sums is None else [a + b for a, b in zip(sums, kinds, strict=True)]
+    shares = [float(part / whole) for part, whole in sums if whole > 0]
+    return sum(shares) / max(1, len(shares))
 
 
-def compare_kinds(
-    compare: Callable[[Tensor, Tensor], Tensor], found: Sequence[Sequence[Tensor]], dense: Sequence[Sequence[Tensor]]
-) -> list[list[Tensor]]:
-    """Compare outputs by kind and level."""
-    return [
-        [compare(one, known.to(one)) for one, known in zip(*pair, strict=True)]
-        for pair in zip(found, dense, strict=True)
-    ]
-
-
-def missed(found: Tensor, dense: Tensor) -> Tensor:
+def missed(found: Tensor, dense: Tensor, weights: Tensor | None = None) -> Tensor:
     """[2]: squared error, and what there is to miss, of one output [B, C, ...]; channels vary about their means."""
-    error = (found - dense).double().pow(2).sum()
-    rest = tuple(axis for axis in range(dense.ndim) if axis != 1)
-    return torch.stack([error, (dense - dense.mean(rest, keepdim=True)).double().pow(2).sum()])
+    found, dense = (x.movedim(1, -1).flatten(0, -2).double() for x in (found, dense))
+    weights = dense.new_ones(len(dense)) if weights is None else weights.to(dense)
+    mean = weights @ dense / weights.sum()
+    return torch.stack([weights @ (x * x).sum(1) for x in (found - dense, dense - mean)])
 
 
 def scaled_curve(curve: Tensor, errors: dict[int, float]) -> Tensor:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import repeat
 from typing import Annotated, Any, Literal
 
 import torch
@@ -24,6 +25,8 @@ from mmautodfp.graph import (
 from mmautodfp.kernels import Moments, TapCorrelation, dead_leaves, white_noise
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import Positive, Several, settings
+
+from .foreground import Foreground
 
 KINDS = dict(dead_leaves=dead_leaves, noise=white_noise)
 TwoOrMore = Annotated[int, Field(ge=2)]
@@ -211,10 +214,10 @@ class InputMoments:
         self.num_taps = layer.weight.numel() // outputs_first(layer).shape[0] // outputs_first(layer).shape[1]
         self.num_taps *= self.size // num_channels
 
-    def update(self, x: Tensor) -> None:
+    def update(self, x: Tensor, foreground: Foreground | None = None) -> None:
         """Take in an input [B, C, ...], of a linear layer [B, ..., C]."""
         x = channels_first(self.layer, x).narrow(1, self.offset, self.size)
-        self.moments.update(as_channels(x, self.num_channels))
+        self.moments.update(as_channels(x, self.num_channels), weights=foreground and foreground.weights(x))
         if self.correlation:
             self.correlation.update(x)
 
@@ -226,7 +229,10 @@ class InputMoments:
 
 
 def input_moments(
-    module: nn.Module, groups: Sequence[ChannelGroup], batches: Iterable[tuple]
+    module: nn.Module,
+    groups: Sequence[ChannelGroup],
+    batches: Iterable[tuple],
+    foregrounds: Iterable[Foreground | None] = repeat(None),
 ) -> tuple[dict[tuple[str, str], InputMoments], NormStatistics]:
     """One pass with batch statistics: moments of what consumers read, and of what the norms are given.
 
@@ -234,6 +240,7 @@ def input_moments(
         module (nn.Module): Dense, in eval mode.
         groups (Sequence[ChannelGroup]): Whose consumers.
         batches (Iterable[tuple]): What the module is called with, batch by batch.
+        foregrounds (Iterable[Foreground | None]): Which places count more, likewise. Defaults to none anywhere.
 
     Returns:
         tuple[dict[tuple[str, str], InputMoments], NormStatistics]: By the names of group and consumer (its key), over
@@ -245,6 +252,7 @@ def input_moments(
     statistics = NormStatistics()
     moments: dict[tuple[str, str], InputMoments] = {}
     readers: dict[str, list[InputMoments]] = {}
+    current: list[Foreground | None] = [None]
     for group in groups:
         for consumer in group.consumers:
             found = InputMoments(module.get_submodule(consumer.name), consumer, group.width)
@@ -252,12 +260,12 @@ def input_moments(
             readers.setdefault(consumer.name, []).append(found)
 
     def collect(path):
-        return lambda _, args: [found.update(args[0]) for found in readers[path]] and None
+        return lambda _, args: [found.update(args[0], current[0]) for found in readers[path]] and None
 
     with hooks() as handles, batch_statistics(module, statistics.watch), torch.no_grad():
         for path in readers:
             handles.append(module.get_submodule(path).register_forward_pre_hook(collect(path)))
-        for inputs in batches:
+        for inputs, current[0] in zip(batches, foregrounds, strict=False):
             run_model(module, *inputs)
     require_reached([path for path in readers if not readers[path][0].moments.count], module)
     return moments, statistics

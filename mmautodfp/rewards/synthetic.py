@@ -1,6 +1,6 @@
 """Likeness of what a pruned model says to what the dense one says of images from nowhere: a reward without data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from mmautodfp.graph import outputs_by_kind, samples_of
-from mmautodfp.reconstruction import SyntheticImages, batch_statistics, compare_kinds, inputs_of, mean_share, missed
+from mmautodfp.reconstruction import (
+    SyntheticImages,
+    batch_statistics,
+    foreground_of,
+    inputs_of,
+    share_missed,
+)
 from mmautodfp.utils.registry import REWARDS, build_settings
 from mmautodfp.utils.settings import checked
 
@@ -20,8 +26,8 @@ class SyntheticReward(Reward):
     """Likeness of what a model says to what the dense one says, at most 1, on synthetic images; it opens no file.
 
     Of a detector, that is what all heads say before boxes are made of it, a second stage of the regions that the dense
-    first stage proposes; of another model its outputs. All kinds of answers (classes, boxes, ...) count alike, and in
-    each the levels of a pyramid.
+    first stage proposes; of another model its outputs. All kinds of answers (classes, boxes, ...) count alike, and
+    places where the dense one sees something more than others (:class:`.foreground.Foreground`).
 
     Args:
         images (dict | None): Settings of :class:`mmautodfp.reconstruction.SyntheticImages`. The seed differs from that
@@ -57,6 +63,7 @@ class SyntheticReward(Reward):
         images = settings.batches(next(model.parameters()).device)
         self._batches = [inputs_of(model, model, batch) for batch in images]
         self._dense = [[[level.cpu() for level in kind] for kind in said] for said in self._outputs(model)]
+        self._foregrounds = list(self._each(model, foreground_of))
 
     @property
     def images(self) -> list[str]:
@@ -68,16 +75,16 @@ class SyntheticReward(Reward):
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> float:
-        compare = missed if self.measure == 'error' else _unlike
-        batches = [compare_kinds(compare, *pair) for pair in zip(self._outputs(model), self._dense, strict=True)]
-        # Over the batches, level by level.
-        sums = [[sum(parts) for parts in zip(*kind, strict=True)] for kind in zip(*batches, strict=True)]
-        return 1 - mean_share(sums)
+        compare = None if self.measure == 'error' else _unlike
+        return 1 - share_missed(self._outputs(model), self._dense, self._foregrounds, compare)
 
     def _outputs(self, model: nn.Module) -> Iterator[list[list[Tensor]]]:
+        return self._each(model, outputs_by_kind)
+
+    def _each(self, model: nn.Module, ask: Callable[..., Any]) -> Iterator[Any]:
         for inputs in self._batches:
             with batch_statistics(model) if self.statistics == 'batch' else nullcontext():
-                yield outputs_by_kind(model, *inputs)
+                yield ask(model, *inputs)
 
     def one_batch(self) -> dict[str, Any]:
         image = self._batches[0][0][:1]
@@ -87,7 +94,8 @@ class SyntheticReward(Reward):
         return None
 
 
-def _unlike(found: Tensor, dense: Tensor) -> Tensor:
+def _unlike(found: Tensor, dense: Tensor, weights: Tensor | None = None) -> Tensor:
     """[2]: sum of the cosine distances of all positions of one output, and their number."""
-    distance = 1 - torch.cosine_similarity(found, dense, dim=1).double()
-    return torch.stack([distance.sum(), distance.new_tensor(float(distance.numel()))])
+    distance = (1 - torch.cosine_similarity(found, dense, dim=1).double()).flatten()
+    weights = torch.ones_like(distance) if weights is None else weights.to(distance)
+    return torch.stack([weights @ distance, weights.sum()])

@@ -27,8 +27,9 @@ def correlated(num_samples=600, channels=12, seed=0, dtype=torch.float64):
     return (hidden + 0.3 * randn(num_samples, channels) + 3 * randn(channels)).to(dtype)
 
 
-def moments_of(*samples, splits=None):
-    moments = Moments(*(part.shape[1] for part in samples))
+def moments_of(*samples, splits=None, weighted=False):
+    """Moments of samples x and perhaps y, the last of which are their weights if they are weighted."""
+    moments = Moments(*(part.shape[1] for part in samples[: len(samples) - weighted]))
     sizes = splits or [len(samples[0])]
     for batch in zip(*(part.split(sizes) for part in samples), strict=True):
         moments.update(*batch)
@@ -66,6 +67,16 @@ def test_moments_of_many_rows_are_taken_in_pieces(monkeypatch):
     whole = moments_of(x)
     monkeypatch.setattr('mmautodfp.kernels.moments.CHUNK', 12)
     torch.testing.assert_close(moments_of(x).covariance, whole.covariance, rtol=1e-12, atol=1e-12)
+
+
+def test_a_weight_counts_as_so_many_samples():
+    x, y = correlated(), correlated(channels=6, seed=1)
+    counts = torch.randint(1, 5, (600,), generator=torch.Generator().manual_seed(0))
+    repeated = moments_of(x.repeat_interleave(counts, 0), y.repeat_interleave(counts, 0))
+    moments = moments_of(x, y, counts.double(), splits=[250, 350], weighted=True)
+    assert moments.count == repeated.count
+    for name in ('mean', 'target_mean', 'covariance', 'cross_covariance', 'target_variance'):
+        torch.testing.assert_close(getattr(moments, name), getattr(repeated, name), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])

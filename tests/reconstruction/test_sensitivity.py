@@ -8,23 +8,34 @@ from torch import nn
 from mmautodfp.graph import find_units
 from mmautodfp.kernels import rank_channels
 from mmautodfp.reconstruction import PruneOnly, SyntheticLeastSquares
-from mmautodfp.reconstruction.sensitivity import MEASURED, mean_share, missed, output_errors, scaled_curve
+from mmautodfp.reconstruction.sensitivity import MEASURED, missed, output_errors, scaled_curve, share_missed
 from mmautodfp.surgery import PruningPlan, apply_plan
 
 
-def test_the_share_is_a_mean_over_kinds_and_within_them_over_levels():
+def test_the_share_is_a_mean_over_kinds_of_all_that_is_missed():
     random = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=random)
-    dense = [[draw(2, 3, 8, 8), draw(2, 3, 4, 4)], [draw(6, 5)]]
-    found = [[level + 0.1 * torch.randn_like(level) for level in kind] for kind in dense]
-    sums = [[missed(*pair) for pair in zip(*kinds, strict=True)] for kinds in zip(found, dense, strict=True)]
+    batches = [[[draw(2, 3, 8, 8), 5 * draw(2, 3, 4, 4)], [draw(6, 5)]] for _ in range(2)]
+    found = [[[level + 0.1 * torch.randn_like(level) for level in kind] for kind in said] for said in batches]
 
-    def share(a, b):
+    def sums(a, b):
         b, a = b.transpose(0, 1).flatten(1), a.transpose(0, 1).flatten(1)
-        return float(((a - b) ** 2).sum() / ((b - b.mean(1, keepdim=True)) ** 2).sum())
+        return torch.stack([((a - b) ** 2).sum(), ((b - b.mean(1, keepdim=True)) ** 2).sum()])
 
-    boxes = (share(found[0][0], dense[0][0]) + share(found[0][1], dense[0][1])) / 2
-    assert mean_share(sums) == pytest.approx((boxes + share(found[1][0], dense[1][0])) / 2, rel=1e-5)
+    shares = []
+    for kind in range(2):
+        levels = [pair for a, b in zip(found, batches, strict=True) for pair in zip(a[kind], b[kind], strict=True)]
+        missed_part, whole = sum(sums(*pair) for pair in levels)
+        shares.append(float(missed_part / whole))
+    assert share_missed(found, batches) == pytest.approx(sum(shares) / 2, rel=1e-5)
+
+
+def test_places_count_as_often_as_their_weights_say():
+    random = torch.Generator().manual_seed(0)
+    found, dense = torch.randn(2, 2, 3, 4, 4, generator=random)
+    counts = torch.randint(1, 4, (2, 4, 4), generator=random)
+    rows = [x.movedim(1, -1).flatten(0, -2).repeat_interleave(counts.flatten(), 0) for x in (found, dense)]
+    torch.testing.assert_close(missed(found, dense, counts.flatten()), missed(*rows), rtol=1e-6, atol=0)
 
 
 def test_each_group_is_measured_alone_and_the_module_is_left_as_it_was():
@@ -33,17 +44,17 @@ def test_each_group_is_measured_alone_and_the_module_is_left_as_it_was():
     units = find_units(module)[:3]
     rankings = [rank_channels(module.get_submodule(unit.name).weight) for unit in units]
     before = dict(module.named_parameters())
-    say = lambda: [list(module(images))]
+    say = lambda: [[[level] for level in module(images)]]
     with torch.no_grad():
         dense = say()
-    found = output_errors(module, units, rankings, PruneOnly(), say)
+    found = output_errors(module, units, rankings, PruneOnly(), say, [None])
     assert all(before[name] is tensor for name, tensor in module.named_parameters())
     for unit, ranking, errors in zip(units, rankings, found, strict=True):
         assert list(errors) == [round(share * unit.num_channels) for share in MEASURED]
         width = min(errors)
         with apply_plan(module, PruningPlan.of([unit.name], [ranking], [width]), PruneOnly()), torch.no_grad():
-            sums = [[missed(*pair) for pair in zip(say()[0], dense[0], strict=True)]]
-        assert errors[width] == pytest.approx(mean_share(sums), rel=1e-6)
+            share = share_missed(say(), dense)
+        assert errors[width] == pytest.approx(share, rel=1e-6)
 
 
 def test_a_curve_is_brought_through_what_was_measured():

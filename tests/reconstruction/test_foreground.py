@@ -1,0 +1,57 @@
+"""Where a detector sees something."""
+
+import torch
+from mmdet.apis import init_detector
+from torch import nn
+
+from mmautodfp.reconstruction.foreground import BACKGROUND, Foreground, foreground_of
+
+
+def test_a_map_of_the_size_of_a_level_counts_as_that_level_does():
+    fine, coarse = torch.rand(2, 8, 12), torch.rand(2, 4, 6)
+    foreground = Foreground([fine, coarse])
+    for level in (fine, coarse):
+        weights = foreground.weights(torch.zeros(2, 5, *level.shape[1:]))
+        torch.testing.assert_close(weights, level.flatten() + BACKGROUND)
+
+
+def test_other_maps_count_as_the_level_that_is_surest():
+    foreground = Foreground([torch.rand(2, 8, 12), torch.rand(2, 4, 6)])
+    surest = [
+        [
+            [
+                max(float(level[b, y * level.shape[1] // 8, x * level.shape[2] // 12]) for level in foreground.levels)
+                for x in range(12)
+            ]
+            for y in range(8)
+        ]
+        for b in range(2)
+    ]
+    surest = torch.tensor(surest)
+    twice = foreground.weights(torch.zeros(2, 5, 16, 24))
+    torch.testing.assert_close(twice, surest.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten() + BACKGROUND)
+    quarter = foreground.weights(torch.zeros(2, 5, 2, 3))
+    torch.testing.assert_close(
+        quarter, surest.unflatten(1, (2, 4)).unflatten(3, (3, 4)).amax((2, 4)).flatten() + BACKGROUND
+    )
+
+
+def test_what_is_no_map_of_the_images_has_no_places():
+    foreground = Foreground([torch.rand(2, 8, 12)])
+    assert foreground.weights(torch.zeros(96, 7)) is None
+    assert foreground.weights(torch.zeros(96, 7, 7, 7)) is None
+
+
+def test_a_first_stage_sees_what_its_scores_say():
+    model = init_detector('configs/demo/faster_rcnn_digits_autodfp.py', device='cpu')
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        scores = model.rpn_head(model.extract_feat(images))[0]
+        found = foreground_of(model, images)
+    assert len(found.levels) == len(scores) == 5
+    for level, score in zip(found.levels, scores, strict=True):
+        torch.testing.assert_close(level, score.sigmoid().max(1).values)
+
+
+def test_a_classifier_sees_no_foreground():
+    assert foreground_of(nn.Sequential(nn.Conv2d(3, 4, 1)), torch.zeros(1, 3, 8, 8)) is None
