@@ -217,7 +217,8 @@ def _producer_statistics(module: nn.Module, unit: ChannelGroup, producer: Produc
     layer = module.get_submodule(producer.name)
     rows = slice(producer.offset, producer.offset + unit.width)
     weight = outputs_first(layer).detach()[rows]
-    bias = None if layer.bias is None else layer.bias.detach()[rows]
+    bias = getattr(layer, 'bias', None)  # mmcv's DeformConv2d has none
+    bias = None if bias is None else bias.detach()[rows]
     if producer.norm is None:
         return weight, BatchNormStats.identity(unit.width, bias, dtype=weight.dtype, device=weight.device)
     norm = module.get_submodule(producer.norm)

@@ -181,7 +181,8 @@ class _LayerFit:
         num_inputs = dense_weight.shape[1]
         self.weight = dense_weight[self.rows].flatten(1).unflatten(1, (num_inputs, -1))  # [M, C, taps]
         zeros = self.weight.new_zeros(len(self.rows))
-        self.bias = zeros if dense.bias is None else dense.bias[self.rows]
+        bias = getattr(dense, 'bias', None)
+        self.bias = zeros if bias is None else bias[self.rows]
         norm = twin.get_submodule(self.consumer.norm) if self.consumer.norm else None
         self.mean = None if norm is None else norm.running_mean[self.rows]
         self.slope = zeros + 1 if norm is None else _slope(norm)[self.rows]
@@ -249,7 +250,7 @@ class _LayerFit:
             now = slim.get_submodule(self.consumer.norm).running_mean
             shift = shift.to(now) - (self.mean - now)  # on top of what has been shifted before
         else:
-            now = self.layer.bias
+            now = getattr(self.layer, 'bias', None)
             shift = shift.to(self.weight) if now is None else shift.to(now) - (now - self.bias)
         for net, memory in ((module, restore), (slim, Restore())):
             layer = memory.remember(net.get_submodule(self.path))

@@ -195,7 +195,7 @@ def shift_outputs(module: nn.Module, consumer: Consumer, shift: Tensor, restore:
     if consumer.norm is not None:
         norm = restore.remember(module.get_submodule(consumer.norm))
         replace_tensor(norm, 'running_mean', norm.running_mean - shift)
-    else:
+    elif hasattr(layer, 'bias'):  # mmcv's DeformConv2d cannot have one
         replace_tensor(layer, 'bias', shift if layer.bias is None else layer.bias + shift)
 
 
