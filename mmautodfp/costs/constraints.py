@@ -90,8 +90,8 @@ class Budget(Constraint):
 
     Args:
         preserve_ratio (float): Share of the dense cost that may stay, in (0, 1]. Defaults to 0.9.
-        scope (str): What the share is of: 'module', the part that is pruned, or 'model', all of it. Defaults to
-            'module'.
+        scope (str): What the share is of: 'module', the part that is pruned (the parts together, where the target is a
+            list of them), or 'model', all of the model. Defaults to 'module'.
 
     Raises:
         AutoDFPError: An argument is out of its range.

@@ -1,11 +1,11 @@
 """What a plan costs, exactly: parameters and multiply-accumulates as functions of the units' widths."""
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Protocol
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
@@ -13,39 +13,55 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from mmautodfp.graph import ChannelGroup, outputs_first
 
 
-class Cost(Protocol):
-    """What a budget asks of a cost; it must never fall when a unit gets wider."""
+class Cost(ABC):
+    """What a budget asks of a cost; it must never fall when a unit gets wider.
+
+    Attributes:
+        dense (list[int]): [L], the units' dense widths N.
+    """
 
     dense: list[int]
 
+    @abstractmethod
     def __call__(self, widths: Sequence[int]) -> int:
         """Cost at ``widths`` [L]."""
 
     def widest(self, widths: Sequence[int], unit: int, limit: int) -> int:
         """The most channels of ``unit`` within ``limit`` while the others stay at ``widths`` [L], which are within."""
 
+        def cost(width: int) -> int:
+            return self([*widths[:unit], width, *widths[unit + 1 :]])
+
+        wider = range(widths[unit], self.dense[unit] + 1)
+        return widths[unit] + bisect_right(wider, limit, key=cost) - 1
+
     def ratio(self, widths: Sequence[int]) -> float:
         """Preserved share of the dense cost."""
+        return self(widths) / self(self.dense)
 
 
 @dataclass
-class CostModel:
+class CostModel(Cost):
     """A cost as a function of the units' widths n.
 
     A conv between two units costs in proportion to both widths, one at the rim in proportion to one, so every count
-    is ``constant + sum_i linear[i] n_i + sum_ij pairs[i, j] n_i n_j``, in integers, without an approximation.
+    is ``constant + sum_i linear[i] n_i + sum_ij pairs[i, j] n_i n_j``, in integers, without an approximation. What
+    pruned channels leave behind may ask for a bias where there was none; such ones come on top.
 
     Attributes:
         dense (list[int]): [L], the units' dense widths N.
         constant (int): What no plan changes.
         linear (list[int]): [L].
         pairs (dict[tuple[int, int], int]): Products of two units' widths.
+        biases (list[tuple[list[int], list[tuple[int | None, int]]]]): Units, and what is there only if one of them is
+            pruned, as :func:`shares` gives it.
     """
 
     dense: list[int]
     constant: int = 0
     linear: list[int] = field(init=False)
     pairs: dict[tuple[int, int], int] = field(default_factory=dict)
+    biases: list[tuple[list[int], list[tuple[int | None, int]]]] = field(default_factory=list)
 
     def __post_init__(self):
         self.linear = [0] * len(self.dense)
@@ -64,26 +80,12 @@ class CostModel:
     def __call__(self, widths: Sequence[int]) -> int:
         """Cost at ``widths`` [L]."""
         total = self.constant + sum(a * n for a, n in zip(self.linear, widths, strict=True))
-        return total + sum(a * widths[i] * widths[j] for (i, j), a in self.pairs.items())
-
-    def slope(self, widths: Sequence[int], unit: int) -> int:
-        """What one more channel of ``unit`` costs while the others stay at ``widths``."""
-        slope = self.linear[unit] + self.pairs.get((unit, unit), 0) * (2 * widths[unit] + 1)
-        for (i, j), amount in self.pairs.items():
-            if i != j and unit in (i, j):
-                slope += amount * widths[j if unit == i else i]
-        return slope
-
-    def widest(self, widths: Sequence[int], unit: int, limit: int) -> int:
-        """The most channels of ``unit`` within ``limit`` while the others stay at ``widths`` [L], which are within."""
-        room, slope, square = limit - self(widths), self.slope(widths, unit), self.pairs.get((unit, unit), 0)
-        # Under a term of the unit with itself, each further channel costs 2 * square more than the one before.
-        more = range(self.dense[unit] - widths[unit] + 1)
-        return widths[unit] + bisect_right(more, room, key=lambda n: slope * n + square * n * (n - 1)) - 1
-
-    def ratio(self, widths: Sequence[int]) -> float:
-        """Preserved share of the dense cost."""
-        return self(widths) / self(self.dense)
+        total += sum(a * widths[i] * widths[j] for (i, j), a in self.pairs.items())
+        # One that goes when its last unit gets all channels is less than the weights that these bring along.
+        for units, parts in self.biases:
+            if any(widths[unit] < self.dense[unit] for unit in units):
+                total += sum(each * (1 if unit is None else widths[unit]) for unit, each in parts)
+        return total
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class ModelCosts:
     """Parameters, multiply-accumulates and, where measured, latency of the pruned module and of the whole model.
 
     Attributes:
-        params (dict[str, CostModel]): By scope, 'module' and 'model'.
+        params (dict[str, CostModel]): By scope, 'module' (what is pruned) and 'model'.
         flops (dict[str, CostModel]): Likewise; one multiply-accumulate of a linear layer or a convolution (deformable
             and transposed ones too) is one FLOP, as mmengine and mmdet count. What a deformable one does to find its
             samples is not counted, nor are norms, activations, pooling and products of two activations.
@@ -145,21 +147,30 @@ def _multiplies(layer: nn.Module) -> bool:
 
 
 def model_costs(
-    model: nn.Module, module: nn.Module, units: Sequence[ChannelGroup], positions: Mapping[nn.Module, int]
+    model: nn.Module,
+    module: nn.Module,
+    units: Sequence[ChannelGroup],
+    positions: Mapping[nn.Module, int],
+    moves_constants: Callable[[ChannelGroup], bool] | None = None,
+    parts: Sequence[nn.Module] | None = None,
 ) -> ModelCosts:
     """Count a dense model.
 
     Args:
         model (nn.Module): The whole model.
-        module (nn.Module): The part of it that is pruned.
+        module (nn.Module): What the units' paths are relative to.
         units (Sequence[ChannelGroup]): Its units, L of them.
         positions (Mapping[nn.Module, int]): What :func:`measure_positions` gave, for FLOPs.
+        moves_constants (Callable | None): Whether pruning a unit shifts its consumers' outputs, for which one without
+            bias and norm gets a bias; see :meth:`mmautodfp.reconstruction.Reconstructor.moves_constants`. Defaults to
+            None: it never does.
+        parts (Sequence[nn.Module] | None): What the scope 'module' means. Defaults to None: the module.
 
     Returns:
         ModelCosts: Exact costs for any widths.
     """
-    roles = unit_roles(module, units)
-    inside = set(module.modules())
+    roles = unit_roles(module, units, moves_constants)
+    inside = {layer for part in parts or [module] for layer in part.modules()}
     params, flops = {}, {}
     for scope in ('module', 'model'):
         params[scope] = CostModel([unit.num_channels for unit in units])
@@ -178,14 +189,20 @@ class Role:
     Attributes:
         outputs (list[tuple[int, int]]): Index of a group, and how many outputs of the layer each of its channels is.
         inputs (list[tuple[int, int]]): Likewise of the inputs. What is left of either belongs to no group.
+        constants (list[int]): Indices of groups that need a bias here, which there is not, once they are pruned.
     """
 
     outputs: list[tuple[int, int]] = field(default_factory=list)
     inputs: list[tuple[int, int]] = field(default_factory=list)
+    constants: list[int] = field(default_factory=list)
 
 
-def unit_roles(module: nn.Module, units: Sequence[ChannelGroup]) -> dict[nn.Module, Role]:
-    """The layers whose outputs or inputs belong to a group, and to which."""
+def unit_roles(
+    module: nn.Module,
+    units: Sequence[ChannelGroup],
+    moves_constants: Callable[[ChannelGroup], bool] | None = None,
+) -> dict[nn.Module, Role]:
+    """The layers whose outputs or inputs belong to a group, and to which; arguments as of :func:`model_costs`."""
     roles: dict[nn.Module, Role] = {}
 
     def role(name: str) -> Role:
@@ -198,8 +215,12 @@ def unit_roles(module: nn.Module, units: Sequence[ChannelGroup]) -> dict[nn.Modu
         for name in unit.between:
             role(name).outputs.append((index, unit.block))
         for consumer in unit.consumers:
-            inputs = consumer.num_inputs or outputs_first(module.get_submodule(consumer.name)).shape[1]
+            layer = module.get_submodule(consumer.name)
+            inputs = consumer.num_inputs or outputs_first(layer).shape[1]
             role(consumer.name).inputs.append((index, inputs // unit.num_channels))
+            without = consumer.norm is None and getattr(layer, 'bias', layer) is None
+            if without and moves_constants is not None and moves_constants(unit):
+                role(consumer.name).constants.append(index)
     return roles
 
 
@@ -248,6 +269,8 @@ def _count_layer(
                 params.add(rest * row * column, i, j)
             if name == 'weight' and layer in positions:
                 flops.add(rest * row * column * positions[layer], i, j)
+    if role.constants:
+        params.biases.append((role.constants, shares(len(outputs_first(layer)), role.outputs, params.dense)))
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import hashlib
 import os
 import statistics
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,7 @@ from mmautodfp.utils.fileio import load_json, save_json
 from mmautodfp.utils.timing import describe_machine, median_in_turns, wait_for_gpu
 
 from .constraints import LatencyBudget, allowed_widths
-from .counts import forward_hooks, shares, unit_roles
+from .counts import Cost, forward_hooks, shares, unit_roles
 
 Shares = list[tuple[int | None, int]]
 
@@ -133,7 +132,7 @@ class LatencyTable:
 
 
 @dataclass
-class LatencyCost:
+class LatencyCost(Cost):
     """Nanoseconds as a function of the units' widths n: ``constant + sum of the layers' tables``.
 
     Attributes:
@@ -153,19 +152,6 @@ class LatencyCost:
             for table, outputs, inputs in self.terms
         )
 
-    def widest(self, widths: Sequence[int], unit: int, limit: int) -> int:
-        """The most channels of ``unit`` within ``limit`` while the others stay at ``widths`` [L], which are within."""
-
-        def cost(width: int) -> int:
-            return self([*widths[:unit], width, *widths[unit + 1 :]])
-
-        wider = range(widths[unit], self.dense[unit] + 1)
-        return widths[unit] + bisect_right(wider, limit, key=cost) - 1
-
-    def ratio(self, widths: Sequence[int]) -> float:
-        """Preserved share of the dense latency."""
-        return self(widths) / self(self.dense)
-
 
 def measure_latency_costs(
     model: nn.Module,
@@ -175,6 +161,7 @@ def measure_latency_costs(
     budget: LatencyBudget,
     channel_divisor: int = 1,
     cache: str | os.PathLike | None = None,
+    parts: Sequence[nn.Module] | None = None,
 ) -> dict[str, LatencyCost]:
     """Measure a dense model and its layers at several widths, on the device where it is.
 
@@ -185,13 +172,14 @@ def measure_latency_costs(
 
     Args:
         model (nn.Module): The whole model.
-        module (nn.Module): The part of it that is pruned.
+        module (nn.Module): What the units' paths are relative to.
         units (Sequence[ChannelGroup]): Its units, L of them.
         run (Callable): Runs the model on one input.
         budget (LatencyBudget): How many widths are measured, and how often.
         channel_divisor (int): Measured widths are multiples of it, as far as there are. Defaults to 1.
         cache (str | os.PathLike | None): Folder of the cache. Defaults to None: ``mmautodfp/latency`` in
             ``$XDG_CACHE_HOME`` or ``~/.cache``.
+        parts (Sequence[nn.Module] | None): What the scope 'module' means. Defaults to None: the module.
 
     Returns:
         dict[str, LatencyCost]: By scope, 'module' and 'model'.
@@ -205,8 +193,9 @@ def measure_latency_costs(
         if call.key not in tables:
             tables[call.key] = known['tables'].get(call.key) or _measure(call, dense, budget, channel_divisor)
     # The same layers on the same inputs take as long; the values of weights do not matter.
-    name = _digest([repr(model), repr(module), [[list(x.shape) for x in args] for args in inputs]])
-    places = known['totals'].get(name) or time_in_place(module, [call.layer for call in calls], run, budget.repeat)
+    parts = parts or [module]
+    name = _digest([repr(model), *map(repr, parts), [[list(x.shape) for x in args] for args in inputs]])
+    places = known['totals'].get(name) or time_in_place(parts, [call.layer for call in calls], run, budget.repeat)
     known['tables'] |= tables
     known['totals'][name] = places
     save_json(known, path)
@@ -220,18 +209,18 @@ def measure_latency_costs(
 
 @torch.inference_mode()
 def time_in_place(
-    module: nn.Module, layers: Sequence[nn.Module], run: Callable[[], Any], repeat: int
+    parts: Sequence[nn.Module], layers: Sequence[nn.Module], run: Callable[[], Any], repeat: int
 ) -> dict[str, Any]:
     """Nanoseconds inside of a model that runs as a whole.
 
     Args:
-        module (nn.Module): Part of the model.
+        parts (Sequence[nn.Module]): Parts of the model, none inside of another.
         layers (Sequence[nn.Module]): Layer of each call that matters, C of them in the order of the calls.
         run (Callable): Runs the model.
         repeat (int): Measurements, of which the median counts.
 
     Returns:
-        dict[str, Any]: ``calls`` [C]; ``module``, over all of its calls; ``model``.
+        dict[str, Any]: ``calls`` [C]; ``module``, over all calls of the parts; ``model``.
     """
     begun: dict[nn.Module, int] = {}
     spans: list[tuple[nn.Module, int]] = []
@@ -247,7 +236,7 @@ def time_in_place(
     known = set(layers)
     handles = [
         handle
-        for layer in {module, *known}
+        for layer in {*parts, *known}
         for handle in (layer.register_forward_pre_hook(begin), layer.register_forward_hook(end))
     ]
     rounds = []
@@ -259,7 +248,7 @@ def time_in_place(
             wait_for_gpu()
             whole = time.perf_counter_ns() - start
             own = [span for layer, span in spans if layer in known]
-            rounds.append([sum(span for layer, span in spans if layer is module), whole, *own])
+            rounds.append([sum(span for layer, span in spans if layer in parts), whole, *own])
     finally:
         for handle in handles:
             handle.remove()

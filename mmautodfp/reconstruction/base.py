@@ -160,6 +160,14 @@ class Reconstructor(ABC):
             lam (float): The agent's second action, lambda of Eq. 16, in [0, 1].
         """
 
+    def moves_constants(self, unit: ChannelGroup) -> bool:
+        """Whether pruning a group shifts its consumers' outputs; one that has neither bias nor norm gets a bias then.
+
+        That bias is counted, so a limit on the parameters holds if this says True for nothing. It is asked before the
+        fit. True, the default, suits every reconstructor.
+        """
+        return True
+
     def ranking(self, unit: ChannelGroup) -> Tensor | None:
         """The unit's channels [N] in the order in which they are kept. None, the default: by their l2 norms."""
         return None
@@ -212,6 +220,9 @@ class Reconstructor(ABC):
 @RECONSTRUCTORS.register_module()
 class PruneOnly(Reconstructor):
     """No compensation: what is pruned is gone."""
+
+    def moves_constants(self, unit: ChannelGroup) -> bool:
+        return False
 
     def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
         return Reconstruction(torch.eye(unit.width, device=keep.device)[:, unit.channels(keep)])

@@ -27,6 +27,9 @@ class NeuronMerging(Reconstructor):
     def _fit_unit(self, module: nn.Module, unit: ChannelGroup) -> None:
         self._statistics[unit.name] = unit_statistics(module, unit)
 
+    def moves_constants(self, unit: ChannelGroup) -> bool:
+        return False
+
     def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
         weight, bn = self._statistics[unit.name]
         channels = unit.channels(keep)

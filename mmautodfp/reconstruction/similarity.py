@@ -45,9 +45,12 @@ class SimilarityReconstructor(Reconstructor):
         constant = torch.zeros_like(shift) if unit.activation is None else unit.activation(shift)
         self._constant[unit.name] = torch.where(similarity.alive, 0, constant)
 
+    def moves_constants(self, unit: ChannelGroup) -> bool:
+        return unit.activation is not None
+
     def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
         similarity, keep = self._similarity[unit.name], unit.channels(keep)
         delivery = similarity.delivery(keep, lam, self.normalization, self.min_cosine)
         constant = self._constant[unit.name].clone()
         constant[keep] = 0  # a retained channel still delivers its constant itself
-        return Reconstruction(delivery, constant if constant.any() else None)
+        return Reconstruction(delivery, constant if self.moves_constants(unit) else None)

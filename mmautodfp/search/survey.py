@@ -36,6 +36,7 @@ class Survey:
         target (str): What was asked for, parts of a list with commas between them.
         module (nn.Module): What the groups' paths are relative to.
         path (str): Its path in the model; '' for the model itself.
+        parts (tuple[str, ...]): Paths in the module of what is pruned; '' for all of it.
         groups (list[ChannelGroup]): In forward order.
         left (list[str]): What stays, a line for each reason.
     """
@@ -43,6 +44,7 @@ class Survey:
     target: str
     module: nn.Module
     path: str
+    parts: tuple[str, ...]
     groups: list[ChannelGroup]
     left: list[str]
 
@@ -85,7 +87,7 @@ def survey_target(
         reasons = '; '.join(found.describe_left()) or 'no convolution and no linear layer'
         named = ', '.join(parts) if several else target
         raise AutoDFPError(f'there is nothing to prune in the {type(module).__name__} {named!r}, which has {reasons}')
-    return Survey(','.join(parts) if several else target, module, path, found.units, found.describe_left())
+    return Survey(','.join(parts) if several else target, module, path, parts, found.units, found.describe_left())
 
 
 def _traced(

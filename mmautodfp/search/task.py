@@ -131,7 +131,7 @@ class PruningTask:
         module, groups = survey.module, survey.groups
         if not isinstance(reconstructor, Reconstructor):
             reconstructor = build(RECONSTRUCTORS, reconstructor or dict(type='SyntheticLeastSquares'))
-        costs = _count(model, module, groups, example_input, limit, channel_divisor)
+        costs = _count(model, survey, reconstructor, example_input, limit, channel_divisor)
         dense, blocks = ([getattr(group, name) for group in groups] for name in ('num_channels', 'block'))
         least = round_widths(p_min, dense, divisors_of(blocks, channel_divisor))
         on_every_rank(lambda: limit.bind(costs, least, channel_divisor, blocks))
@@ -235,13 +235,16 @@ class PruningTask:
 
 def _count(
     model: nn.Module,
-    module: nn.Module,
-    groups: list[ChannelGroup],
+    survey: Survey,
+    reconstructor: Reconstructor,
     example_input: Any,
     limit: Constraint,
     channel_divisor: int,
 ) -> ModelCosts:
     """What the limit is on, and FLOPs if there is an example; latency is measured on the first rank, for all alike."""
+    module, groups = survey.module, survey.groups
+    parts = [module.get_submodule(part) for part in survey.parts]
+    count = partial(model_costs, model, module, groups, moves_constants=reconstructor.moves_constants, parts=parts)
     if example_input is None:
         for budget in limit.budgets:
             if budget.metric != 'params':
@@ -249,16 +252,16 @@ def _count(
                     f'a limit on the {budget.metric} was asked for, but without an example_input they cannot be told; '
                     'give one, or limit the parameters'
                 )
-        return replace(model_costs(model, module, groups, {}), flops={})
+        return replace(count(positions={}), flops={})
     run = partial(call_model, model, example_input)
     positions: dict[nn.Module, int] = {}
     on_every_rank(lambda: positions.update(measure_positions(model, run)))
-    costs = model_costs(model, module, groups, positions)
+    costs = count(positions=positions)
     for budget in limit.budgets:
         if isinstance(budget, LatencyBudget):
             if is_detector(model) and isinstance(example_input, Mapping):  # boxes are made too
                 run = partial(call_model, model, dict(example_input, mode='predict'))
-            measure = partial(measure_latency_costs, model, module, groups, run, budget, channel_divisor)
+            measure = partial(measure_latency_costs, model, module, groups, run, budget, channel_divisor, parts=parts)
             costs = replace(costs, latency=on_main(measure))
     return costs
 

@@ -112,7 +112,7 @@ def test_the_time_in_place_is_that_of_each_call_and_of_the_whole():
     def run():
         model[2](model(torch.zeros(1, 3, 8, 8)))
 
-    times = latency_table.time_in_place(model, layers, run, 3)
+    times = latency_table.time_in_place([model], layers, run, 3)
     assert len(times['calls']) == 3
     assert all(span > 0 for span in times['calls'])
     assert times['model'] > 0

@@ -1,18 +1,20 @@
 """Groups of whole detectors: a slim one is the masked dense one, its counts are exact, and it comes back as it was."""
 
+import copy
 import re
 from functools import cache
 
 import pytest
 import torch
 from conftest import REPO
+from mmcv.ops import DeformConv2dPack
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmautodfp.costs import measure_positions, model_costs
 from mmautodfp.graph import ChannelGroup, groups_of, outputs_of, samples_of, trace_channels
-from mmautodfp.reconstruction import PruneOnly
+from mmautodfp.reconstruction import PruneOnly, SyntheticLeastSquares
 from mmautodfp.search import PruningEnv
 from mmautodfp.search.task import PruningTask
 from mmautodfp.surgery import PruningPlan, Restore, UnitPlan, apply_plan, prove_groups
@@ -139,6 +141,57 @@ def test_counts_are_those_of_the_slim_model(name, seed):
     assert flops(widths) == slim_flops < flops(flops.dense)
     if not hasattr(task.model, 'roi_head'):
         assert task.costs.flops['model'](widths) == slim_flops
+
+
+@pytest.mark.parametrize('name', ['faster_rcnn', 'retinanet', 'fcos'])
+def test_a_bias_that_appears_is_counted(name):
+    """Least squares moves constants into convolutions before a GroupNorm, which had no bias."""
+    task = task_of(name)
+    model, groups = copy.deepcopy(task.model).float(), task.groups
+    images = dict(num_images=2, size=64, batch_size=2)
+    added = []
+    for reconstructor in (SyntheticLeastSquares(images, recalibration=2), PruneOnly()):
+        costs = model_costs(model, model, groups, {}, reconstructor.moves_constants)
+        for seed in range(4):
+            plan = random_plan(groups, seed)
+            if seed % 2:  # some stay whole, and what reads nothing else gets no bias
+                plan = PruningPlan(dict(list(plan.units.items())[seed::3]))
+            widths = [plan.widths.get(group.name, group.num_channels) for group in groups]
+            with apply_plan(model, plan, reconstructor, final=seed == 0, groups=groups) as restore:
+                assert costs.params['model'](widths) == sum(parameter.numel() for parameter in model.parameters())
+                added.append(sum('bias' in sizes for sizes in restore.changes(model).values()))
+    assert any(added[:4]) == (name == 'fcos')
+    assert not any(added[4:])
+
+
+def test_a_deformable_convolution_that_cannot_have_a_bias_is_given_none():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 12, 3), nn.ReLU(), DeformConv2dPack(12, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 5, 3)
+    model = nn.Sequential(*layers).eval()
+    reconstructor = dict(type='SyntheticLeastSquares', images=dict(num_images=2, size=32, batch_size=2))
+    task = PruningTask.build(model, 'model', None, 0.6, reconstructor)
+    assert [group.name for group in task.groups] == ['0', '2']
+    assert len(task.layer_states) == 2  # what an agent sees of a layer has its bias in it
+    plan = task.allocated_plan()
+    for final in (False, True):
+        with task.apply(plan, final):
+            assert task.summary(plan)['model_params']['count'] == sum(p.numel() for p in model.parameters())
+            assert model(torch.rand(1, 3, 32, 32)).shape == (1, 5, 28, 28)
+
+
+def test_the_share_that_a_list_of_parts_keeps_is_of_these_parts():
+    model, images = copy.deepcopy(task_of('retinanet').model).float(), torch.rand(1, 3, 64, 64)
+    limits = [dict(type=kind, preserve_ratio=0.5) for kind in ('ParamBudget', 'FlopBudget')]
+    task = PruningTask.build(
+        model, ['backbone', 'neck'], (images, samples_of(images)), limits, PruneOnly(), allocate=False
+    )
+    params = lambda: sum(p.numel() for part in (model.backbone, model.neck) for p in part.parameters())
+    dense = params()
+    assert task.costs.params['module'](task.dense_widths) == dense < task.costs.params['model'](task.dense_widths)
+    plan = task.uniform_plan()
+    with task.apply(plan):
+        assert task.summary(plan)['module_params']['count'] == params() <= dense / 2
+    assert task.summary(plan)['module_flops']['ratio'] <= 0.5 < task.summary(plan)['model_flops']['ratio']
 
 
 @detectors
