@@ -1,0 +1,222 @@
+"""Numbers for the elements of tensors: which channel each belongs to, and where operations take them.
+
+What only moves elements moves their numbers; where elements are added or multiplied, their channels must go together;
+where an operation is not known, the channels that it is given stay.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_UNARY = _words("""
+    hardswish hardtanh leaky_relu elu silu mish hardsigmoid softplus celu selu gelu prelu _prelu_kernel
+    log_sigmoid_forward _to_copy clone detach alias lift_fresh native_dropout
+""")
+#: One element in, one element out; most other such operations tell it with a tag.
+POINTWISE = _UNARY | {f'{word}_' for word in _UNARY}
+#: Only move elements, or copy them.
+MOVES = _words("""
+    permute transpose t expand slice select unsqueeze squeeze cat stack split split_with_sizes unbind index
+    index_select flip roll repeat pixel_shuffle pixel_unshuffle unfold index_put_ index_put copy_ narrow chunk
+""")
+PICKS = _words('index index_select')
+VIEWS = _words('view _unsafe_view reshape _reshape_alias')
+#: Mix the positions of a channel, and nothing else.
+SPATIAL = _words("""
+    max_pool2d_with_indices max_pool2d avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d
+    _upsample_nearest_exact2d upsample_bilinear2d upsample_bicubic2d constant_pad_nd reflection_pad2d
+    replication_pad2d roi_align
+""")
+REDUCTIONS = _words('mean sum amax amin max min linalg_vector_norm norm var std prod')
+#: Along an axis too, but of the same shape as what they are given.
+SCANS = _words('_softmax _log_softmax cummax cummin cumsum cumprod')
+IGNORED = _words('new_zeros new_ones new_full new_empty zeros_like ones_like empty_like full_like rand_like')
+
+
+class Numbers:
+    """Numbers of the elements of all tensors, -1 for those of no channel.
+
+    Attributes:
+        count (int): Numbers given.
+        together (list[Tensor]): [2, n] each, pairs of channels that must go together.
+        fixed (list[tuple[Tensor, str]]): Channels that must stay, and why.
+        reads (Counter[int]): How often each tensor was read, by identity.
+    """
+
+    def __init__(self):
+        self.count = 0
+        self.together: list[Tensor] = []
+        self.fixed: list[tuple[Tensor, str]] = []
+        self.reads: Counter[int] = Counter()
+        # By identity; the tensor is held, or its identity would be given anew.
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __contains__(self, x: Tensor) -> bool:
+        return id(x) in self._known
+
+    def of(self, x: Tensor) -> Tensor | None:
+        """Of the elements of a tensor; None if none is of a channel."""
+        found = self._known.get(id(x))
+        return None if found is None else found[1]
+
+    def set(self, x: Tensor, numbers: Tensor) -> None:
+        """Let the elements of a tensor have these numbers."""
+        self._known[id(x)] = (x, numbers)
+
+    def new(self, count: int) -> Tensor:
+        """[count], given for the first time."""
+        self.count += count
+        return torch.arange(self.count - count, self.count)
+
+    def join(self, first: Tensor, second: Tensor) -> None:
+        """Channels [n] of both must go together."""
+        self.together.append(torch.stack([first, second]))
+
+    def fix(self, x: Tensor, reason: str) -> None:
+        """Let all channels of a tensor stay."""
+        numbers = self.of(x)
+        if numbers is not None:
+            numbers = _shrunk(numbers)
+            self.fixed.append((numbers[numbers >= 0].unique(), reason))
+
+    def keep_channels(self, x: Tensor, result: Tensor, name: str) -> None:
+        """Of an operation that keeps the first two axes, or gives rows for places in images."""
+        numbers = self.of(x)
+        if numbers is None:
+            return
+        first = numbers[:1, :, :1, :1] if numbers.ndim == 4 else None
+        if first is None or result.ndim != 4 or not (numbers == first).all():
+            self.fix(x, f'feeds {name}, which does not read channel by channel')
+        else:
+            self.set(result, first.expand(result.shape))
+
+    def follow(self, func: Any, args: tuple, kwargs: dict, result: Any) -> None:
+        """Number what an operation gives.
+
+        Args:
+            func (Any): Of torch's dispatcher.
+            args (tuple): What it was called with.
+            kwargs (dict): Likewise.
+            result (Any): What it gave.
+        """
+        given = [x for x in _tensors((args, tuple(kwargs.values()))) if x in self]
+        name = func.overloadpacket.__name__
+        if not given or name in IGNORED:
+            return
+        for x in given:
+            self.reads[id(x)] += 1
+        if name in VIEWS:
+            self.set(result, self.of(args[0]).reshape(result.shape))
+        elif name in MOVES:
+            self._move(func, args, kwargs, result)
+        elif name in SPATIAL:
+            self.keep_channels(args[0], result[0] if isinstance(result, tuple) else result, name)
+        elif name in REDUCTIONS or name in SCANS:
+            self._reduce(args[0], args[1] if len(args) > 1 else kwargs.get('dim'), result, name)
+        elif name in POINTWISE or torch.Tag.pointwise in func.tags:
+            self._combine(list(_tensors((args, tuple(kwargs.values())))), result, name)
+        else:
+            for x in given:
+                self.fix(x, f'feeds {name}, through which its channels cannot be followed')
+
+    def _move(self, func: Any, args: tuple, kwargs: dict, result: Any) -> None:
+        """The same operation on the numbers."""
+
+        def numbers(value: Any) -> Any:
+            if isinstance(value, list | tuple):
+                # Indices hold no channels; of maps that are put together, some may have none.
+                mixed = any(isinstance(x, Tensor) and x in self for x in value)
+                return type(value)(self._or_none(x) if mixed and isinstance(x, Tensor) else numbers(x) for x in value)
+            if isinstance(value, Tensor) and value in self:
+                return self.of(value)
+            return value
+
+        name = func.overloadpacket.__name__
+        if name.endswith('_') or name == 'index_put':
+            target = self._or_none(args[0]).clone()
+            source = self._or_none(args[-1]) if name == 'copy_' else self._or_none(args[2])
+            moved = target.copy_(source.expand_as(target)) if name == 'copy_' else func(target, args[1], source)
+            self.set(result, moved)
+            return
+        if name in PICKS:  # where to look may come from channels too, as which boxes to keep does
+            if args[0] in self and not result.numel():
+                self.fix(args[0], f'is picked at places by {name}, none of which was chosen')
+            elif args[0] in self:
+                self.set(result, func(self.of(args[0]), *args[1:], **kwargs))
+            return
+        moved = func(*numbers(args), **{key: numbers(value) for key, value in kwargs.items()})
+        if isinstance(result, Tensor):
+            self.set(result, moved)
+        else:
+            for part, own in zip(result, moved, strict=True):
+                self.set(part, own)
+
+    def _or_none(self, x: Tensor) -> Tensor:
+        numbers = self.of(x)
+        return torch.full((), -1).expand(x.shape) if numbers is None else numbers
+
+    def _reduce(self, x: Tensor, dims: Any, result: Any, name: str) -> None:
+        numbers = self.of(x)
+        dims = [dims] if isinstance(dims, int) else list(dims or range(x.ndim))
+        for dim in dims:
+            if not (numbers == numbers.narrow(dim, 0, 1)).all():
+                self.fix(x, f'feeds {name}, which mixes its channels')
+                return
+        for part in [result] if isinstance(result, Tensor) else result:
+            kept = numbers
+            if name not in SCANS:
+                for dim in dims:
+                    kept = kept.narrow(dim, 0, 1)
+            if kept.numel() == part.numel():
+                self.set(part, kept.reshape(part.shape))
+            else:
+                self.set(part, numbers.expand(part.shape))
+
+    def _combine(self, parts: list[Tensor], result: Any, name: str) -> None:
+        """Elements that meet go together."""
+        result = result[0] if isinstance(result, tuple) else result
+        known = [(x, self.of(x)) for x in parts if x in self]
+        try:
+            aligned = [_shrunk(torch.broadcast_to(numbers, result.shape)) for _, numbers in known]
+        except RuntimeError:
+            for x, _ in known:
+                self.fix(x, f'feeds {name}, through which its channels cannot be followed')
+            return
+        merged = aligned[0]
+        for other in aligned[1:]:
+            both = torch.broadcast_tensors(merged, other)
+            met = (both[0] >= 0) & (both[1] >= 0) & (both[0] != both[1])
+            if met.any():
+                self.join(*torch.unique(torch.stack([both[0][met], both[1][met]]), dim=1))
+            merged = torch.maximum(*both)
+        for x in parts:
+            if x in self or not x.ndim:
+                continue
+            for back in range(1, x.ndim + 1):
+                varies = back <= merged.ndim and (merged != merged.narrow(-back, 0, 1)).any()
+                if x.shape[-back] > 1 and varies:
+                    self.fixed.append((merged[merged >= 0], f'meets a tensor of fixed size in {name}'))
+                    break
+        self.set(result, torch.broadcast_to(merged, result.shape))
+
+
+def _tensors(value: Any) -> Sequence[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [x for item in value for x in _tensors(item)] if isinstance(value, list | tuple) else []
+
+
+def _shrunk(numbers: Tensor) -> Tensor:
+    """The same numbers without those that are only repeated in memory."""
+    for axis, stride in enumerate(numbers.stride()):
+        if stride == 0 and numbers.shape[axis] > 1:
+            numbers = numbers.narrow(axis, 0, 1)
+    return numbers
