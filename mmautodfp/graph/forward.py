@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
@@ -128,7 +129,8 @@ def second_stage_of(head: nn.Module, features: Any, regions: Tensor) -> dict[str
     """What a RoI head of MMDetection's usual kind says of regions [n, 5], stage by stage.
 
     Returns:
-        dict[str, Tensor]: ``cls_score``, ``bbox_pred`` and ``mask_preds``, followed by the stage if there are several.
+        dict[str, Tensor]: ``cls_score``, ``bbox_pred`` and ``mask_preds``, followed by the stage if there are several;
+            ``grid`` of Grid R-CNN and ``mask_iou`` of Mask Scoring R-CNN.
     """
     from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 
@@ -146,6 +148,14 @@ def second_stage_of(head: nn.Module, features: Any, regions: Tensor) -> dict[str
             continue
         names = ('cls_score', 'bbox_pred', 'mask_preds')
         said |= {name + stage: out[name] for stage, out in found.items() for name in names if name in out}
+        if kind == 'mask' and hasattr(head, 'mask_iou_head'):
+            # It reads a mask of the class that a box was found to be of; here the classes take turns.
+            rows = torch.arange(len(regions), device=regions.device)
+            masks = found['']['mask_preds']
+            said['mask_iou'] = head.mask_iou_head(found['']['mask_feats'], masks[rows, rows % masks.shape[1]])
+    if hasattr(head, 'grid_head') and not head.with_shared_head:
+        levels = features[: head.grid_roi_extractor.num_inputs]
+        said['grid'] = head.grid_head(head.grid_roi_extractor(levels, regions))['fused']
     return said
 
 

@@ -107,7 +107,7 @@ class Numbers:
             kwargs (dict): Likewise.
             result (Any): What it gave.
         """
-        given = [x for x in _tensors((args, tuple(kwargs.values()))) if x in self]
+        given = [x for x in tensors_in((args, tuple(kwargs.values()))) if x in self]
         name = func.overloadpacket.__name__
         if not given or name in IGNORED:
             return
@@ -122,7 +122,7 @@ class Numbers:
         elif name in REDUCTIONS or name in SCANS:
             self._reduce(args[0], args[1] if len(args) > 1 else kwargs.get('dim'), result, name)
         elif name in POINTWISE or torch.Tag.pointwise in func.tags:
-            self._combine(list(_tensors((args, tuple(kwargs.values())))), result, name)
+            self._combine(list(tensors_in((args, tuple(kwargs.values())))), result, name)
         else:
             for x in given:
                 self.fix(x, f'feeds {name}, through which its channels cannot be followed')
@@ -208,10 +208,11 @@ class Numbers:
         self.set(result, torch.broadcast_to(merged, result.shape))
 
 
-def _tensors(value: Any) -> Sequence[Tensor]:
+def tensors_in(value: Any) -> Sequence[Tensor]:
+    """All tensors in nested lists and tuples."""
     if isinstance(value, Tensor):
         return [value]
-    return [x for item in value for x in _tensors(item)] if isinstance(value, list | tuple) else []
+    return [x for item in value for x in tensors_in(item)] if isinstance(value, list | tuple) else []
 
 
 def _shrunk(numbers: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ graph finds much the same from the graph of autograd, one index at a time, but e
 know, such as RoIAlign.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .forward import flat_tensors
-from .numbering import Numbers
+from .numbering import Numbers, tensors_in
 from .units import is_batch_norm
 
 # Names of layers as torch, mmcv and mmdet call them. Other subclasses may compute their weights from all channels.
@@ -54,6 +55,7 @@ class Trace:
         fixed (list[tuple[Tensor, str]]): Channels that must stay, and why.
         extractors (list[tuple[str, Tensor]]): Parts whose ``out_channels`` says how many channels they give, with
             the numbers of these.
+        unrun (list[str]): Paths of parts with convolutions or linear layers, none of which were used.
     """
 
     layers: dict[str, Call]
@@ -61,6 +63,7 @@ class Trace:
     together: list[Tensor]
     fixed: list[tuple[Tensor, str]]
     extractors: list[tuple[str, Tensor]]
+    unrun: list[str]
 
 
 @torch.no_grad()
@@ -81,7 +84,7 @@ def trace_channels(model: nn.Module, run: Callable[[], Any]) -> Trace:
     for tensor in flat_tensors(said):
         numbers.fix(tensor, 'gives an output of the model')
     tracer.find_norms()
-    return Trace(tracer.layers, numbers.count, numbers.together, numbers.fixed, tracer.extractors)
+    return Trace(tracer.layers, numbers.count, numbers.together, numbers.fixed, tracer.extractors, tracer.find_unrun())
 
 
 class _Tracer(TorchDispatchMode):
@@ -94,6 +97,8 @@ class _Tracer(TorchDispatchMode):
         self.extractors: list[tuple[str, Tensor]] = []
         self.inside = 0  # how many layers deep
         self.calls: dict[str, list[tuple[int, int]]] = {}  # identities of inputs and outputs
+        self.weights: dict[int, str] = {}  # of layers that read channels, by identity
+        self.used: set[int] = set()
         self.handles = []
         for path, layer in model.named_modules():
             leave = None
@@ -106,6 +111,10 @@ class _Tracer(TorchDispatchMode):
             if leave is not None:
                 self.handles.append(layer.register_forward_pre_hook(self._enter))
                 self.handles.append(layer.register_forward_hook(leave))
+            weight = layer._parameters.get('weight')
+            if weight is not None and (hasattr(layer, 'in_channels') or hasattr(layer, 'in_features')):
+                self.weights[id(weight)] = path
+                self.handles.append(layer.register_forward_pre_hook(self._use))
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -113,6 +122,9 @@ class _Tracer(TorchDispatchMode):
             handle.remove()
 
     # What layers do.
+
+    def _use(self, layer: nn.Module, _: tuple) -> None:
+        self.used.add(id(layer.weight))
 
     def _enter(self, *_: Any) -> None:
         self.inside += 1
@@ -156,8 +168,6 @@ class _Tracer(TorchDispatchMode):
         known = read >= 0
         own = call.outputs if call.inputs is None else call.inputs
         self.numbers.join(own[known], read[known])
-        if not known.all():
-            self.numbers.fixed.append((read[known], f'feeds {call.path} together with what is no channel'))
 
     def _aligned(self, _: nn.Module, args: tuple, output: Tensor) -> None:
         self.inside -= 1
@@ -197,13 +207,27 @@ class _Tracer(TorchDispatchMode):
             if all(self.numbers.reads[output] == 1 for _, output in self.calls[source]):
                 call.norm = path
 
+    def find_unrun(self) -> list[str]:
+        """The largest parts of which nothing was used."""
+        ran = {path for weight, path in self.weights.items() if weight in self.used}
+        around = {part for path in ran for part in _ancestors(path)}
+        unrun = [path for weight, path in self.weights.items() if weight not in self.used]
+        return list(dict.fromkeys(next(part for part in _ancestors(path) if part not in around) for path in unrun))
+
     # What operations do.
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if not self.inside:
+            # Some weights are used without a call of their layer, as those of attention are.
+            self.used.update(id(x) for x in tensors_in(args) if id(x) in self.weights)
             self.numbers.follow(func, args, kwargs or {}, result)
         return result
+
+
+def _ancestors(path: str) -> Iterator[str]:
+    """'a', 'a.b' and 'a.b.c' of 'a.b.c'."""
+    return accumulate(path.split('.'), '{}.{}'.format)
 
 
 def _along(numbers: Tensor, x: Tensor, axis: int) -> Tensor:

@@ -116,6 +116,8 @@ def _traced(
             reason = f'goes beyond {path!r}'
         elif not all(_within(name.removeprefix(prefix), parts) for name in group.layers):
             reason = f'goes beyond {", ".join(parts)}'
+        elif (part := _unseen_reader(group, trace.unrun)) is not None:
+            reason = f'may feed {part}, which was not run, so what it reads is not known'
         elif not streams and _is_stream(model, group):
             reason = 'feeds a residual sum'
         if reason is None:
@@ -153,6 +155,20 @@ def _run_and_trace(model: nn.Module, example_input: Any) -> tuple[Callable[[], l
 
 def _within(name: str, parts: Sequence[str]) -> bool:
     return any(not part or name == part or name.startswith(f'{part}.') for part in parts)
+
+
+def _unseen_reader(group: ChannelGroup, unrun: Sequence[str]) -> str | None:
+    """The part of a second stage that was not run and, standing beside readers of a group, may be one of them.
+
+    What it is given comes from outside, as what they are given does. Elsewhere only what a training needs is not run.
+    """
+    for part in unrun:
+        around = part.rpartition('.')[0] + '.'
+        if part.startswith('roi_head.') and any(consumer.name.startswith(around) for consumer in group.consumers):
+            inside = [name.removeprefix(around).partition('.')[0] for name in group.layers if name.startswith(around)]
+            if len(inside) < len(group.layers) or len(set(inside)) > 1:
+                return part
+    return None
 
 
 def _is_stream(model: nn.Module, group: ChannelGroup) -> bool:

@@ -81,6 +81,15 @@ def test_parts_of_a_concatenation_are_groups_with_offsets_in_what_reads_it():
     assert (second.name, second.consumers[0].offset, second.consumers[0].num_inputs) == ('b', 4, 6)
 
 
+def test_what_is_no_channel_may_be_read_beside_channels():
+    (group,) = follow(lambda m, x: m.out(torch.cat([x, m.a(x)], 1)), a=conv(3, 4), out=conv(7, 2)).units
+    assert (group.name, group.consumers[0].offset, group.consumers[0].num_inputs) == ('a', 3, 4)
+    survey = follow(
+        lambda m, x: m.out(m.n(torch.cat([x, m.a(x)], 1))), a=conv(3, 4), n=nn.BatchNorm2d(7), out=conv(7, 2)
+    )
+    assert survey.left['a'] == 'shares n with other channels'
+
+
 def test_parts_of_a_concatenation_that_share_a_norm_stay():
     survey = follow(
         lambda m, x: m.out(m.n(torch.cat([m.a(x), m.b(x)], 1))),
@@ -324,6 +333,19 @@ def test_random_regions_lie_row_by_row_in_memory_as_roi_align_reads_them(batch):
     assert regions.is_contiguous()
     assert regions[:, 0].unique().tolist() == list(range(batch))
     assert (regions[:, 3:] > regions[:, 1:3]).all()
+
+
+def test_the_largest_parts_of_which_no_weight_was_used_are_told():
+    attention = nn.MultiheadAttention(8, 2)  # its last layer's weight is used, but the layer is not called
+    heads = nn.ModuleDict(dict(used=conv(3, 8), idle=nn.ModuleList([conv(8, 8), nn.BatchNorm2d(8)])))
+    idle = nn.Sequential(nn.Embedding(3, 8), nn.Linear(8, 2))
+
+    def forward(m, x):
+        x = m.heads.used(x).flatten(2).permute(2, 0, 1)
+        return m.attention(x, x, x)[0]
+
+    model = Net(forward, attention=attention, heads=heads, idle=idle, table=nn.Embedding(3, 8)).eval()
+    assert trace_channels(model, lambda: model(torch.rand(2, 3, 8, 8))).unrun == ['heads.idle', 'idle']
 
 
 def test_tracing_leaves_no_hooks_behind_even_if_the_model_fails():
