@@ -172,7 +172,7 @@ REASONS = {
     'feeds sum': 'what is summed up over channels',
     'in an order that is not known': 'channels that are read in another order',
     'shares its samples out': 'inputs of deformable convolutions in several groups',
-    'feeds convolution': 'convolutions that make their weights anew',
+    'feeds convolution': 'what convolutions of other kinds read',
 }
 FAILURES = {
     'mmpretrain': 'needs the package mmpretrain',
