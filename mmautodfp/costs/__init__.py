@@ -13,8 +13,10 @@ from .constraints import (
 )
 from .counts import CostModel, ModelCosts, measure_positions, model_costs
 from .latency_table import LatencyCost, LatencyTable, measure_latency_costs
+from .quantities import UNITS, Limit, format_quantity, parse_limit, parse_quantity
 
 __all__ = [
+    'UNITS',
     'Budget',
     'Constraint',
     'Constraints',
@@ -23,12 +25,16 @@ __all__ = [
     'LatencyBudget',
     'LatencyCost',
     'LatencyTable',
+    'Limit',
     'ModelCosts',
     'ParamBudget',
     'allowed_widths',
     'divisors_of',
+    'format_quantity',
     'measure_latency_costs',
     'measure_positions',
     'model_costs',
+    'parse_limit',
+    'parse_quantity',
     'round_widths',
 ]

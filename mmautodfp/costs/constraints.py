@@ -12,6 +12,7 @@ from mmautodfp.utils.registry import BUDGETS
 from mmautodfp.utils.timing import describe_machine
 
 from .counts import Cost, ModelCosts
+from .quantities import format_quantity, parse_limit
 
 
 class Constraint(ABC):
@@ -68,10 +69,13 @@ class Constraint(ABC):
         rows = [('', 'least', 'asked', 'dense', '')]
         for budget in self.budgets:
             cost = budget.cost
-            least, dense = cost(self.min_widths), cost(cost.dense)
-            parts = [f'{value:,} ({value / dense:.0%})' for value in (least, budget.limit)]
-            unit = ' ns' if budget.metric == 'latency' else ''
-            rows.append((f'{budget.metric} of the {budget.scope}{unit}', *parts, f'{dense:,}', 'reachable'))
+            dense = cost(cost.dense)
+            least, asked = (
+                f'{format_quantity(value, budget.metric)} ({value / dense:.0%})'
+                for value in (cost(self.min_widths), budget.limit)
+            )
+            whole = format_quantity(dense, budget.metric)
+            rows.append((f'{budget.metric} of the {budget.scope}', least, asked, whole, 'reachable'))
         sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return ['  '.join(word.rjust(size) for word, size in zip(row, sizes, strict=True)).rstrip() for row in rows]
 
@@ -90,21 +94,31 @@ class Budget(Constraint):
 
     Args:
         preserve_ratio (float): Share of the dense cost that may stay, in (0, 1]. Defaults to 0.9.
-        scope (str): What the share is of: 'module', the part that is pruned (the parts together, where the target is a
+        scope (str): What is limited: 'module', the part that is pruned (the parts together, where the target is a
             list of them), or 'model', all of the model. Defaults to 'module'.
+        limit (str | float | None): The same in words: an amount with its unit, such as '120G', or a share of the dense
+            cost, such as '60%'; see :func:`parse_limit`. It takes the place of ``preserve_ratio``, which a base config
+            may name. Defaults to None.
+
+    Attributes:
+        limit (int): The most that a plan may cost, in the metric's smallest unit; known once bound.
 
     Raises:
         AutoDFPError: An argument is out of its range.
     """
 
     metric: ClassVar[str]
+    limit: int
 
-    def __init__(self, preserve_ratio: float = 0.9, scope: str = 'module'):
+    def __init__(self, preserve_ratio: float = 0.9, scope: str = 'module', limit: str | float | None = None):
         if not 0 < preserve_ratio <= 1:
             raise AutoDFPError(f'preserve_ratio is the share that stays and lies in (0, 1], got {preserve_ratio}')
         if scope not in ('module', 'model'):
             raise AutoDFPError(f"scope of a budget is 'module' or 'model', got {scope!r}")
-        self.preserve_ratio = preserve_ratio
+        self.asked = None if limit is None else parse_limit(limit, self.metric)
+        # What is kept and told of a share does not depend on how it was written.
+        self.preserve_ratio = preserve_ratio if self.asked is None else self.asked.share
+        self._text = limit
         self.scope = scope
         self.cost: Cost | None = None
 
@@ -123,14 +137,19 @@ class Budget(Constraint):
         self.min_widths = list(min_widths)
         self.channel_divisor = channel_divisor
         self.divisors = divisors_of(blocks or [1] * len(min_widths), channel_divisor)
-        self.limit = int(self.preserve_ratio * self.cost(self.cost.dense) + 1e-6)
-        least = self.cost(self.min_widths)
+        least, dense = self.cost(self.min_widths), self.cost(self.cost.dense)
+        self.limit = int(self.preserve_ratio * dense + 1e-6) if self.asked is None else self.asked.of(dense)
         if least > self.limit:
             coarser = ' or channel_divisor' if channel_divisor > 1 else ''
+            if self.asked is None:
+                name, asked = 'ratio', f'preserve_ratio of {self.preserve_ratio:g}'
+                reach = f'{self.cost.ratio(self.min_widths):.4f} to 1'
+            else:
+                name, asked = 'limit', f'limit of {self._text}'
+                reach = f'{self.asked.show(least, dense, up=True)} to {self.asked.show(dense, dense)}'
             raise AutoDFPError(
-                f"a preserve_ratio of {self.preserve_ratio:g} of the {self.scope}'s {self.metric} was asked for, but "
-                f'pruning can only reach {self.cost.ratio(self.min_widths):.4f} to 1; raise the ratio or lower '
-                f'p_min{coarser}'
+                f"a {asked} of the {self.scope}'s {self.metric} was asked for, but pruning can only reach {reach}; "
+                f'raise the {name} or lower p_min{coarser}'
             )
 
     def max_width(self, chosen: Sequence[int]) -> int:
@@ -153,11 +172,14 @@ class Budget(Constraint):
         return plateaus[count - 1]
 
     def describe(self) -> dict[str, Any]:
-        return dict(type=type(self).__name__, preserve_ratio=self.preserve_ratio, scope=self.scope)
+        amount = (
+            dict(limit=str(self._text)) if self.preserve_ratio is None else dict(preserve_ratio=self.preserve_ratio)
+        )
+        return dict(type=type(self).__name__, **amount, scope=self.scope)
 
     @property
     def identity(self) -> list:
-        return [type(self).__name__, self.preserve_ratio, self.scope]
+        return [type(self).__name__, self.preserve_ratio or self.asked.amount, self.scope]
 
 
 @BUDGETS.register_module()
@@ -183,6 +205,7 @@ class LatencyBudget(Budget):
         scope (str): As in :class:`Budget`. Defaults to 'module'.
         points (int): Widths of each layer that are measured; in between is interpolated. Defaults to 5.
         repeat (int): Measurements of each, of which the median counts. Defaults to 7.
+        limit (str | None): As in :class:`Budget`, such as '30ms' or '60%'. Defaults to None.
 
     Raises:
         AutoDFPError: An argument is out of its range.
@@ -190,8 +213,15 @@ class LatencyBudget(Budget):
 
     metric = 'latency'
 
-    def __init__(self, preserve_ratio: float = 0.9, scope: str = 'module', points: int = 5, repeat: int = 7):
-        super().__init__(preserve_ratio, scope)
+    def __init__(
+        self,
+        preserve_ratio: float = 0.9,
+        scope: str = 'module',
+        points: int = 5,
+        repeat: int = 7,
+        limit: str | float | None = None,
+    ):
+        super().__init__(preserve_ratio, scope, limit)
         if points < 2 or repeat < 1:
             raise AutoDFPError(f'LatencyBudget needs points >= 2 and repeat >= 1, got {points} and {repeat}')
         self.points = points

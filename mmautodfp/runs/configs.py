@@ -126,6 +126,8 @@ def override_settings(cfg: Config, preserve_ratio: float | None, episodes: int |
         )
     if cfg.autodfp.get('budget') is None:
         cfg.autodfp.budget = {}  # a None takes no override
+    if preserve_ratio is not None:
+        cfg.autodfp.budget.pop('limit', None)  # it would take its place
     overrides = {'budget.preserve_ratio': preserve_ratio, 'num_episodes': episodes, 'seed': seed}
     cfg.merge_from_dict({f'autodfp.{key}': value for key, value in overrides.items() if value is not None})
 

@@ -86,7 +86,7 @@ class PruningTask:
         model: nn.Module,
         target: str | Sequence[str] | Survey = 'backbone',
         example_input: Any = None,
-        constraint: Constraint | dict | Sequence[dict | Budget] | float | None = None,
+        constraint: Constraint | dict | Sequence[dict | Budget] | float | str | None = None,
         reconstructor: Reconstructor | dict | None = None,
         channel_divisor: Count = 1,
         p_min: float = 0.2,
@@ -104,10 +104,12 @@ class PruningTask:
                 'model' for all of a detector but its predictors; a list of parts, between which groups are pruned too;
                 '' for all of a model whose blocks are known; or what :func:`.survey_target` found. Defaults to
                 'backbone'.
-            example_input (Any): What the model is called with, to count FLOPs and to measure latency: a tuple of
-                arguments, a dict of named ones, or a single one. Defaults to None: only parameters are counted.
-            constraint (Constraint | dict | Sequence[dict | Budget] | float | None): The limit, or its config, or
-                several, or the share of the target's parameters that stays. Defaults to None: 0.9.
+            example_input (Any): What the model is called with, to count FLOPs and memory and to measure latency: a
+                tuple of arguments, a dict of named ones, or a single one. Defaults to None: only parameters are
+                counted.
+            constraint (Constraint | dict | Sequence[dict | Budget] | float | str | None): The limit, or its config, or
+                several, or the share of the target's parameters that stays, as a number or such as '60%'. Defaults to
+                None: 0.9.
             reconstructor (Reconstructor | dict | None): The compensation, or its config. Defaults to None:
                 :class:`mmautodfp.reconstruction.SyntheticLeastSquares`, which needs no data.
             channel_divisor (int): Groups keep a multiple of it or all channels. Defaults to 1.
@@ -249,7 +251,7 @@ def _count(
         for budget in limit.budgets:
             if budget.metric != 'params':
                 raise AutoDFPError(
-                    f'a limit on the {budget.metric} was asked for, but without an example_input they cannot be told; '
+                    f'a limit on the {budget.metric} was asked for, but without an example_input it cannot be told; '
                     'give one, or limit the parameters'
                 )
         return replace(count(positions={}), flops={})
@@ -274,12 +276,19 @@ def _rank_by_norm(module: nn.Module, group: ChannelGroup) -> Tensor:
     return rank_channels(weight.flatten(1).reshape(group.num_channels, -1)).cpu()
 
 
-def read_constraint(settings: Constraint | dict | Sequence[dict | Budget] | float | None) -> Constraint:
+def read_constraint(settings: Constraint | dict | Sequence[dict | Budget] | float | str | None) -> Constraint:
     """The limit that is described: by itself, a config, several that hold at once, or a share of the parameters."""
     if isinstance(settings, Constraint):
         return copy.deepcopy(settings)  # a task binds it to its own costs
     if isinstance(settings, Real) and not isinstance(settings, bool):
         return ParamBudget(float(settings))
+    if isinstance(settings, str):
+        if not settings.rstrip().endswith('%'):
+            raise AutoDFPError(
+                f'a constraint of {settings!r} was asked for, which does not say of what; name its type, as '
+                "dict(type='FlopBudget', limit='120G') does, or the share of the parameters that stays, such as '60%'"
+            )
+        return ParamBudget(limit=settings)
     if isinstance(settings, list | tuple):
         return Constraints([copy.deepcopy(one) if isinstance(one, Budget) else build(BUDGETS, one) for one in settings])
     if settings is None or isinstance(settings, dict):

@@ -1,4 +1,5 @@
 import random
+import re
 
 import pytest
 import torch
@@ -183,6 +184,52 @@ def test_an_unreachable_ratio_is_refused_with_the_reachable_range(resnet50_costs
     least = resnet50_costs.params['module'].ratio(round_widths(0.2, dense))
     with pytest.raises(AutoDFPError, match=rf'can only reach {least:.4f} to 1'):
         ParamBudget(0.2).bind(resnet50_costs, round_widths(0.2, dense))
+
+
+def bound(budget, costs, p_min=0.2):
+    budget.bind(costs, round_widths(p_min, costs.params['module'].dense))
+    return budget
+
+
+@pytest.mark.parametrize('scope', ['module', 'model'])
+def test_a_share_is_the_same_limit_however_it_is_written(resnet50_costs, scope):
+    words, ratio = (bound(budget, resnet50_costs) for budget in (FlopBudget(0.9, scope, '60%'), FlopBudget(0.6, scope)))
+    assert words.limit == ratio.limit == int(0.6 * ratio.cost(ratio.cost.dense))
+    assert words.describe() == ratio.describe() == dict(type='FlopBudget', preserve_ratio=0.6, scope=scope)
+    assert words.identity == ratio.identity
+
+
+def test_an_amount_is_kept_to_and_told(resnet50_costs):
+    budget = bound(ParamBudget(limit='15M'), resnet50_costs)
+    assert budget.limit == 15_000_000
+    assert 0.99 * budget.limit < budget.cost(play(budget, resnet50_costs, lambda n: n)) <= budget.limit
+    assert budget.describe() == dict(type='ParamBudget', limit='15M', scope='module')
+    assert budget.identity == ParamBudget(limit='15000k').identity != ParamBudget(limit='16M').identity
+    least = budget.cost(budget.min_widths)
+    asked = f'{least / 1e6:.4g}M ({least / 23_508_032:.0%})  15M (64%)  23.51M  reachable'
+    assert budget.table()[1].split() == ['params', 'of', 'the', 'module', *asked.split()]
+
+
+def test_an_amount_above_the_dense_cost_limits_nothing(resnet50_costs):
+    budget = bound(ParamBudget(limit='1G'), resnet50_costs)
+    assert budget.uniform_ratio() == 1
+    assert play(budget, resnet50_costs, lambda n: n) == budget.cost.dense
+
+
+@pytest.mark.parametrize(
+    ('limit', 'unit', 'size'), [('1M', 'M', 10**6), ('900k', 'k', 1000), ('0.002G', 'G', 10**9), ('5%', '%', 235080.32)]
+)
+def test_an_unreachable_limit_is_refused_with_the_range_in_its_own_unit(resnet50_costs, limit, unit, size):
+    cost = resnet50_costs.params['module']
+    least = cost(round_widths(0.2, cost.dense))
+    with pytest.raises(AutoDFPError, match=rf"a limit of {limit} of the module's params was asked for") as caught:
+        bound(ParamBudget(limit=limit), resnet50_costs)
+    low, high = re.search(
+        rf'can only reach ([\d.]+){unit} to ([\d.]+){unit}; raise the limit', str(caught.value)
+    ).groups()
+    assert 0 <= float(low) * size - least < 1e-3 * least
+    assert 0 <= 23_508_032 - float(high) * size < 1e-3 * 23_508_032
+    assert bound(ParamBudget(limit=f'{low}{unit}'), resnet50_costs).limit >= least
 
 
 @pytest.mark.parametrize('ratio', [0, -1, 1.01])

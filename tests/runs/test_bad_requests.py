@@ -27,6 +27,7 @@ SETTINGS = {
     'autodfp.budget': ['half', 3, [], [3], [dict(type='ParamBudget'), dict(type='Price')]],
     'autodfp.budget.type': WORD,
     'autodfp.budget.preserve_ratio': [*SHARE, 1e-4],
+    'autodfp.budget.limit': [*SHARE, '30ms', '12 apples', '-5M', '0%', '101%', '1k'],
     'autodfp.budget.scope': WORD,
     'autodfp.budget.points': [3],
     'autodfp.agent': ['SAC', 3],

@@ -155,3 +155,12 @@ def _sample():
     from mmdet.structures import DetDataSample
 
     return DetDataSample(metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1.0, 1.0), img_id=0))
+
+
+def test_a_ratio_on_the_command_line_takes_the_place_of_a_limit_in_the_config():
+    budget = dict(type='FlopBudget', limit='2M')
+    cfg = Config(dict(autodfp=dict(budget=budget)))
+    runs.configs.override_settings(cfg, None, None, None)
+    assert cfg.autodfp.budget == budget
+    runs.configs.override_settings(cfg, 0.5, None, None)
+    assert cfg.autodfp.budget == dict(type='FlopBudget', preserve_ratio=0.5)

@@ -258,7 +258,7 @@ def test_a_reward_of_ours_that_is_not_prepared_is_told_in_a_sentence():
         (dict(clustering=dict(radius=1)), 'clustering was asked for radius'),
         (dict(clustering=dict(eps=-1)), 'clustering was asked for eps=-1'),
         (dict(bias_threshold='high'), "bias_threshold='high'"),
-        (dict(share='much'), "constraint='much'"),
+        (dict(share='much'), "constraint of 'much' was asked for, which does not say of what"),
         (dict(example=3), 'example'),
     ],
 )
@@ -288,3 +288,9 @@ def test_several_limits_are_given_as_objects_or_configs():
     told = make_task(share=limits).constraint.describe()
     assert [limit['preserve_ratio'] for limit in told] == [0.6, 0.7]
     assert limits[0].cost is None  # the task has a copy
+
+
+def test_a_share_in_words_is_one_of_the_parameters():
+    words, number = make_task(share='60%'), make_task(share=0.6)
+    assert words.constraint.limit == number.constraint.limit
+    assert words.identity['constraint'] == number.identity['constraint'] == ['ParamBudget', 0.6, 'module']

@@ -1,0 +1,120 @@
+"""Amounts with units as people write them: 120G, 25M, 30ms, 500MB, 60%."""
+
+import math
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from mmautodfp.utils import AutoDFPError
+
+_DECIMAL = dict(k=10**3, M=10**6, G=10**9, T=10**12)
+#: Units of each metric, ascending among those that are shown, and how much of its smallest one they are.
+UNITS: dict[str, dict[str, int]] = dict(
+    params={'': 1, **_DECIMAL},
+    flops={'': 1, **_DECIMAL},
+    latency=dict(ns=1, us=10**3, ms=10**6, s=10**9),
+    memory={'B': 1, **{f'{prefix}B': size for prefix, size in _DECIMAL.items()}}
+    | dict(KiB=2**10, MiB=2**20, GiB=2**30, TiB=2**40),
+)
+_EXAMPLES = dict(params='25M', flops='120G', latency='30ms', memory='500MB')
+_PERCENT = '%'
+_OTHER_SPELLINGS = {'K': 'k', 'KB': 'kB', 'µs': 'us'}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """An amount of a cost as it was asked for.
+
+    Attributes:
+        metric (str): 'params', 'flops', 'latency' or 'memory'.
+        amount (int | None): In the metric's smallest unit: parameters, FLOPs, nanoseconds or bytes. None for a share.
+        share (float | None): Of the dense cost, in (0, 1]. None for an amount.
+        unit (str): That it was asked in, '%' for a share.
+    """
+
+    metric: str
+    amount: int | None
+    share: float | None
+    unit: str
+
+    def of(self, dense: int) -> int:
+        """The most that a plan may cost where the dense model costs ``dense``."""
+        return self.amount if self.share is None else int(self.share * dense + 1e-6)
+
+    def show(self, cost: int, dense: int, up: bool = False) -> str:
+        """A cost in the unit that was asked in, to four digits; rounded down, or up, so that it can be asked for."""
+        size = Fraction(dense, 100) if self.unit == _PERCENT else Fraction(UNITS[self.metric][self.unit])
+        return f'{_rounded(cost / size, up)}{self.unit}'
+
+
+def parse_limit(text: str | float, metric: str) -> Limit:
+    """Read an amount such as '120G', or a share such as '60%'.
+
+    Args:
+        text (str | float): A number and a unit; parameters and FLOPs may have none. Prefixes are powers of 1000, but
+            KiB, MiB, GiB and TiB.
+        metric (str): 'params', 'flops', 'latency' or 'memory'.
+
+    Raises:
+        AutoDFPError: It is no such amount, its unit is not one of the metric's, or it is not above 0 or above 100 %.
+    """
+    asked, units = f'a limit of {text!r} was asked for the {metric}', UNITS[metric]
+    found = re.fullmatch(r'\s*([-+]?(?:\d{1,20}\.?\d*|\.\d+)(?:[eE][-+]?\d{1,2})?)\s*([^\d\s.].*?)?\s*', str(text))
+    unit = None if found is None else _known_unit(found[2] or '', units)
+    if unit is None:
+        known = ', '.join(filter(None, units))
+        bare = ', or no unit at all' if '' in units else ''
+        raise AutoDFPError(
+            f'{asked}; it takes a number with one of the units {known} or %{bare}, such as {_EXAMPLES[metric]} or 60%'
+        )
+    number = Fraction(found[1])
+    if unit == _PERCENT:
+        if not 0 < number <= 100:
+            raise AutoDFPError(f'{asked}; a share of the dense cost is above 0% and at most 100%')
+        return Limit(metric, None, float(number / 100), unit)
+    amount = int(number * units[unit])
+    if amount < 1:
+        smallest = next(iter(units)) or metric
+        raise AutoDFPError(f'{asked}; it must be 1 {smallest} or more, and a share is written with a %, such as 60%')
+    return Limit(metric, amount, None, unit)
+
+
+def parse_quantity(text: str | float, metric: str) -> int:
+    """Read an amount such as '120G' in the metric's smallest unit: parameters, FLOPs, nanoseconds or bytes.
+
+    Args:
+        text (str | float): As of :func:`parse_limit`, but no share.
+        metric (str): Likewise.
+
+    Raises:
+        AutoDFPError: As of :func:`parse_limit`; or it is a share.
+    """
+    limit = parse_limit(text, metric)
+    if limit.amount is None:
+        raise AutoDFPError(
+            f'an amount of {text!r} was asked for the {metric}; it takes no share here, but an amount such as '
+            f'{_EXAMPLES[metric]}'
+        )
+    return limit.amount
+
+
+def format_quantity(amount: int, metric: str) -> str:
+    """An amount in the unit that suits it, to four digits, such as '23.51M'."""
+    units = {unit: size for unit, size in UNITS[metric].items() if 'i' not in unit}
+    unit = max((unit for unit in units if units[unit] <= amount), key=units.get, default=next(iter(units)))
+    return f'{amount / units[unit]:.4g}{unit}'
+
+
+def _known_unit(word: str, units: dict[str, int]) -> str | None:
+    """The unit that a word stands for; None if it stands for none."""
+    word = _OTHER_SPELLINGS.get(word, word)
+    return word if word in units or word == _PERCENT else None
+
+
+def _rounded(value: Fraction, up: bool) -> str:
+    """Four digits of a number, never more than it, or never less."""
+    if not value:
+        return '0'
+    step = Fraction(10) ** (math.floor(math.log10(value)) - 3)
+    number = float((math.ceil if up else math.floor)(value / step) * step)
+    return f'{number:.4g}' if number < 1000 else f'{number:.0f}'
