@@ -7,6 +7,8 @@ Example:
 kernels     comparing and delivering the channels of a 3x3 layer with 512 of them, against per-channel loops
 latency     dense and uniformly pruned to half of the FLOPs, with widths that are multiples of 1 and of 8; with --whole
             the whole detector, beside one whose backbone alone was pruned (several detectors may share an --out)
+memory      what a MemoryBudget counts against what torch's profiler sees, dense and with half of the channels, in the
+            backbone and as a whole (several detectors may share an --out)
 overhead    what the agent costs beside the evaluation of its plans
 reward      an episode against MMDetection's runner.val() on the same images, and where its time goes
 subset      the dense mAP's bootstrap deviation on random images and on those that a reward chooses
@@ -23,7 +25,8 @@ from pathlib import Path
 
 from mmautodfp.utils.command_line import new_parser, told
 
-KINDS = ('kernels', 'latency', 'overhead', 'search', 'reward', 'subset', 'racing', 'precision', 'ranks', 'families')
+KINDS = ('kernels', 'latency', 'memory', 'overhead', 'search', 'reward', 'subset', 'racing', 'precision', 'ranks')
+KINDS += ('families',)
 
 
 @told()
@@ -43,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         '(subset), episodes (overhead, ranks)',
     )
     parser.add_argument(
-        '--size', nargs=2, type=int, metavar=('H', 'W'), help="of the images (latency; default: the config's)"
+        '--size', nargs=2, type=int, metavar=('H', 'W'), help="of the images (latency, memory; default: the config's)"
     )
     parser.add_argument('--whole', action='store_true', help='of latency: a detector that is pruned as a whole')
     parser.add_argument(
@@ -55,21 +58,24 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.config is None and args.what not in ('kernels', 'families'):
         parser.error(f'{args.what} needs a config')
-    if args.repeat is not None and args.what == 'families':
-        parser.error('families has no --repeat')
+    if args.repeat is not None and args.what in ('families', 'memory'):
+        parser.error(f'{args.what} has no --repeat')
     if args.whole and args.what != 'latency':
         parser.error(f'{args.what} has no --whole')
 
     from mmautodfp.experiments import benchmark, benchmark_kernels
+    from mmautodfp.experiments.benchmark_memory import benchmark_memory
     from mmautodfp.experiments.benchmark_search import benchmark_search
     from mmautodfp.experiments.benchmark_whole import benchmark_whole
     from mmautodfp.experiments.families import measure_families
     from mmautodfp.experiments.reward_noise import benchmark_subset
 
+    detector = Path(args.config or '').stem
     tell_aside = lambda line: print(line, file=sys.stderr)
     calls = dict(
         kernels=lambda n=15: benchmark_kernels.benchmark_kernels(repeat=n),
         latency=lambda n=10: benchmark_kernels.benchmark_latency(args.config, n, size=args.size),
+        memory=lambda: {detector: benchmark_memory(args.config, size=args.size)},
         overhead=lambda n=24: benchmark_kernels.benchmark_overhead(args.config, n),
         reward=lambda n=5: benchmark.benchmark_reward(args.config, n),
         subset=lambda n=200: benchmark_subset(args.config, n),
@@ -80,11 +86,11 @@ def main(argv: list[str] | None = None) -> None:
         families=lambda: measure_families([args.config] if args.config else None, tell=tell_aside),
     )
     if args.whole:
-        detector = Path(args.config).stem
         calls['latency'] = lambda n=5: {detector: benchmark_whole(args.config, n, 0.5, args.divisors, args.size)}
     call = calls[args.what]
     # Several detectors share a file.
-    known = json.loads(args.out.read_text()) if args.whole and args.out and args.out.exists() else {}
+    shared = args.whole or args.what == 'memory'
+    known = json.loads(args.out.read_text()) if shared and args.out and args.out.exists() else {}
     text = json.dumps(known | (call() if args.repeat is None else call(args.repeat)), indent=2)
     print(text)
     if args.out:

@@ -6,6 +6,7 @@ from .constraints import (
     Constraints,
     FlopBudget,
     LatencyBudget,
+    MemoryBudget,
     ParamBudget,
     allowed_widths,
     divisors_of,
@@ -13,6 +14,7 @@ from .constraints import (
 )
 from .counts import CostModel, ModelCosts, measure_positions, model_costs
 from .latency_table import LatencyCost, LatencyTable, measure_latency_costs
+from .memory import MemoryCost, measure_memory_costs
 from .quantities import UNITS, Limit, format_quantity, parse_limit, parse_quantity
 
 __all__ = [
@@ -26,12 +28,15 @@ __all__ = [
     'LatencyCost',
     'LatencyTable',
     'Limit',
+    'MemoryBudget',
+    'MemoryCost',
     'ModelCosts',
     'ParamBudget',
     'allowed_widths',
     'divisors_of',
     'format_quantity',
     'measure_latency_costs',
+    'measure_memory_costs',
     'measure_positions',
     'model_costs',
     'parse_limit',

@@ -233,6 +233,13 @@ class LatencyBudget(Budget):
         return [*super().identity, self.points, machine['processor'], machine['gpu']]
 
 
+@BUDGETS.register_module()
+class MemoryBudget(Budget):
+    """Limits the memory that inference on the example input takes, as :func:`measure_memory_costs` counts it."""
+
+    metric = 'memory'
+
+
 class Constraints(Constraint):
     """Several limits that hold at once; ``budget=[dict(...), dict(...)]`` in a config.
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
@@ -90,7 +90,7 @@ class CostModel(Cost):
 
 @dataclass(frozen=True)
 class ModelCosts:
-    """Parameters, multiply-accumulates and, where measured, latency of the pruned module and of the whole model.
+    """Parameters, multiply-accumulates and, where measured, latency and memory of the pruned module and of the model.
 
     Attributes:
         params (dict[str, CostModel]): By scope, 'module' (what is pruned) and 'model'.
@@ -98,17 +98,19 @@ class ModelCosts:
             and transposed ones too) is one FLOP, as mmengine and mmdet count. What a deformable one does to find its
             samples is not counted, nor are norms, activations, pooling and products of two activations.
         latency (dict[str, Cost]): Likewise, in nanoseconds; empty unless a budget asks for it. Defaults to empty.
+        memory (dict[str, Cost]): Likewise, in bytes, see :class:`mmautodfp.costs.MemoryCost`. Defaults to empty.
     """
 
     params: dict[str, CostModel]
     flops: dict[str, CostModel]
     latency: dict[str, Cost] = field(default_factory=dict)
+    memory: dict[str, Cost] = field(default_factory=dict)
 
     def summary(self, widths: Sequence[int]) -> dict:
         """Counts and preserved shares at ``widths`` [L], by metric and scope."""
         return {
             f'{scope}_{metric}': dict(count=model(widths), ratio=model.ratio(widths))
-            for metric in ('params', 'flops', 'latency')
+            for metric in ('params', 'flops', 'latency', 'memory')
             for scope, model in getattr(self, metric).items()
         }
 
@@ -249,28 +251,42 @@ def _count_layer(
             continue
         new = tensor not in counted
         counted.add(tensor)
-        weight = outputs_first(layer) if name == 'weight' and isinstance(layer, nn.ConvTranspose2d) else tensor
-        if not weight.ndim:
+        for amount, rows, columns in tensor_terms(layer, name, tensor, role, params.dense):
             if new:
-                params.add(1)
-            continue
-        # A weight loses rows with its own groups and columns with those before; biases and norms lose rows only.
-        rows = shares(len(weight), role.outputs, params.dense)
-        columns = [(None, 1)]
-        if role.inputs and name == 'weight':
-            columns = shares(weight.shape[1], role.inputs, params.dense)
-        rest = (
-            weight.numel()
-            // len(weight)
-            // sum(each * (1 if unit is None else params.dense[unit]) for unit, each in columns)
-        )
-        for (i, row), (j, column) in product(rows, columns):
-            if new:
-                params.add(rest * row * column, i, j)
+                params.add(amount, rows, columns)
             if name == 'weight' and layer in positions:
-                flops.add(rest * row * column * positions[layer], i, j)
+                flops.add(amount * positions[layer], rows, columns)
     if role.constants:
         params.biases.append((role.constants, shares(len(outputs_first(layer)), role.outputs, params.dense)))
+
+
+def tensor_terms(
+    layer: nn.Module, name: str, tensor: Tensor, role: Role, dense: Sequence[int]
+) -> Iterator[tuple[int, int | None, int | None]]:
+    """How many elements a parameter or buffer has, as a sum over the groups' widths.
+
+    A weight loses rows with its own groups and columns with those before; all else loses rows only.
+
+    Args:
+        layer (nn.Module): Whose it is.
+        name (str): What the layer calls it.
+        tensor (Tensor): It.
+        role (Role): The layer's.
+        dense (Sequence[int]): [L], the groups' dense widths N.
+
+    Yields:
+        tuple[int, int | None, int | None]: Elements of each channel, or pair of channels, of one group or two.
+    """
+    weight = outputs_first(layer) if name == 'weight' and isinstance(layer, nn.ConvTranspose2d) else tensor
+    if not weight.ndim:
+        yield 1, None, None
+        return
+    rows = shares(len(weight), role.outputs, dense)
+    columns = shares(weight.shape[1], role.inputs, dense) if role.inputs and name == 'weight' else [(None, 1)]
+    size = lambda parts: sum(each * (1 if unit is None else dense[unit]) for unit, each in parts)
+    rest = weight.numel() // max(1, size(rows) * size(columns))
+    for (i, row), (j, column) in product(rows, columns):
+        yield rest * row * column, i, j
 
 
 @contextmanager

@@ -84,7 +84,7 @@ class Numbers:
         """Let all channels of a tensor stay."""
         numbers = self.of(x)
         if numbers is not None:
-            numbers = _shrunk(numbers)
+            numbers = shrunk(numbers)
             self.fixed.append((numbers[numbers >= 0].unique(), reason))
 
     def keep_channels(self, x: Tensor, result: Tensor, name: str) -> None:
@@ -93,7 +93,7 @@ class Numbers:
         if numbers is None:
             return
         first = numbers[:1, :, :1, :1] if numbers.ndim == 4 else None
-        if first is None or result.ndim != 4 or not (numbers == first).all():
+        if first is None or result.ndim != 4 or not (shrunk(numbers) == first).all():
             self.fix(x, f'feeds {name}, which does not read channel by channel')
         else:
             self.set(result, first.expand(result.shape))
@@ -114,11 +114,12 @@ class Numbers:
         for x in given:
             self.reads[id(x)] += 1
         if name in VIEWS:
-            self.set(result, self.of(args[0]).reshape(result.shape))
+            self.set(result, _reshaped(self.of(args[0]), result.shape))
         elif name in MOVES:
             self._move(func, args, kwargs, result)
         elif name in SPATIAL:
-            self.keep_channels(args[0], result[0] if isinstance(result, tuple) else result, name)
+            for part in tensors_in(result):  # a pooling tells places too
+                self.keep_channels(args[0], part, name)
         elif name in REDUCTIONS or name in SCANS:
             self._reduce(args[0], args[1] if len(args) > 1 else kwargs.get('dim'), result, name)
         elif name in POINTWISE or torch.Tag.pointwise in func.tags:
@@ -166,8 +167,9 @@ class Numbers:
     def _reduce(self, x: Tensor, dims: Any, result: Any, name: str) -> None:
         numbers = self.of(x)
         dims = [dims] if isinstance(dims, int) else list(dims or range(x.ndim))
+        few = shrunk(numbers)
         for dim in dims:
-            if not (numbers == numbers.narrow(dim, 0, 1)).all():
+            if not (few == few.narrow(dim, 0, 1)).all():
                 self.fix(x, f'feeds {name}, which mixes its channels')
                 return
         for part in [result] if isinstance(result, Tensor) else result:
@@ -185,7 +187,7 @@ class Numbers:
         result = result[0] if isinstance(result, tuple) else result
         known = [(x, self.of(x)) for x in parts if x in self]
         try:
-            aligned = [_shrunk(torch.broadcast_to(numbers, result.shape)) for _, numbers in known]
+            aligned = [shrunk(torch.broadcast_to(numbers, result.shape)) for _, numbers in known]
         except RuntimeError:
             for x, _ in known:
                 self.fix(x, f'feeds {name}, through which its channels cannot be followed')
@@ -215,9 +217,23 @@ def tensors_in(value: Any) -> Sequence[Tensor]:
     return [x for item in value for x in tensors_in(item)] if isinstance(value, list | tuple) else []
 
 
-def _shrunk(numbers: Tensor) -> Tensor:
+def shrunk(numbers: Tensor) -> Tensor:
     """The same numbers without those that are only repeated in memory."""
     for axis, stride in enumerate(numbers.stride()):
         if stride == 0 and numbers.shape[axis] > 1:
             numbers = numbers.narrow(axis, 0, 1)
     return numbers
+
+
+def along_axis(numbers: Tensor, x: Tensor, axis: int) -> Tensor:
+    """[M] for each element of a tensor whose channels lie on an axis; it takes no memory."""
+    shape = [1] * x.ndim
+    shape[axis] = len(numbers)
+    return numbers.view(shape).expand(x.shape)
+
+
+def _reshaped(numbers: Tensor, shape: Sequence[int]) -> Tensor:
+    """The same numbers in another shape; those of one image stand for those of all, if these are alike."""
+    if numbers.ndim and len(shape) and numbers.shape[0] == shape[0] and numbers.stride(0) == 0:
+        return numbers[:1].reshape(1, *shape[1:]).expand(shape)
+    return numbers.reshape(shape)

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .forward import flat_tensors
-from .numbering import Numbers, tensors_in
+from .numbering import Numbers, along_axis, tensors_in
 from .units import is_batch_norm
 
 # Names of layers as torch, mmcv and mmdet call them. Other subclasses may compute their weights from all channels.
@@ -140,7 +140,7 @@ class _Tracer(TorchDispatchMode):
             if call is None:
                 call = self.layers[path] = self._new_call(path, layer, x.shape[axis], output.shape[axis])
             self._read(call, x, axis)
-            self.numbers.set(output, _along(call.outputs, output, axis))
+            self.numbers.set(output, along_axis(call.outputs, output, axis))
 
         return leave
 
@@ -228,13 +228,6 @@ class _Tracer(TorchDispatchMode):
 def _ancestors(path: str) -> Iterator[str]:
     """'a', 'a.b' and 'a.b.c' of 'a.b.c'."""
     return accumulate(path.split('.'), '{}.{}'.format)
-
-
-def _along(numbers: Tensor, x: Tensor, axis: int) -> Tensor:
-    """[M] for each element of a tensor whose channels lie on an axis; it takes no memory."""
-    shape = [1] * x.ndim
-    shape[axis] = len(numbers)
-    return numbers.view(shape).expand(x.shape)
 
 
 def _is_norm(layer: nn.Module) -> bool:

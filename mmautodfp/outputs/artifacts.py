@@ -16,6 +16,7 @@ from mmengine.config import Config
 
 import mmautodfp
 from mmautodfp.api import PruningTask, SearchResult
+from mmautodfp.costs import format_quantity
 from mmautodfp.rewards import Reward
 from mmautodfp.surgery import Restore
 from mmautodfp.utils.fileio import save_json, save_tensors, save_text
@@ -34,8 +35,8 @@ class Row:
         name (str): Who it is about.
         search_metric (float | None): Metric on the images that reward the search.
         held_out_metric (float | None): Metric on images that the search has not seen.
-        counts (dict[str, dict]): 'module_params', 'model_params', 'module_flops' and 'model_flops', each with the
-            ``count`` and the preserved ``ratio``.
+        counts (dict[str, dict]): 'module_params', 'model_params', 'module_flops' and 'model_flops', likewise latency
+            and memory where a budget limits them, each with the ``count`` and the preserved ``ratio``.
         widths (dict[str, int]): Unit to the number of channels that stay.
         layers (dict[str, dict]): Each changed layer with its new sizes, see :func:`mmautodfp.surgery.Slim`.
     """
@@ -173,7 +174,9 @@ class RunArtifacts:
 
     def table(self, rows: Sequence[Row]) -> list[str]:
         """The comparison as lines of text."""
-        lines = [f'{"":28}{"search":>9}{"held-out":>10}{"params":>16}{"FLOPs":>18}   of {self.task.target or "all"}']
+        memory = f'{"memory":>15}' if self.task.costs.memory else ''
+        head = f'{"":28}{"search":>9}{"held-out":>10}{"params":>16}{"FLOPs":>18}{memory}'
+        lines = [f'{head}   of {self.task.target or "all"}']
         for row in rows:
             params, flops = row.counts['module_params'], row.counts['module_flops']
             metrics = [
@@ -184,6 +187,9 @@ class RunArtifacts:
                 f'{row.name:28}{"".join(metrics)}{params["count"]:>12,} {params["ratio"]:4.0%}'
                 f'{flops["count"]:>13,} {flops["ratio"]:4.0%}'
             )
+            if memory:
+                held = row.counts['module_memory']
+                lines[-1] += f'{format_quantity(held["count"], "memory"):>10} {held["ratio"]:4.0%}'
         return lines
 
     def next_steps(self) -> list[str]:

@@ -16,10 +16,12 @@ from mmautodfp.costs import (
     Constraint,
     Constraints,
     LatencyBudget,
+    MemoryBudget,
     ModelCosts,
     ParamBudget,
     divisors_of,
     measure_latency_costs,
+    measure_memory_costs,
     measure_positions,
     model_costs,
     round_widths,
@@ -265,6 +267,10 @@ def _count(
                 run = partial(call_model, model, dict(example_input, mode='predict'))
             measure = partial(measure_latency_costs, model, module, groups, run, budget, channel_divisor, parts=parts)
             costs = replace(costs, latency=on_main(measure))
+    if any(isinstance(budget, MemoryBudget) for budget in limit.budgets):
+        run = partial(call_model, model, example_input)
+        measure = partial(measure_memory_costs, model, module, groups, run, reconstructor.moves_constants, parts)
+        costs = replace(costs, memory=on_main(measure))
     return costs
 
 

@@ -26,7 +26,7 @@ METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmautodfp', locatio
 AGENTS = Registry('agent', scope='mmautodfp', locations=['mmautodfp.search'])
 # How a pruned channel's work is handed on: SimilarityReconstructor, SyntheticLeastSquares, NeuronMerging, PruneOnly.
 RECONSTRUCTORS = Registry('reconstructor', scope='mmautodfp', locations=['mmautodfp.reconstruction'])
-# What is limited: ParamBudget, FlopBudget, LatencyBudget.
+# What is limited: ParamBudget, FlopBudget, LatencyBudget, MemoryBudget.
 BUDGETS = Registry('budget', scope='mmautodfp', locations=['mmautodfp.costs'])
 # What a pruned model is worth: CocoReward, AccuracyReward, SyntheticReward.
 REWARDS = Registry('reward', scope='mmautodfp', locations=['mmautodfp.rewards'])

@@ -41,7 +41,7 @@ def complaint(config: str, checkpoint: str, work_dir, **options) -> str:
         ({'autodfp.reward.num_images': 'many'}, "num_images='many'"),
         ({'autodfp.reconstructor.normalization': 'l1'}, "'max' or 'minmax', got 'l1'"),
         ({'autodfp.budget.preserve_ratio': 0.01}, 'can only reach 0.*; raise the ratio or lower p_min'),
-        ({'autodfp.budget.type': 'Price'}, 'known are FlopBudget, LatencyBudget, ParamBudget'),
+        ({'autodfp.budget.type': 'Price'}, 'known are FlopBudget, LatencyBudget, MemoryBudget, ParamBudget'),
         ({'autodfp.budget.limit': '30ms'}, "limit of '30ms' was asked for the params; .* units k, M, G, T or %"),
         ({'autodfp.budget.limit': '1k'}, "limit of 1k of the module's params .* can only reach .*k to .*k; raise the"),
         ({'autodfp.num_episodes': 0}, 'num_episodes=0; it must be'),

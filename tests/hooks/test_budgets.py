@@ -17,6 +17,7 @@ BUDGETS = [
     dict(type='ParamBudget', preserve_ratio=0.9),
     dict(type='FlopBudget', preserve_ratio=0.8, scope='model'),
     dict(type='LatencyBudget', preserve_ratio=0.97, points=2, repeat=1),
+    dict(type='MemoryBudget', limit='95%', scope='model'),
 ]
 
 
@@ -39,7 +40,7 @@ def run(options, tmp_path_factory) -> Path:
 
 def test_every_plan_keeps_to_all_budgets_and_to_the_divisor(run):
     summary = json.loads((run / 'summary.json').read_text())
-    assert [budget['type'] for budget in summary['budget']] == ['ParamBudget', 'FlopBudget', 'LatencyBudget']
+    assert [budget['type'] for budget in summary['budget']] == [budget['type'] for budget in BUDGETS]
     assert summary['channel_divisor'] == 8
     dense, *others = summary['results']
     units = json.loads((run / 'strategy.json').read_text())['units']
@@ -47,6 +48,7 @@ def test_every_plan_keeps_to_all_budgets_and_to_the_divisor(run):
         assert row['module_params']['ratio'] <= 0.9
         assert row['model_flops']['ratio'] <= 0.8
         assert row['module_latency']['ratio'] <= 0.97
+        assert row['model_memory']['ratio'] <= 0.95
         assert row['widths']
         for name, width in row['widths'].items():
             assert width % 8 == 0 or width == units[name]['num_channels']
@@ -72,7 +74,7 @@ def test_a_search_with_another_divisor_or_other_budgets_is_not_resumed(
 
 
 def test_one_ratio_for_several_budgets_is_refused(options, tmp_path):
-    with pytest.raises(AutoDFPError, match=r'but .* has 3; set each with'):
+    with pytest.raises(AutoDFPError, match=r'but .* has 4; set each with'):
         apis.prune(CONFIG, work_dir=str(tmp_path), preserve_ratio=0.5, cfg_options=options)
 
 

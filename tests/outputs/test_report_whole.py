@@ -24,7 +24,10 @@ from mmautodfp.utils.fileio import load_json, save_json
 SHAPE = [1, 3, 64, 64]
 
 
-def write_run(work_dir, name, target, checkpoint):
+FLOPS = dict(type='FlopBudget', preserve_ratio=0.6, scope='model')
+
+
+def write_run(work_dir, name, target, checkpoint, limit=FLOPS):
     """Leave what a run does, without a search and with random weights; returns its task and plan."""
     torch.manual_seed(0)
     cfg = Config.fromfile(REPO / f'configs/demo/{name}_digits_zero_data.py')
@@ -35,7 +38,6 @@ def write_run(work_dir, name, target, checkpoint):
     cfg.autodfp.target, cfg.autodfp.reconstructor = target, dict(type='PruneOnly')
     images = torch.rand(SHAPE, generator=torch.Generator().manual_seed(0))
     example = dict(inputs=images, data_samples=samples_of(images), mode='tensor')
-    limit = dict(type='FlopBudget', preserve_ratio=0.6, scope='model')
     task = PruningTask.build(model, target, example, [limit], dict(type='PruneOnly'))
     found = SearchResult(task.uniform_plan(), 0.5, History(rewards=[0.5], seconds=[1.0]), 1.0, {})
     rows = compare(task, found, [lambda _: 0.5, None])
@@ -115,10 +117,15 @@ def test_the_page_shows_each_part_and_can_be_made_again_from_the_files(run):
 
 def test_several_parts_are_named_and_what_is_not_pruned_stays_as_it_was(tmp_path):
     work_dir = tmp_path / 'run'
-    task, _ = write_run(work_dir, 'retinanet', ['neck', 'bbox_head'], tmp_path / 'dense.pth')
+    limit = dict(type='MemoryBudget', limit='8.5MB', scope='model')
+    task, plan = write_run(work_dir, 'retinanet', ['neck', 'bbox_head'], tmp_path / 'dense.pth', limit)
     assert task.target == 'neck,bbox_head'
     words = ' '.join(re.sub('<[^>]*>', ' ', remake_report(work_dir).read_text()).split())
     assert 'neck,bbox_head of' in words
+    assert 'budget 8.5MB (MemoryBudget, model)' in words
+    held = task.summary(plan)['module_memory']
+    assert held['count'] <= 8_500_000
+    assert f'{held["count"] / 1e6:.4g} MB {held["ratio"]:.0%}'.replace('%', ' %') in words.replace('&thinsp;', ' ')
     parts = {part.name: part for part in Report(work_dir).evidence.parts}
     dense, pruned = parts['backbone'].flops
     assert dense == pruned > 0

@@ -1,0 +1,316 @@
+"""How much memory inference takes, exactly, as a function of the groups' widths."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from mmautodfp.graph import ChannelGroup, outputs_first
+from mmautodfp.graph.numbering import Numbers, along_axis, shrunk, tensors_in
+
+from .counts import Cost, CostModel, Role, shares, tensor_terms, unit_roles
+
+
+@dataclass
+class MemoryCost(Cost):
+    """Bytes of weights, and of the activations that are held at the same time where these are most.
+
+    A tensor that carries channels of groups is as large as a sum over the groups' widths n, and so is what is held at
+    any moment. A moment that never holds more than another is left out.
+
+    Attributes:
+        dense (list[int]): [L], the groups' dense widths N.
+        weights (CostModel): Parameters and buffers.
+        constants (np.ndarray): [K], int64, what is held at each of K moments whatever the widths.
+        slopes (np.ndarray): [K, L], int64, what is held of each channel of a group.
+    """
+
+    dense: list[int]
+    weights: CostModel
+    constants: np.ndarray
+    slopes: np.ndarray
+
+    def activations(self, widths: Sequence[int]) -> int:
+        """The most bytes of activations that are held at once at ``widths`` [L]."""
+        return int((self.constants + self.slopes @ np.asarray(widths, np.int64)).max())
+
+    def __call__(self, widths: Sequence[int]) -> int:
+        """Bytes at ``widths`` [L]."""
+        return self.weights(widths) + self.activations(widths)
+
+
+@torch.no_grad()
+def measure_memory_costs(
+    model: nn.Module,
+    module: nn.Module,
+    units: Sequence[ChannelGroup],
+    run: Callable[[], Any],
+    moves_constants: Callable[[ChannelGroup], bool] | None = None,
+    parts: Sequence[nn.Module] | None = None,
+) -> dict[str, MemoryCost]:
+    """Watch a dense model run once, and see which tensors are held from when to when.
+
+    Counted is what torch's operations return, on the device of the model's weights: the input, which its caller holds,
+    activations, and temporary results as long as they live. What an operation takes only while it works (the columns
+    of a convolution, what oneDNN and cuDNN reorder) is not counted, nor is what an allocator rounds up or keeps. A
+    tensor whose channels cannot be followed counts as in the dense model. So does the number of regions that a second
+    stage looks at.
+
+    Args:
+        model (nn.Module): The whole model, in eval mode.
+        module (nn.Module): What the groups' paths are relative to.
+        units (Sequence[ChannelGroup]): Its groups, L of them.
+        run (Callable): Runs the model on one input.
+        moves_constants (Callable | None): As of :func:`.model_costs`. Defaults to None.
+        parts (Sequence[nn.Module] | None): What the scope 'module' means. Defaults to None: the module.
+
+    Returns:
+        dict[str, MemoryCost]: By scope: 'model'; and 'module', what the part would take by itself: its own weights,
+        what it is given, and what it makes of that.
+    """
+    parts = parts or [module]
+    watch = _Watch(model, module, units, parts)
+    try:
+        with watch:
+            said = run()  # held until the end, as a caller would
+    finally:
+        watch.close()
+    del said
+    dense, roles = [unit.num_channels for unit in units], unit_roles(module, units, moves_constants)
+    inside = {layer for part in parts for layer in part.modules()}
+    found = {}
+    for scope in ('module', 'model'):
+        weights, counted = CostModel(dense), set()
+        for layer in model.modules():
+            if scope == 'model' or layer in inside:
+                _count_bytes(layer, roles.get(layer, Role()), weights, counted)
+        found[scope] = MemoryCost(dense, weights, *watch.moments(scope))
+    return found
+
+
+def _count_bytes(layer: nn.Module, role: Role, weights: CostModel, counted: set[Tensor]) -> None:
+    for name, tensor in (*layer._parameters.items(), *layer._buffers.items()):
+        if tensor is not None and tensor not in counted:
+            counted.add(tensor)
+            for amount, rows, columns in tensor_terms(layer, name, tensor, role, weights.dense):
+                weights.add(amount * tensor.element_size(), rows, columns)
+    if role.constants:
+        weight = outputs_first(layer)
+        bias = [(unit, each * weight.element_size()) for unit, each in shares(len(weight), role.outputs, weights.dense)]
+        weights.biases.append((role.constants, bias))
+
+
+@dataclass(eq=False)
+class _Storage:
+    """Memory of a tensor and its views.
+
+    Attributes:
+        reference (StorageWeakRef): Tells when it is freed.
+        size (int): Bytes.
+        item (int): Bytes of an element.
+        born (int): The operation after which it is held.
+        freed (int | None): The one before which it is no more; None if it is held at the end.
+        own (bool): Whether the pruned module makes it or reads it.
+        numbers (Tensor | None): Of which channels its elements are; some are repeated, as often as all others.
+    """
+
+    reference: StorageWeakRef
+    size: int
+    item: int
+    born: int
+    freed: int | None = None
+    own: bool = False
+    numbers: Tensor | None = None
+
+
+class _PassingNumbers(Numbers):
+    """Numbers that do not keep a tensor, and tell when they are set.
+
+    Args:
+        note (Callable): Called with a tensor and its numbers.
+    """
+
+    def __init__(self, note: Callable[[Tensor, Tensor], None]):
+        super().__init__()
+        self._known = WeakTensorKeyDictionary()
+        self._note = note
+
+    def __contains__(self, x: Tensor) -> bool:
+        return x in self._known
+
+    def of(self, x: Tensor) -> Tensor | None:
+        return self._known.get(x)
+
+    def set(self, x: Tensor, numbers: Tensor) -> None:
+        self._known[x] = numbers
+        self._note(x, numbers)
+
+
+class _Watch(TorchDispatchMode):
+    """Follows the groups' channels from their producers on, and the life of all storages."""
+
+    def __init__(self, model: nn.Module, module: nn.Module, units: Sequence[ChannelGroup], parts: Sequence[nn.Module]):
+        super().__init__()
+        self.units = units
+        self.numbers = _PassingNumbers(self._note)
+        weights = [*model.parameters(), *model.buffers()]
+        self.device = next((weight.device for weight in weights), torch.device('cpu'))
+        self.apart = {weight.untyped_storage()._cdata for weight in weights}
+        self.alive: dict[int, _Storage] = {}
+        self.gone: list[_Storage] = []
+        self.within: list[bool] = []  # of each operation, whether it is of what is pruned
+        self.depth = self.unseen = 0  # how deep in what is pruned, and in what no operation tells
+        self.handles = []
+        for layer in {layer: None for part in parts for layer in part.modules()}:
+            self.handles.append(layer.register_forward_pre_hook(self._enter))
+            self.handles.append(layer.register_forward_hook(self._leave))
+        for layer in model.modules():
+            if type(layer).__name__ in ('RoIAlign', 'SingleRoIExtractor'):  # mmcv's and mmdet's
+                self.handles.append(layer.register_forward_pre_hook(self._look_away))
+                self.handles.append(layer.register_forward_hook(self._cut_out))
+        for layer, places in _places(module, units).items():
+            self.handles.append(layer.register_forward_hook(self._number_with(places)))
+            # Norms of frozen statistics combine them before they meet a map.
+            for tensor in (*layer._parameters.values(), *layer._buffers.values()):
+                if tensor is not None and tensor.ndim == 1:
+                    self.numbers.set(tensor, _numbers(places, len(tensor)))
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for handle in self.handles:
+            handle.remove()
+
+    def _enter(self, *_: Any) -> None:
+        self.depth += 1
+
+    def _leave(self, *_: Any) -> None:
+        self.depth -= 1
+
+    def _look_away(self, *_: Any) -> None:
+        self.unseen += 1
+
+    def _cut_out(self, layer: nn.Module, args: tuple, output: Tensor) -> None:
+        """Regions keep the channels of the map that they are cut from; those of all levels are the same."""
+        self.unseen -= 1
+        source = args[0] if isinstance(args[0], Tensor) else args[0][0]
+        with _disable_current_modes():  # what is done with numbers is nothing of the model's
+            self.numbers.keep_channels(source, output, type(layer).__name__)
+
+    def _number_with(self, places: list[tuple[int, Tensor]]) -> Callable:
+        def number(layer: nn.Module, _: tuple, output: Tensor) -> None:
+            axis = -1 if isinstance(layer, nn.Linear) else 1
+            with _disable_current_modes():
+                self.numbers.set(output, along_axis(_numbers(places, output.shape[axis]), output, axis))
+
+        return number
+
+    # The life of storages.
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for key in [key for key, storage in self.alive.items() if storage.reference.expired()]:
+            storage = self.alive.pop(key)
+            storage.freed = len(self.within)
+            self.gone.append(storage)
+        for x in tensors_in((args, tuple((kwargs or {}).values()))):
+            self._book(x, 0)  # what is not known yet was there before
+        result = func(*args, **(kwargs or {}))
+        if not self.unseen:
+            self.numbers.follow(func, args, kwargs or {}, result)
+            self._number_statistics(func, args, result)
+        for x in tensors_in(result):
+            self._book(x, len(self.within))
+        self.within.append(self.depth > 0)
+        return result
+
+    def _book(self, x: Tensor, born: int) -> None:
+        storage = x.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.alive:
+            if key in self.apart or x.device != self.device or not size:
+                return
+            self.alive[key] = _Storage(StorageWeakRef(storage), size, x.element_size(), born)
+            self._note(x, self.numbers.of(x))
+        self.alive[key].own |= self.depth > 0
+
+    def _note(self, x: Tensor, numbers: Tensor | None) -> None:
+        storage = self.alive.get(x.untyped_storage()._cdata)
+        if storage is not None and numbers is not None and x.numel() * storage.item == storage.size:
+            storage.numbers = shrunk(numbers)
+
+    def _number_statistics(self, func: Any, args: tuple, result: Any) -> None:
+        """A GroupNorm gives those of each of its groups too."""
+        numbers = self.numbers.of(args[0]) if func.overloadpacket.__name__ == 'native_group_norm' else None
+        if numbers is not None:
+            first = shrunk(numbers).flatten(1)[:1, :: numbers.shape[1] // result[1].shape[1]]
+            for statistics in result[1:]:
+                self.numbers.set(statistics, first.expand(statistics.shape))
+
+    # What is held when.
+
+    def moments(self, scope: str) -> tuple[np.ndarray, np.ndarray]:
+        """``constants`` [K] and ``slopes`` [K, L] of a :class:`MemoryCost`."""
+        dense = [unit.num_channels for unit in self.units]
+        owner = np.repeat(np.arange(len(dense)), [unit.width for unit in self.units])
+        change = np.zeros((len(self.within) + 1, 1 + len(dense)), np.int64)
+        for storage in (*self.gone, *self.alive.values()):
+            if scope == 'model' or storage.own:
+                amounts = _amounts(storage, np.append(owner, -1), dense)
+                change[storage.born] += amounts
+                if storage.freed is not None:
+                    change[storage.freed] -= amounts
+        held = change.cumsum(0)[:-1]
+        held = _largest(held if scope == 'model' else held[self.within], np.array([1, *dense]))
+        return held[:, 0], held[:, 1:]
+
+
+def _places(module: nn.Module, units: Sequence[ChannelGroup]) -> dict[nn.Module, list[tuple[int, Tensor]]]:
+    """Layers that give channels of groups: from which output on, and the numbers of these channels."""
+    places: dict[nn.Module, list[tuple[int, Tensor]]] = {}
+    start = 0
+    for unit in units:
+        numbers = torch.arange(start, start + unit.width)
+        start += unit.width
+        found = [(producer.name, producer.offset) for producer in unit.producers]
+        found += [(name, 0) for name in (*(producer.norm for producer in unit.producers), *unit.between) if name]
+        for name, offset in found:
+            places.setdefault(module.get_submodule(name), []).append((offset, numbers))
+    return places
+
+
+def _numbers(places: list[tuple[int, Tensor]], count: int) -> Tensor:
+    """[count], of a layer's outputs."""
+    numbers = torch.full((count,), -1)
+    for offset, own in places:
+        numbers[offset : offset + len(own)] = own
+    return numbers
+
+
+def _amounts(storage: _Storage, owner: np.ndarray, dense: Sequence[int]) -> np.ndarray:
+    """[1 + L], bytes of a storage that stay, and those of each channel of a group."""
+    amounts = np.zeros(1 + len(dense), np.int64)
+    amounts[0] = storage.size
+    if storage.numbers is None:
+        return amounts
+    groups, counts = np.unique(owner[storage.numbers.flatten().numpy()], return_counts=True)
+    for group, count in zip(groups, counts, strict=True):
+        held = storage.size // storage.numbers.numel() * int(count)
+        if group >= 0 and held % dense[group] == 0:  # not of a part of a group, whose share is not known
+            amounts[0] -= held
+            amounts[1 + group] = held // dense[group]
+    return amounts
+
+
+def _largest(held: np.ndarray, dense: np.ndarray) -> np.ndarray:
+    """Those rows of ``held`` [K, 1 + L] that are the largest for some widths, as far as comparing two tells."""
+    kept = np.zeros((1, held.shape[1]), np.int64)
+    rows = np.unique(held, axis=0)
+    for row in rows[(rows @ dense).argsort()[::-1]]:
+        if not (row <= kept).all(1).any():
+            kept = np.concatenate([kept, row[None]])
+    return kept[1:] if len(kept) > 1 else kept

@@ -1,0 +1,103 @@
+"""The memory that a :class:`mmautodfp.costs.MemoryBudget` counts, against what torch's profiler sees allocated."""
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from mmautodfp.api import PruningTask
+from mmautodfp.costs import MemoryBudget, round_widths
+from mmautodfp.deploy.onnx import build_model, input_size
+from mmautodfp.graph import samples_of
+from mmautodfp.runs import load_config
+from mmautodfp.search.example import call_model
+from mmautodfp.utils.timing import describe_machine
+
+from .bench import quiet
+
+
+def benchmark_memory(
+    config: str | os.PathLike,
+    ratio: float = 0.5,
+    size: Sequence[int] | None = None,
+    cfg_options: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Memory of a detector on the processor, counted and measured: dense, and pruned in its backbone and as a whole.
+
+    Weights are random: their values do not matter to the memory, but for how many regions a second stage is given.
+    Measured is the forward without post-processing, as it is counted.
+
+    Args:
+        config (str | os.PathLike): Config of a detector.
+        ratio (float): Share of the channels that stays in each group. Defaults to 0.5.
+        size (Sequence[int] | None): Height and width. Defaults to None: the config's.
+        cfg_options (dict | None): Overrides of the config, dotted keys to values.
+
+    Returns:
+        dict[str, Any]: For each model the bytes of its ``weights``; those ``counted`` in all; those ``measured``, which
+        are the weights, the input and what torch's profiler saw allocated at once, and the ``ratio`` of the two; and
+        what was measured ``between_operations``, without what these take only while they work. The machine.
+    """
+    cfg = load_config(config, None, 'none', cfg_options)
+    cfg.model.backbone.init_cfg = None  # nothing is fetched
+    model = build_model(cfg)
+    with quiet():
+        model.init_weights()
+    images = torch.rand(1, 3, *(size or input_size(cfg, Path(config))))
+    example = dict(inputs=images, data_samples=samples_of(images), mode='tensor')
+    run = lambda: call_model(model, example)
+    models = {}
+    for target in ('backbone', 'model'):
+        budget = MemoryBudget(1.0, 'model')
+        task = PruningTask.build(model, target, example, budget, dict(type='PruneOnly'), allocate=False)
+        cost, dense = task.costs.memory['model'], task.dense_widths
+        widths = round_widths(ratio, dense, task.constraint.divisors)
+        found = {'dense': dense, f'{"whole" if target == "model" else target}, {ratio:.0%} of the channels': widths}
+        for name, kept in found.items():
+            if name in models:
+                continue
+            weights, counted = cost.weights(kept), cost(kept)
+            with task.apply(task.plan(kept)):
+                peak, between = (
+                    weights + images.numel() * images.element_size() + peak for peak in allocated_peaks(run)
+                )
+            models[name] = dict(
+                weights=weights, counted=counted, measured=peak, ratio=counted / peak, between_operations=between
+            )
+    return dict(config=Path(config).as_posix(), input=list(images.shape), models=models, machine=describe_machine())
+
+
+@torch.no_grad()
+def allocated_peaks(run: Callable[[], Any]) -> tuple[int, int]:
+    """The most bytes that torch holds at once of what it allocates in a run on the processor, as its profiler tells.
+
+    Returns:
+        tuple[int, int]: At any time, and at those where an operation has just ended.
+    """
+    run()  # some things are made at the first call, and kept
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        said = run()  # held until the end
+    events = list(profiler.profiler.kineto_results.events())
+    del said
+    changes = sorted((_start(event), event.nbytes()) for event in events if event.name() == '[memory]')
+    times, held = [time for time, _ in changes], [0, *accumulate(change for _, change in changes)]
+    between, end = 0, -1
+    operations = sorted((_start(event), _end(event)) for event in events if event.name().startswith('aten::'))
+    for start, own_end in operations:  # of those inside of others, the outermost end counts
+        if start > end:
+            between = max(between, held[bisect_right(times, end)])
+        end = max(end, own_end)
+    return max(held), max(between, held[bisect_right(times, end)])
+
+
+def _start(event: Any) -> int:
+    return event.start_ns() if hasattr(event, 'start_ns') else event.start_us()
+
+
+def _end(event: Any) -> int:
+    return _start(event) + (event.duration_ns() if hasattr(event, 'duration_ns') else event.duration_us())
