@@ -1,5 +1,6 @@
 """Limits on what a plan costs, and how much a layer may keep so that the whole stays within them (Algorithm 1)."""
 
+import copy
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -78,6 +79,10 @@ class Constraint(ABC):
             rows.append((f'{budget.metric} of the {budget.scope}', least, asked, whole, 'reachable'))
         sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return ['  '.join(word.rjust(size) for word, size in zip(row, sizes, strict=True)).rstrip() for row in rows]
+
+    @abstractmethod
+    def at(self, share: float) -> 'Constraint':
+        """The same limits elsewhere, once bound: ``share`` of the way from the least that can be reached to dense."""
 
     @abstractmethod
     def describe(self) -> Any:
@@ -170,6 +175,12 @@ class Budget(Constraint):
         # A cost never falls as widths grow, so those that fit come first.
         count = bisect_right(plateaus, self.limit, key=lambda ratio: self.cost(round_widths(ratio, dense, divisors)))
         return plateaus[count - 1]
+
+    def at(self, share: float) -> 'Budget':
+        least, dense = self.cost(self.min_widths), self.cost(self.cost.dense)
+        other = copy.copy(self)
+        other.limit = least + int(share * (dense - least))
+        return other
 
     def describe(self) -> dict[str, Any]:
         amount = (
@@ -276,6 +287,11 @@ class Constraints(Constraint):
 
     def uniform_ratio(self) -> float:
         return min(budget.uniform_ratio() for budget in self.budgets)
+
+    def at(self, share: float) -> 'Constraints':
+        other = copy.copy(self)
+        other._budgets = [budget.at(share) for budget in self.budgets]
+        return other
 
     def describe(self) -> list[dict[str, Any]]:
         return [budget.describe() for budget in self.budgets]

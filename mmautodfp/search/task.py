@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from numbers import Real
@@ -26,17 +26,17 @@ from mmautodfp.costs import (
     model_costs,
     round_widths,
 )
-from mmautodfp.graph import ChannelGroup, is_detector, outputs_first, unit_statistics
+from mmautodfp.graph import ChannelGroup, outputs_first, unit_statistics
 from mmautodfp.kernels import rank_channels
 from mmautodfp.reconstruction import Reconstructor
-from mmautodfp.surgery import PruningPlan, Restore, allocation_of, apply_plan
+from mmautodfp.surgery import PruningPlan, Restore, allocation_of, allocation_path, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import BUDGETS, RECONSTRUCTORS, build
 from mmautodfp.utils.settings import Count, checked
 
 from .agent import AgentSpec
 from .environment import PruningEnv, RatioRange
-from .example import call_model
+from .example import call_model, call_whole
 from .ranks import on_every_rank, on_main
 from .state import Clustering, LayerState, layer_state, scale_states
 from .survey import Survey, survey_target
@@ -62,6 +62,7 @@ class PruningTask:
         allocation (list[int] | None): [L], widths that the reconstructor would choose; None if it cannot tell.
         clustering (dict): DBSCAN's settings for the agent's states.
         bias_threshold (float): t of Eq. 17.
+        example_input (Any): What the model is called with, to measure it; None if there is no example.
     """
 
     model: nn.Module
@@ -79,6 +80,7 @@ class PruningTask:
     allocation: list[int] | None = None
     clustering: dict[str, Any] = field(default_factory=dict)
     bias_threshold: float = 0.5
+    example_input: Any = None
 
     @classmethod
     @torch.no_grad()
@@ -144,6 +146,7 @@ class PruningTask:
             *(model, module, survey.target, survey.path, groups, survey.left, costs, limit, reconstructor, ratios),
             clustering=states,
             bias_threshold=bias_threshold,
+            example_input=example_input,
         )
         # Sums on other devices may differ in their last digits, and the order of channels with them.
         task.rankings, task.l2_rankings, task.allocation = on_main(lambda: task._rank_and_allocate(allocate))
@@ -196,6 +199,30 @@ class PruningTask:
     def allocated_plan(self) -> PruningPlan | None:
         """The plan that the reconstructor would choose without a search; None if it cannot tell."""
         return None if self.allocation is None else self.plan(self.allocation)
+
+    def nested_widths(self, num_points: int) -> tuple[list[list[int]], bool]:
+        """Widths [L] from the dense model down to the least that the limit's costs can reach, none above one before.
+
+        In between, the costs fall in even steps; where the limit lies is not looked at.
+
+        Args:
+            num_points (int): How many, 2 or more. What comes twice is left out.
+
+        Returns:
+            tuple[list[list[int]], bool]: The widths, dense ones first; and whether the reconstructor chose them, each
+            from the last ones on. If it cannot tell, they are uniform.
+        """
+        shares = [1 - step / (num_points - 1) for step in range(1, num_points)]
+        divisors = self.constraint.divisors
+        curves = self.reconstructor.error_curves(self.groups, self.rankings)
+        if curves is not None:
+            widest = round_widths(self.ratios.high, self.dense_widths, divisors)
+            path = allocation_path(curves, self.constraint, widest, shares)
+        else:
+            ratios = (min(self.ratios.high, self.constraint.at(share).uniform_ratio()) for share in shares)
+            path = [round_widths(ratio, self.dense_widths, divisors) for ratio in ratios]
+        path = [self.dense_widths, *path]
+        return [widths for place, widths in enumerate(path) if widths not in path[:place]], curves is not None
 
     def describe(self) -> str:
         """How much can be pruned, a line for each reason why the rest cannot, and what the limits are."""
@@ -263,8 +290,7 @@ def _count(
     costs = count(positions=positions)
     for budget in limit.budgets:
         if isinstance(budget, LatencyBudget):
-            if is_detector(model) and isinstance(example_input, Mapping):  # boxes are made too
-                run = partial(call_model, model, dict(example_input, mode='predict'))
+            run = partial(call_whole, model, example_input)
             measure = partial(measure_latency_costs, model, module, groups, run, budget, channel_divisor, parts=parts)
             costs = replace(costs, latency=on_main(measure))
     if any(isinstance(budget, MemoryBudget) for budget in limit.budgets):

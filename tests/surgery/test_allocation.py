@@ -21,7 +21,7 @@ from mmautodfp.costs import (
 )
 from mmautodfp.graph import find_units
 from mmautodfp.reconstruction import SyntheticLeastSquares
-from mmautodfp.surgery import allocate_widths
+from mmautodfp.surgery import allocate_widths, allocation_path
 
 IMAGES = dict(num_images=12, size=32, batch_size=4)
 
@@ -84,6 +84,27 @@ def test_widths_are_within_all_limits_and_leave_no_room_for_a_channel_that_helps
         assert divisor == 1 or width % divisor == 0 or width == dense[unit]
         if width + divisor <= high:
             assert not fits([*widths[:unit], width + divisor, *widths[unit + 1 :]])
+
+
+@pytest.mark.parametrize('seed', range(5))
+@pytest.mark.parametrize('divisor', [1, 4])
+def test_widths_along_a_path_are_nested_within_their_limits_and_about_as_good_as_those_found_one_by_one(seed, divisor):
+    generator = random.Random(seed)
+    dense = [generator.randint(20, 90) for _ in range(6)]
+    costs, flops = chain(dense, generator), chain(dense, generator)
+    least = round_widths(0.2, dense, divisor)
+    limit = bound(costs, 1.0, least, divisor, flops)
+    curves = [random_curve(generator, n) for n in dense]
+    error = lambda widths: sum(curve[width].item() for curve, width in zip(curves, widths, strict=True))
+    shares = [0.9, 0.75, 0.5, 0.25, 0.1, 0.0]
+    path = allocation_path(curves, limit, dense, shares)
+    assert path[-1] == least
+    for before, widths in itertools.pairwise([dense, *path]):
+        assert all(now <= then for now, then in zip(widths, before, strict=True))
+    for share, widths in zip(shares, path, strict=True):
+        for cost in (costs, flops):
+            assert cost(widths) <= cost(least) + share * (cost(dense) - cost(least))
+        assert error(widths) <= 1.02 * error(allocate_widths(curves, limit.at(share), dense)) + 0.01
 
 
 def test_channels_that_say_nothing_new_go_first():
