@@ -7,12 +7,13 @@ from typing import Any
 from torch import nn
 
 from .costs import Budget, Constraint
+from .frontier import Frontier, choose, frontier
 from .search.run import SearchResult, search
 from .search.task import PruningTask
 from .surgery import PruningPlan, Restore
 from .utils.settings import Count, checked, require_known
 
-__all__ = ['PruningResult', 'PruningTask', 'SearchResult', 'prune', 'search']
+__all__ = ['Frontier', 'PruningResult', 'PruningTask', 'SearchResult', 'choose', 'frontier', 'prune', 'search']
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from conftest import REPO
 PACKAGE = REPO / 'mmautodfp'
 #: From the ground up: a room imports from those before it.
 ROOMS = [
-    *('utils', 'kernels', 'graph', 'costs', 'surgery', 'reconstruction', 'rewards', 'search', 'api'),
-    *('outputs', 'hooks', 'runs', 'deploy', 'experiments'),
+    *('utils', 'kernels', 'graph', 'costs', 'surgery', 'reconstruction', 'rewards', 'search'),
+    *('frontier', 'api', 'outputs', 'hooks', 'runs', 'deploy', 'experiments'),
 ]
 ASIDE = {'zoo': {'utils'}}  # models and data sets that configs name: nothing imports it, but through a registry
 

@@ -92,7 +92,7 @@ def search(
     path = None if checkpoint is None else Path(checkpoint)
     if resume and path is None:
         raise AutoDFPError('a search was to be resumed, but no checkpoint is named; name the file that keeps it')
-    images, stages = _describe(reward)
+    images, stages = describe_reward(reward)
     saved = load_search(path) if resume else None
     if racing is None:
         # More episodes than at first must not make another search of it.
@@ -105,7 +105,7 @@ def search(
         reward=getattr(reward, 'identity', getattr(reward, '__qualname__', type(reward).__qualname__)),
         stages=list(stages) if racing else None,
         racing=asdict(racing) if racing else None,
-        images=None if images is None else _digest(map(os.path.basename, images)),
+        images=None if images is None else digest_names(map(os.path.basename, images)),
         seed=seed,
     )
     player: Agent = build(AGENTS, agent or dict(type='SAC'), spec=task.agent_spec(seed))
@@ -156,7 +156,7 @@ def search(
     return SearchResult(plan, searcher.best_reward, history, time.perf_counter() - start, counts)
 
 
-def _describe(reward: Callable) -> tuple[Sequence[str] | None, Sequence[int]]:
+def describe_reward(reward: Callable) -> tuple[Sequence[str] | None, Sequence[int]]:
     """Names of the images and the stages of a reward that tells them; others may have other things of these names."""
     if callable(getattr(reward, 'one_batch', None)):
         try:
@@ -178,7 +178,8 @@ def _put_aside(path: Path, logger: logging.Logger) -> None:
     logger.warning(f'{path} holds an earlier search, which is not resumed; it is now {previous}')
 
 
-def _digest(names: Iterable[str]) -> str:
+def digest_names(names: Iterable[str]) -> str:
+    """SHA-256 over names, in their order."""
     return hashlib.sha256('\n'.join(names).encode()).hexdigest()
 
 

@@ -1,0 +1,199 @@
+"""Measuring a frontier: one fit, then point after point, each kept as soon as it is known."""
+
+import json
+import logging
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.logging import MMLogger
+from torch import nn
+
+from mmautodfp.search import on_main, share_out
+from mmautodfp.search.example import call_whole
+from mmautodfp.search.run import describe_reward, digest_names
+from mmautodfp.search.task import PruningTask
+from mmautodfp.surgery import Restore
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.settings import Count, checked
+from mmautodfp.utils.timing import describe_machine, wait_for_gpu
+
+from .points import Frontier, Point
+
+NUM_POINTS = 21  # dense, and 5 % of the way less at each step
+MIN_ROUNDS, MAX_ROUNDS, ENOUGH = 7, 50, 1.0  # of a latency; seconds from which on the fewest will do
+
+
+@checked('a frontier')
+def frontier(
+    task: PruningTask,
+    reward: Callable[[nn.Module], float],
+    held_out: Callable[[nn.Module], float] | None = None,
+    num_points: Count = NUM_POINTS,
+    file: str | os.PathLike | None = None,
+    about: Mapping[str, Any] | None = None,
+    logger: logging.Logger | None = None,
+) -> Frontier:
+    """Measure nested plans from the dense model down; the model is dense before and after.
+
+    Every plan gets the full pass, so a point that is pruned later is what was measured here. Latency is measured in
+    turns with the dense model's, if the task has an example input.
+
+    Args:
+        task (PruningTask): What to prune. Its limit tells by which cost the points are spread, not where they lie.
+        reward (Callable): From the model, pruned for the moment, to a finite number, higher is better: what points are
+            chosen by.
+        held_out (Callable | None): The same on images that nothing is chosen by. Defaults to None: not measured.
+        num_points (int): Points in all, 2 or more, see :meth:`.PruningTask.nested_widths`. Defaults to 21.
+        file (str | os.PathLike | None): JSON that keeps the points, with a CSV beside it; each is written as it is
+            measured, and those that it holds are not measured again. Defaults to None: nothing is written.
+        about (Mapping | None): Further facts, JSON-able, for those who read the file. Defaults to None.
+        logger (logging.Logger | None): Defaults to None: MMEngine's current one.
+
+    Raises:
+        AutoDFPError: There are too few points, a reward is not finite, or the file holds another frontier.
+    """
+    if num_points < 2:
+        raise AutoDFPError(
+            f'a frontier goes from the dense model down in 2 points or more, got num_points={num_points}'
+        )
+    logger = logger or MMLogger.get_current_instance()
+    found = on_main(lambda: _begin(task, reward, held_out, num_points, file, about))
+    if not found.about['allocated']:
+        logger.info(
+            f'{type(task.reconstructor).__name__} does not tell which widths it would choose: the points are uniform '
+            'plans'
+        )
+    if found.points:
+        logger.info(f'{len(found.points)} of {len(found.path)} points are known from {file}')
+    ranks, took = get_world_size(), []
+    for first in range(len(found.points), len(found.path), ranks):
+        start = time.perf_counter()
+        indices = range(first, min(first + ranks, len(found.path)))
+        new = share_out([partial(_measure, task, found, index, reward, held_out) for index in indices])
+        found.points += [_on_one_scale(point, (found.points or new)[0]) for point in new]
+        if file is not None:
+            on_main(lambda: found.save(file))
+        took.append(time.perf_counter() - start)
+        rounds = -(-(len(found.path) - len(found.points)) // ranks)
+        for index in indices:
+            logger.info(_line(found, index, statistics.mean(took) * rounds))
+    return found
+
+
+def frontier_identity(task: PruningTask) -> dict[str, Any]:
+    """What a plan's pruned model depends on, as plain data."""
+    known = task.identity
+    return {name: known[name] for name in ('weights', 'target', 'groups', 'reconstructor')}
+
+
+def _begin(
+    task: PruningTask,
+    reward: Callable[[nn.Module], float],
+    held_out: Callable[[nn.Module], float] | None,
+    num_points: int,
+    file: str | os.PathLike | None,
+    about: Mapping[str, Any] | None,
+) -> Frontier:
+    """What is known from the file, or a frontier without points."""
+    identity = frontier_identity(task) | dict(
+        channel_divisor=task.constraint.channel_divisor,
+        p_min_and_p_max=[task.ratios.low, task.ratios.high],
+        budget=[[budget.metric, budget.scope] for budget in task.constraint.budgets],
+        reward=_describe(reward),
+        held_out_images=held_out and _describe(held_out),
+        number_of_points=num_points,
+        input=[cost(cost.dense) for cost in task.costs.flops.values()],
+        machine=describe_machine(),  # the seconds of two cannot be compared
+    )
+    identity = json.loads(json.dumps(identity))
+    if file is not None and Path(file).is_file():
+        found = Frontier.load(file)
+        found.require(identity, list(identity), file)
+        return found
+    names, rankings = [group.name for group in task.groups], [ranking.tolist() for ranking in task.rankings]
+    path, chosen = task.nested_widths(num_points)
+    return Frontier(names, rankings, path, identity, dict(about or {}, allocated=chosen))
+
+
+def _describe(reward: Callable[[nn.Module], float]) -> list[str | None]:
+    """Which metric it is, and on which images."""
+    images, _ = describe_reward(reward)
+    name = getattr(reward, 'identity', getattr(reward, '__qualname__', type(reward).__qualname__))
+    return [name, None if images is None else digest_names(map(os.path.basename, images))]
+
+
+def _measure(
+    task: PruningTask,
+    found: Frontier,
+    index: int,
+    reward: Callable[[nn.Module], float],
+    held_out: Callable[[nn.Module], float] | None,
+) -> Point:
+    start, widths = time.perf_counter(), found.path[index]
+    # The dense model as it is: on it, a reconstructor could only do harm.
+    restore = Restore() if widths == task.dense_widths else task.apply(found.plan(index), final=True)
+    with restore:
+        metrics = [None if metric is None else metric(task.model) for metric in (reward, held_out)]
+        latency = _latency(task, restore)
+    for name, value in zip(('metric', 'held-out metric'), metrics, strict=True):
+        if value is not None and not math.isfinite(value):
+            raise AutoDFPError(
+                f'point {index} of the frontier has the {name} {value}, which is no finite number; look into the '
+                'reward, then start again: the points before it are kept'
+            )
+    costs = task.costs.summary(widths) | latency
+    return Point(
+        widths, *(value if value is None else float(value) for value in metrics), costs, time.perf_counter() - start
+    )
+
+
+@torch.inference_mode()
+def _latency(task: PruningTask, restore: Restore) -> dict[str, dict]:
+    """Seconds of the whole model, pruned and dense in turns; nothing if there is no example to call it with."""
+    if task.example_input is None:
+        return {}
+    rounds: list[list[float]] = []
+    begun = time.perf_counter()
+    # The first rounds are slower. Short calls are measured more often: chance weighs more in them.
+    while len(rounds) < 3 + MIN_ROUNDS or (len(rounds) < 3 + MAX_ROUNDS and time.perf_counter() - begun < ENOUGH):
+        rounds.append([])
+        for _ in ('dense', 'pruned'):
+            restore.swap()
+            wait_for_gpu()
+            start = time.perf_counter()
+            call_whole(task.model, task.example_input)
+            wait_for_gpu()
+            rounds[-1].append(time.perf_counter() - start)
+    seconds = statistics.median(dense for dense, _ in rounds[3:])
+    ratio = statistics.median(pruned / dense for dense, pruned in rounds[3:])
+    return dict(latency=dict(count=ratio * seconds, ratio=ratio))
+
+
+def _on_one_scale(point: Point, dense: Point) -> Point:
+    """The point with the latency that its ratio makes of the dense model's: the machine's pace may have changed."""
+    if 'latency' not in point.costs:
+        return point
+    ratio = 1.0 if point.widths == dense.widths else point.costs['latency']['ratio']
+    latency = dict(count=ratio * dense.costs['latency']['count'], ratio=ratio)
+    return replace(point, costs=point.costs | dict(latency=latency))
+
+
+def _line(found: Frontier, index: int, eta: float) -> str:
+    point = found.points[index]
+    costs = '  '.join(f'{name} {point.cost(name)["ratio"]:4.0%}' for name in found.costs())
+    held_out = '' if point.held_out is None else f'  held-out {point.held_out:.4f}'
+    minutes, seconds = divmod(round(eta), 60)
+    name = found.about.get('metric', 'metric')
+    return (
+        f'point {index + 1}/{len(found.path)}  {costs}  {name} {point.metric:.4f}{held_out}  {point.seconds:.1f} s  '
+        f'eta {minutes}:{seconds:02d}'
+    )

@@ -1,0 +1,151 @@
+"""A frontier as data: its points, and the files that keep them."""
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmautodfp.surgery import PruningPlan
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import load_json, save_json, save_text
+
+FORMAT = 1
+#: What a limit or an axis is about, to the cost of a point.
+COSTS = dict(params='model_params', flops='model_flops', latency='latency', memory='model_memory')
+#: Costs that follow from the widths alone. Two latencies differ by chance, too.
+COUNTED = ('params', 'flops', 'memory')
+
+
+@dataclass(frozen=True)
+class Point:
+    """A plan that was carried out, full pass included, and measured.
+
+    Attributes:
+        widths (list[int]): [L], channels that the groups keep.
+        metric (float): Metric on the images of the reward: what points are chosen by.
+        held_out (float | None): Metric on the held-out images; None if there are none.
+        costs (dict[str, dict]): 'model_params', 'module_flops' and their like, as in ``summary.json``; and 'latency',
+            measured, of the whole model in seconds. Each is a ``count`` and its ``ratio`` to the dense one.
+        seconds (float): What it took to prune and to measure.
+    """
+
+    widths: list[int]
+    metric: float
+    held_out: float | None
+    costs: dict[str, dict]
+    seconds: float
+
+    def cost(self, name: str) -> dict | None:
+        """Count and ratio of one of :data:`COSTS`; None if it is not known."""
+        return self.costs.get(COSTS[name])
+
+
+@dataclass
+class Frontier:
+    """Nested plans of a model and what they are worth, the dense model first.
+
+    Attributes:
+        groups (list[str]): Names of the groups, L of them.
+        rankings (list[list[int]]): [N] each, channels in the order in which they stay.
+        path (list[list[int]]): [P, L], widths of all points, those that are still to be measured included.
+        identity (dict): What the points depend on: weights, settings, images, machine.
+        about (dict): Further facts for those who read the files, such as the metric's name.
+        points (list[Point]): Those that were measured, in the order of the path.
+    """
+
+    groups: list[str]
+    rankings: list[list[int]]
+    path: list[list[int]]
+    identity: dict[str, Any]
+    about: dict[str, Any] = field(default_factory=dict)
+    points: list[Point] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all points are measured."""
+        return len(self.points) == len(self.path)
+
+    def plan(self, index: int) -> PruningPlan:
+        """The plan of a point."""
+        rankings = [torch.tensor(ranking) for ranking in self.rankings]
+        return PruningPlan.of(self.groups, rankings, self.path[index])
+
+    def costs(self) -> list[str]:
+        """Which of :data:`COSTS` the points have."""
+        return [name for name in COSTS if self.points and self.points[0].cost(name) is not None]
+
+    def dominated(self) -> list[bool]:
+        """For each point, whether another costs no more of anything that can be counted, and is better.
+
+        Better in the reward's metric, or as good and cheaper. Latency does not speak for a point: plans are nested, so
+        where a narrower one takes longer, chance made it so.
+        """
+        names = [name for name in COUNTED if name in self.costs()]
+        rows = [[-point.metric, *(point.cost(name)['count'] for name in names)] for point in self.points]
+        return [
+            any(other != row and all(a <= b for a, b in zip(other, row, strict=True)) for other in rows) for row in rows
+        ]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write ``path`` and, beside it, the same points as a table (CSV); each in one step."""
+        points = [
+            asdict(point) | dict(dominated=dominated)
+            for point, dominated in zip(self.points, self.dominated(), strict=True)
+        ]
+        save_json(asdict(self) | dict(format=FORMAT, points=points), path)
+        save_text(self._table(), Path(path).with_suffix('.csv'))
+
+    def _table(self) -> str:
+        text, names = io.StringIO(), self.costs()
+        writer = csv.writer(text, lineterminator='\n')
+        heads = [f'{name}{unit}' for name in names for unit in ('', '_ratio')]
+        writer.writerow(['point', 'metric', 'held_out', *heads, 'dominated', 'seconds'])
+        for index, (point, dominated) in enumerate(zip(self.points, self.dominated(), strict=True)):
+            costs = [point.cost(name)[key] for name in names for key in ('count', 'ratio')]
+            writer.writerow([index, point.metric, point.held_out, *costs, int(dominated), round(point.seconds, 2)])
+        return text.getvalue()
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> 'Frontier':
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            AutoDFPError: The file is missing, damaged, no frontier or another version's.
+        """
+        content = load_json(path, 'the frontier')
+        found = content.get('format') if isinstance(content, Mapping) and 'path' in content else None
+        if found != FORMAT:
+            raise AutoDFPError(
+                f'{path} was expected to be a frontier of format {FORMAT}, found '
+                f'{"none" if found is None else f"format {found}"}; name the frontier.json that tools/frontier.py wrote'
+            )
+        try:
+            points = [Point(**{k: v for k, v in row.items() if k != 'dominated'}) for row in content['points']]
+            known = {name: content[name] for name in ('groups', 'rankings', 'path', 'identity', 'about')}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise AutoDFPError(f'{path} lacks what a frontier holds: {type(error).__name__} {error}') from None
+        return cls(**known, points=points)
+
+    def require(self, asked: Mapping[str, Any], names: Sequence[str], source: str | os.PathLike) -> None:
+        """Refuse to use the points for something that they were not measured with.
+
+        Args:
+            asked (Mapping): What they should depend on, as plain data.
+            names (Sequence[str]): What of it must be the same.
+            source (str | os.PathLike): Where the points came from, for the message.
+
+        Raises:
+            AutoDFPError: Something differs; it is named.
+        """
+        different = [name for name in names if self.identity.get(name) != asked.get(name)]
+        if different:
+            others = ' and other '.join(different).replace('_', ' ')
+            raise AutoDFPError(
+                f'{source} was measured with other {others} than what is asked for now; name another work dir '
+                'for another frontier, or ask for what it was measured with'
+            )
