@@ -11,7 +11,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from mmautodfp.api import PruningTask, search
+from mmautodfp.api import PruningTask, SearchResult, search
+from mmautodfp.frontier import Choice
 from mmautodfp.outputs import RunArtifacts, compare, read_metainfo, search_line, slim_config
 from mmautodfp.search import AgentSpec, Progress, on_every_rank, on_main
 from mmautodfp.search.task import survey_target
@@ -30,6 +31,10 @@ class AutoDFPHook(Hook):
     Args:
         **settings: The fields of :class:`mmautodfp.hooks.HookSettings`.
 
+    Attributes:
+        choice (Choice | None): A point of a frontier that is carried out in place of a search. None unless it is set
+            before the test.
+
     Raises:
         AutoDFPError: A setting is unknown or out of its range.
     """
@@ -44,6 +49,7 @@ class AutoDFPHook(Hook):
         self.resume = told.resume
         # Built once more for the real task; this tells a wrong setting before anything is loaded.
         build(AGENTS, self.agent, spec=AgentSpec(1, uniform_action=(0.5, 0.5), seed=told.seed))
+        self.choice: Choice | None = None
         self.artifacts: RunArtifacts | None = None
 
     def prepare(self, runner: Runner) -> None:
@@ -95,27 +101,10 @@ class AutoDFPHook(Hook):
             return  # tested once more: the model is pruned already
         self.prepare(runner)
         told, task, cfg = self.settings, self.task, runner.cfg
-
-        def tell(progress: Progress) -> None:
-            scalars = dict(reward=progress.reward, best=progress.best_reward, **progress.scalars)
-            scalars |= dict(params=task.costs.params[task.constraint.budgets[0].scope].ratio(progress.widths))
-            runner.visualizer.add_scalars({f'autodfp/{k}': v for k, v in scalars.items()}, step=progress.episode)
-            line.tell(progress)
-
-        dataset = cfg.val_dataloader.dataset.to_dict() if self.reward.needs_data else {}
-        dataset.pop('data_root', None)  # the data may move
-        with search_line(self.logger, told.num_episodes, told.log_interval) as line:
-            found = search(
-                *(task, self.reward, told.num_episodes, self.agent, told.opening_lams, told.racing),
-                checkpoint=Path(runner.work_dir) / 'search.pth',
-                checkpoint_interval=told.checkpoint_interval,
-                resume=self.resume,
-                seed=told.seed,
-                identity=dict(model=repr(cfg.model.to_dict()), data=repr(dataset)),
-                on_episode=tell,
-                logger=self.logger,
-            )
+        found = self.choice.found_for(task) if self.choice else self._search(runner)
         how = dict(agent=self.agent, reconstructor=told.reconstructor)
+        if self.choice:
+            how['frontier'] = self.choice.describe()
         artifacts = RunArtifacts(cfg, Path(runner.work_dir), task, found, how)
         applied = []
         on_every_rank(lambda: applied.append(task.apply(found.plan, final=True)))
@@ -132,6 +121,29 @@ class AutoDFPHook(Hook):
         on_main(lambda: artifacts.write_summary(self.reward, self.held_out, rows, shape, told.seed, get_world_size()))
         if is_main_process():
             self.logger.info('\n'.join(['', *artifacts.table(rows)]))
+
+    def _search(self, runner: Runner) -> SearchResult:
+        told, task, cfg = self.settings, self.task, runner.cfg
+
+        def tell(progress: Progress) -> None:
+            scalars = dict(reward=progress.reward, best=progress.best_reward, **progress.scalars)
+            scalars |= dict(params=task.costs.params[task.constraint.budgets[0].scope].ratio(progress.widths))
+            runner.visualizer.add_scalars({f'autodfp/{k}': v for k, v in scalars.items()}, step=progress.episode)
+            line.tell(progress)
+
+        dataset = cfg.val_dataloader.dataset.to_dict() if self.reward.needs_data else {}
+        dataset.pop('data_root', None)  # the data may move
+        with search_line(self.logger, told.num_episodes, told.log_interval) as line:
+            return search(
+                *(task, self.reward, told.num_episodes, self.agent, told.opening_lams, told.racing),
+                checkpoint=Path(runner.work_dir) / 'search.pth',
+                checkpoint_interval=told.checkpoint_interval,
+                resume=self.resume,
+                seed=told.seed,
+                identity=dict(model=repr(cfg.model.to_dict()), data=repr(dataset)),
+                on_episode=tell,
+                logger=self.logger,
+            )
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Add the test loop's figures to the summary and say where everything is."""

@@ -57,7 +57,8 @@ class RunArtifacts:
         work_dir (Path): Where to.
         task (PruningTask): What was pruned.
         found (SearchResult): How the plan was found.
-        settings (Mapping): Configs of the agent and the reconstructor, to tell how the plan came about.
+        settings (Mapping): Configs of the agent and the reconstructor, and where it was read off a frontier, which
+            point; to tell how the plan came about.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class RunArtifacts:
             module=task.path,
             target=task.target,
             episodes=len(found.history),
-            best_episode=found.history.best,
+            best_episode=found.history.best if len(found.history) else None,
             seconds=dict(search=sum(found.history.seconds), this_run=found.seconds),
             seed=seed,
             ranks=ranks,
@@ -196,13 +197,14 @@ class RunArtifacts:
         """Where everything is, and what can be done with it."""
         config, checkpoint = (shlex.quote(str(self.work_dir / name)) for name in ('pruned.py', 'pruned.pth'))
         report = 'report.html (open it in a browser; pictures in report/), ' if self.evidence else ''
+        searched = len(self.found.history) > 0
         return [
             f'in {self.work_dir}: {report}pruned.py and pruned.pth (the model), strategy.json (the plan), summary.json '
-            '(figures), search.pth (to go on)',
+            f'(figures){", search.pth (to go on)" if searched else ""}',
             f'evaluate it:    python -m mmautodfp test {config} {checkpoint}',
             f'export it:      python -m mmautodfp export_onnx {config} {checkpoint}',
             f'fine-tune it:   hand {config} to tools/train.py of MMDetection; it starts from the pruned weights',
-            'search longer:  the same command with --resume --episodes N',
+            *(['search longer:  the same command with --resume --episodes N'] if searched else []),
         ]
 
 

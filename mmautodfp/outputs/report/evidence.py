@@ -1,6 +1,5 @@
 """What the report shows and no other file of a run holds: taken from the live model, kept as JSON."""
 
-import base64
 import io
 import os
 import platform
@@ -206,8 +205,3 @@ def first_line(error: Exception) -> str:
     """An error in one line, for the report."""
     text = str(error).strip().splitlines()
     return f'{type(error).__name__}: {text[0][:300]}' if text else type(error).__name__
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """Bytes as an address that holds them; ``kind`` such as 'image/png'."""
-    return f'data:{kind};base64,{base64.b64encode(content).decode()}'

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from mmautodfp.outputs.latency import ROWS
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, load_tensors, save_text
 
-from .evidence import ChannelMap, Evidence, data_uri, first_line
+from .evidence import ChannelMap, Evidence, first_line
+from .markup import data_uri, templates
 from .part_plots import grouped_strategy_figure, parts_figure
 from .parts import part_of
 from .plots import channels_figure, pictures_figure, save_png, search_figure, strategy_figure, to_svg
@@ -82,18 +82,11 @@ class Report:
         Raises:
             AutoDFPError: There is no room, or no right to write there.
         """
-        templates = Environment(
-            loader=PackageLoader('mmautodfp.outputs.report', 'templates'),
-            autoescape=True,  # names of classes and files, and the config's text, are the user's
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
         path = self.work_dir / 'report.html'
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='Glyph .* missing')  # of class names; the page has them
             content = self._content()
-        save_text(templates.get_template('report.html.jinja').render(content), path)
+        save_text(templates().get_template('report.html.jinja').render(content), path)
         return path
 
     def _content(self) -> dict[str, Any]:
@@ -183,6 +176,8 @@ class Report:
         return sorted({finding.label for finding in found})
 
     def _search_figure(self) -> Figure:
+        if not self.summary['episodes']:
+            raise AutoDFPError('the plan was read off a frontier, without a search')
         history = load_tensors(self.work_dir / 'search.pth', 'the search')['history']
         rows = self.summary['results']
         baselines = {row['name']: row['search_metric'] for row in rows[:-1] if row['search_metric'] is not None}
@@ -212,6 +207,11 @@ class Report:
     def _command(self) -> str:
         again = self.work_dir.with_name(f'{self.work_dir.name}_again')
         parts = ['python', '-m', 'mmautodfp', 'prune', str(self.config_file), '--work-dir', str(again)]
+        chosen = self.summary.get('frontier')
+        if chosen:
+            parts += ['--from-frontier', chosen['file']]
+            for name, limit in chosen['limits'].items():
+                parts += [f'--{name.replace("_", "-")}', limit]
         # A search that was resumed says so in its config; from the start there is nothing to resume.
         if 'resume=True' in self._config().replace(' ', ''):
             parts += ['--cfg-options', 'autodfp.resume=False']
