@@ -5,9 +5,18 @@ A config without an `autodfp` entry, such as MMDetection's own, is pruned withou
 Example:
     python tools/prune.py configs/faster_rcnn_autodfp.py --preserve-ratio 0.8
     python tools/prune.py my_detector.py my_detector.pth
+    python tools/prune.py CONFIG --from-frontier work_dirs/CONFIG_frontier/frontier.json --max-flops 60%
 """
 
 from mmautodfp.utils.command_line import add_common_arguments, new_parser, read_arguments, told
+
+LIMITS = {
+    'max-params': '25M',
+    'max-flops': '120G or 60%%',
+    'max-latency': '40ms',
+    'max-memory': '500MB',
+    'min-metric': '0.37 or 97%%; alone, the cheapest point that meets it',
+}
 
 
 @told('if episodes were finished, they are kept and the same command with --resume goes on')
@@ -24,8 +33,17 @@ def main(argv: list[str] | None = None) -> None:
         action='store_true',
         help='of a config without an autodfp entry: a search rewarded on its val images',
     )
+    parser.add_argument(
+        '--from-frontier',
+        metavar='FILE',
+        help='prune a point that tools/frontier.py measured, without a search: the best within these limits',
+    )
+    for name, example in LIMITS.items():
+        parser.add_argument(f'--{name}', help=f'of the whole model, such as {example}')
     add_common_arguments(parser)
     arguments = read_arguments(parser, argv)
+    given = {name.replace('-', '_'): arguments.pop(name.replace('-', '_')) for name in LIMITS}
+    arguments['limits'] = {name: limit for name, limit in given.items() if limit is not None}
 
     from mmautodfp.runs import prune
 

@@ -4,6 +4,7 @@ from .checkpoints import adapt_state, find_checkpoint, read_state
 from .commands import evaluate, prune
 from .configs import add_settings, find_config, last_line, load_config, load_search_config
 from .data import require_data
+from .frontier import frontier
 from .runner import build_runner
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     'evaluate',
     'find_checkpoint',
     'find_config',
+    'frontier',
     'last_line',
     'load_config',
     'load_search_config',

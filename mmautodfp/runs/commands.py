@@ -1,6 +1,7 @@
 """What ``tools/prune.py`` and ``tools/test.py`` do, callable from Python."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmautodfp.utils.registry import HOOKS, build
 from .checkpoints import find_checkpoint
 from .configs import add_settings, load_config, override_settings
 from .data import require_data
+from .frontier import take_point
 from .runner import build_runner, run_test
 
 
@@ -29,6 +31,8 @@ def prune(
     trust_checkpoint: bool = False,
     cfg_options: dict[str, Any] | None = None,
     search: bool = False,
+    from_frontier: str | None = None,
+    limits: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
     """Search a plan for a trained detector, prune it, write the result and evaluate it.
 
@@ -46,6 +50,8 @@ def prune(
         cfg_options (dict | None): Further overrides, dotted keys to values.
         search (bool): A config without an ``autodfp`` entry is pruned as ``configs/_base_/autodfp.py`` says: with a
             search that is rewarded on its val images. Defaults to False.
+        from_frontier (str | None): A ``frontier.json``, of which a point is pruned without a search. Defaults to None.
+        limits (Mapping[str, str] | None): Which point, see :func:`mmautodfp.frontier.choose`. Defaults to None.
 
     Returns:
         dict[str, float]: Metrics of the test loop on the pruned model; none if the reward needs no data, for then
@@ -55,6 +61,10 @@ def prune(
         AutoDFPError: The request cannot be met; one sentence says why.
     """
     cfg = load_config(config, work_dir, launcher, cfg_options)
+    _require_sense(
+        from_frontier, limits, dict(preserve_ratio=preserve_ratio, episodes=episodes, resume=resume, search=search)
+    )
+    choice = None if from_frontier is None else take_point(cfg, from_frontier, limits or {})
     settings = 'autodfp' if search else 'zero_data'
     added = add_settings(cfg, settings)
     if search and not added:
@@ -64,6 +74,7 @@ def prune(
     override_settings(cfg, preserve_ratio, episodes, seed)
     cfg.autodfp.resume = resume or cfg.autodfp.get('resume', False)
     hook = build(HOOKS, cfg.autodfp.to_dict())
+    hook.choice = choice
     if hook.resume and not (Path(cfg.work_dir) / 'search.pth').is_file():
         raise AutoDFPError(
             f'a search was to be resumed, but there is no search.pth in {cfg.work_dir}; leave out --resume'
@@ -83,6 +94,15 @@ def prune(
     runner.register_hook(hook)
     with pickle_allowed(trust_checkpoint):  # mmengine reads the checkpoint once more
         return run_test(runner) if hook.reward.needs_data else _prune_without_data(runner, hook)
+
+
+def _require_sense(from_frontier: str | None, limits: Mapping[str, str] | None, of_a_search: Mapping[str, Any]) -> None:
+    option = lambda name: f'--{name.replace("_", "-")}'
+    if from_frontier is None and limits:
+        raise AutoDFPError(f'{option(next(iter(limits)))} chooses a point of a frontier; name it with --from-frontier')
+    given = [option(name) for name, value in of_a_search.items() if value not in (None, False)]
+    if from_frontier is not None and given:
+        raise AutoDFPError(f'--from-frontier prunes what has been measured, without a search; leave out {given[0]}')
 
 
 def evaluate(

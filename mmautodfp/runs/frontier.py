@@ -1,0 +1,135 @@
+"""What ``tools/frontier.py`` does, and how ``tools/prune.py`` takes a point of it, callable from Python."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
+
+from mmautodfp import api
+from mmautodfp.costs import Budget
+from mmautodfp.frontier import Choice, Frontier, choose
+from mmautodfp.frontier.measure import NUM_POINTS
+from mmautodfp.search.task import read_constraint
+from mmautodfp.utils.fileio import pickle_allowed
+from mmautodfp.utils.registry import HOOKS, build
+
+from .checkpoints import find_checkpoint
+from .configs import add_settings, load_config
+from .data import require_data
+from .runner import build_runner
+
+FILE = 'frontier.json'
+
+
+def frontier(
+    config: str | os.PathLike,
+    checkpoint: str | None = None,
+    work_dir: str | None = None,
+    points: int = NUM_POINTS,
+    no_data: bool = False,
+    launcher: str = 'none',
+    trust_checkpoint: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+) -> Frontier:
+    """Measure what is left of a detector or classifier at each of some points, from the dense model down.
+
+    The work dir gets ``frontier.json``, ``frontier.csv``, ``frontier.png`` and ``frontier.html``. Points that the first
+    one holds are not measured again.
+
+    Args:
+        config (str | os.PathLike): Config file, or the name of one of ours. Without an ``autodfp`` entry its widths are
+            found as ``configs/_base_/zero_data.py`` says, and its points are measured with the COCO mAP.
+        checkpoint (str | None): Weights of the dense model, file or URL. Defaults to the config's ``load_from``.
+        work_dir (str | None): Where the results go. Defaults to the config's, else ``work_dirs/<config name>``, in
+            either case with ``_frontier`` at its end: a run of ``prune`` keeps its own config there.
+        points (int): How many, see :func:`mmautodfp.api.frontier`. Defaults to 21.
+        no_data (bool): Measure with synthetic images in place of the config's reward. Defaults to False.
+        launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'. Defaults to 'none'.
+        trust_checkpoint (bool): Allow a checkpoint whose reading can run code in it. Defaults to False.
+        cfg_options (dict | None): Further overrides, dotted keys to values.
+
+    Raises:
+        AutoDFPError: The request cannot be met; one sentence says why.
+    """
+    cfg = load_config(config, work_dir, launcher, cfg_options)
+    cfg.work_dir = work_dir or f'{str(cfg.work_dir).rstrip("/")}_frontier'
+    ready_settings(cfg, no_data)
+    # Where the limit lies does not matter, and no single plan is asked for.
+    cfg.autodfp.update(budget=budgets_at(cfg, lambda budget: 1.0), allocate=False, compare=True, resume=False)
+    hook = build(HOOKS, cfg.autodfp.to_dict())
+    if hook.reward.needs_data:
+        require_data(cfg, 'val', 'test')
+    cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
+    runner = build_runner(cfg, trust_checkpoint)
+    with pickle_allowed(trust_checkpoint):
+        runner.load_or_resume()
+    hook.prepare(runner)
+    task, held_out = hook.task, hook.held_out
+    about = dict(
+        model=type(task.model).__name__,
+        config=str(cfg.filename),
+        target=task.target,
+        no_data=no_data,
+        metric=hook.reward.name,
+        reported_metric=hook.reward.reported_name,
+        images=len(hook.reward.images),
+        held_out_images=len(held_out.images) if held_out else 0,
+        flops_input=list(task.example_input['inputs'].shape),
+    )
+    found = api.frontier(task, hook.reward, held_out, points, Path(cfg.work_dir) / FILE, about, runner.logger)
+    if is_main_process():
+        from mmautodfp.outputs.report.frontier_page import write_frontier  # it draws
+
+        page = write_frontier(found, cfg.work_dir)
+        runner.logger.info(f'{page} shows the {len(found.points)} points; {FILE} and frontier.csv beside it hold them')
+    return found
+
+
+def ready_settings(cfg: Config, no_data: bool) -> None:
+    """Give a config the settings that a frontier is measured with, and its points are pruned with.
+
+    Args:
+        cfg (Config): Is changed.
+        no_data (bool): Whether no data set may be opened.
+    """
+    add_settings(cfg, 'zero_data' if no_data else 'frontier')
+    reward = cfg.autodfp.get('reward') or {}
+    if no_data and 'SyntheticReward' not in str(reward.get('type')):
+        # What the reconstructor's images look like, the model can take.
+        images = dict((cfg.autodfp.get('reconstructor') or {}).get('images') or {})
+        images = {name: images[name] for name in ('size', 'mean', 'std') if name in images}
+        cfg.autodfp.reward = ConfigDict(type='SyntheticReward', images=images)
+
+
+def budgets_at(cfg: Config, share: Callable[[Budget], float]) -> dict | list[dict]:
+    """The budgets of a config with other limits: a share of the dense cost for each."""
+    own = cfg.autodfp.get('budget')
+    several = isinstance(own, list | tuple)
+    settings = [dict(type='ParamBudget') | dict(one or {}) for one in (own if several else [own])]
+    budgets = read_constraint(settings).budgets
+    new = [one | dict(preserve_ratio=share(budget)) for one, budget in zip(settings, budgets, strict=True)]
+    return new if several else new[0]
+
+
+def take_point(cfg: Config, file: str | os.PathLike, limits: Mapping[str, str]) -> Choice:
+    """Choose a point of a frontier and give a config the settings to prune it with.
+
+    Args:
+        cfg (Config): Is changed: plans that the point is compared with may cost as much as it does.
+        file (str | os.PathLike): What :func:`frontier` wrote.
+        limits (Mapping[str, str]): As of :func:`mmautodfp.frontier.choose`.
+
+    Raises:
+        AutoDFPError: The file holds no frontier, or no point is within the limits.
+    """
+    choice = choose(Frontier.load(file), limits, file)
+    ready_settings(cfg, choice.frontier.about.get('no_data', False))
+    costs = choice.point.costs
+    budget = budgets_at(cfg, lambda budget: costs[f'{budget.scope}_{budget.metric}']['ratio'])
+    cfg.autodfp.update(
+        budget=budget, allocate=False
+    )  # the point is what the reconstructor would choose, or close to it
+    return choice

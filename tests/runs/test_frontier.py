@@ -1,0 +1,206 @@
+"""Frontiers of whole configs, and points of them that are pruned: what a file says is what a pruned model is."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import REPO
+from in_process import run_tool
+
+from mmautodfp.frontier import Frontier
+from mmautodfp.runs import evaluate, frontier, prune
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import load_json
+
+CLASSIFIER = 'configs/demo/vgg_digits_autodfp.py'
+OPTIONS = {
+    'autodfp.reconstructor.type': 'SyntheticLeastSquares',
+    'autodfp.reconstructor.images.size': 8,
+    'autodfp.reconstructor.images.num_images': 16,
+}
+
+
+def typed(options: dict) -> list[str]:
+    return ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
+
+
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory):
+    """A frontier of six points."""
+    work_dir = tmp_path_factory.mktemp('classifier')
+    return frontier(CLASSIFIER, work_dir=str(work_dir), points=6, cfg_options=dict(OPTIONS)), work_dir
+
+
+def require_as_told(found: Frontier, index: int, work_dir) -> dict:
+    """Compare a run's files with a point; its row of the summary."""
+    point, row = found.points[index], load_json(work_dir / 'summary.json', 'the summary')['results'][-1]
+    assert (row['search_metric'], row['held_out_metric']) == (point.metric, point.held_out)
+    for name in ('module_params', 'model_params', 'module_flops', 'model_flops'):
+        assert row[name] == point.costs[name]
+    assert list(row['widths'].values()) == point.widths
+    state = torch.load(work_dir / 'pruned.pth', weights_only=True)['state_dict']
+    buffers = ('running_mean', 'running_var', 'num_batches_tracked')
+    weights = [tensor for name, tensor in state.items() if not name.endswith(buffers)]
+    assert sum(tensor.numel() for tensor in weights) == point.costs['model_params']['count']
+    return row
+
+
+def test_a_classifiers_point_is_pruned_to_what_the_file_says(classifier, tmp_path):
+    found, folder = classifier
+    file = str(folder / 'frontier.json')
+    metrics = prune(
+        CLASSIFIER, work_dir=str(tmp_path), cfg_options=dict(OPTIONS), from_frontier=file, limits=dict(max_flops='50%')
+    )
+    able = [index for index, point in enumerate(found.points) if point.cost('flops')['ratio'] <= 0.5]
+    index = max(able, key=lambda index: (found.points[index].metric, index))
+    require_as_told(found, index, tmp_path)
+    # All of the digits' test split is held out, so MMEngine's own loop must come to the same.
+    assert metrics['accuracy/top1'] == pytest.approx(found.points[index].held_out)
+    again = evaluate(tmp_path / 'pruned.py', str(tmp_path / 'pruned.pth'), str(tmp_path / 'test'))
+    assert again == metrics
+    summary = load_json(tmp_path / 'summary.json', 'the summary')
+    assert summary['frontier'] == dict(file=file, point=index, limits=dict(max_flops='50%'))
+    assert (summary['episodes'], summary['best_episode']) == (0, None)
+    assert not (tmp_path / 'search.pth').exists()
+    page = (tmp_path / 'report.html').read_text()
+    assert f'--from-frontier {file} --max-flops 50%' in page
+    assert 'the plan was read off a frontier, without a search' in page
+
+
+def test_the_work_dir_gets_a_page_a_picture_and_a_table(classifier):
+    found, folder = classifier
+    page = (folder / 'frontier.html').read_text()
+    assert page.count('<tr>') == 1 + 6
+    assert page.count('>dominated<') == sum(found.dominated())
+    assert f'--from-frontier {folder}/frontier.json' in page
+    assert (folder / 'frontier.png').stat().st_size > 10_000
+    assert len((folder / 'frontier.csv').read_text().splitlines()) == 1 + 6
+
+
+def test_it_is_measured_once(classifier, monkeypatch):
+    found, folder = classifier
+    monkeypatch.setattr('mmautodfp.frontier.measure._measure', None)
+    assert frontier(CLASSIFIER, work_dir=str(folder), points=6, cfg_options=dict(OPTIONS)) == found
+
+
+def test_a_frontier_of_other_weights_is_refused(classifier, tmp_path):
+    _, folder = classifier
+    state = torch.load(REPO / 'configs/demo/vgg_digits.pth', weights_only=True)
+    state = state.get('state_dict', state)
+    next(iter(state.values())).mul_(2)
+    torch.save(state, tmp_path / 'other.pth')
+    options = dict(checkpoint=str(tmp_path / 'other.pth'), cfg_options=dict(OPTIONS))
+    message = 'frontier.json was measured with other weights than what is asked for now'
+    with pytest.raises(AutoDFPError, match=message):
+        frontier(CLASSIFIER, work_dir=str(folder), points=6, **options)
+    with pytest.raises(AutoDFPError, match=message):
+        prune(
+            CLASSIFIER,
+            work_dir=str(tmp_path),
+            from_frontier=str(folder / 'frontier.json'),
+            limits=dict(max_flops='50%'),
+            **options,
+        )
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--from-frontier', 'absent.json', '--max-flops', '50%'], 'there is no such file'),
+        (['--from-frontier', 'FILE'], 'no limit was named'),
+        (
+            ['--from-frontier', 'FILE', '--max-flops', '50%', '--episodes', '3'],
+            'without a search; leave out --episodes',
+        ),
+        (['--from-frontier', 'FILE', '--max-flops', '50%', '--resume'], 'without a search; leave out --resume'),
+        (['--from-frontier', 'FILE', '--max-flops', '1%'], '--max-flops 1% was asked for, but the points of'),
+        (['--min-metric', '50%'], '--min-metric chooses a point of a frontier; name it with --from-frontier'),
+    ],
+)
+def test_bad_requests_for_a_point_end_in_a_sentence(classifier, tmp_path, arguments, message):
+    file = str(classifier[1] / 'frontier.json')
+    arguments = [file if argument == 'FILE' else argument for argument in arguments]
+    result = run_tool('prune', CLASSIFIER, *arguments, '--work-dir', str(tmp_path), *typed(OPTIONS))
+    assert result.returncode == 2
+    assert message in result.stderr
+
+
+def test_too_few_points_end_in_a_sentence(tmp_path):
+    result = run_tool('frontier', CLASSIFIER, '--points', '1', '--work-dir', str(tmp_path), *typed(OPTIONS))
+    assert result.returncode == 2
+    assert 'in 2 points or more, got num_points=1' in result.stderr
+
+
+@pytest.mark.slow
+def test_without_data_a_point_is_measured_and_pruned_where_there_is_none(tmp_path):
+    config = 'configs/demo/faster_rcnn_digits_autodfp.py'
+    options = {
+        'autodfp.reconstructor': dict(
+            type='SyntheticLeastSquares', images=dict(num_images=2, size=64), recalibration=2, refinement=False
+        ),
+        'visualizer.name': 'no_data',
+    }
+    for split in ('val', 'test'):
+        options[f'{split}_dataloader.dataset.data_root'] = '/nowhere/digits/'
+        options[f'{split}_evaluator.ann_file'] = '/nowhere/digits/annotations.json'
+    work_dir = tmp_path / 'frontier'
+    found = frontier(config, work_dir=str(work_dir), points=3, no_data=True, cfg_options=dict(options))
+    assert [point.held_out for point in found.points] == [None] * 3
+    assert found.points[0].metric == pytest.approx(1)
+    assert found.about['metric'] == 'output_likeness'
+    bare = {'autodfp.compare': False, 'autodfp.report': False}
+    limits = dict(max_params='80%')
+    file = str(work_dir / 'frontier.json')
+    assert (
+        prune(config, work_dir=str(tmp_path / 'run'), cfg_options=options | bare, from_frontier=file, limits=limits)
+        == {}
+    )
+    require_as_told(found, 1, tmp_path / 'run')
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_loses_no_point(tmp_path):
+    command = [sys.executable, str(REPO / 'tools/frontier.py'), CLASSIFIER, '--points', '12', f'--work-dir={tmp_path}']
+    env = os.environ | dict(PYTHONPATH=str(REPO))
+    process = subprocess.Popen([*command, *typed(OPTIONS)], env=env, stdout=subprocess.DEVNULL)
+    file, deadline = tmp_path / 'frontier.json', time.monotonic() + 300
+    while process.poll() is None and not (file.exists() and len(Frontier.load(file).points) >= 3):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = Frontier.load(file)
+    assert 3 <= len(kept.points) < 12
+    subprocess.run([*command, *typed(OPTIONS)], env=env, check=True, stdout=subprocess.DEVNULL)
+    found = Frontier.load(file)
+    assert found.complete
+    assert found.points[: len(kept.points)] == kept.points
+    assert found.path == kept.path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('config', ['faster_rcnn_digits_whole_autodfp', 'fcos_digits_whole_autodfp'])
+def test_a_detectors_point_is_pruned_to_what_the_file_says(config, small_demo, tmp_path):
+    options = small_demo | {
+        'autodfp.reconstructor.images': dict(num_images=8, size=64),
+        'autodfp.reconstructor.refinement': dict(units_per_pass=16),
+        'autodfp.report': False,
+        'visualizer.name': config,
+    }
+    found = frontier(config, work_dir=str(tmp_path / 'frontier'), points=4, cfg_options=dict(options))
+    assert {name for point in found.points for name in found.costs()} >= {'params', 'flops', 'latency'}
+    file = str(tmp_path / 'frontier/frontier.json')
+    limit = found.points[1].cost('flops')['count']
+    prune(
+        config,
+        work_dir=str(tmp_path / 'run'),
+        cfg_options=dict(options),
+        from_frontier=file,
+        limits=dict(max_flops=str(limit), min_metric=str(found.points[1].metric)),
+    )
+    index = load_json(tmp_path / 'run/summary.json', 'the summary')['frontier']['point']
+    require_as_told(found, index, tmp_path / 'run')
