@@ -120,6 +120,26 @@ def test_the_steps_of_the_docs_do_what_their_comments_say(capsys):
         assert torch.equal(model(images), dense)
 
 
+@pytest.mark.usefixtures('_narrow')
+def test_the_frontier_of_the_docs_prunes_the_best_point_within_its_limit():
+    (block,) = blocks('docs/extending.md', 'A frontier in Python')
+    model, images = narrow_resnet(), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        dense = model(images)
+    task = api.PruningTask.build(model, '', images, reconstructor=SMALL)
+
+    @torch.no_grad()
+    def reward(model):
+        return -(model(images) - dense).abs().mean().item()
+
+    names = run(block.replace('num_points=21', 'num_points=4'), dict(task=task, reward=reward))
+    points, choice = names['points'].points, names['choice']
+    within = [point for point in points if point.cost('flops')['ratio'] <= 0.6]
+    assert 0 < len(within) < len(points)
+    assert choice.point.metric == max(point.metric for point in within) == reward(model)
+    assert count(model) == choice.point.cost('params')['count']
+
+
 def test_without_a_reward_the_allocated_plan_is_applied_and_nothing_else_is_needed():
     model = narrow_resnet()
     result = api.prune(model, constraint=0.6, target='', reconstructor=SMALL)

@@ -11,11 +11,11 @@ Example:
 from mmautodfp.utils.command_line import add_common_arguments, new_parser, read_arguments, told
 
 LIMITS = {
-    'max-params': '25M',
-    'max-flops': '120G or 60%%',
-    'max-latency': '40ms',
-    'max-memory': '500MB',
-    'min-metric': '0.37 or 97%%; alone, the cheapest point that meets it',
+    '--max-params': '25M',
+    '--max-flops': '120G or 60%%',
+    '--max-latency': '40ms',
+    '--max-memory': '500MB',
+    '--min-metric': '0.37 or 97%%; alone, the cheapest point that meets it',
 }
 
 
@@ -38,11 +38,11 @@ def main(argv: list[str] | None = None) -> None:
         metavar='FILE',
         help='prune a point that tools/frontier.py measured, without a search: the best within these limits',
     )
-    for name, example in LIMITS.items():
-        parser.add_argument(f'--{name}', help=f'of the whole model, such as {example}')
+    for option, example in LIMITS.items():
+        parser.add_argument(option, help=f'limit of a point, of the whole model, such as {example}')
     add_common_arguments(parser)
     arguments = read_arguments(parser, argv)
-    given = {name.replace('-', '_'): arguments.pop(name.replace('-', '_')) for name in LIMITS}
+    given = {name: arguments.pop(name) for name in (option[2:].replace('-', '_') for option in LIMITS)}
     arguments['limits'] = {name: limit for name, limit in given.items() if limit is not None}
 
     from mmautodfp.runs import prune
