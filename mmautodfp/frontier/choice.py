@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mmautodfp.costs import parse_limit
 from mmautodfp.search import History
 from mmautodfp.search.run import SearchResult
 from mmautodfp.search.task import PruningTask
@@ -53,44 +54,50 @@ class Choice:
         return SearchResult(self.frontier.plan(self.index), self.point.metric, History(), 0.0, {})
 
 
-def choose(frontier: Frontier, limits: Mapping[str, str], source: str | os.PathLike = 'the frontier') -> Choice:
+def choose(frontier: Frontier, limits: Mapping[str, str | float], source: str | os.PathLike = 'the frontier') -> Choice:
     """The point with the best metric on the reward's images within all limits; with a least metric alone, the cheapest.
 
     Held-out images are not looked at. Of points that are alike the narrowest is taken.
 
     Args:
-        frontier (Frontier): With one point or more.
-        limits (Mapping[str, str]): One or more of 'max_params', 'max_flops', 'max_latency', 'max_memory' and
+        frontier (Frontier): All of its points are measured.
+        limits (Mapping[str, str | float]): One or more of 'max_params', 'max_flops', 'max_latency', 'max_memory' and
             'min_metric', to a quantity such as '25M', '120G', '40ms', '500MB' or '0.37', or to a percentage of the
             dense model's, such as '60%'. Costs are of the whole model.
         source (str | os.PathLike): Where the frontier came from, for messages. Defaults to 'the frontier'.
 
     Raises:
-        AutoDFPError: A limit is no quantity, its cost was not measured, or no point is within the limits; the message
-            names the range that can be reached.
+        AutoDFPError: A limit is no quantity, its cost was not measured, no point is within the limits (the message
+            names the range that can be reached), or points are missing.
     """
     points = frontier.points
-    if not points or not limits:
-        missing = 'no point has been measured yet' if not points else 'no limit was named'
-        raise AutoDFPError(f'a point was to be chosen from {source}, but {missing}; name one of {", ".join(LIMITS)}')
-    within = range(len(points))
+    if not points or not frontier.complete:
+        raise AutoDFPError(
+            f'a point was to be chosen from {source}, but of its {len(frontier.path)} points {len(points)} have been '
+            'measured; the same command of tools/frontier.py goes on'
+        )
+    if not limits:
+        raise AutoDFPError(
+            f'a point was to be chosen from {source}, but no limit was named; name one of '
+            f'{", ".join(map(_option, LIMITS))}'
+        )
+    within = list(range(len(points)))
     for name, text in limits.items():
         values, bound, show = _read(frontier, name, text, source)
         able = [index for index in within if (values[index] >= bound if name == METRIC else values[index] <= bound)]
         if not able:
-            held = [f'{_option(other)} {limits[other]}' for other in limits if other != name]
-            among = f' within {" and ".join(held)}' if len(within) < len(points) else ''
-            least, most = (show(end([values[index] for index in within])) for end in (min, max))
+            before = list(limits)[: list(limits).index(name)]
+            among = ' and'.join(f' {_option(other)} {limits[other]}' for other in before)
+            among = f' within{among}' if before else ''
+            least, most = (end(values[index] for index in within) for end in (min, max))
             raise AutoDFPError(
-                f'{_option(name)} {text} was asked for, but the points of {source}{among} reach from {least} to '
-                f'{most}; ask for something in this range'
+                f'{_option(name)} {text} was asked for, but the points of {source}{among} reach from '
+                f'{show(least, True)} to {show(most, False)}; ask for something in this range'
             )
         within = able
-    if set(limits) == {METRIC}:
-        index = max(within)  # the narrowest
-    else:
-        index = max(within, key=lambda index: (points[index].metric, index))
-    return Choice(frontier, index, dict(limits), str(source))
+    # The last one is the narrowest.
+    index = max(within) if set(limits) == {METRIC} else max(within, key=lambda index: (points[index].metric, index))
+    return Choice(frontier, index, {name: str(text) for name, text in limits.items()}, str(source))
 
 
 def _option(name: str) -> str:
@@ -98,20 +105,32 @@ def _option(name: str) -> str:
 
 
 def _read(
-    frontier: Frontier, name: str, text: str, source: str | os.PathLike
-) -> tuple[list[float], float, Callable[[float], str]]:
-    """What a limit is on, point by point; the limit; and how values of its kind are told. Shares where it is one."""
+    frontier: Frontier, name: str, text: str | float, source: str | os.PathLike
+) -> tuple[list[float], float, Callable[[float, bool], str]]:
+    """What a limit is on, point by point; the limit; and what such a value is in its words, rounded up or down."""
     if name not in LIMITS:
         raise AutoDFPError(f'a point was to be chosen by {name}, but there are {", ".join(LIMITS)}')
-    points, kind = frontier.points, name.partition('_')[2]
-    if kind != 'metric' and kind not in frontier.costs():
+    points, cost = frontier.points, name.removeprefix('max_')
+    if name == METRIC:
+        values, scale = [point.metric for point in points], points[0].metric / 100
+        is_share = str(text).endswith('%')
+        try:
+            bound = float(str(text).removesuffix('%')) * (scale if is_share else 1)
+        except ValueError:
+            raise AutoDFPError(
+                f'{_option(name)} {text} was asked for; it takes a number such as 0.37, or a share of the dense '
+                "model's metric such as 97%"
+            ) from None
+        if is_share and scale <= 0:
+            raise AutoDFPError(
+                f'{_option(name)} {text} was asked for, but of a metric of {points[0].metric:g}, which the dense model '
+                'has, there is no share; name a number'
+            )
+        return values, bound, lambda value, _: f'{value / scale:.2f}%' if is_share else f'{value:.4f}'
+    if cost not in frontier.costs():
         raise AutoDFPError(
             f'{_option(name)} was asked for, but the points of {source} tell {", ".join(frontier.costs())} alone'
         )
-    share, bound = (True, float(text[:-1]) / 100) if text.endswith('%') else (False, float(text))
-    if kind == 'metric':
-        dense = points[0].metric
-        values = [point.metric / dense if share else point.metric for point in points]
-    else:
-        values = [point.cost(kind)['ratio' if share else 'count'] for point in points]
-    return values, bound, (lambda value: f'{value:.1%}') if share else (lambda value: f'{value:.4g}')
+    limit, dense = parse_limit(text, cost), points[0].cost(cost)['count']
+    values = [point.cost(cost)['count'] for point in points]
+    return values, limit.of(dense), lambda value, up: limit.show(value, dense, up)

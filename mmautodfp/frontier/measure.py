@@ -158,7 +158,7 @@ def _measure(
 
 @torch.inference_mode()
 def _latency(task: PruningTask, restore: Restore) -> dict[str, dict]:
-    """Seconds of the whole model, pruned and dense in turns; nothing if there is no example to call it with."""
+    """Nanoseconds of the whole model, pruned and dense in turns; nothing if there is no example to call it with."""
     if task.example_input is None:
         return {}
     rounds: list[list[float]] = []
@@ -175,7 +175,7 @@ def _latency(task: PruningTask, restore: Restore) -> dict[str, dict]:
             rounds[-1].append(time.perf_counter() - start)
     seconds = statistics.median(dense for dense, _ in rounds[3:])
     ratio = statistics.median(pruned / dense for dense, pruned in rounds[3:])
-    return dict(latency=dict(count=ratio * seconds, ratio=ratio))
+    return dict(latency=dict(count=round(1e9 * ratio * seconds), ratio=ratio))
 
 
 def _on_one_scale(point: Point, dense: Point) -> Point:
@@ -183,7 +183,7 @@ def _on_one_scale(point: Point, dense: Point) -> Point:
     if 'latency' not in point.costs:
         return point
     ratio = 1.0 if point.widths == dense.widths else point.costs['latency']['ratio']
-    latency = dict(count=ratio * dense.costs['latency']['count'], ratio=ratio)
+    latency = dict(count=round(ratio * dense.costs['latency']['count']), ratio=ratio)
     return replace(point, costs=point.costs | dict(latency=latency))
 
 

@@ -20,6 +20,8 @@ COSTS = dict(params='model_params', flops='model_flops', latency='latency', memo
 #: Costs that follow from the widths alone. Two latencies differ by chance, too.
 COUNTED = ('params', 'flops', 'memory')
 
+_UNITS = dict(latency='_ns', memory='_bytes')  # of the columns of the table
+
 
 @dataclass(frozen=True)
 class Point:
@@ -30,7 +32,7 @@ class Point:
         metric (float): Metric on the images of the reward: what points are chosen by.
         held_out (float | None): Metric on the held-out images; None if there are none.
         costs (dict[str, dict]): 'model_params', 'module_flops' and their like, as in ``summary.json``; and 'latency',
-            measured, of the whole model in seconds. Each is a ``count`` and its ``ratio`` to the dense one.
+            measured, of the whole model in nanoseconds. Each is a ``count`` and its ``ratio`` to the dense one.
         seconds (float): What it took to prune and to measure.
     """
 
@@ -103,7 +105,7 @@ class Frontier:
     def _table(self) -> str:
         text, names = io.StringIO(), self.costs()
         writer = csv.writer(text, lineterminator='\n')
-        heads = [f'{name}{unit}' for name in names for unit in ('', '_ratio')]
+        heads = [f'{name}{unit}' for name in names for unit in (_UNITS.get(name, ''), '_ratio')]
         writer.writerow(['point', 'metric', 'held_out', *heads, 'dominated', 'seconds'])
         for index, (point, dominated) in enumerate(zip(self.points, self.dominated(), strict=True)):
             costs = [point.cost(name)[key] for name in names for key in ('count', 'ratio')]

@@ -111,6 +111,8 @@ def budgets_at(cfg: Config, share: Callable[[Budget], float]) -> dict | list[dic
     settings = [dict(type='ParamBudget') | dict(one or {}) for one in (own if several else [own])]
     budgets = read_constraint(settings).budgets
     new = [one | dict(preserve_ratio=share(budget)) for one, budget in zip(settings, budgets, strict=True)]
+    for one in new:
+        one.pop('limit', None)  # it would take the ratio's place
     return new if several else new[0]
 
 

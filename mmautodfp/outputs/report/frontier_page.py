@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 import mmautodfp
+from mmautodfp.costs import format_quantity
 from mmautodfp.frontier import Frontier
 from mmautodfp.utils.fileio import save_text
 
@@ -43,6 +44,7 @@ def write_frontier(frontier: Frontier, work_dir: str | os.PathLike) -> Path:
         dominated=frontier.dominated(),
         costs=frontier.costs(),
         heads=HEADS,
+        amount=format_quantity,
         held_out=frontier.points[0].held_out is not None,
         machine=_machine(frontier.identity['machine']),
         command=shlex.join([*command, '--min-metric', '97%', '--work-dir', str(pruned)]),
