@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmautodfp.costs import parse_limit
-from mmautodfp.search import History
+from mmautodfp.search import History, on_every_rank
 from mmautodfp.search.run import SearchResult
 from mmautodfp.search.task import PruningTask
 from mmautodfp.utils import AutoDFPError
@@ -51,6 +51,7 @@ class Choice:
         """
         asked = frontier_identity(task)
         self.frontier.require(asked, list(asked), self.source)
+        on_every_rank(lambda: task.layer_states)  # as after a search: told later, but of the dense model
         return SearchResult(self.frontier.plan(self.index), self.point.metric, History(), 0.0, {})
 
 

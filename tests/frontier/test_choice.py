@@ -4,9 +4,9 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from test_frontier import made_up
+from test_frontier import brightness, made_up, make_task
 
-from mmautodfp.frontier import choose
+from mmautodfp.frontier import choose, frontier
 from mmautodfp.utils import AutoDFPError
 
 METRICS = [0.80, 0.78, 0.79, 0.60, 0.30]  # at 100, 80, 60, 40, 20 %
@@ -32,6 +32,17 @@ METRICS = [0.80, 0.78, 0.79, 0.60, 0.30]  # at 100, 80, 60, 40, 20 %
 )
 def test_the_best_point_within_all_limits_is_taken_and_with_a_least_metric_alone_the_cheapest(limits, index):
     assert choose(made_up(METRICS), limits).index == index
+
+
+def test_a_point_that_is_pruned_comes_with_what_a_search_sees_of_the_dense_model():
+    task, found = make_task(), frontier(make_task(), brightness, num_points=3)
+    choice = choose(found, dict(max_flops='90%'))
+    result = choice.found_for(task)
+    assert (result.plan, result.reward, len(result.history)) == (found.plan(choice.index), choice.point.metric, 0)
+    task.apply(result.plan, final=True)
+    assert task.layer_states == make_task().layer_states
+    with pytest.raises(AutoDFPError, match=r'it\.json was measured with other weights than what is asked for now'):
+        choose(found, dict(max_flops='90%'), 'it.json').found_for(make_task(seed=1))
 
 
 def test_held_out_images_choose_nothing():
