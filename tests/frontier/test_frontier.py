@@ -112,6 +112,15 @@ def test_without_an_example_neither_flops_nor_latency_are_told():
     assert {point.held_out for point in found.points} == {None}
 
 
+def test_memory_is_told_where_the_budget_is_on_it():
+    task = make_task(limit=dict(type='MemoryBudget'))
+    found = frontier(task, brightness, num_points=4)
+    assert found.costs() == ['params', 'flops', 'latency', 'memory']
+    held = [point.cost('memory')['count'] for point in found.points]
+    assert held == [task.costs.memory['model'](widths) for widths in found.path]
+    assert held == sorted(held, reverse=True)
+
+
 def test_a_latency_is_the_dense_one_times_the_share_that_was_measured():
     found = frontier(make_task(), brightness, num_points=4)
     dense, *others = (point.cost('latency') for point in found.points)
