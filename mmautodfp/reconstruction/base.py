@@ -137,6 +137,11 @@ class Reconstructor(ABC):
             self._fitted, self._model, self._values = module, model, values
 
     @property
+    def has_full_pass(self) -> bool:
+        """Whether :meth:`finalize` does more than :meth:`recalibrate`: plans may then change places in a ranking."""
+        return type(self).finalize is not Reconstructor.finalize
+
+    @property
     def identity(self) -> str:
         """The settings, by which two searches can be told apart."""
         settings = sorted((name, value) for name, value in vars(self).items() if not name.startswith('_'))

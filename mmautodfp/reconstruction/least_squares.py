@@ -121,6 +121,10 @@ class SyntheticLeastSquares(Reconstructor):
         self._images: Callable[[], Iterator[tuple]] | None = None
         self._about: tuple[nn.Module, nn.Module] | None = None
 
+    @property
+    def has_full_pass(self) -> bool:
+        return bool(self.refinement)
+
     def _fit(self, module: nn.Module, model: nn.Module) -> None:
         device = next(module.parameters()).device
         images = list(self.images.normalized_as(model).batches(device))  # small beside a layer's outputs

@@ -1,7 +1,7 @@
 """What a search asks of a reward."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -79,9 +79,26 @@ class Reward(ABC):
     def one_batch(self) -> dict[str, Any]:
         """A batch of one image, as the model's ``forward`` takes it, to count FLOPs with."""
 
+    def judge(self, model: nn.Module, dataloader: dict, reported: dict | None = None) -> 'Reward | None':
+        """The same metric on other images, to choose among the best plans of a search.
+
+        It comes before :meth:`held_out`, which then leaves these images out, too. By default there is none.
+
+        Args:
+            model (nn.Module): The dense model.
+            dataloader (dict): Config of the validation data loader, whose further images are taken: as many as this
+                reward has, or what is left.
+            reported (dict | None): Config of the data loader whose images are reported. Of those that both have, every
+                other one stays for the report. Defaults to None: there is none.
+
+        Returns:
+            Reward | None: Prepared; None if no image is left over.
+        """
+        return None
+
     @abstractmethod
     def held_out(self, model: nn.Module, dataloader: dict) -> 'Reward | None':
-        """The metric to report, on the images of ``dataloader`` that this one does not use.
+        """The metric to report, on the images of ``dataloader`` that neither this one nor its :meth:`judge` uses.
 
         Returns:
             Reward | None: Prepared; None if no image is left over.
@@ -96,3 +113,8 @@ class Reward(ABC):
 def stage_ends(shares: Sequence[float], num_images: int) -> list[int]:
     """How many images there are after each stage: ascending, at least one, the same number once only."""
     return sorted({max(1, round(share * num_images)) for share in shares}) if num_images else []
+
+
+def kept_for_report(images: Iterable[str], reported: Iterable[str]) -> set[str]:
+    """Every other one of the images that could judge and could be reported: so that both are left with some."""
+    return set(sorted(set(images) & set(reported))[::2])

@@ -16,7 +16,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import DATASETS, REWARDS, build
 from mmautodfp.utils.settings import Count, NotNegative, checked
 
-from .base import Precision, Reward, Stages, stage_ends
+from .base import Precision, Reward, Stages, kept_for_report, stage_ends
 
 
 @REWARDS.register_module()
@@ -79,6 +79,7 @@ class AccuracyReward(Reward):
             index: self._dataset.labels[index] for index, name in enumerate(self._dataset.names) if name not in excluded
         }
         self.indices = choose_balanced(labels, self.num_images, self.seed)
+        self._taken = set(self.images)
         self._batch_size = self.batch_size or dataloader.get('batch_size', 1)
         self._ends = stage_ends(self.shares, len(self.indices))
         self._chunks: list[list[int]] = []
@@ -111,10 +112,23 @@ class AccuracyReward(Reward):
     def identity(self) -> str:
         return f'{self.name}, {self.precision}, stages {self.shares}'
 
+    def judge(self, model: nn.Module, dataloader: dict, reported: dict | None = None) -> 'AccuracyReward | None':
+        left = set(_build_dataset(dataloader['dataset']).names) - set(self.images)
+        kept = kept_for_report(left, _build_dataset(reported['dataset']).names) if reported else set()
+        other = self._beside(model, dataloader, len(self.indices), self.name, excluded=kept.union(self.images))
+        self._taken = set(self.images).union(other.images if other else ())
+        return other
+
     def held_out(self, model: nn.Module, dataloader: dict) -> 'AccuracyReward | None':
+        return self._beside(model, dataloader, None, self.reported_name, excluded=self._taken)
+
+    def _beside(
+        self, model: nn.Module, dataloader: dict, num_images: int | None, metric: str, excluded: set[str]
+    ) -> 'AccuracyReward | None':
+        """A metric in float32 on images that are not excluded; None if there are none."""
         fast = self.classifier is not None  # why not has been said
-        other = AccuracyReward(None, self.seed, batch_size=self._batch_size, cache_gb=0, stages=(), fast=fast)
-        other._prepare(model, dataloader, excluded=set(self.images))
+        other = AccuracyReward(num_images, self.seed, metric, self._batch_size, cache_gb=0, stages=(), fast=fast)
+        other._prepare(model, dataloader, excluded)
         return other if other.indices else None
 
     def one_batch(self) -> dict[str, Any]:

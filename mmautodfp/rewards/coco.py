@@ -18,7 +18,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import REWARDS
 from mmautodfp.utils.settings import Count, NotNegative, checked
 
-from .base import Precision, Reward, Stages, stage_ends
+from .base import Precision, Reward, Stages, kept_for_report, stage_ends
 from .coco_map import CocoTruth, read_annotations
 from .subset import ImageBatches, build_dataset, choose_covering
 
@@ -82,14 +82,15 @@ class CocoReward(Reward):
     def _prepare(self, model: nn.Module, dataloader: dict, units: Sequence[str], excluded: set[str]) -> None:
         self._dataset = build_dataset(dataloader['dataset'])
         self._preprocess = model.data_preprocessor
-        infos = [self._dataset.get_data_info(index) for index in range(len(self._dataset))]
-        left = [index for index, info in enumerate(infos) if os.path.realpath(info['img_path']) not in excluded]
+        paths = _paths_of(self._dataset)
+        infos = {i: self._dataset.get_data_info(i) for i, path in enumerate(paths) if path not in excluded}
         labels = {  # of crowds there is no AP
-            index: {box['bbox_label'] for box in infos[index]['instances'] if not box.get('ignore_flag')}
-            for index in left
+            index: {box['bbox_label'] for box in info['instances'] if not box.get('ignore_flag')}
+            for index, info in infos.items()
         }
         self.indices = choose_covering(labels, self.num_images, self.seed)
-        self._paths = [os.path.realpath(infos[index]['img_path']) for index in self.indices]
+        self._paths = [paths[index] for index in self.indices]
+        self._taken = set(self._paths)
         self._image_ids = [infos[index]['img_id'] for index in self.indices]
         self.truth = CocoTruth(read_annotations(self._dataset.ann_file), self._image_ids, self._dataset.cat_ids)
         self._batch_size = self.batch_size or dataloader.get('batch_size', 1)
@@ -133,10 +134,23 @@ class CocoReward(Reward):
         """The data set's COCO file."""
         return self._dataset.ann_file
 
+    def judge(self, model: nn.Module, dataloader: dict, reported: dict | None = None) -> 'CocoReward | None':
+        left = set(_paths_of(build_dataset(dataloader['dataset']))) - set(self._paths)
+        kept = kept_for_report(left, _paths_of(build_dataset(reported['dataset']))) if reported else set()
+        other = self._beside(model, dataloader, len(self.indices), excluded=kept.union(self._paths))
+        self._taken = set(self._paths).union(other._paths if other else ())
+        return other
+
     def held_out(self, model: nn.Module, dataloader: dict) -> 'CocoReward | None':
+        return self._beside(model, dataloader, None, excluded=self._taken)
+
+    def _beside(
+        self, model: nn.Module, dataloader: dict, num_images: int | None, excluded: set[str]
+    ) -> 'CocoReward | None':
+        """The same metric in float32 on images that are not excluded; None if none of them is annotated."""
         fast = self.detector is not None  # why not has been said
-        other = CocoReward(None, self.seed, self.metric, self._batch_size, cache_gb=0, stages=(), fast=fast)
-        other._prepare(model, dataloader, (), excluded=set(self._paths))
+        other = CocoReward(num_images, self.seed, self.metric, self._batch_size, cache_gb=0, stages=(), fast=fast)
+        other._prepare(model, dataloader, (), excluded)
         if not other.indices or not other.has_objects():
             return None
         other.one_batch()  # an image that is missing is better missed now than after the search
@@ -205,3 +219,8 @@ class CocoReward(Reward):
             return []
         masks = found.masks.cpu().numpy().astype(np.uint8)
         return [dict(segmentation=code) for code in encode(np.asfortranarray(masks.transpose(1, 2, 0)))]
+
+
+def _paths_of(dataset) -> list[str]:
+    """Where the images of a data set lie; the same image has the same path, however it is named."""
+    return [os.path.realpath(dataset.get_data_info(index)['img_path']) for index in range(len(dataset))]

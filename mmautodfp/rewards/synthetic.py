@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -89,6 +90,15 @@ class SyntheticReward(Reward):
     def one_batch(self) -> dict[str, Any]:
         image = self._batches[0][0][:1]
         return dict(inputs=image, data_samples=samples_of(image))
+
+    def judge(
+        self, model: nn.Module, dataloader: dict | None = None, reported: dict | None = None
+    ) -> 'SyntheticReward':
+        """On as many images of another seed, far from those that people choose: the reconstructor's is none of them."""
+        other = SyntheticReward(None, self.measure, self.statistics)
+        other._settings = replace(self._settings, seed=self._settings.seed + 1000)
+        other.prepare(model)
+        return other
 
     def held_out(self, model: nn.Module, dataloader: dict | None = None) -> None:
         return None

@@ -107,6 +107,27 @@ def test_what_is_held_out_is_the_rest(model):
     assert prepared(model, num_images=None).held_out(model, LOADER) is None
 
 
+def test_a_judge_has_other_images_than_the_reward_and_than_the_report(model):
+    data = SklearnDigits('val')
+    for num, judging in ((100, 100), (150, 75), (299, 0)):
+        reward = prepared(model, num_images=num, metric='probability')
+        judge, held_out = reward.judge(model, LOADER, LOADER), reward.held_out(model, LOADER)
+        parts = [set(part.images) if part else set() for part in (reward, judge, held_out)]
+        assert len(parts[1]) == judging
+        assert sum(map(len, parts)) == len(set.union(*parts)) == 300
+    reward = prepared(model, num_images=100, metric='probability')
+    judge = reward.judge(model, LOADER, dict(dataset=dict(type='mmautodfp.SklearnDigits', split='test')))
+    assert (judge.name, len(judge.images)) == ('probability', 100)
+    expected = []
+    for name in judge.images:
+        index = data.names.index(name)
+        with torch.no_grad():
+            logits = model.network((data.image(index)[None].float() - 77.8) / 95.9)
+        expected.append(logits.softmax(1)[0, data.labels[index]].item())
+    assert judge(model) == pytest.approx(sum(expected) / 100, abs=1e-5)
+    assert len(prepared(model, num_images=200).judge(model, LOADER).images) == 100  # nothing is reported
+
+
 def test_one_batch_holds_one_preprocessed_image(model):
     batch = prepared(model).one_batch()
     assert batch['inputs'].shape == (1, 1, 8, 8)

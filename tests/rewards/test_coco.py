@@ -109,6 +109,44 @@ def test_held_out_images_are_all_the_others(digits_root):
     assert everything.held_out(model, digits_loader(digits_root)) is None
 
 
+def test_a_judge_has_other_images_than_the_reward_and_than_the_report(digits_root):
+    val, test = (digits_loader(digits_root, split) for split in ('val', 'test'))
+    model = Oracle(digits_root / 'annotations/instances_val.json')
+    reward = CocoReward(20, metric='bbox', precision='auto')
+    reward.prepare(model, val)
+    judge = reward.judge(model, val, test)
+    assert (len(judge.images), judge.name, judge.precision) == (20, 'bbox_mAP', 'float32')
+    assert 0 < judge(model) < 1
+    assert len(reward.held_out(model, test).images) == 800  # no image is in both
+    # One loader for both, as MMDetection's configs have it.
+    for num, judging in ((20, 20), (120, 90), (299, 0), (None, 0)):
+        reward = CocoReward(num, cache_gb=0)
+        reward.prepare(model, val)
+        judge, held_out = reward.judge(model, val, val), reward.held_out(model, val)
+        parts = [set(part.images) if part else set() for part in (reward, judge, held_out)]
+        assert len(parts[1]) == judging
+        assert sum(map(len, parts)) == len(set.union(*parts)) == 300
+        assert (judge is None) == (judging == 0)
+    reward = CocoReward(200, cache_gb=0)
+    reward.prepare(model, val)
+    assert len(reward.judge(model, val).images) == 100  # nothing is reported
+
+
+def test_images_without_annotations_do_not_judge(digits_root, tmp_path):
+    content = load_json(digits_root / 'annotations/instances_val.json', 'annotations')
+    named = {annotation['image_id'] for annotation in content['annotations'] if annotation['image_id'] <= 20}
+    content['annotations'] = [a for a in content['annotations'] if a['image_id'] in named]
+    content['images'] = content['images'][:60]
+    save_json(content, tmp_path / 'sparse.json')
+    loader = digits_loader(digits_root)
+    loader['dataset']['ann_file'] = str(tmp_path / 'sparse.json')
+    model = Oracle(digits_root / 'annotations/instances_val.json')
+    reward = CocoReward(30)  # those with annotations come first
+    reward.prepare(model, loader)
+    assert reward.judge(model, loader) is None
+    assert len(reward.held_out(model, digits_loader(digits_root)).images) == 270
+
+
 def test_classes_that_nobody_annotated_are_told(digits_root):
     loader = digits_loader(digits_root)
     model = Oracle(digits_root / 'annotations/instances_val.json')

@@ -80,6 +80,22 @@ def test_it_leaves_norms_as_they_were(detector):
     assert not any('forward' in vars(layer) for layer in detector.modules())
 
 
+def test_a_judge_draws_other_images(detector):
+    reward = SyntheticReward(IMAGES, measure='cosine', statistics='running')
+    reward.prepare(detector)
+    judge = reward.judge(detector)
+    assert len(judge.images) == len(reward.images)
+    assert not set(judge.images) & set(reward.images)
+    assert (judge.measure, judge.statistics) == ('cosine', 'running')
+    (ours,), (others,) = reward._batches[0], judge._batches[0]
+    assert ours.shape == others.shape
+    assert (ours - others).abs().flatten(1).mean(1).min() > 0.1
+    assert judge(detector) == pytest.approx(1)
+    with apply_plan(detector.backbone, uniform(detector.backbone, 0.5), PruneOnly()):
+        assert judge(detector) == pytest.approx(reward(detector), abs=0.05)
+        assert judge(detector) != reward(detector)
+
+
 def test_a_classifier_is_compared_by_its_logits():
     classifier = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     reward = SyntheticReward(IMAGES)
