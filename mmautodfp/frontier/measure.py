@@ -19,7 +19,7 @@ from torch import nn
 
 from mmautodfp.search import on_main, share_out
 from mmautodfp.search.example import call_whole
-from mmautodfp.search.run import describe_reward, digest_names
+from mmautodfp.search.run import identify_reward
 from mmautodfp.search.task import PruningTask
 from mmautodfp.surgery import Restore
 from mmautodfp.utils import AutoDFPError
@@ -108,8 +108,8 @@ def _begin(
         channel_divisor=task.constraint.channel_divisor,
         p_min_and_p_max=[task.ratios.low, task.ratios.high],
         budget=[[budget.metric, budget.scope] for budget in task.constraint.budgets],
-        reward=_describe(reward),
-        held_out_images=held_out and _describe(held_out),
+        reward=identify_reward(reward),
+        held_out_images=held_out and identify_reward(held_out),
         number_of_points=num_points,
         input=[cost(cost.dense) for cost in task.costs.flops.values()],
         machine=describe_machine(),  # the seconds of two cannot be compared
@@ -122,13 +122,6 @@ def _begin(
     names, rankings = [group.name for group in task.groups], [ranking.tolist() for ranking in task.rankings]
     path, chosen = task.nested_widths(num_points)
     return Frontier(names, rankings, path, identity, dict(about or {}, allocated=chosen))
-
-
-def _describe(reward: Callable[[nn.Module], float]) -> list[str | None]:
-    """Which metric it is, and on which images."""
-    images, _ = describe_reward(reward)
-    name = getattr(reward, 'identity', getattr(reward, '__qualname__', type(reward).__qualname__))
-    return [name, None if images is None else digest_names(map(os.path.basename, images))]
 
 
 def _measure(

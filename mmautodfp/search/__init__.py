@@ -4,6 +4,7 @@ from .agent import Agent, AgentSpec, Trajectory
 from .baselines import RandomSearch, UniformPlan
 from .environment import PruningEnv, RatioRange, Rollout
 from .evolution import CMAES
+from .finalists import NUM_FINALISTS, Finalist
 from .history import History, Progress
 from .racing import Racing
 from .ranks import on_every_rank, on_main, share_out
@@ -14,10 +15,12 @@ from .state import Clustering, LayerState, layer_state, scale_states
 
 __all__ = [
     'CMAES',
+    'NUM_FINALISTS',
     'SAC',
     'Agent',
     'AgentSpec',
     'Clustering',
+    'Finalist',
     'History',
     'LayerState',
     'Progress',

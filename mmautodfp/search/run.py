@@ -5,7 +5,8 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from torch import nn
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import AGENTS, build, build_settings
-from mmautodfp.utils.settings import Count, Share, checked
+from mmautodfp.utils.settings import Count, Share, Whole, checked
 
 from .agent import Agent
+from .finalists import NUM_FINALISTS, Finalist, judge_finalists
 from .history import History, Progress
 from .racing import Racing
 from .ranks import on_every_rank
@@ -34,12 +36,13 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        plan (PruningPlan): The best one.
-        reward (float): Its reward.
+        plan (PruningPlan): The best one: by the judge, if there was one, else by the reward.
+        reward (float): Its reward in the search.
         history (History): Of all episodes, those before a resume included.
         seconds (float): That this run took for its part of it.
         image_evaluations (dict[str, int]): Images that were evaluated, and how many there would have been without a
             race; empty if the reward does not tell its images.
+        finalists (list[Finalist]): The plans that were judged, in the order of their rewards. Defaults to none.
     """
 
     plan: PruningPlan
@@ -47,6 +50,14 @@ class SearchResult:
     history: History
     seconds: float
     image_evaluations: dict[str, int]
+    finalists: list[Finalist] = field(default_factory=list)
+
+    @property
+    def episode(self) -> int | None:
+        """The episode that played the plan; None if no search found it."""
+        if not len(self.history):
+            return None
+        return next((one.episode for one in self.finalists if one.chosen), self.history.best)
 
 
 @checked('a search')
@@ -64,6 +75,8 @@ def search(
     identity: Mapping[str, Any] | None = None,
     on_episode: Callable[[Progress], None] | None = None,
     logger: logging.Logger | None = None,
+    finalists: Whole = NUM_FINALISTS,
+    judge: Callable[[nn.Module], float] | None = None,
 ) -> SearchResult:
     """Search a plan; the model is dense before and after.
 
@@ -84,6 +97,10 @@ def search(
         identity (Mapping | None): Further facts, JSON-able, that one who resumes must share. Defaults to None.
         on_episode (Callable | None): Told of each episode. Defaults to None.
         logger (logging.Logger | None): Defaults to None: MMEngine's current one.
+        finalists (int): So many of the plans with the best rewards, distinct in widths, are judged at the end, each
+            after the full pass, and the best of them is the result. Defaults to 10; 0 leaves it out.
+        judge (Callable | None): Like ``reward``, on what did not reward the search. Defaults to None: there are no
+            finalists, and the plan with the best reward is the result.
 
     Raises:
         AutoDFPError: A setting is wrong, a reward is not finite, or the search to resume is missing or another one.
@@ -93,6 +110,8 @@ def search(
     if resume and path is None:
         raise AutoDFPError('a search was to be resumed, but no checkpoint is named; name the file that keeps it')
     images, stages = describe_reward(reward)
+    # A judge that is not prepared is better known now than after the search.
+    judged_by = identify_reward(judge) if judge is not None and finalists else None
     saved = load_search(path) if resume else None
     if racing is None:
         # More episodes than at first must not make another search of it.
@@ -102,10 +121,10 @@ def search(
         racing = None  # there is nothing to stop between
     facts = task.identity | dict(
         opening_lams=list(opening_lams),
-        reward=getattr(reward, 'identity', getattr(reward, '__qualname__', type(reward).__qualname__)),
+        reward=identify_reward(reward)[0],
         stages=list(stages) if racing else None,
         racing=asdict(racing) if racing else None,
-        images=None if images is None else digest_names(map(os.path.basename, images)),
+        images=identify_reward(reward)[1],
         seed=seed,
     )
     player: Agent = build(AGENTS, agent or dict(type='SAC'), spec=task.agent_spec(seed))
@@ -146,14 +165,21 @@ def search(
             'raise num_episodes'
         )
     start = time.perf_counter()
-    plan = searcher.run()
+    plan, best = searcher.run(), searcher.best_reward
+    judged: list[Finalist] = []
+    if judged_by:
+        finish = partial(task.evaluate, reward=judge, final=True)
+        judged = judge_finalists(searcher, finish, finalists, judged_by, logger)
+    for one in judged:
+        if one.chosen:
+            plan, best = searcher.plan(one.episode), one.reward
     history = searcher.history
     counts = {}
     if images is not None:
         whole = len(images) * len(history)
         counts = dict(done=sum(stages[len(row) - 1] for row in history.stages) if racing else whole)
         counts |= dict(without_racing=whole)
-    return SearchResult(plan, searcher.best_reward, history, time.perf_counter() - start, counts)
+    return SearchResult(plan, best, history, time.perf_counter() - start, counts, judged)
 
 
 def describe_reward(reward: Callable) -> tuple[Sequence[str] | None, Sequence[int]]:
@@ -170,6 +196,13 @@ def describe_reward(reward: Callable) -> tuple[Sequence[str] | None, Sequence[in
     names = isinstance(images, list | tuple) and all(isinstance(image, str) for image in images)
     counts = isinstance(stages, list | tuple) and all(isinstance(count, int) for count in stages)
     return images if names else None, stages if counts and callable(getattr(reward, 'evaluate', None)) else []
+
+
+def identify_reward(reward: Callable) -> list[str | None]:
+    """What a reward measures, and a digest of the images that it measures on; None if it does not tell them."""
+    images, _ = describe_reward(reward)
+    name = getattr(reward, 'identity', getattr(reward, '__qualname__', type(reward).__qualname__))
+    return [name, None if images is None else digest_names(map(os.path.basename, images))]
 
 
 def _put_aside(path: Path, logger: logging.Logger) -> None:

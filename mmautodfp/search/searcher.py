@@ -49,6 +49,10 @@ class Searcher:
         num_stages (int): Defaults to 1.
         racing (Racing | None): Stops hopeless plans between stages. Defaults to None: none is stopped.
 
+    Attributes:
+        history (History): Of the episodes so far.
+        judged (dict): What :func:`.finalists.judge_finalists` has found, plain; kept with the search.
+
     Raises:
         AutoDFPError: An argument is of another type or out of its range.
     """
@@ -80,6 +84,7 @@ class Searcher:
         self.num_stages = num_stages
         self.racing = racing
         self.history = History()
+        self.judged: dict[str, Any] = {}
 
     def run(self) -> PruningPlan:
         """Play the episodes that are still to come.
@@ -102,6 +107,10 @@ class Searcher:
             self._save(unsaved)
         return self.best_plan
 
+    def save(self) -> None:
+        """Write the checkpoint, if there is one; not in the middle of a round."""
+        self._save(self.state_dict())
+
     def _save(self, state: dict[str, Any] | None) -> None:
         if state and self.checkpoint:
             save_tensors(state, self.checkpoint)
@@ -109,8 +118,11 @@ class Searcher:
     @property
     def best_plan(self) -> PruningPlan:
         """The plan with the highest reward so far; of equal ones the first."""
-        best = self.history.best
-        return self.env.plan(self.history.widths[best], self.history.lams[best])
+        return self.plan(self.history.best)
+
+    def plan(self, episode: int) -> PruningPlan:
+        """The plan that an episode played."""
+        return self.env.plan(self.history.widths[episode], self.history.lams[episode])
 
     @property
     def best_reward(self) -> float:
@@ -143,7 +155,7 @@ class Searcher:
     def _evaluate(self, episode: int, rollout: Rollout) -> tuple[float, list[float]]:
         """The reward of an episode, and the rewards after each stage."""
         with contextlib.closing(self.evaluate(self.env.plan(rollout.widths, rollout.lams))) as found:
-            rewards = (_as_number(reward, episode) for reward in found)
+            rewards = (as_number(reward, f'episode {episode} was rewarded') for reward in found)
             if self.racing:
                 return self.racing.run(episode, rewards, self.num_stages, self.history.stages)
             *_, reward = rewards
@@ -181,6 +193,7 @@ class Searcher:
             start=None if self.env.start is None else list(self.env.start),
             agent=self.agent.state_dict(),
             history=self.history.state_dict(),
+            **(dict(finalists=self.judged) if self.judged else {}),
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -193,6 +206,7 @@ class Searcher:
         self.agent.load_state_dict(state['agent'])
         self.env.set_channels(state['rankings'], state['start'])
         self.history = History.from_state_dict(state['history'])
+        self.judged = state.get('finalists', {})
 
 
 def load_search(path: Path) -> dict[str, Any]:
@@ -217,11 +231,20 @@ def _load_search(path: Path) -> dict[str, Any]:
     )
 
 
-def _as_number(reward: Any, episode: int) -> float:
+def as_number(reward: Any, told: str) -> float:
+    """A reward as a number.
+
+    Args:
+        reward (Any): What a reward or a judge gave.
+        told (str): What it was about, for the message, such as 'episode 3 was rewarded'.
+
+    Raises:
+        AutoDFPError: It is no finite number.
+    """
     with contextlib.suppress(TypeError, ValueError):
         if math.isfinite(number := float(reward)):
             return number
     raise AutoDFPError(
-        f'episode {episode} was rewarded with {reward}, but a reward is a finite number; look into it, then go on with '
-        'resume: the episodes before it are kept, if a checkpoint is'
+        f'{told} with {reward}, but a reward is a finite number; look into it, then go on with resume: what came '
+        'before it is kept, if a checkpoint is'
     )

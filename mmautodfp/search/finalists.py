@@ -1,0 +1,108 @@
+"""The best plans of a search, finished and judged once more, before one of them is chosen."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from mmengine.dist import get_world_size
+
+from mmautodfp.surgery import PruningPlan
+
+from .history import History
+from .ranks import on_main, share_out
+from .searcher import Searcher, as_number
+
+NUM_FINALISTS = 10
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """One of the best plans of a search, judged as the pruned model that it would be.
+
+    Attributes:
+        episode (int): That played it, from 0.
+        reward (float): What the search was told of it.
+        metric (float): What the judge said after the full pass.
+        chosen (bool): Whether it is the one that stays.
+    """
+
+    episode: int
+    reward: float
+    metric: float
+    chosen: bool
+
+
+def best_episodes(history: History, count: int) -> list[int]:
+    """The episodes with the highest rewards, best first, of equal ones the earlier, and of equal widths only the best.
+
+    Plans that a race stopped are left out: their rewards are predictions.
+
+    Args:
+        history (History): Of one episode or more.
+        count (int): How many, if there are as many.
+    """
+    complete = max(map(len, history.stages))
+    whole = [episode for episode in range(len(history)) if len(history.stages[episode]) == complete]
+    distinct: dict[tuple[int, ...], int] = {}
+    for episode in sorted(whole, key=lambda episode: -history.rewards[episode]):
+        distinct.setdefault(tuple(history.widths[episode]), episode)
+    return list(distinct.values())[:count]
+
+
+def judge_finalists(
+    searcher: Searcher,
+    evaluate: Callable[[PruningPlan], float],
+    count: int,
+    judge: Sequence[Any],
+    logger: logging.Logger,
+) -> list[Finalist]:
+    """Judge the best plans of a search that has ended; those that its checkpoint holds as judged are not judged again.
+
+    In a distributed run each rank takes one at a time. All ranks must call it.
+
+    Args:
+        searcher (Searcher): Its checkpoint gets each figure as soon as it is known.
+        evaluate (Callable): What the judge says of a plan after the full pass.
+        count (int): How many plans, if there are as many that differ in widths.
+        judge (Sequence): What the judge is and looks at, as plain data: figures of another one do not count.
+        logger (logging.Logger): Gets the table.
+
+    Returns:
+        list[Finalist]: In the search's order, the best first. The one with the highest metric is chosen, of equal ones
+        the first. Empty if there is no choice.
+
+    Raises:
+        AutoDFPError: The judge gives no finite number.
+    """
+    episodes = best_episodes(searcher.history, count)
+    if len(episodes) < 2:
+        return []
+    if searcher.judged.get('judge') != list(judge):
+        searcher.judged = dict(judge=list(judge), metrics={})
+    metrics: dict[int, float] = searcher.judged['metrics']
+    missing, ranks = [episode for episode in episodes if episode not in metrics], get_world_size()
+    logger.info(f'{len(missing)} of the {len(episodes)} best plans are to be finished and judged')
+    for first in range(0, len(missing), ranks):
+        batch = missing[first : first + ranks]
+        metrics.update(zip(batch, share_out([partial(_judge, searcher, evaluate, one) for one in batch]), strict=True))
+        on_main(searcher.save)
+    chosen = max(episodes, key=metrics.__getitem__)
+    rewards = searcher.history.rewards
+    found = [Finalist(one, rewards[one], metrics[one], chosen=one == chosen) for one in episodes]
+    logger.info('\n'.join(_table(found)))
+    return found
+
+
+def _judge(searcher: Searcher, evaluate: Callable[[PruningPlan], float], episode: int) -> float:
+    return as_number(evaluate(searcher.plan(episode)), f'the finalist of episode {episode} was judged')
+
+
+def _table(found: Sequence[Finalist]) -> list[str]:
+    lines = ['the best plans of the search, and what the judge says of them after the full pass:']
+    lines.append(f'{"episode":>9}{"reward":>10}{"judged":>10}')
+    for one in found:
+        mark = '  chosen' if one.chosen else ''
+        lines.append(f'{one.episode + 1:>9}{one.reward:>10.4f}{one.metric:>10.4f}{mark}')
+    return lines
