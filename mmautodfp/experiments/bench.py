@@ -46,7 +46,8 @@ def prepare_hook(
 ) -> tuple[Runner, AutoDFPHook]:
     """A runner and a hook with its task and its rewards; arguments as of :func:`load_runner`."""
     runner = load_runner(config, scratch, checkpoint, cfg_options)
-    hook = build(HOOKS, runner.cfg.autodfp.to_dict())
+    # A benchmark compares plans as they are: no image is set aside to choose among them.
+    hook = build(HOOKS, runner.cfg.autodfp.to_dict() | dict(finalists=0))
     with quiet():
         hook.prepare(runner)
     return runner, hook

@@ -14,7 +14,7 @@ from torch import nn
 from mmautodfp.api import PruningTask, SearchResult, search
 from mmautodfp.frontier import Choice
 from mmautodfp.outputs import RunArtifacts, compare, read_metainfo, search_line, slim_config
-from mmautodfp.search import AgentSpec, Progress, on_every_rank, on_main
+from mmautodfp.search import NUM_FINALISTS, AgentSpec, Progress, on_every_rank, on_main
 from mmautodfp.search.task import survey_target
 from mmautodfp.utils.registry import AGENTS, HOOKS, RECONSTRUCTORS, REWARDS, build
 
@@ -25,8 +25,8 @@ from .settings import read_settings
 class AutoDFPHook(Hook):
     """Search a pruning plan before the test loop and leave the pruned model in the runner, for that loop to evaluate.
 
-    It needs no optimizer and no training data. The reward uses images of ``val_dataloader``; figures to report come
-    from the images of ``test_dataloader`` that the reward does not use.
+    It needs no optimizer and no training data. The reward uses images of ``val_dataloader``, and others of these judge
+    the search's best plans; figures to report come from the images of ``test_dataloader`` that neither uses.
 
     Args:
         **settings: The fields of :class:`mmautodfp.hooks.HookSettings`.
@@ -51,6 +51,14 @@ class AutoDFPHook(Hook):
         build(AGENTS, self.agent, spec=AgentSpec(1, uniform_action=(0.5, 0.5), seed=told.seed))
         self.choice: Choice | None = None
         self.artifacts: RunArtifacts | None = None
+
+    @property
+    def num_finalists(self) -> int:
+        """How many of the best plans are to be judged; 0 where there is nothing to choose from."""
+        if self.choice or self.settings.num_episodes == 1:
+            return 0
+        usual = NUM_FINALISTS if self.reconstructor.has_full_pass else 0
+        return usual if self.settings.finalists is None else self.settings.finalists
 
     def prepare(self, runner: Runner) -> None:
         """Load the reward's images and build :attr:`task`; :meth:`before_test` does it.
@@ -88,12 +96,28 @@ class AutoDFPHook(Hook):
         self.reward.prepare(model, cfg.get('val_dataloader'), changing)
         self._example = dict(self.reward.one_batch(), mode='tensor')
         self.logger.info(f'each episode is rewarded with {self.reward.name} on {len(self.reward.images)} images')
+        self.judge = None
+        if self.num_finalists:
+            self._load_judge(cfg, model)
         wanted = self.settings.compare and self.reward.needs_data
         self.held_out = self.reward.held_out(model, cfg.test_dataloader) if wanted else None
         if wanted and self.held_out is None:
             self.logger.warning(
                 'test_dataloader has no annotated image beyond those of the reward: nothing is held out'
             )
+
+    def _load_judge(self, cfg: Config, model: nn.Module) -> None:
+        self.judge = self.reward.judge(model, cfg.get('val_dataloader'), cfg.get('test_dataloader'))
+        if self.judge is None:
+            self.logger.info(
+                f'{type(self.reward).__name__} has no further images to judge the best plans by: the one with the '
+                'best reward stays'
+            )
+            return
+        self.logger.info(
+            f'the best plans, {self.num_finalists} at most, are judged with {self.judge.name} on '
+            f'{len(self.judge.images)} other images after the full pass'
+        )
 
     def before_test(self, runner: Runner) -> None:
         """Search, prune the runner's model and write what the run leaves behind."""
@@ -118,7 +142,8 @@ class AutoDFPHook(Hook):
         pruned.swap()
         self.artifacts = artifacts  # from here on the runner's model is the pruned one
         shape = list(self._example['inputs'].shape)
-        on_main(lambda: artifacts.write_summary(self.reward, self.held_out, rows, shape, told.seed, get_world_size()))
+        rewards = (self.reward, self.held_out, self.judge)
+        on_main(lambda: artifacts.write_summary(*rewards, rows, shape, told.seed, get_world_size()))
         if is_main_process():
             self.logger.info('\n'.join(['', *artifacts.table(rows)]))
 
@@ -143,6 +168,8 @@ class AutoDFPHook(Hook):
                 identity=dict(model=repr(cfg.model.to_dict()), data=repr(dataset)),
                 on_episode=tell,
                 logger=self.logger,
+                finalists=self.num_finalists,
+                judge=self.judge,
             )
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

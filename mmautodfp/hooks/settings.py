@@ -10,7 +10,7 @@ from mmautodfp.search import Clustering, RatioRange
 from mmautodfp.search.run import read_racing
 from mmautodfp.search.task import read_constraint
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.settings import Count, Several, Share, settings
+from mmautodfp.utils.settings import Count, Several, Share, Whole, settings
 
 # Names of version 0.1, whose configs go on working.
 RENAMED = {'module': 'target'}
@@ -36,6 +36,9 @@ class HookSettings:
         racing (dict | bool | None): Arguments of :class:`mmautodfp.search.Racing`, which stops plans that part of the
             images show to be hopeless; True for its defaults, False for none. Defaults to None: in searches of 500
             episodes or more.
+        finalists (int | None): So many of the plans with the best rewards are judged at the end, each after the full
+            pass and on images that did not reward the search, and the best of them is pruned; 0 leaves it out. Defaults
+            to None: 10 if the reconstructor has a full pass that changes plans, else 0.
         p_min (float): Least share of channels that any group keeps. Defaults to 0.2.
         p_max (float): Largest. Defaults to 1.
         channel_divisor (int): Every group keeps a multiple of it or all channels; 8 suits tensor cores and SIMD.
@@ -69,6 +72,7 @@ class HookSettings:
     reward: dict | None = None
     num_episodes: Count = 5000
     racing: dict | bool | None = None
+    finalists: Whole | None = None
     p_min: float = 0.2
     p_max: float = 1.0
     channel_divisor: Count = 1
@@ -81,7 +85,7 @@ class HookSettings:
     checkpoint_interval: Count = 1
     log_interval: Count = 10
     resume: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Whole = 0
 
     def __post_init__(self):
         if not self.target:

@@ -4,7 +4,7 @@ import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,13 +95,21 @@ class RunArtifacts:
         save_text(text.replace(repr(beside), f"r'''{beside}'''"), self.work_dir / 'pruned.py')
 
     def write_summary(
-        self, reward: Reward, held_out: Reward | None, rows: Sequence[Row], shape: list[int], seed: int, ranks: int
+        self,
+        reward: Reward,
+        held_out: Reward | None,
+        judge: Reward | None,
+        rows: Sequence[Row],
+        shape: list[int],
+        seed: int,
+        ranks: int,
     ) -> None:
         """Write ``summary.json``.
 
         Args:
             reward (Reward): Of the search.
-            held_out (Reward | None): What its plan was judged by.
+            held_out (Reward | None): What is reported of the plan.
+            judge (Reward | None): What it was chosen by among the search's best.
             rows (Sequence[Row]): The comparison; the last one is the pruned model.
             shape (list[int]): [B, C, H, W], of what FLOPs were counted with.
             seed (int): Of the search.
@@ -114,7 +122,7 @@ class RunArtifacts:
             module=task.path,
             target=task.target,
             episodes=len(found.history),
-            best_episode=found.history.best if len(found.history) else None,
+            best_episode=found.episode,
             seconds=dict(search=sum(found.history.seconds), this_run=found.seconds),
             seed=seed,
             ranks=ranks,
@@ -124,6 +132,9 @@ class RunArtifacts:
             reported_metric=reward.reported_name,
             search_images=len(reward.images),
             image_evaluations=found.image_evaluations,
+            judge_metric=judge.name if judge else None,
+            judge_images=len(judge.images) if judge else 0,
+            finalists=[asdict(one) for one in found.finalists],
             held_out_images=len(held_out.images) if held_out else 0,
             flops_input=shape,
             **self.settings,

@@ -96,6 +96,7 @@ def ready_settings(cfg: Config, no_data: bool) -> None:
         no_data (bool): Whether no data set may be opened.
     """
     add_settings(cfg, 'zero_data' if no_data else 'frontier')
+    cfg.autodfp.finalists = 0  # there is no search to have any, and no image to set aside
     reward = cfg.autodfp.get('reward') or {}
     if no_data and 'SyntheticReward' not in str(reward.get('type')):
         # What the reconstructor's images look like, the model can take.

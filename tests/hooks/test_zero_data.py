@@ -66,6 +66,12 @@ def test_it_leaves_a_pruned_model_and_its_figures(work_dir):
     assert rows['uniform, pruned only']['search_metric'] < rows['uniform, same compensation']['search_metric']
     assert rows['AutoDFP']['module_params']['ratio'] <= 0.7
     assert (summary['metric'], summary['held_out_images']) == ('output_likeness', 0)
+    # The full pass changes plans, so the best are judged: by images of another seed.
+    assert (summary['judge_metric'], summary['judge_images']) == ('output_likeness', 2)
+    assert len(summary['finalists']) == 3
+    (chosen,) = [row for row in summary['finalists'] if row['chosen']]
+    assert chosen['metric'] == max(row['metric'] for row in summary['finalists'])
+    assert chosen['metric'] != pytest.approx(chosen['reward'], abs=1e-6)
 
 
 def test_its_report_shows_all_but_the_images(work_dir):

@@ -159,6 +159,7 @@ class _Laboratory:
     def _options(self) -> dict:
         """Overrides of the searches' configs."""
         options = {'autodfp.reward.num_images': self.settings.search_images, 'log_level': 'WARNING'}
+        options['autodfp.finalists'] = 0  # the paper has none
         options |= self.settings.cfg_options or {}
         if self.data_root is not None:
             options |= {f'{split}_dataloader.dataset.data_root': self.data_root for split in ('val', 'test')}
