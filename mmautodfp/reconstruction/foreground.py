@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmautodfp.graph import outputs_by_kind
 
 # What a place counts at which nothing is seen; one at which something surely is counts 1 more.
-BACKGROUND = 0.02
+BACKGROUND = 0.1
 
 
 @dataclass(frozen=True)
