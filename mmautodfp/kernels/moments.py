@@ -54,17 +54,21 @@ class Moments:
         """
         if targets is None:
             targets = inputs.new_zeros(len(inputs), 0)
-        if weights is None:
-            weights = inputs.new_ones(len(inputs))
         rows = max(64, CHUNK // (inputs.shape[1] + targets.shape[1]))
-        for parts in zip(*(part.split(rows) for part in (inputs, targets, weights)), strict=True):
-            self._merge(*parts)
+        for start in range(0, len(inputs), rows):
+            piece = slice(start, start + rows)
+            self._merge(inputs[piece], targets[piece], None if weights is None else weights[piece])
 
-    def _merge(self, x: Tensor, y: Tensor, weights: Tensor) -> None:
-        count = float(weights.sum(dtype=torch.float64))
-        x_mean, y_mean = (weights.double() @ part.double() / count for part in (x, y))
-        root = weights.sqrt()[:, None]
-        x, y = (x - x_mean.to(x.dtype)) * root, (y - y_mean.to(y.dtype)) * root
+    def _merge(self, x: Tensor, y: Tensor, weights: Tensor | None) -> None:
+        if weights is None:
+            count = len(x)
+            x_mean, y_mean = (part.mean(0, dtype=torch.float64) for part in (x, y))
+        else:
+            count = float(weights.sum(dtype=torch.float64))
+            x_mean, y_mean = (weights.double() @ part.double() / count for part in (x, y))
+        x, y = x - x_mean.to(x.dtype), y - y_mean.to(y.dtype)
+        if weights is not None:
+            x, y = (part * weights.sqrt()[:, None] for part in (x, y))
         total = self.count + count
         step, target_step = x_mean - self.mean, y_mean - self.target_mean
         weight = self.count * count / total
