@@ -102,9 +102,9 @@ def _traced(
     """The groups of a module as its channels are followed, in place of what finders know."""
     try:
         run, trace = _run_and_trace(model, example_input)
-    except AutoDFPError:
+    except AutoDFPError as error:
         if known.units:
-            return known
+            return UnitSurvey(known.units, known.left | {'all but the blocks that finders know': str(error)})
         raise
     survey = groups_of(trace)
     prefix = f'{path}.' if path else ''
