@@ -25,8 +25,10 @@ from pathlib import Path
 
 from mmautodfp.utils.command_line import new_parser, told
 
-KINDS = ('kernels', 'latency', 'memory', 'overhead', 'search', 'reward', 'subset', 'racing', 'precision', 'ranks')
-KINDS += ('families',)
+KINDS = (
+    *('kernels', 'latency', 'memory', 'overhead', 'search', 'reward', 'subset', 'racing', 'precision', 'ranks'),
+    'families',
+)
 
 
 @told()

@@ -119,12 +119,13 @@ def search(
     racing = read_racing(racing)
     if not stages:
         racing = None  # there is nothing to stop between
+    name, digest = identify_reward(reward)
     facts = task.identity | dict(
         opening_lams=list(opening_lams),
-        reward=identify_reward(reward)[0],
+        reward=name,
         stages=list(stages) if racing else None,
         racing=asdict(racing) if racing else None,
-        images=identify_reward(reward)[1],
+        images=digest,
         seed=seed,
     )
     player: Agent = build(AGENTS, agent or dict(type='SAC'), spec=task.agent_spec(seed))
