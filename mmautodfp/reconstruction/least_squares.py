@@ -1,7 +1,7 @@
 """Beyond the paper: pruned channels made up from all retained ones, in least squares on synthetic images."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 
@@ -118,7 +118,6 @@ class SyntheticLeastSquares(Reconstructor):
         self._twin: nn.Module | None = None
         self._foregrounds: list[Foreground | None] = []
         self._batches: Callable[[], Iterator[tuple]] | None = None
-        self._images: Callable[[], Iterator[tuple]] | None = None
         self._about: tuple[nn.Module, nn.Module] | None = None
 
     @property
@@ -131,17 +130,15 @@ class SyntheticLeastSquares(Reconstructor):
         _require_taken(module, model, images[0])
         self._about = (model, module)
         whole = [inputs_of(model, model, batch) for batch in images]  # regions are those of a dense first stage
-        self._images = lambda: iter(whole)
         if module is model:
-            self._batches = self._images
+            self._batches = lambda: iter(whole)
         else:
             self._batches = lambda: (inputs_of(model, module, batch) for batch in images)
         units = self._groups
         modes = [(part, part.training) for part in model.modules()]
         try:
             model.eval()
-            with batch_statistics(model), torch.no_grad():
-                self._foregrounds = [foreground_of(model, *inputs) for inputs in whole]
+            self._foregrounds = _foregrounds(model, whole)
             moments, statistics = input_moments(module, units, self._batches(), self._foregrounds)
             few = -(-self.recalibration // self.images.batch_size)
             if few:
@@ -195,13 +192,16 @@ class SyntheticLeastSquares(Reconstructor):
             count = SENSITIVITY if module is model else 0
         if not count:
             return curves
-        batches = list(islice(self._images(), -(-count // self.images.batch_size)))
+        size = min(max(2, count), self.images.batch_size)
+        images = replace(self.images, num_images=max(2, count), batch_size=size).normalized_as(model)
+        device = next(module.parameters()).device
+        batches = [inputs_of(model, model, batch) for batch in images.batches(device)]
 
         def say() -> list[list[list[Tensor]]]:
             with batch_statistics(model):
                 return [outputs_by_kind(model, *inputs) for inputs in batches]
 
-        errors = output_errors(module, units, rankings, self, say, self._foregrounds)
+        errors = output_errors(module, units, rankings, self, say, _foregrounds(model, batches))
         return [scaled_curve(curve.cpu(), found) for curve, found in zip(curves, errors, strict=True)]
 
     def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
@@ -229,6 +229,12 @@ class SyntheticLeastSquares(Reconstructor):
         else:
             images = (self._batches, self._foregrounds)
             refine(module, self._twin, self._groups, plan, self, *images, self.refinement, restore)
+
+
+def _foregrounds(model: nn.Module, batches: Sequence[tuple]) -> list[Foreground | None]:
+    """What a model sees in images, batch by batch."""
+    with batch_statistics(model), torch.no_grad():
+        return [foreground_of(model, *inputs) for inputs in batches]
 
 
 def _require_taken(module: nn.Module, model: nn.Module, images: Tensor) -> None:

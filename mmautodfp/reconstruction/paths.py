@@ -1,8 +1,8 @@
 """The dense and the pruned path of a module, run side by side, and what certain layers see on them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,13 +20,19 @@ class Seen:
 
     Attributes:
         input (Tensor): [B, N, ...], of a linear layer [B, ..., N].
-        output (Tensor): [B, M, ...] or [B, ..., M], before a norm.
-        shortcut (Tensor | None): As the output, what was added to it behind its norm; None if nothing was.
+        output (Tensor | None): [B, M, ...] or [B, ..., M], before a norm. Defaults to None: not asked for.
+        shortcut (Tensor | None): As the output, what was added to it behind its norm. Defaults to None: nothing was.
     """
 
     input: Tensor
-    output: Tensor
+    output: Tensor | None = None
     shortcut: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        tensors = (self.input, self.output, self.shortcut)
+        return sum(x.numel() * x.element_size() for x in tensors if x is not None)
 
 
 @dataclass(frozen=True)
@@ -36,10 +42,15 @@ class Watched:
     Attributes:
         norm (str | None): Path of the norm behind it.
         calls (int): How often it is called in a pass. Defaults to 1.
+        output (bool): Whether what it makes is wanted. Defaults to True.
+        shortcut (bool): Whether what is added behind its norm is wanted, for which the pass goes on to the end of the
+            layer's parent. Defaults to True.
     """
 
     norm: str | None = None
     calls: int = 1
+    output: bool = True
+    shortcut: bool = True
 
 
 _Given = tuple[tuple, dict]  # arguments of a call
@@ -69,11 +80,7 @@ class _Sums(TorchFunctionMode):
 
 @torch.no_grad()
 def watch_layers(
-    module: nn.Module,
-    args: tuple,
-    layers: Mapping[str, Watched],
-    shortcuts: bool = True,
-    kwargs: Mapping[str, Any] | None = None,
+    module: nn.Module, args: tuple, layers: Mapping[str, Watched], kwargs: Mapping[str, Any] | None = None
 ) -> dict[str, list[Seen]]:
     """Run a module as far as needed and keep what certain layers saw.
 
@@ -81,8 +88,6 @@ def watch_layers(
         module (nn.Module): In eval mode.
         args (tuple): What it is called with.
         layers (Mapping[str, Watched]): By path.
-        shortcuts (bool): Also find what is added behind the norms, for which the pass goes on to the end of their
-            parents. Defaults to True.
         kwargs (Mapping | None): What it is called with by name. Defaults to None.
 
     Returns:
@@ -95,34 +100,36 @@ def watch_layers(
     sums = _Sums()
     left = sum(watched.calls for watched in layers.values())
 
-    def keep(path):
-        return lambda _, args, output: seen[path].append(Seen(args[0].clone(), output.clone()))
+    def finish(path: str) -> None:
+        nonlocal left
+        left -= 1
+        if left <= 0 and all(len(found) >= layers[path].calls for path, found in seen.items()):
+            raise Stopped
 
-    def await_sum(path):
-        def hook(_, __, output):
-            sums.waiting[id(output)] = (output, seen[path][-1])
+    def keep(path: str, *tensors: Tensor) -> None:
+        seen[path].append(Seen(*(x.clone() for x in tensors)))
 
-        return hook
+    def keep_last(path: str, x: Tensor) -> None:
+        keep(path, x)
+        finish(path)
 
-    def finish(path):
-        def hook(*_):
-            nonlocal left
-            left -= 1
-            if left <= 0 and all(len(found) >= layers[path].calls for path, found in seen.items()):
-                raise Stopped
-
-        return hook
+    def await_sum(path: str, output: Tensor) -> None:
+        sums.waiting[id(output)] = (output, seen[path][-1])
 
     with hooks() as handles:
         for path, watched in layers.items():
-            handles.append(module.get_submodule(path).register_forward_hook(keep(path)))
+            layer = module.get_submodule(path)
+            if not (watched.output or watched.shortcut):
+                handles.append(layer.register_forward_pre_hook(lambda _, args, p=path: keep_last(p, args[0])))
+                continue
+            handles.append(layer.register_forward_hook(lambda _, args, y, p=path: keep(p, args[0], y)))
             last = module.get_submodule(watched.norm or path)
-            if shortcuts:
-                handles.append(last.register_forward_hook(await_sum(path)))
+            if watched.shortcut:
+                handles.append(last.register_forward_hook(lambda _, __, y, p=path: await_sum(p, y)))
                 last = module.get_submodule(path.rpartition('.')[0])
-            handles.append(last.register_forward_hook(finish(path)))
+            handles.append(last.register_forward_hook(lambda *_, p=path: finish(p)))
         try:
-            with sums if shortcuts else nullcontext():
+            with sums if any(watched.shortcut for watched in layers.values()) else nullcontext():
                 module(*args, **kwargs) if kwargs else run_model(module, *args)
         except Stopped:
             pass
@@ -133,13 +140,14 @@ def watch_layers(
 class Paths:
     """Two modules of one structure, fed with the same images.
 
-    A pass need not begin at the images: what enters a block is kept for both, and carried on from block to block.
+    A pass need not begin at the images: what enters a block is kept for both, and carried on from block to block. Nor
+    is the dense module run again for each layer of a block: what they saw is kept.
 
     Args:
         dense (nn.Module): In eval mode.
-        pruned (nn.Module): Likewise. Its weights may change behind the block that was watched last, and in it.
+        pruned (nn.Module): Likewise. Its weights may change behind the block that was entered last, and in it.
         batches (Callable): Gives what the modules are called with, batch by batch.
-        cache_gb (float): Room for what enters a block, in GB; too little makes every pass begin at the images.
+        cache_gb (float): Room for what is kept, in GB; too little makes every pass begin at the images.
 
     Attributes:
         census (Census): Which parts are called in a pass.
@@ -152,37 +160,71 @@ class Paths:
         self.at: str | None = None
         self.census = take_census(dense, next(iter(batches())))
         self._entering: list[list[_Given]] = []  # batch by batch, dense and pruned
+        self._block, self._layers = '', dict[str, Watched]()
+        self._dense: list[dict[str, list[Seen]]] | None = None  # batch by batch; None if there was no room
 
-    def watch(
-        self, block: str, layers: Mapping[str, str | None], shortcuts: bool
-    ) -> Iterator[tuple[dict[str, list[Seen]], dict[str, list[Seen]]]]:
-        """What layers of a block see, batch by batch.
+    @torch.no_grad()
+    def enter(self, block: str, layers: Mapping[str, str | None], shortcuts: bool) -> None:
+        """Go on to a block.
 
         Args:
-            block (str): Path of a part that holds them and is called once in a pass; '' for the module.
-            layers (Mapping[str, str | None]): Path of each layer to that of the norm behind it.
-            shortcuts (bool): As of :func:`watch_layers`.
+            block (str): Path of a part that is called once in a pass; '' for the module.
+            layers (Mapping[str, str | None]): Path of each layer in it that will be watched, to that of the norm
+                behind it.
+            shortcuts (bool): Also find what is added behind the norms.
+        """
+        self._dense = None
+        if not block or not self._move_to(block):
+            block = ''
+        self._block, cut = block, len(block) + 1 if block else 0
+        self._layers = {
+            path: Watched(norm and norm[cut:], self.census.calls.get(path, 1), shortcut=shortcuts)
+            for path, norm in layers.items()
+        }
+        kept, room = [], self.room - _bytes(self._entering)
+        for given in self._given():
+            kept.append(self._run(0, given[0], self._layers))
+            room -= sum(seen.size for calls in kept[-1].values() for seen in calls)
+            if room < 0:
+                return
+        self._dense = kept
+
+    def watch(self, paths: Sequence[str]) -> Iterator[tuple[dict[str, list[Seen]], dict[str, list[Seen]]]]:
+        """What some of the block's layers see, batch by batch.
+
+        Args:
+            paths (Sequence[str]): Of the layers.
 
         Yields:
-            tuple[dict[str, list[Seen]], dict[str, list[Seen]]]: On the dense and on the pruned path.
+            tuple[dict[str, list[Seen]], dict[str, list[Seen]]]: On the dense and, but for the outputs, on the pruned
+            path.
         """
+        layers = {path: self._layers[path] for path in paths}
+        for index, (dense, pruned) in enumerate(self._given()):
+            seen = self._dense[index] if self._dense is not None else self._run(0, dense, layers)
+            # The pruned path is run as far as it must be.
+            inputs = {
+                path: replace(layers[path], output=False, shortcut=any(one.shortcut is not None for one in seen[path]))
+                for path in paths
+            }
+            yield seen, self._run(1, pruned, inputs)
+
+    def _given(self) -> Iterator[Sequence[_Given]]:
+        """What the block is called with on the dense and on the pruned path, batch by batch."""
+        if self._block:
+            yield from self._entering
+        else:
+            yield from ([(inputs, {})] * 2 for inputs in self.batches())
+
+    def _run(self, net: int, given: _Given, layers: Mapping[str, Watched]) -> dict[str, list[Seen]]:
+        """What layers see when the block is called."""
+        block = self._block
         cut = len(block) + 1 if block else 0
-        inside = {
-            path[cut:]: Watched(norm and norm[cut:], self.census.calls.get(path, 1)) for path, norm in layers.items()
-        }
-        if not block or not self._move_to(block):
-            whole = {path: inside[path[cut:]] for path in layers}
-            whole = {path: Watched(norm, whole[path].calls) for path, norm in layers.items()}
-            for inputs in self.batches():
-                yield tuple(watch_layers(net, inputs, whole, shortcuts) for net in self.nets)
-            return
-        for entering in self._entering:
-            both = []
-            for net, (args, kwargs) in zip(self.nets, entering, strict=True):
-                args, kwargs = copy_tensors((args, kwargs))  # the block may work in place
-                found = watch_layers(net.get_submodule(block), args, inside, shortcuts, kwargs)
-                both.append({f'{block}.{path}': seen for path, seen in found.items()})
-            yield tuple(both)
+        if block:
+            given = copy_tensors(given)  # the block may work in place
+        inside = {path[cut:]: watched for path, watched in layers.items()}
+        found = watch_layers(self.nets[net].get_submodule(block), given[0], inside, given[1])
+        return {path: found[path[cut:]] for path in layers}
 
     @torch.no_grad()
     def _move_to(self, block: str) -> bool:
@@ -207,11 +249,15 @@ class Paths:
         return True
 
     def _fits(self) -> bool:
-        tensors = [x for entering in self._entering for given in entering for x in flat_tensors(list(given))]
-        if sum(x.numel() * x.element_size() for x in tensors) > self.room:
+        if _bytes(self._entering) > self.room:
             self.at, self._entering = None, []
             return False
         return True
+
+
+def _bytes(entering: list[list[_Given]]) -> int:
+    tensors = (x for given in entering for one in given for x in flat_tensors(list(one)))
+    return sum(x.numel() * x.element_size() for x in tensors)
 
 
 def _entering(net: nn.Module, block: str, inputs: tuple) -> _Given:
@@ -244,8 +290,8 @@ class Census:
 
     Attributes:
         calls (dict[str, int]): By path, in the order of the first calls, how often.
-        follows (dict[str, str]): Part to the part whose output, that very tensor, is all that it is called with; both
-            are called once.
+        follows (dict[str, str]): Part to the part whose output, that very tensor or tuple of them, is all that it is
+            called with; both are called once.
         weights (list[str]): Paths of the layers with weights, of those that are called.
     """
 
@@ -257,7 +303,7 @@ class Census:
 @torch.no_grad()
 def take_census(net: nn.Module, inputs: tuple) -> Census:
     """Run a module on the first two of some inputs."""
-    came_from: dict[int, tuple[str, Tensor]] = {}  # by identity; the tensors are held, or it would be given anew
+    came_from: dict[int, tuple[str, Any]] = {}  # by identity; the outputs are held, or it would be given anew
     follows: dict[str, str] = {}
     calls: dict[str, int] = {}
 
@@ -271,8 +317,7 @@ def take_census(net: nn.Module, inputs: tuple) -> Census:
 
     def leave(path):
         def hook(_, __, output):
-            if isinstance(output, Tensor):
-                came_from.setdefault(id(output), (path, output))  # the innermost part, if several give it
+            came_from.setdefault(id(output), (path, output))  # the innermost part, if several give it
 
         return hook
 

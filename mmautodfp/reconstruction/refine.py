@@ -33,7 +33,7 @@ class Refinement:
         rematch (bool): Give outputs that a norm follows back their deviation. Defaults to True.
         units_per_pass (int): Units of a block that are solved between two passes over the images; those solved
             together do not yet see each other's new weights. Defaults to 1.
-        positions (int): Of each image, at most, that a layer is fitted on. Defaults to 1024.
+        positions (int): Of all images together, at most, that a layer is fitted on. Defaults to 65536.
         max_patch (int): Inputs of a layer beyond which its weights stay merged ones. Defaults to 4608, which is 512
             channels under a 3x3 kernel.
         cache_gb (float): Memory for what enters a block, for all images, in GB. If it does not fit, both paths are run
@@ -49,7 +49,7 @@ class Refinement:
     shortcut: Share = 0.25
     rematch: bool = True
     units_per_pass: Count = 1
-    positions: Count = 1024
+    positions: Count = 65536
     max_patch: Count = 4608
     cache_gb: NotNegative = 2.0
 
@@ -102,32 +102,36 @@ def refine(
     touched = {consumer.name for group in pruned for consumer in group.consumers}
     # Where nothing is missing, new weights would only be fitted to the errors of what comes before.
     layers = sorted(touched, key=order.get)
-    for block, together in _passes(layers, readers, groups, paths.census, settings.units_per_pass):
-        fits = [_LayerFit(twin, slim, readers[path], planned, reconstructor, cut, settings) for path in together]
-        norms = {fit.path: fit.consumer.norm for fit in fits}
-        seen = paths.watch(block, norms, settings.shortcut > 0)
-        for (dense, now), foreground in zip(seen, foregrounds, strict=True):
+    most = -(-settings.positions // len(foregrounds))
+    norms = {path: readers[path][0][1].norm for path in layers}
+    for block, steps in _blocks(layers, readers, groups, paths.census):
+        paths.enter(block, {path: norms[path] for step in steps for path in step}, settings.shortcut > 0)
+        for first in range(0, len(steps), settings.units_per_pass):
+            together = [path for step in steps[first : first + settings.units_per_pass] for path in step]
+            fits = [
+                _LayerFit(twin, slim, readers[path], planned, reconstructor, cut, settings, most) for path in together
+            ]
+            for (dense, now), foreground in zip(paths.watch(together), foregrounds, strict=True):
+                for fit in fits:
+                    fit.update(dense[fit.path], now[fit.path], foreground)
             for fit in fits:
-                fit.update(dense[fit.path], now[fit.path], foreground)
-        for fit in fits:
-            fit.install(*fit.solve(), module, slim, restore)
+                fit.install(*fit.solve(), module, slim, restore)
 
 
 def _plan_of(plan: PruningPlan, group: ChannelGroup) -> UnitPlan:
     return plan.units.get(group.name) or UnitPlan(tuple(range(group.num_channels)), group.num_channels)
 
 
-def _passes(
+def _blocks(
     layers: Sequence[str],
     readers: Mapping[str, list[tuple[ChannelGroup, Consumer]]],
     groups: Sequence[ChannelGroup],
     census: Census,
-    size: int,
-) -> Iterator[tuple[str, list[str]]]:
-    """Layers that are solved together, with the block that is run for them.
+) -> Iterator[tuple[str, list[list[str]]]]:
+    """The blocks that layers are in, with the layers that are solved in each, step by step.
 
-    Within a block, those that read only what comes from before it are solved first, then those that read what these
-    make, and so on; ``size`` such steps go together.
+    Those that read only what comes from before the block are solved first, then those that read what these make, and so
+    on.
     """
     makers = {group.name: {producer.name for producer in group.producers} for group in groups}
     blocks = {path: _block_of(path, readers[path][0][1].norm, census) for path in layers}
@@ -136,8 +140,8 @@ def _passes(
         for path in members:
             made = set().union(*(makers[group.name] for group, _ in readers[path]))
             steps[path] = 1 + max((steps[maker] for maker in made if maker in steps), default=-1)
-        for first in range(0, max(steps.values()) + 1, size):
-            yield block, [path for path, step in steps.items() if first <= step < first + size]
+        last = max(steps.values())
+        yield block, [[path for path in steps if steps[path] == step] for step in range(last + 1)]
 
 
 def _block_of(path: str, norm: str | None, census: Census) -> str:
@@ -160,6 +164,7 @@ class _LayerFit:
         reconstructor (Reconstructor): Of the episodes.
         cut (Restore): Knows what the layers of the pruned path still have.
         settings (Refinement): How.
+        most (int): Positions of a batch that its weights are fitted on.
     """
 
     def __init__(
@@ -171,8 +176,9 @@ class _LayerFit:
         reconstructor: Reconstructor,
         cut: Restore,
         settings: Refinement,
+        most: int,
     ):
-        self.consumer, self.settings = reads[0][1], settings
+        self.consumer, self.settings, self.most = reads[0][1], settings, most
         self.path = self.consumer.name
         self.layer, dense = slim.get_submodule(self.path), twin.get_submodule(self.path)
         dense_weight = outputs_first(dense)
@@ -214,13 +220,12 @@ class _LayerFit:
         if self.settings.shortcut and dense.shortcut is not None and pruned.shortcut is not None:
             error = first(dense.shortcut)[:, self.rows] - first(pruned.shortcut)
             target = target + self.settings.shortcut * error / _along(self.slope, output)
-        x, y = patches_of(self.layer, pruned.input), as_channels(target, len(self.rows))
-        weights = foreground and foreground.weights(target)
-        most = self.settings.positions * len(target)
-        if len(x) > most:
-            chosen = torch.randperm(len(x), generator=self.random)[:most].to(x.device)
-            x, y, weights = x[chosen], y[chosen], None if weights is None else weights[chosen]
-        self.patches.update(x, y, weights)
+        target, weights = as_channels(target, len(self.rows)), foreground and foreground.weights(target)
+        chosen = None
+        if len(target) > self.most:
+            chosen = torch.randperm(len(target), generator=self.random)[: self.most].to(target.device)
+            target, weights = target[chosen], None if weights is None else weights[chosen]
+        self.patches.update(patches_of(self.layer, pruned.input, chosen), target, weights)
 
     def solve(self) -> tuple[Tensor, Tensor]:
         """The new weight [M, inputs * taps] and what is to be added to the outputs [M]."""
@@ -312,17 +317,33 @@ def can_unfold(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
 
 
-def patches_of(layer: nn.Module, x: Tensor) -> Tensor:
-    """What each output position of a layer reads, [B * positions, N * taps], in the order of its weight."""
+def patches_of(layer: nn.Module, x: Tensor, chosen: Tensor | None = None) -> Tensor:
+    """What output positions of a layer read, in the order of its weight.
+
+    Args:
+        layer (nn.Module): One that :func:`can_unfold` knows.
+        x (Tensor): Its input, [B, N, H, W], of a linear layer [B, ..., N].
+        chosen (Tensor | None): [S], of all B * positions. Defaults to None: all of them.
+
+    Returns:
+        Tensor: [S, N * taps].
+    """
     if isinstance(layer, nn.Linear):
-        return x.flatten(0, -2)
+        x = x.flatten(0, -2)
+        return x if chosen is None else x[chosen]
     sides = layer._reversed_padding_repeated_twice  # also what 'same' comes to
-    if max(layer.kernel_size) == 1 and max(layer.stride) == 1 and not any(sides):
-        return as_channels(x, x.shape[1])
     if any(sides):
         x = F.pad(x, sides, mode='constant' if layer.padding_mode == 'zeros' else layer.padding_mode)
-    columns = F.unfold(x, layer.kernel_size, layer.dilation, stride=layer.stride)
-    return columns.transpose(1, 2).flatten(0, 1)
+    taps = [range(0, size * gap, gap) for size, gap in zip(layer.kernel_size, layer.dilation, strict=True)]
+    (down, right), (rows, columns) = (
+        layer.stride,
+        ((side - taken[-1] - 1) // step + 1 for side, taken, step in zip(x.shape[2:], taps, layer.stride, strict=True)),
+    )
+    if chosen is None:
+        chosen = torch.arange(len(x) * rows * columns, device=x.device)
+    image, row, column = chosen // (rows * columns), chosen // columns % rows * down, chosen % columns * right
+    x = x.permute(0, 2, 3, 1).contiguous()  # a position's channels side by side are fetched several times faster
+    return torch.stack([x[image, row + i, column + j] for i in taps[0] for j in taps[1]], 2).flatten(1)
 
 
 def _slope(norm: nn.Module) -> Tensor:

@@ -73,6 +73,8 @@ def test_patches_times_weight_are_the_layers_outputs(layer):
         found = patches_of(layer, x) @ layer.weight.flatten(1).T
     expected = output if output.ndim == 2 else output.permute(0, 2, 3, 1).flatten(0, 2)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    some = torch.randperm(len(expected))[:7]
+    assert torch.equal(patches_of(layer, x, some), patches_of(layer, x)[some])
 
 
 @pytest.mark.parametrize('padding', [dict(padding='same'), dict(padding=1, padding_mode='reflect')])
@@ -126,6 +128,19 @@ def test_a_refinement_can_be_left_out(resnet):
     assert copy.deepcopy(reconstructor._consumers).keys() == {unit.name for unit in find_units(resnet)}
 
 
+def test_the_pruned_path_is_run_as_far_as_it_must_be():
+    resnet = build_resnet()
+    paths = Paths(resnet, copy.deepcopy(resnet), lambda: iter([(torch.randn(2, 3, 32, 32),)]), 1.0)
+    paths.enter('layer1.0', {f'layer1.0.conv{i}': f'layer1.0.bn{i}' for i in (1, 2, 3)}, True)
+    for number, added in ((1, None), (2, None), (3, True)):
+        name = f'layer1.0.conv{number}'
+        ((dense, pruned),) = paths.watch([name])
+        assert torch.equal(dense[name][0].input, pruned[name][0].input)
+        assert (pruned[name][0].output is None) == (added is None)
+        for seen in (dense[name][0], pruned[name][0]):
+            assert (seen.shortcut is None) == (added is None)
+
+
 @pytest.mark.parametrize('build', [lambda: build_resnet(), lambda: enliven(CifarResNet(depth=14))])
 def test_carrying_on_from_block_to_block_gives_what_starting_at_the_images_gives(build):
     module = build()
@@ -141,14 +156,19 @@ def test_carrying_on_from_block_to_block_gives_what_starting_at_the_images_gives
 def test_paths_know_which_block_follows_which():
     resnet = build_resnet()
     paths = Paths(resnet, copy.deepcopy(resnet), lambda: iter([(torch.randn(2, 3, 32, 32),)]), 1.0)
-    list(paths.watch('layer1.0', {'layer1.0.conv2': 'layer1.0.bn2'}, True))
+
+    def watch(block):
+        paths.enter(block, {f'{block}.conv2': f'{block}.bn2'}, True)
+        return list(paths.watch([f'{block}.conv2']))
+
+    watch('layer1.0')
     assert (paths.census.follows['layer1.1'], paths.census.follows['layer2.0']) == ('layer1.0', 'layer1.2')
     assert 'layer2.0.downsample' in paths.census.follows
     calls = []
     resnet.conv1.register_forward_pre_hook(lambda *_: calls.append('from the images'))
     for block in ('layer1.1', 'layer1.2', 'layer2.0'):
-        ((dense, pruned),) = paths.watch(block, {f'{block}.conv2': f'{block}.bn2'}, True)
-        assert torch.equal(dense[f'{block}.conv2'][0].output, pruned[f'{block}.conv2'][0].output)
+        ((dense, pruned),) = watch(block)
+        assert torch.equal(dense[f'{block}.conv2'][0].input, pruned[f'{block}.conv2'][0].input)
     assert calls == []
-    list(paths.watch('layer3.0', {'layer3.0.conv2': 'layer3.0.bn2'}, True))  # layer2.1 and others lie between
+    watch('layer3.0')  # layer2.1 and others lie between
     assert calls == ['from the images']
