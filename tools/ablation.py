@@ -44,13 +44,16 @@ def main(argv: list[str] | None = None) -> None:
         print(f'{result["seconds"]} s, {result["peak_memory_gb"]} GB')
         return
 
+    known = load_json(args.out, 'the earlier result') if args.out.exists() else None
     if args.whole:
-        from mmautodfp.experiments.whole import run_whole
+        from mmautodfp.experiments.shares import WHOLE_SHARES, measure_shares
 
-        result = run_whole(
-            args.config, args.ratios or (0.7, 0.5, 0.35), args.checkpoint, read_options(args.cfg_options)
-        )
-        save_json(result, args.out)
+        def keep(result: dict, line: str) -> None:
+            save_json(result, args.out)
+            print(line, flush=True)
+
+        ratios, options = args.ratios or WHOLE_SHARES, read_options(args.cfg_options)
+        measure_shares(args.config, 'model', ratios, args.checkpoint, options, known, keep)
         return
 
     def report(result: dict) -> None:
@@ -60,7 +63,6 @@ def main(argv: list[str] | None = None) -> None:
         print(f'{name:32} {figures}', flush=True)
 
     variants = {name: variant for name, variant in VARIANTS.items() if re.fullmatch(args.only or '.*', name)}
-    known = load_json(args.out, 'the earlier result') if args.out.exists() else None
     result = ablate(
         args.config,
         args.ratios or (0.9, 0.8, 0.7, 0.5),

@@ -1,8 +1,11 @@
 """Measure the paper's tables on the weights and images that are there; rows without them are listed as such.
 
 Uniform rows take seconds each. Searched rows take --episodes; a search that is there already is taken up again.
+Table 5 is that of detectors, with further shares and our own rows; how long it may take is told first.
 
 Example:
+    python tools/reproduce.py --tables 5 --episodes 500 --seeds 5
+    python tools/reproduce.py --tables 5 --detectors configs/bccd/faster_rcnn_bccd_autodfp.py
     python tools/reproduce.py --checkpoints checkpoints --cifar10 data/cifar10 --tables 2 --networks resnet56_cifar10
 """
 
@@ -11,7 +14,7 @@ from pathlib import Path
 
 from mmautodfp.utils.command_line import add_cfg_options, new_parser, read_options, told
 
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs/classification'
+CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 
 
 @told('searches that were begun are kept: the same command goes on')
@@ -20,8 +23,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--checkpoints', type=Path, help='folder of the weights (default: where the configs say)')
     parser.add_argument('--cifar10', help="folder of torchvision's CIFAR10 or .npz file (default: as the configs say)")
     parser.add_argument('--imagenet', help='folder of the validation images (default: as the configs say)')
-    parser.add_argument('--tables', nargs='+', help='some of 1 2 3 4 fig6 6 7 (default: all)')
+    parser.add_argument('--tables', nargs='+', help='some of 1 2 3 4 5 fig6 6 7 (default: all)')
     parser.add_argument('--networks', nargs='+', help='such as resnet56_cifar10 (default: all)')
+    parser.add_argument('--detectors', type=Path, nargs='+', help='configs for table 5 (default: the four of COCO)')
+    parser.add_argument(
+        '--shares', type=float, nargs='*', help="of the backbone's parameters in table 5 (default: 0.9 0.7 0.5 0.35)"
+    )
+    parser.add_argument(
+        '--whole-shares', type=float, nargs='*', help="of the whole detector's FLOPs in table 5 (default: 0.7 0.5 0.35)"
+    )
+    parser.add_argument('--seeds', type=int, default=5, help='searches of each kind in table 5 (default: 5)')
     parser.add_argument('--episodes', type=int, help='episodes of each search (default: no searched rows)')
     parser.add_argument('--search-images', type=int, default=1000, help='images that reward a search (default: 1000)')
     parser.add_argument('--images', type=int, help='images for the uniform rows (default: all)')
@@ -30,25 +41,39 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--out', type=Path, default=Path('work_dirs/reproduce'), help='folder of the result')
     args = parser.parse_args(argv)
 
-    from mmautodfp.experiments.reproduce import ALL_TABLES, NETWORKS, Settings, reproduce, write_report
+    from mmautodfp.experiments import reproduce
 
-    settings = Settings(
+    tables, options = args.tables or reproduce.ALL_TABLES, read_options(args.cfg_options)
+    if '5' in tables:
+        detectors = args.detectors or [CONFIGS / f'{name}_autodfp.py' for name in reproduce.DETECTORS]
+        told = dict(out=args.out, configs=detectors, checkpoints=args.checkpoints, episodes=args.episodes)
+        asked = dict(backbone=args.shares, model=args.whole_shares)
+        shares = {
+            target: default if asked[target] is None else asked[target] for target, default in reproduce.SHARES.items()
+        }
+        told |= dict(seeds=args.seeds, shares=shares)
+        reproduce.reproduce_detectors(reproduce.DetectorSettings(**told, cfg_options=options))
+        print(f'wrote {args.out}/table5.json and table5.md')
+    tables = tuple(table for table in tables if table != '5')
+    if not tables:
+        return
+    settings = reproduce.Settings(
         out=args.out,
-        configs=CONFIGS,
+        configs=CONFIGS / 'classification',
         checkpoints=args.checkpoints,
         cifar10=args.cifar10,
         imagenet=args.imagenet,
-        tables=tuple(args.tables or ALL_TABLES),
-        networks=tuple(args.networks or NETWORKS),
+        tables=tables,
+        networks=tuple(args.networks or reproduce.NETWORKS),
         episodes=args.episodes,
         search_images=args.search_images,
         num_images=args.images,
         seed=args.seed,
-        cfg_options=read_options(args.cfg_options),
+        cfg_options=options,
     )
-    rows = reproduce(settings)
+    rows = reproduce.reproduce(settings)
     paths = ('out', 'configs', 'checkpoints', 'cifar10', 'imagenet')  # of this machine
-    write_report(rows, args.out, {key: value for key, value in asdict(settings).items() if key not in paths})
+    reproduce.write_report(rows, args.out, {key: value for key, value in asdict(settings).items() if key not in paths})
     print(f'wrote {args.out}/reproduce.json and reproduce.md')
 
 

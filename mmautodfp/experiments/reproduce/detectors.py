@@ -1,0 +1,222 @@
+"""Table 5: detectors, pruned without a search and by searches of several seeds; the paper has its first row alone."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmautodfp import runs as apis
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import load_json, portable, require_same, save_json, save_text
+
+from ..shares import BACKBONE, OURS, WHOLE_SHARES, budget_of, measure_shares
+from .bench import locate
+
+DETECTORS = ('faster_rcnn', 'retinanet', 'mask_rcnn', 'fcos')
+SHARES = dict(backbone=(0.9, 0.7, 0.5, 0.35), model=WHOLE_SHARES)
+# COCO mAP in percent, dense and at 90 % of the backbone's parameters.
+PAPER = dict(FasterRCNN=(36.9, 35.4), RetinaNet=(36.3, 35.2), MaskRCNN=(37.8, 35.9), FCOS=(39.1, 37.1))
+OF = dict(backbone="the backbone's parameters", model="the whole detector's FLOPs")
+AUTODFP, SEARCHED = "AutoDFP, the paper's compensation", 'ours, searched'
+METHODS = (
+    'pruned only, uniform',
+    'Neuron Merging, uniform',
+    'Eq. 12 + 16, uniform',
+    'ours, uniform',
+    'ours, allocated, as in an episode',
+    OURS,
+    BACKBONE,
+    AUTODFP,
+    SEARCHED,
+)
+
+
+@dataclass(frozen=True)
+class DetectorSettings:
+    """What to measure of detectors, and with what.
+
+    Attributes:
+        out (Path): Folder of the results and of the searches. What is there already is not measured again.
+        configs (Sequence[Path]): Configs with an ``autodfp`` entry whose rewards have data.
+        checkpoints (Path | None): Folder of the weights. Defaults to None: where the configs say.
+        episodes (int | None): Of each search; None leaves the searched rows out. Defaults to None.
+        seeds (int): Searches of each kind, with the seeds 0, 1, ... Defaults to 5.
+        shares (Mapping[str, Sequence[float]]): By what is pruned, 'backbone' or 'model', see :func:`.budget_of`.
+            Defaults to 0.9, 0.7, 0.5 and 0.35 of the backbone's parameters, 0.7, 0.5 and 0.35 of the whole FLOPs.
+        cfg_options (dict | None): Further overrides of the configs, dotted keys to values.
+    """
+
+    out: Path
+    configs: Sequence[Path]
+    checkpoints: Path | None = None
+    episodes: int | None = None
+    seeds: int = 5
+    shares: Mapping[str, Sequence[float]] = field(default_factory=lambda: SHARES)
+    cfg_options: dict[str, Any] | None = None
+
+
+def reproduce_detectors(settings: DetectorSettings, tell: Callable[[str], None] = print) -> list[dict[str, Any]]:
+    """Measure table 5, detector by detector, and write ``table5.json`` and ``table5.md`` after each row.
+
+    Args:
+        settings (DetectorSettings): What to measure.
+        tell (Callable): Told how long it may take, and a line after each row. Defaults to print.
+
+    Returns:
+        list[dict]: For each detector its config, and either ``reason``, why it was not measured, or the dense metric
+        and ``rows``: by what is pruned, share and method the metric (of searches the mean over the seeds, with
+        ``deviation`` and the ``metrics`` themselves), and the shares of the model's FLOPs and parameters.
+
+    Raises:
+        AutoDFPError: What is in the folder was measured with other settings.
+    """
+    found: list[dict[str, Any]] = []
+
+    def keep(entry: dict[str, Any]) -> None:
+        found[-1] = entry
+        save_json(found, settings.out / 'table5.json')
+        save_text(markdown(found), settings.out / 'table5.md')
+
+    for config in settings.configs:
+        found.append({})
+        say = lambda line, name=config.stem: tell(f'{name}  {line}')
+        try:
+            _measure(config, settings, keep, say)
+        except AutoDFPError as error:
+            keep(dict(config=config.stem, rows={}) | found[-1] | dict(reason=str(error)))
+            say(f'not measured to the end: {error}')
+    return found
+
+
+def _measure(
+    config: Path, settings: DetectorSettings, keep: Callable[[dict], None], say: Callable[[str], None]
+) -> None:
+    """One detector's rows, each kept as it is there."""
+    cfg = apis.load_config(config, None, 'none', settings.cfg_options)
+    checkpoint = locate(cfg.load_from, settings.checkpoints)
+    apis.require_data(cfg, 'val', 'test')
+    entry: dict[str, Any] = dict(config=config.stem, model=cfg.model.type, reason=None, rows={})
+    reward = cfg.autodfp.reward
+    for target, shares in settings.shares.items():
+        file = settings.out / f'{config.stem}_{target}.json'
+        known = load_json(file, 'the earlier result') if file.is_file() else None
+
+        def report(result: dict[str, Any], line: str, target: str = target, file: Path = file) -> None:
+            save_json(result, file)
+            if line.startswith('dense') and not entry['rows']:
+                say(f'{line}  {_estimate(settings, result, reward.num_images)}')
+            else:
+                say(line)
+            names = ('metric', 'images', 'dense', 'seconds')
+            entry.update({name: result[name] for name in names}, search_images=reward.num_images)
+            entry['rows'][target] = {share: dict(rows) for share, rows in result['rows'].items()}
+            keep(entry)
+
+        measure_shares(config, target, shares, checkpoint, _options(settings, target, OURS), known, report)
+    if settings.episodes is None:
+        return
+    for target, shares in settings.shares.items():
+        for share in shares:
+            for method in (AUTODFP, SEARCHED) if target == 'backbone' else (SEARCHED,):  # the paper's is of backbones
+                rows = entry['rows'].setdefault(target, {}).setdefault(f'{share:g}', {})
+                for seed in range(settings.seeds):
+                    found = _search(config, checkpoint, settings, target, share, method, seed)
+                    rows[method] = _add(rows.get(method), found)
+                    say(f'{target} {share:g} {method}, seed {seed}: {found["held_out_metric"]:.4f}')
+                    keep(entry)
+
+
+def _estimate(settings: DetectorSettings, result: dict[str, Any], search_images: int | None) -> str:
+    """What is to come, from what one evaluation took."""
+    minutes = result['seconds'] / 60
+    rows = sum(map(len, settings.shares.values())) * len(METHODS[:-3])
+    text = f'({rows} rows without a search, {rows * minutes:.0f} minutes and what fitting takes'
+    if settings.episodes:
+        kinds = dict(backbone=2, model=1)
+        count = settings.seeds * sum(len(shares) * kinds[target] for target, shares in settings.shares.items())
+        share = min(1.0, (search_images or result['images']) / result['images'])
+        hours = count * settings.episodes * minutes * share / 60
+        text += f'; {count} searches of {settings.episodes} episodes, {hours:.1f} hours'
+    return f'{text})'
+
+
+def _options(settings: DetectorSettings, target: str, method: str) -> dict[str, Any]:
+    """Overrides of a config for what is pruned and how."""
+    kind = 'SimilarityReconstructor' if method == AUTODFP else 'SyntheticLeastSquares'
+    options = {'autodfp.target': target, 'log_level': 'WARNING'} | (settings.cfg_options or {})
+    own = options.pop('autodfp.reconstructor', {}) if method != AUTODFP else {}
+    options['autodfp.reconstructor'] = dict(own, type=kind, _delete_=True)
+    return options
+
+
+def _search(
+    config: Path, checkpoint: str, settings: DetectorSettings, target: str, share: float, method: str, seed: int
+) -> dict[str, Any]:
+    """What a search found; it is run, gone on with, or found finished."""
+    kind = 'autodfp' if method == AUTODFP else 'ours'
+    folder = settings.out / 'searches' / f'{config.stem}_{target}_{share:g}_{kind}_seed{seed}'
+    budget = budget_of(target, share)
+    limit = dict(type=type(budget).__name__, preserve_ratio=share, scope=budget.scope, _delete_=True)
+    options = _options(settings, target, method) | {'autodfp.budget': limit}
+    if method == AUTODFP:
+        options['autodfp.finalists'] = 0  # the paper has none
+    asked = dict(options=portable(options), checkpoint=Path(checkpoint).name)
+    record, summary = folder / 'asked.json', folder / 'summary.json'
+    if record.is_file():
+        require_same(load_json(record, 'the settings of a search'), asked, f'the search {folder.name}')
+    save_json(asked, record)
+    done = load_json(summary, 'a search') if summary.is_file() else None
+    if not done or done['episodes'] < settings.episodes:
+        again = dict(resume=(folder / 'search.pth').is_file(), cfg_options=options)
+        apis.prune(config, checkpoint, str(folder), episodes=settings.episodes, seed=seed, **again)
+        done = load_json(summary, 'a search')
+    return done['results'][-1]
+
+
+def _add(row: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
+    """A searched row with one more seed."""
+    metrics = [*(row or {}).get('metrics', []), found['held_out_metric']]
+    return dict(
+        metric=statistics.mean(metrics),
+        deviation=statistics.stdev(metrics) if len(metrics) > 1 else None,
+        metrics=metrics,
+        flops=found['model_flops']['ratio'],  # of the last seed
+        params=found['model_params']['ratio'],
+    )
+
+
+def markdown(detectors: Sequence[dict[str, Any]]) -> str:
+    """A table for what is pruned, a line for each detector and method; in brackets the share of the dense metric.
+
+    Args:
+        detectors (Sequence[dict]): What :func:`reproduce_detectors` gave.
+    """
+    parts: list[str] = []
+    for target in OF:
+        shares = list(dict.fromkeys(share for one in detectors for share in one['rows'].get(target, {})))
+        if not shares:
+            continue
+        parts += [f'## Shares of {OF[target]}', '']
+        parts += [f'| detector | method | {" | ".join(f"{float(share):.0%}" for share in shares)} |']
+        parts += ['|---|---|' + '---|' * len(shares)]
+        for one in detectors:
+            rows = one['rows'].get(target, {})
+            for method in METHODS:
+                cells = [_cell(rows.get(share, {}).get(method), one) for share in shares]
+                if any(cell != '-' for cell in cells):
+                    parts.append(f'| {one["model"]} ({one["dense"]:.3f}) | {method} | {" | ".join(cells)} |')
+            if target == 'backbone' and one.get('model') in PAPER:
+                dense, pruned = PAPER[one['model']]
+                cells = [f'{pruned} ({pruned / dense:.1%})' if share == '0.9' else '-' for share in shares]
+                parts.append(f'| {one["model"]}, COCO ({dense}) | the paper | {" | ".join(cells)} |')
+        parts.append('')
+    parts += [f'- {one["config"]}: {one["reason"]}' for one in detectors if one['reason']]
+    return '\n'.join(parts).rstrip() + '\n'
+
+
+def _cell(row: dict[str, Any] | None, detector: dict[str, Any]) -> str:
+    if not row or 'metric' not in row:
+        return '-'
+    spread = f' ± {row["deviation"]:.3f}' if row.get('deviation') is not None else ''
+    return f'{row["metric"]:.3f}{spread} ({row["metric"] / detector["dense"]:.1%})'
