@@ -36,12 +36,13 @@ def benchmark_objectives(
     cfg_options: dict[str, Any] | None = None,
     tell: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Spend as many evaluations in four ways and compare what their plans dominate.
+    """Spend as many evaluations in several ways and compare what their plans dominate.
 
-    'conditioned' is one search under many preferences. 'weighted' are five searches with fixed weights, of a fifth of
-    the episodes and of the warm-up each: the metric weighs 0.1, 0.3, 0.5, 0.7 and 0.9, and the costs share the rest as
-    they do in the asked preference. 'random' are random plans around the uniform one. 'frontier' are nested plans of
-    which the reconstructor says the widths, down from the limit; they are the same for all seeds.
+    'conditioned' is one search under many preferences, 'asked' one under the asked preference alone. 'weighted' are
+    five searches with fixed weights, of a fifth of the episodes and of the warm-up each: the metric weighs 0.1, 0.3,
+    0.5, 0.7 and 0.9, and the costs share the rest as they do in the asked preference. 'random' are random plans around
+    the uniform one. 'frontier' are nested plans of which the reconstructor says the widths, down from the limit; they
+    are the same for all seeds.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry. Without ``objectives`` in it, the metric weighs as
@@ -55,7 +56,8 @@ def benchmark_objectives(
     Returns:
         dict[str, Any]: For each way by seed the hypervolume of its Pareto set above the point at which nothing of the
         metric is kept and nothing is saved (1 would be all of the metric at no cost); the same of these plans with the
-        full pass on held-out images; means and deviations; how many plans are in the set; and the seconds.
+        full pass on held-out images; the best utility by the asked preference; means and deviations of the three; how
+        many plans were evaluated and are in the set; and the seconds.
 
     Raises:
         AutoDFPError: A count is too small, the config's agent is not SAC, or there is nothing to hold out.
@@ -80,10 +82,11 @@ def benchmark_objectives(
     objectives, held_out = (
         Objectives.build(asked, task.costs, task.constraint, partial(task.evaluate, None, reward)) for reward in rewards
     )
-    measure = partial(_measure, hook, held_out, tell)
+    measure = partial(_measure, hook, objectives, held_out, tell)
+    ways = dict(conditioned=_conditioned, asked=_asked, weighted=_weighted, random=_random)
     found = {
         name: [measure(f'{name}, seed {seed}', partial(play, hook, episodes, seed)) for seed in range(seeds)]
-        for name, play in dict(conditioned=_conditioned, weighted=_weighted, random=_random).items()
+        for name, play in ways.items()
     }
     found['frontier'] = [measure('frontier', partial(_frontier, hook, objectives, episodes))]
     return dict(
@@ -114,7 +117,8 @@ def preferences(asked: Mapping[str, float], count: int = PREFERENCES) -> list[di
 
 
 def _play(hook: AutoDFPHook, episodes: int, agent: dict, seed: int, **settings: Any) -> Played:
-    settings = dict(objectives=hook.settings.objectives, opening_lams=hook.settings.opening_lams) | settings
+    told = {name: getattr(hook.settings, name) for name in ('objectives', 'opening_lams', 'opening_points')}
+    settings = told | settings
     history = search(hook.task, hook.reward, episodes, agent, seed=seed, **settings).history
     plans = map(hook.task.env.plan, history.widths, history.lams)
     return list(zip(plans, history.outcomes, strict=True))
@@ -124,15 +128,19 @@ def _conditioned(hook: AutoDFPHook, episodes: int, seed: int) -> Played:
     return _play(hook, episodes, hook.agent, seed)
 
 
+def _asked(hook: AutoDFPHook, episodes: int, seed: int) -> Played:
+    return _play(hook, episodes, dict(hook.agent, drawn_preferences=0.0), seed)
+
+
 def _weighted(hook: AutoDFPHook, episodes: int, seed: int) -> Played:
     agent, played = dict(hook.agent, drawn_preferences=0.0), []
     if 'warmup_episodes' in agent:
         agent['warmup_episodes'] //= PREFERENCES
     for number, weights in enumerate(preferences(hook.settings.objectives)):
         # The others would only play the first one's opening again, and with its seed its warm-up too.
-        opening = hook.settings.opening_lams if number == 0 else ()
+        opening = dict(opening_lams=(), opening_points=0) if number else {}
         share = len(range(number, episodes, PREFERENCES))
-        played += _play(hook, share, agent, PREFERENCES * seed + number, objectives=weights, opening_lams=opening)
+        played += _play(hook, share, agent, PREFERENCES * seed + number, objectives=weights, **opening)
     return played
 
 
@@ -141,14 +149,8 @@ def _random(hook: AutoDFPHook, episodes: int, seed: int) -> Played:
 
 
 def _frontier(hook: AutoDFPHook, objectives: Objectives, episodes: int) -> Played:
-    task, budgets = hook.task, hook.task.constraint.budgets
-    # Of an even path from dense to least, so many points that about ``episodes`` of them are within the limits.
-    reach = 1.0
-    for budget in budgets:
-        least, dense = budget.cost(budget.min_widths), budget.cost(budget.cost.dense)
-        reach = min(reach, (budget.limit - least) / (dense - least))
-    path, _ = task.nested_widths(round(episodes / max(reach, 0.01)))
-    within = [widths for widths in path if all(budget.cost(widths) <= budget.limit for budget in budgets)][-episodes:]
+    task = hook.task
+    within, _ = task.nested_widths(episodes, task.constraint.share)
     plans = [task.plan(widths) for widths in within]
     return [
         (plan, objectives.outcome(task.evaluate(plan, hook.reward), widths))
@@ -157,7 +159,12 @@ def _frontier(hook: AutoDFPHook, objectives: Objectives, episodes: int) -> Playe
 
 
 def _measure(
-    hook: AutoDFPHook, held_out: Objectives, tell: Callable[[str], None], name: str, play: Callable[[], Played]
+    hook: AutoDFPHook,
+    objectives: Objectives,
+    held_out: Objectives,
+    tell: Callable[[str], None],
+    name: str,
+    play: Callable[[], Played],
 ) -> dict[str, Any]:
     start = time.perf_counter()
     played = play()
@@ -169,7 +176,7 @@ def _measure(
         for plan, _ in front
     ]
     row = dict(zip(('search', 'held_out'), map(_volume, (seen, unseen)), strict=True))
-    row |= dict(evaluations=len(played), points=len(front), best=max(outcome[0] for outcome in seen), seconds=seconds)
+    row |= dict(utility=max(map(objectives.utility, seen)), evaluations=len(played), points=len(front), seconds=seconds)
     tell(f'{name}: hypervolume {row["search"]:.4f} on the search images, {row["held_out"]:.4f} held out')
     return row
 
@@ -181,7 +188,7 @@ def _volume(outcomes: Sequence[Sequence[float]]) -> float:
 def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """By seed, with means and deviations of the hypervolumes."""
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
-    for name in ('search', 'held_out'):
+    for name in ('search', 'held_out', 'utility'):
         columns[f'{name}_mean'] = statistics.mean(columns[name])
         columns[f'{name}_deviation'] = statistics.stdev(columns[name]) if len(rows) > 1 else None
     return columns

@@ -172,6 +172,7 @@ class AutoDFPHook(Hook):
                 finalists=self.num_finalists,
                 judge=self.judge,
                 objectives=told.objectives,
+                opening_points=told.opening_points,
             )
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

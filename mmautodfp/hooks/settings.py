@@ -43,6 +43,8 @@ class HookSettings:
         objectives (dict | None): What the metric and the costs that a plan saves weigh, such as
             ``dict(metric=1, latency=0.3)``, see :class:`mmautodfp.search.Weights`. Defaults to None: within the
             limits, the metric alone counts.
+        opening_points (int): With objectives, so many nested plans, from the limit down to the least that can be
+            reached, are played after the other opening ones. Defaults to 10.
         p_min (float): Least share of channels that any group keeps. Defaults to 0.2.
         p_max (float): Largest. Defaults to 1.
         channel_divisor (int): Every group keeps a multiple of it or all channels; 8 suits tensor cores and SIMD.
@@ -78,6 +80,7 @@ class HookSettings:
     racing: dict | bool | None = None
     finalists: Whole | None = None
     objectives: dict | None = None
+    opening_points: Whole = 10
     p_min: float = 0.2
     p_max: float = 1.0
     channel_divisor: Count = 1

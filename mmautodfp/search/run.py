@@ -91,6 +91,7 @@ def search(
     finalists: Whole = NUM_FINALISTS,
     judge: Callable[[nn.Module], float] | None = None,
     objectives: Mapping[str, float] | None = None,
+    opening_points: Whole = 10,
 ) -> SearchResult:
     """Search a plan; the model is dense before and after.
 
@@ -119,6 +120,9 @@ def search(
             task, such as ``dict(metric=1, flops=0.3)``; see :class:`mmautodfp.search.objectives.Weights`. The best
             plan is the one with the highest weighted sum. A search may be resumed with other weights. Defaults to
             None: the metric alone counts.
+        opening_points (int): With objectives, so many nested plans, from the limit down to the least that can be
+            reached, are played after the other opening ones: the Pareto set begins with what a frontier would tell, and
+            the agent sees plans of all sizes. One alone is left out. Defaults to 10.
 
     Raises:
         AutoDFPError: A setting is wrong, a reward is not finite, or the search to resume is missing or another one.
@@ -154,6 +158,7 @@ def search(
         images=digest,
         seed=seed,
         objectives=goals and goals.identity,
+        opening_points=opening_points if goals else None,
     )
     spec = task.agent_spec(seed, [] if goals is None else goals.weights.values())
     player: Agent = build(AGENTS, agent or dict(type='SAC'), spec=spec)
@@ -189,7 +194,11 @@ def search(
         _put_aside(path, logger)
     # After a resume, which may count the actions from other widths than were found anew.
     opening = [torch.full((len(task.groups), 2), 0.5)] if task.allocation else []
-    searcher.opening = opening + [task.env.uniform_actions(lam) for lam in opening_lams]
+    opening += [task.env.uniform_actions(lam) for lam in opening_lams]
+    if goals and opening_points > 1 and len(searcher.history) < len(opening) + opening_points:
+        nested, _ = on_main(lambda: task.nested_widths(opening_points, task.constraint.share))
+        opening += [task.env.actions(widths, 0.5) for widths in nested]
+    searcher.opening = opening
     warmup = getattr(getattr(player, 'config', None), 'warmup_episodes', 0)
     if len(searcher.opening) < num_episodes <= warmup:
         logger.warning(

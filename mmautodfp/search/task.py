@@ -206,28 +206,30 @@ class PruningTask:
         """The plan that the reconstructor would choose without a search; None if it cannot tell."""
         return None if self.allocation is None else self.plan(self.allocation)
 
-    def nested_widths(self, num_points: int) -> tuple[list[list[int]], bool]:
+    def nested_widths(self, num_points: int, start: float = 1.0) -> tuple[list[list[int]], bool]:
         """Widths [L] from the dense model down to the least that the limit's costs can reach, none above one before.
 
         In between, the costs fall in even steps; where the limit lies is not looked at.
 
         Args:
             num_points (int): How many, 2 or more. What comes twice is left out.
+            start (float): Where they begin, as of :meth:`.Constraint.at`; :attr:`.Constraint.share` is the limit.
+                Defaults to 1: at the dense model.
 
         Returns:
-            tuple[list[list[int]], bool]: The widths, dense ones first; and whether the reconstructor chose them, each
-            from the last ones on. If it cannot tell, they are uniform.
+            tuple[list[list[int]], bool]: The widths, widest first; and whether the reconstructor chose them, each from
+            the last ones on. If it cannot tell, they are uniform.
         """
-        shares = [1 - step / (num_points - 1) for step in range(1, num_points)]
+        shares = [start * (1 - step / (num_points - 1)) for step in range(num_points)]
+        shares, path = (shares[1:], [self.dense_widths]) if start == 1 else (shares, [])
         divisors = self.constraint.divisors
         curves = self.reconstructor.error_curves(self.groups, self.rankings)
         if curves is not None:
             widest = round_widths(self.ratios.high, self.dense_widths, divisors)
-            path = allocation_path(curves, self.constraint, widest, shares)
+            path += allocation_path(curves, self.constraint, widest, shares)
         else:
             ratios = (min(self.ratios.high, self.constraint.at(share).uniform_ratio()) for share in shares)
-            path = [round_widths(ratio, self.dense_widths, divisors) for ratio in ratios]
-        path = [self.dense_widths, *path]
+            path += [round_widths(ratio, self.dense_widths, divisors) for ratio in ratios]
         return [widths for place, widths in enumerate(path) if widths not in path[:place]], curves is not None
 
     def describe(self) -> str:

@@ -18,9 +18,9 @@ def test_weighted_searches_reach_evenly_from_the_costs_to_the_metric():
 def test_all_ways_get_as_many_evaluations_and_are_judged_alike():
     told = []
     found = benchmark_objectives(CONFIG, episodes=12, seeds=2, tell=told.append)
-    assert list(found['ways']) == ['conditioned', 'weighted', 'random', 'frontier']
+    assert list(found['ways']) == ['conditioned', 'asked', 'weighted', 'random', 'frontier']
     assert found['objectives'] == dict(metric=0.5, params=0.25, flops=0.25)
-    assert (len(told), found['search_images'], found['held_out_images']) == (7, 300, 497)
+    assert (len(told), found['search_images'], found['held_out_images']) == (9, 300, 497)
     for name, way in found['ways'].items():
         assert all(10 <= count <= 12 for count in way['evaluations'])
         assert len(way['search']) == (1 if name == 'frontier' else 2)

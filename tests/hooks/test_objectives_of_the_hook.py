@@ -13,7 +13,7 @@ from mmautodfp.utils import AutoDFPError
 
 CONFIG = 'configs/demo/vgg_digits_autodfp.py'
 SETTINGS = {
-    'autodfp.num_episodes': 12,
+    'autodfp.num_episodes': 18,
     'autodfp.agent.warmup_episodes': 6,
     'autodfp.reward.num_images': 50,
     'autodfp.compare': False,
@@ -56,7 +56,7 @@ def test_a_run_prunes_the_plan_of_the_highest_utility_and_resumed_with_other_wei
     before = state['history']['widths'].tolist()
     summary, state = prune(tmp_path, metric=0.01, params=1.0, memory=0.0)
     assert state['history']['widths'].tolist() == before
-    fewest = max(range(12), key=lambda episode: 0.01 * outcomes[episode][0] + outcomes[episode][1])
+    fewest = max(range(18), key=lambda episode: 0.01 * outcomes[episode][0] + outcomes[episode][1])
     assert summary['best_episode'] == fewest != best
     plan = PruningPlan.from_json(tmp_path / 'strategy.json')
     assert list(plan.widths.values()) == before[fewest]

@@ -3,10 +3,12 @@
 import itertools
 import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from gloo_ranks import on_ranks
 from test_run import AGENT, IMAGES, brightness, episodes_of, make_task, run
 from test_sac import SMALL, make_spec
 
@@ -292,7 +294,7 @@ def test_the_best_plan_has_the_highest_utility_within_the_limit(agent):
         pytest.importorskip('cmaes')
     task, told = make_task(), []
     objectives = dict(metric=1, params=0.5)
-    result = run(task, 20, fidelity, objectives=objectives, agent=agent, on_episode=told.append)
+    result = run(task, 30, fidelity, objectives=objectives, agent=agent, on_episode=told.append)
     history = result.history
     assert history.rewards == pytest.approx(weigh(task, result, objectives), abs=1e-12)
     assert result.episode == int(np.argmax(history.rewards))
@@ -320,16 +322,34 @@ def test_a_plain_agent_draws_the_same_numbers_whatever_is_set_for_preferences():
     assert episodes_of(plain) == episodes_of(set_otherwise)
 
 
-@pytest.mark.parametrize('stopped_after', [1, 6, 9])
+def test_plans_from_the_limit_down_to_the_least_are_played_first(tmp_path):
+    task = make_task(p_min=0.1)
+    history = run(task, 12, fidelity, objectives=CHEAP, opening_points=5).history
+    nested = history.widths[4:9]
+    assert nested == task.nested_widths(5, task.constraint.share)[0]
+    costs = [task.costs.params['module'](widths) for widths in nested]
+    least = task.costs.params['module'](task.constraint.min_widths)
+    assert nested[-1] == task.constraint.min_widths
+    # In even steps, each as near as whole channels come to it from below.
+    for step, cost in enumerate(costs):
+        bound = task.constraint.limit - step * (task.constraint.limit - least) / 4
+        assert bound - 100 < cost <= bound + 1
+    assert all(a >= b for wider, narrower in itertools.pairwise(nested) for a, b in zip(wider, narrower, strict=True))
+    plain = run(make_task(p_min=0.1), 12, fidelity, objectives=CHEAP, opening_points=0).history
+    assert plain.widths[:4] == history.widths[:4]
+    assert plain.widths[4:9] != nested
+
+
+@pytest.mark.parametrize('stopped_after', [1, 8, 17, 20])
 def test_a_killed_and_resumed_search_ends_as_one_that_ran_through(tmp_path, stopped_after):
     path = tmp_path / 'search.pth'
-    whole = run(make_task(), 12, Counted(), objectives=CHEAP)
+    whole = run(make_task(), 24, Counted(), objectives=CHEAP)
     with pytest.raises(KeyboardInterrupt):
         # The first call is of the dense model.
-        run(make_task(), 12, Counted(until=1 + stopped_after), objectives=CHEAP, checkpoint=path)
+        run(make_task(), 24, Counted(until=1 + stopped_after), objectives=CHEAP, checkpoint=path)
     reward = Counted()
-    result = run(make_task(), 12, reward, objectives=CHEAP, checkpoint=path, resume=True)
-    assert reward.calls == 12 - stopped_after
+    result = run(make_task(), 24, reward, objectives=CHEAP, checkpoint=path, resume=True)
+    assert reward.calls == 24 - stopped_after
     assert episodes_of(result) == episodes_of(whole)
     assert result.history.outcomes == whole.history.outcomes
     assert (result.plan, result.reward, result.pareto) == (whole.plan, whole.reward, whole.pareto)
@@ -385,3 +405,21 @@ def test_finalists_are_judged_by_the_utility_with_the_judges_metric(tmp_path):
     again = run(task, 20, fidelity, objectives=CHEAP, judge=judged, finalists=5, checkpoint=path, resume=True)
     new = {one.episode for one in again.finalists} - {one.episode for one in result.finalists}
     assert judged.calls == 6 + len(new)
+
+
+def weighed_on(rank, path):
+    first = run(make_task(), 8, fidelity, objectives=ACCURATE, checkpoint=path)
+    again = run(make_task(), 8, fidelity, objectives=CHEAP, checkpoint=path, resume=True)
+    task, told = make_task(), (first, again)
+    return [(one.history.rewards, one.history.outcomes, one.episode, one.pareto) for one in told], [
+        weigh(task, first, objectives) for objectives in (ACCURATE, CHEAP)
+    ]
+
+
+@pytest.mark.slow
+def test_ranks_agree_on_what_plans_are_worth(tmp_path):
+    first, second = on_ranks(partial(weighed_on, path=tmp_path / 'search.pth'))
+    assert first == second
+    for (rewards, _, episode, _), expected in zip(*first, strict=True):
+        assert rewards == pytest.approx(expected, abs=1e-12)
+        assert episode == int(np.argmax(rewards))
