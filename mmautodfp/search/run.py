@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
-from torch import nn
+from torch import Tensor, nn
 
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
@@ -193,12 +193,7 @@ def search(
     elif path is not None and is_main_process() and path.exists():
         _put_aside(path, logger)
     # After a resume, which may count the actions from other widths than were found anew.
-    opening = [torch.full((len(task.groups), 2), 0.5)] if task.allocation else []
-    opening += [task.env.uniform_actions(lam) for lam in opening_lams]
-    if goals and opening_points > 1 and len(searcher.history) < len(opening) + opening_points:
-        nested, _ = on_main(lambda: task.nested_widths(opening_points, task.constraint.share))
-        opening += [task.env.actions(widths, 0.5) for widths in nested]
-    searcher.opening = opening
+    searcher.opening = _opening(task, opening_lams, opening_points if goals else 0, len(searcher.history))
     warmup = getattr(getattr(player, 'config', None), 'warmup_episodes', 0)
     if len(searcher.opening) < num_episodes <= warmup:
         logger.warning(
@@ -221,6 +216,17 @@ def search(
         counts = dict(done=sum(stages[len(row) - 1] for row in history.stages) if racing else whole)
         counts |= dict(without_racing=whole)
     return SearchResult(plan, best, history, time.perf_counter() - start, counts, judged, goals)
+
+
+def _opening(task: PruningTask, lams: Sequence[float], num_points: int, played: int) -> list[Tensor]:
+    """Actions [L, 2] of the first episodes: the allocated plan, if there is one, uniform plans, and nested ones."""
+    opening = [torch.full((len(task.groups), 2), 0.5)] if task.allocation else []
+    opening += [task.env.uniform_actions(lam) for lam in lams]
+    # A reconstructor may take minutes to tell the widths.
+    if num_points > 1 and played < len(opening) + num_points:
+        nested, _ = on_main(lambda: task.nested_widths(num_points, task.constraint.share))
+        opening += [task.env.actions(widths, 0.5) for widths in nested]
+    return opening
 
 
 def _read_objectives(
