@@ -151,7 +151,7 @@ def test_without_a_reward_the_allocated_plan_is_applied_and_nothing_else_is_need
 
 
 def test_what_cannot_be_had_is_told_in_a_sentence():
-    with pytest.raises(AutoDFPError, match='without an example_input it cannot be told; give one, or limit the param'):
+    with pytest.raises(AutoDFPError, match='without an example_input it cannot be told; give one, or name the param'):
         api.prune(narrow_resnet(), constraint=dict(type='FlopBudget'), target='', reconstructor=SMALL)
     with pytest.raises(AutoDFPError, match='the ResNet has no such part; it has conv1, '):
         api.prune(narrow_resnet(), constraint=0.5)

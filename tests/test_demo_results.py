@@ -167,3 +167,31 @@ def test_the_rows_of_whole_latencies_are_those_of_their_file():
                     figures = figures.get('sum', figures)
                     cells.append(f'{figures["ratio"]:.0%} / {figures["cpu_ratio"]:.0%}')
             assert f'| {model["flops"]["ratio"]:.1%} | {" | ".join(cells)} |' in text
+
+
+def test_the_docs_show_the_hypervolumes_as_they_were_measured():
+    text = (REPO / 'docs/results.md').read_text()
+    names = ('objectives_vgg_digits', 'objectives_vgg_digits_least_squares')
+    files = [load_json(RESULTS / f'{name}.json', 'the hypervolumes') for name in names]
+    labels = dict(
+        conditioned='**one search for many preferences**',
+        asked='one search for the asked preference',
+        weighted='five searches with fixed weights',
+        random='random plans',
+        frontier='nested plans alone (the frontier)',
+    )
+    for found in files:
+        assert (found['episodes'], found['held_out_images'], found['cfg_options'].get('autodfp.budget')) == (
+            200,
+            497,
+            None,
+        )
+        assert found['objectives'] == dict(metric=0.5, params=0.25, flops=0.25)
+    for name, label in labels.items():
+        cells = []
+        for way in (found['ways'][name] for found in files):
+            for column in ('search', 'held_out', 'utility'):
+                deviation = way[f'{column}_deviation']
+                spread = '' if deviation is None else f' ± {deviation:.3f}'
+                cells.append(f'{way[f"{column}_mean"]:.3f}{spread}')
+        assert f'| {label} | {" | ".join(cells)} |' in text

@@ -16,7 +16,7 @@ from mmautodfp import reconstruction, rewards
 from mmautodfp.costs import LatencyBudget
 from mmautodfp.hooks.settings import RENAMED, Clustering, HookSettings
 from mmautodfp.reconstruction import SyntheticImages
-from mmautodfp.search import SACConfig
+from mmautodfp.search import SACConfig, Weights
 from mmautodfp.utils import registry
 
 CARDS = [REPO / 'configs/demo/README.md', REPO / 'configs/bccd/README.md']
@@ -110,9 +110,8 @@ def settings_of(name: str) -> set[str] | None:
     """What ``autodfp.<name>.`` may be followed by; None if it is a plain value."""
     compensations = (reconstruction.SyntheticLeastSquares, reconstruction.SimilarityReconstructor)
     paid = (rewards.CocoReward, rewards.AccuracyReward, rewards.SyntheticReward)
-    types = dict(
-        agent=(SACConfig,), reconstructor=compensations, reward=paid, budget=(LatencyBudget,), clustering=(Clustering,)
-    )
+    types = dict(agent=(SACConfig,), reconstructor=compensations, reward=paid, budget=(LatencyBudget,))
+    types |= dict(clustering=(Clustering,), objectives=(Weights,))
     return {argument for cls in types[name] for argument in signature(cls).parameters} if name in types else None
 
 

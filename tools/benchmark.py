@@ -16,6 +16,8 @@ racing      searches with and without stopping hopeless plans early, over five s
 precision   whether lower precision ranks a hundred random plans as float32 does
 ranks       seconds an episode on one rank and on two
 search      random search, CMA-ES and SAC on the same task, over five seeds
+objectives  one search for many preferences against weighted searches, random plans and the frontier: hypervolumes
+            over five seeds
 families    which of MMDetection's detectors can be pruned as a whole: one config of each family, or the one named
 """
 
@@ -23,11 +25,11 @@ import json
 import sys
 from pathlib import Path
 
-from mmautodfp.utils.command_line import new_parser, told
+from mmautodfp.utils.command_line import add_cfg_options, new_parser, read_options, told
 
 KINDS = (
     *('kernels', 'latency', 'memory', 'overhead', 'search', 'reward', 'subset', 'racing', 'precision', 'ranks'),
-    'families',
+    *('families', 'objectives'),
 )
 
 
@@ -44,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--repeat',
         type=int,
-        help='measurements (kernels, latency, reward), seeds (racing, search), plans (precision), draws '
+        help='measurements (kernels, latency, reward), seeds (racing, search, objectives), plans (precision), draws '
         '(subset), episodes (overhead, ranks)',
     )
     parser.add_argument(
@@ -54,7 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--divisors', type=int, nargs='+', default=[8], help='widths are multiples of it, for --whole (default: 8)'
     )
-    parser.add_argument('--episodes', type=int, default=100, help='of each search, for search (default: 100)')
+    parser.add_argument('--episodes', type=int, default=100, help='for search and objectives (default: 100)')
+    add_cfg_options(parser)
     parser.add_argument('--out', type=Path, help='JSON file to write as well')
     args = parser.parse_args(argv)
 
@@ -62,11 +65,14 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f'{args.what} needs a config')
     if args.repeat is not None and args.what in ('families', 'memory'):
         parser.error(f'{args.what} has no --repeat')
+    if args.cfg_options and args.what != 'objectives':
+        parser.error(f'{args.what} has no --cfg-options')
     if args.whole and args.what != 'latency':
         parser.error(f'{args.what} has no --whole')
 
     from mmautodfp.experiments import benchmark, benchmark_kernels
     from mmautodfp.experiments.benchmark_memory import benchmark_memory
+    from mmautodfp.experiments.benchmark_objectives import benchmark_objectives
     from mmautodfp.experiments.benchmark_search import benchmark_search
     from mmautodfp.experiments.benchmark_whole import benchmark_whole
     from mmautodfp.experiments.families import measure_families
@@ -85,6 +91,9 @@ def main(argv: list[str] | None = None) -> None:
         precision=lambda n=100: benchmark.benchmark_precision(args.config, n),
         ranks=lambda n=24: benchmark.benchmark_ranks(args.config, episodes=n),
         search=lambda n=5: benchmark_search(args.config, args.episodes, n),
+        objectives=lambda n=5: benchmark_objectives(
+            args.config, args.episodes, n, cfg_options=read_options(args.cfg_options), tell=tell_aside
+        ),
         families=lambda: measure_families([args.config] if args.config else None, tell=tell_aside),
     )
     if args.whole:

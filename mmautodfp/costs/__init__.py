@@ -12,7 +12,7 @@ from .constraints import (
     divisors_of,
     round_widths,
 )
-from .counts import CostModel, ModelCosts, measure_positions, model_costs
+from .counts import Cost, CostModel, ModelCosts, measure_positions, model_costs
 from .latency_table import LatencyCost, LatencyTable, measure_latency_costs
 from .memory import MemoryCost, measure_memory_costs
 from .quantities import UNITS, Limit, format_quantity, parse_limit, parse_quantity
@@ -22,6 +22,7 @@ __all__ = [
     'Budget',
     'Constraint',
     'Constraints',
+    'Cost',
     'CostModel',
     'FlopBudget',
     'LatencyBudget',

@@ -84,6 +84,11 @@ class Constraint(ABC):
     def at(self, share: float) -> 'Constraint':
         """The same limits elsewhere, once bound: ``share`` of the way from the least that can be reached to dense."""
 
+    @property
+    @abstractmethod
+    def share(self) -> float:
+        """How far up the limit lies, once bound, as of :meth:`at`: 1 if it is dense or more."""
+
     @abstractmethod
     def describe(self) -> Any:
         """Its settings as plain data, for ``summary.json``."""
@@ -181,6 +186,11 @@ class Budget(Constraint):
         other = copy.copy(self)
         other.limit = least + int(share * (dense - least))
         return other
+
+    @property
+    def share(self) -> float:
+        least, dense = self.cost(self.min_widths), self.cost(self.cost.dense)
+        return min(1.0, (self.limit - least) / (dense - least)) if dense > least else 1.0
 
     def describe(self) -> dict[str, Any]:
         amount = (
@@ -292,6 +302,10 @@ class Constraints(Constraint):
         other = copy.copy(self)
         other._budgets = [budget.at(share) for budget in self.budgets]
         return other
+
+    @property
+    def share(self) -> float:
+        return min(budget.share for budget in self.budgets)
 
     def describe(self) -> list[dict[str, Any]]:
         return [budget.describe() for budget in self.budgets]

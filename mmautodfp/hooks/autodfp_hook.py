@@ -84,6 +84,7 @@ class AutoDFPHook(Hook):
             told.budget,
             self.reconstructor,
             **{name: getattr(told, name) for name in names},
+            also_measure=[name for name in told.objectives or {} if name != 'metric'],
         )
         self.logger.info(self.task.describe())
 
@@ -170,6 +171,8 @@ class AutoDFPHook(Hook):
                 logger=self.logger,
                 finalists=self.num_finalists,
                 judge=self.judge,
+                objectives=told.objectives,
+                opening_points=told.opening_points,
             )
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

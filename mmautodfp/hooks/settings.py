@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from mmautodfp.search import Clustering, RatioRange
+from mmautodfp.search.objectives import read_weights
 from mmautodfp.search.run import read_racing
 from mmautodfp.search.task import read_constraint
 from mmautodfp.utils import AutoDFPError
@@ -39,6 +40,11 @@ class HookSettings:
         finalists (int | None): So many of the plans with the best rewards are judged at the end, each after the full
             pass and on images that did not reward the search, and the best of them is pruned; 0 leaves it out. Defaults
             to None: 10 if the reconstructor has a full pass that changes plans, else 0.
+        objectives (dict | None): What the metric and the costs that a plan saves weigh, such as
+            ``dict(metric=1, latency=0.3)``, see :class:`mmautodfp.search.Weights`. Defaults to None: within the
+            limits, the metric alone counts.
+        opening_points (int): With objectives, so many nested plans, from the limit down to the least that can be
+            reached, are played after the other opening ones. Defaults to 10.
         p_min (float): Least share of channels that any group keeps. Defaults to 0.2.
         p_max (float): Largest. Defaults to 1.
         channel_divisor (int): Every group keeps a multiple of it or all channels; 8 suits tensor cores and SIMD.
@@ -73,6 +79,8 @@ class HookSettings:
     num_episodes: Count = 5000
     racing: dict | bool | None = None
     finalists: Whole | None = None
+    objectives: dict | None = None
+    opening_points: Whole = 10
     p_min: float = 0.2
     p_max: float = 1.0
     channel_divisor: Count = 1
@@ -112,4 +120,6 @@ def read_settings(arguments: Mapping[str, Any]) -> HookSettings:
     read_racing(told.racing or False)
     RatioRange(told.p_min, told.p_max)
     Clustering(**(told.clustering or {}))
+    if told.objectives is not None:
+        read_weights(told.objectives)
     return told

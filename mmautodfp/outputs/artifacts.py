@@ -140,6 +140,10 @@ class RunArtifacts:
             **self.settings,
             autodfp=search_settings(self.cfg),
         )
+        if found.objectives:
+            self.summary |= dict(
+                objectives=found.objectives.describe(), utility=found.reward, pareto_set=self._pareto_set()
+            )
         self.summary['results'] = [
             dict(name=row.name, search_metric=row.search_metric, held_out_metric=row.held_out_metric, **row.counts)
             | dict(widths=row.widths, layers=row.layers)
@@ -147,6 +151,21 @@ class RunArtifacts:
         ]
         self.summary['versions'] = _versions()
         save_json(self.summary, self.work_dir / 'summary.json')
+
+    def _pareto_set(self) -> list[dict[str, Any]]:
+        """The plans of the search that none other beats, by falling metric: what each is worth, and what it costs."""
+        found, history = self.found, self.found.history
+        points = [
+            dict(
+                episode=episode,
+                metric=history.stages[episode][-1],
+                utility=history.rewards[episode],
+                outcome=dict(zip(found.objectives.weights, history.outcomes[episode], strict=True)),
+                **self.task.costs.summary(history.widths[episode]),
+            )
+            for episode in found.pareto
+        ]
+        return sorted(points, key=lambda point: -point['metric'])
 
     def add_test_metrics(self, metrics: dict[str, float]) -> None:
         """Put the test loop's figures of the pruned model into ``summary.json``."""
@@ -208,7 +227,7 @@ class RunArtifacts:
         """Where everything is, and what can be done with it."""
         config, checkpoint = (shlex.quote(str(self.work_dir / name)) for name in ('pruned.py', 'pruned.pth'))
         report = 'report.html (open it in a browser; pictures in report/), ' if self.evidence else ''
-        searched = len(self.found.history) > 0
+        searched, weighed = len(self.found.history) > 0, self.found.objectives is not None
         return [
             f'in {self.work_dir}: {report}pruned.py and pruned.pth (the model), strategy.json (the plan), summary.json '
             f'(figures){", search.pth (to go on)" if searched else ""}',
@@ -216,6 +235,7 @@ class RunArtifacts:
             f'export it:      python -m mmautodfp export_onnx {config} {checkpoint}',
             f'fine-tune it:   hand {config} to tools/train.py of MMDetection; it starts from the pruned weights',
             *(['search longer:  the same command with --resume --episodes N'] if searched else []),
+            *(['weigh otherwise: the same command with --resume and other autodfp.objectives'] if weighed else []),
         ]
 
 

@@ -62,7 +62,7 @@ def compare(
         applied (Restore | None): Of the found plan, see :class:`Candidate`. Defaults to None.
     """
     if not compared:
-        return [_row(task, 'AutoDFP', found.plan, [found.reward, None])]
+        return [_row(task, 'AutoDFP', found.plan, [found.metric, None])]
     # The baselines keep the channels with the largest l2 norms.
     published, allocated = task.uniform_plan(rankings=task.l2_rankings), task.allocated_plan()
     plans = {'uniform, same compensation': task.uniform_plan()}

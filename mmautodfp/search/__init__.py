@@ -6,6 +6,7 @@ from .environment import PruningEnv, RatioRange, Rollout
 from .evolution import CMAES
 from .finalists import NUM_FINALISTS, Finalist
 from .history import History, Progress
+from .objectives import Objectives, Weights, hypervolume, pareto_set
 from .racing import Racing
 from .ranks import on_every_rank, on_main, share_out
 from .replay import ReplayBuffer
@@ -23,6 +24,7 @@ __all__ = [
     'Finalist',
     'History',
     'LayerState',
+    'Objectives',
     'Progress',
     'PruningEnv',
     'Racing',
@@ -34,9 +36,12 @@ __all__ = [
     'Searcher',
     'Trajectory',
     'UniformPlan',
+    'Weights',
+    'hypervolume',
     'layer_state',
     'on_every_rank',
     'on_main',
+    'pareto_set',
     'scale_states',
     'share_out',
 ]

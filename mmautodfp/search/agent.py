@@ -1,6 +1,7 @@
 """What a search asks of an agent: an action a unit, and to learn from the finished episode."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any
 
@@ -25,6 +26,8 @@ class AgentSpec:
         state_dim (int): Length D of a state. Defaults to 9 (Eq. 17).
         action_dim (int): Length A of an action. Defaults to 2: the preserve ratio and lambda.
         seed (int): Seed of all the agent's choices, 0 or more. Defaults to 0.
+        preference (tuple[float, ...]): [M], what each of several objectives weighs; they sum to 1. Rewards are then
+            vectors [M]. Defaults to (): a reward is a number.
 
     Raises:
         AutoDFPError: A value is out of range, or ``uniform_action`` is not of length A.
@@ -36,6 +39,7 @@ class AgentSpec:
     state_dim: Count = 9
     action_dim: Count = 2
     seed: Annotated[int, Field(ge=0)] = 0
+    preference: Several[Share] = ()
 
     def __post_init__(self):
         if len(self.uniform_action) != self.action_dim:
@@ -56,7 +60,7 @@ class Trajectory:
     Attributes:
         states (Tensor): [L, D], what the agent saw.
         actions (Tensor): [L, A] in [0, 1], as executed: the budget may have lowered what the agent asked for.
-        rewards (Tensor): [L], zero before the last one.
+        rewards (Tensor): [L], zero before the last one; of M objectives [L, M].
 
     Raises:
         AutoDFPError: The lengths differ, or a number is not finite.
@@ -68,12 +72,17 @@ class Trajectory:
 
     def __post_init__(self):
         lengths = [len(self.states), len(self.actions), len(self.rewards)]
-        if self.rewards.dim() != 1 or len(set(lengths)) != 1 or not lengths[0]:
+        if self.rewards.dim() not in (1, 2) or len(set(lengths)) != 1 or not lengths[0]:
             raise AutoDFPError(f'an episode has as many states as actions and rewards; found {lengths}')
         for name in ('states', 'actions', 'rewards'):
             if not getattr(self, name).isfinite().all():
                 # One such number would stay in the networks for the rest of the search.
                 raise AutoDFPError(f'the {name} of an episode must be finite, but one of them is infinite or nan')
+
+    def worth(self, preference: Sequence[float]) -> float:
+        """The sum of the rewards; of several objectives, as the preference [M] weighs them."""
+        total = self.rewards.sum(0)
+        return (total @ total.new_tensor(preference) if preference else total).item()
 
 
 class Agent(ABC):

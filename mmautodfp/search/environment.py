@@ -159,3 +159,8 @@ class PruningEnv:
         """Actions [L, 2] that make the uniform plan with one lambda."""
         ratio = self.constraint.uniform_ratio()
         return torch.tensor([[space.to_action(ratio), lam] for space in self.spaces])
+
+    def actions(self, widths: Sequence[int], lam: float) -> Tensor:
+        """Actions [L, 2] that make a plan with ``widths`` [L], within the limit and the ratios, and one lambda."""
+        shares = zip(self.spaces, widths, self.rankings, strict=True)
+        return torch.tensor([[space.to_action(width / len(ranking)), lam] for space, width, ranking in shares])

@@ -90,7 +90,7 @@ class CMAES(Agent):
         """
         drawn = self._pending.pop(min(self._pending))
         if drawn is not None:
-            self._tell(*drawn, trajectory.rewards.sum().item())
+            self._tell(*drawn, trajectory.worth(self.spec.preference))
         return dict(generation=self.optimizer.generation)
 
     def _tell(self, drawn: np.ndarray, generation: int, reward: float) -> None:

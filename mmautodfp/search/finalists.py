@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ class Finalist:
     Attributes:
         episode (int): That played it, from 0.
         reward (float): What the search was told of it.
-        metric (float): What the judge said after the full pass.
+        metric (float): What the judge said after the full pass; of several objectives the utility with that metric.
         chosen (bool): Whether it is the one that stays.
     """
 
@@ -53,7 +53,7 @@ def best_episodes(history: History, count: int) -> list[int]:
 
 def judge_finalists(
     searcher: Searcher,
-    evaluate: Callable[[PruningPlan], float],
+    evaluate: Callable[[PruningPlan | None], float],
     count: int,
     judge: Sequence[Any],
     logger: logging.Logger,
@@ -64,7 +64,7 @@ def judge_finalists(
 
     Args:
         searcher (Searcher): Its checkpoint gets each figure as soon as it is known.
-        evaluate (Callable): What the judge says of a plan after the full pass.
+        evaluate (Callable): What the judge says of a plan after the full pass, or given None, of the dense model.
         count (int): How many plans, if there are as many that differ in widths.
         judge (Sequence): What the judge is and looks at, as plain data: figures of another one do not count.
         logger (logging.Logger): Gets the table.
@@ -88,15 +88,30 @@ def judge_finalists(
         batch = missing[first : first + ranks]
         metrics.update(zip(batch, share_out([partial(_judge, searcher, evaluate, one) for one in batch]), strict=True))
         on_main(searcher.save)
-    chosen = max(episodes, key=metrics.__getitem__)
-    rewards = searcher.history.rewards
-    found = [Finalist(one, rewards[one], metrics[one], chosen=one == chosen) for one in episodes]
+    worth, rewards = metrics, searcher.history.rewards
+    if searcher.objectives:
+        worth = _utilities(searcher, evaluate)
+    chosen = max(episodes, key=worth.__getitem__)
+    found = [Finalist(one, rewards[one], worth[one], chosen=one == chosen) for one in episodes]
     logger.info('\n'.join(_table(found)))
     return found
 
 
 def _judge(searcher: Searcher, evaluate: Callable[[PruningPlan], float], episode: int) -> float:
     return as_number(evaluate(searcher.plan(episode)), f'the finalist of episode {episode} was judged')
+
+
+def _utilities(searcher: Searcher, evaluate: Callable[[PruningPlan | None], float]) -> dict[int, float]:
+    """What the judged episodes are worth with the judge's metric, as a share of what the dense model has by it."""
+    judged, widths = searcher.judged, searcher.history.widths
+    if 'dense_metric' not in judged:
+        judged['dense_metric'] = on_main(lambda: as_number(evaluate(None), 'the dense model was judged'))
+        on_main(searcher.save)
+    objectives = replace(searcher.objectives, dense_metric=judged['dense_metric'])
+    return {
+        episode: objectives.utility(objectives.outcome(metric, widths[episode]))
+        for episode, metric in judged['metrics'].items()
+    }
 
 
 def _table(found: Sequence[Finalist]) -> list[str]:

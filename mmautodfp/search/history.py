@@ -19,6 +19,8 @@ class History:
         lams (list[list[float]]): [E, L].
         seconds (list[float]): [E]; the episodes of a round share its time.
         stages (list[list[float]]): [E], rewards after each stage that was evaluated: all, unless a race ended early.
+        outcomes (list[list[float]]): [E, M], of several objectives what each episode's plan is worth in each; the
+            reward is then their weighted sum. Empty if there is one.
     """
 
     rewards: list[float] = field(default_factory=list)
@@ -26,6 +28,7 @@ class History:
     lams: list[list[float]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     stages: list[list[float]] = field(default_factory=list)
+    outcomes: list[list[float]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -35,13 +38,17 @@ class History:
         """The first episode with the highest reward."""
         return max(range(len(self)), key=self.rewards.__getitem__)
 
-    def add(self, rollout: Rollout, reward: float, stages: list[float], seconds: float) -> None:
+    def add(
+        self, rollout: Rollout, reward: float, stages: list[float], seconds: float, outcome: list[float] | None = None
+    ) -> None:
         """Append an episode."""
         self.rewards.append(reward)
         self.widths.append(rollout.widths)
         self.lams.append(rollout.lams)
         self.seconds.append(seconds)
         self.stages.append(stages)
+        if outcome:
+            self.outcomes.append(outcome)
 
     def state_dict(self) -> dict[str, Tensor]:
         """As tensors; stages that were not evaluated are nan."""
@@ -53,12 +60,13 @@ class History:
             lams=torch.tensor(self.lams, dtype=torch.float64),
             seconds=torch.tensor(self.seconds, dtype=torch.float64),
             stages=torch.tensor(padded, dtype=torch.float64),
+            **(dict(outcomes=torch.tensor(self.outcomes, dtype=torch.float64)) if self.outcomes else {}),
         )
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Tensor]) -> 'History':
         """Undo :meth:`state_dict`."""
-        columns = {item.name: state[item.name].tolist() for item in fields(cls)}
+        columns = {item.name: state[item.name].tolist() for item in fields(cls) if item.name in state}
         columns['stages'] = [[value for value in row if not math.isnan(value)] for row in columns['stages']]
         return cls(**columns)
 
@@ -77,7 +85,8 @@ class Progress:
         widths (list[int]): [L], channels that it kept.
         stages (int): After how many stages it was known.
         eta (float): Seconds that the rest will take at the pace of the last ten.
-        scalars (dict[str, float]): What the agent reports of its learning.
+        scalars (dict[str, float]): What the agent reports of its learning, and of several objectives what the plan is
+            worth in each.
     """
 
     episode: int

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.settings import Count, checked
+from mmautodfp.utils.settings import Count, Whole, checked
 
 from .agent import Trajectory, require_same
 
@@ -17,7 +17,7 @@ class Batch(NamedTuple):
     Attributes:
         states (Tensor): [B, D].
         actions (Tensor): [B, A] in [0, 1].
-        rewards (Tensor): [B].
+        rewards (Tensor): [B]; of M objectives [B, M].
         next_states (Tensor): [B, D]; a terminal transition repeats its state, as Algorithm 1 has it.
         dones (Tensor): [B] of bool, whether the transition is terminal.
     """
@@ -29,6 +29,15 @@ class Batch(NamedTuple):
     dones: Tensor
 
 
+def relabel(batch: Batch, preferences: Tensor) -> Batch:
+    """Transitions with rewards [B, M] as they are under preferences [B, M], which then come last in the states."""
+    return batch._replace(
+        states=torch.cat([batch.states, preferences], 1),
+        rewards=(batch.rewards * preferences).sum(1),
+        next_states=torch.cat([batch.next_states, preferences], 1),
+    )
+
+
 class ReplayBuffer:
     """A ring of the latest transitions.
 
@@ -36,20 +45,21 @@ class ReplayBuffer:
         capacity (int): Number of transitions kept; the oldest give way.
         state_dim (int): Length D of a state.
         action_dim (int): Length A of an action.
+        num_objectives (int): Length M of a reward. Defaults to 0: a reward is a number.
 
     Raises:
         AutoDFPError: ``capacity`` is less than 1.
     """
 
     @checked('a replay buffer')
-    def __init__(self, capacity: Count, state_dim: Count, action_dim: Count):
+    def __init__(self, capacity: Count, state_dim: Count, action_dim: Count, num_objectives: Whole = 0):
         self.capacity = capacity
         self.cursor = 0
         self.size = 0
         self.data = Batch(
             states=torch.zeros(capacity, state_dim),
             actions=torch.zeros(capacity, action_dim),
-            rewards=torch.zeros(capacity),
+            rewards=torch.zeros(capacity, *([num_objectives] if num_objectives else [])),
             next_states=torch.zeros(capacity, state_dim),
             dones=torch.zeros(capacity, dtype=torch.bool),
         )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
-from torch import nn
+from torch import Tensor, nn
 
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
@@ -23,9 +23,10 @@ from mmautodfp.utils.settings import Count, Share, Whole, checked
 from .agent import Agent
 from .finalists import NUM_FINALISTS, Finalist, judge_finalists
 from .history import History, Progress
+from .objectives import Objectives, pareto_set
 from .racing import Racing
-from .ranks import on_every_rank
-from .searcher import Searcher, load_search
+from .ranks import on_every_rank, on_main
+from .searcher import Searcher, as_number, load_search
 from .task import PruningTask
 
 LONG_SEARCH = 500  # episodes, from which on a race pays
@@ -37,12 +38,13 @@ class SearchResult:
 
     Attributes:
         plan (PruningPlan): The best one: by the judge, if there was one, else by the reward.
-        reward (float): Its reward in the search.
+        reward (float): Its reward in the search; of several objectives its utility.
         history (History): Of all episodes, those before a resume included.
         seconds (float): That this run took for its part of it.
         image_evaluations (dict[str, int]): Images that were evaluated, and how many there would have been without a
             race; empty if the reward does not tell its images.
         finalists (list[Finalist]): The plans that were judged, in the order of their rewards. Defaults to none.
+        objectives (Objectives | None): If there were several. Defaults to None.
     """
 
     plan: PruningPlan
@@ -51,6 +53,7 @@ class SearchResult:
     seconds: float
     image_evaluations: dict[str, int]
     finalists: list[Finalist] = field(default_factory=list)
+    objectives: Objectives | None = None
 
     @property
     def episode(self) -> int | None:
@@ -58,6 +61,16 @@ class SearchResult:
         if not len(self.history):
             return None
         return next((one.episode for one in self.finalists if one.chosen), self.history.best)
+
+    @property
+    def metric(self) -> float:
+        """What ``reward`` said of the plan: its reward, unless there were several objectives."""
+        return self.history.stages[self.episode][-1] if self.objectives else self.reward
+
+    @property
+    def pareto(self) -> list[int]:
+        """The episodes whose plans none other beats in all objectives; empty without objectives."""
+        return pareto_set(self.history.outcomes)
 
 
 @checked('a search')
@@ -77,6 +90,8 @@ def search(
     logger: logging.Logger | None = None,
     finalists: Whole = NUM_FINALISTS,
     judge: Callable[[nn.Module], float] | None = None,
+    objectives: Mapping[str, float] | None = None,
+    opening_points: Whole = 10,
 ) -> SearchResult:
     """Search a plan; the model is dense before and after.
 
@@ -101,6 +116,13 @@ def search(
             after the full pass, and the best of them is the result. Defaults to 10; 0 leaves it out.
         judge (Callable | None): Like ``reward``, on what did not reward the search. Defaults to None: there are no
             finalists, and the plan with the best reward is the result.
+        objectives (Mapping | None): What the metric and the costs that a plan saves weigh, within the limits of the
+            task, such as ``dict(metric=1, flops=0.3)``; see :class:`mmautodfp.search.objectives.Weights`. The best
+            plan is the one with the highest weighted sum. A search may be resumed with other weights. Defaults to
+            None: the metric alone counts.
+        opening_points (int): With objectives, so many nested plans, from the limit down to the least that can be
+            reached, are played after the other opening ones: the Pareto set begins with what a frontier would tell, and
+            the agent sees plans of all sizes. One alone is left out. Defaults to 10.
 
     Raises:
         AutoDFPError: A setting is wrong, a reward is not finite, or the search to resume is missing or another one.
@@ -109,17 +131,25 @@ def search(
     path = None if checkpoint is None else Path(checkpoint)
     if resume and path is None:
         raise AutoDFPError('a search was to be resumed, but no checkpoint is named; name the file that keeps it')
+    if objectives is not None and racing:
+        raise AutoDFPError(
+            f'racing={racing!r} was asked for together with objectives, but it gives up plans that their Pareto set '
+            'may need; leave one of the two out'
+        )
     images, stages = describe_reward(reward)
     # A judge that is not prepared is better known now than after the search.
     judged_by = identify_reward(judge) if judge is not None and finalists else None
     saved = load_search(path) if resume else None
-    if racing is None:
+    if objectives is not None:
+        racing = False
+    elif racing is None:
         # More episodes than at first must not make another search of it.
         racing = saved['identity'].get('racing') or False if saved else num_episodes >= LONG_SEARCH
     racing = read_racing(racing)
     if not stages:
         racing = None  # there is nothing to stop between
     name, digest = identify_reward(reward)
+    goals = _read_objectives(objectives, task, reward, saved)
     facts = task.identity | dict(
         opening_lams=list(opening_lams),
         reward=name,
@@ -127,8 +157,11 @@ def search(
         racing=asdict(racing) if racing else None,
         images=digest,
         seed=seed,
+        objectives=goals and goals.identity,
+        opening_points=opening_points if goals else None,
     )
-    player: Agent = build(AGENTS, agent or dict(type='SAC'), spec=task.agent_spec(seed))
+    spec = task.agent_spec(seed, [] if goals is None else goals.weights.values())
+    player: Agent = build(AGENTS, agent or dict(type='SAC'), spec=spec)
     on_every_rank(lambda: task.env)
 
     def evaluate(plan: PruningPlan) -> Generator[float, None, None]:
@@ -149,16 +182,18 @@ def search(
         report=on_episode,
         num_stages=len(stages) or 1,
         racing=racing,
+        objectives=goals,
     )
     if saved:
         searcher.load_state_dict(saved)
+        if goals:
+            on_main(searcher.save)  # with the rewards by the present weights
         task.rankings, task.allocation = task.env.rankings, task.env.start
         logger.info(f'resumed after {len(searcher.history)} episodes, best {searcher.best_reward:.4f}')
     elif path is not None and is_main_process() and path.exists():
         _put_aside(path, logger)
     # After a resume, which may count the actions from other widths than were found anew.
-    opening = [torch.full((len(task.groups), 2), 0.5)] if task.allocation else []
-    searcher.opening = opening + [task.env.uniform_actions(lam) for lam in opening_lams]
+    searcher.opening = _opening(task, opening_lams, opening_points if goals else 0, len(searcher.history))
     warmup = getattr(getattr(player, 'config', None), 'warmup_episodes', 0)
     if len(searcher.opening) < num_episodes <= warmup:
         logger.warning(
@@ -180,7 +215,33 @@ def search(
         whole = len(images) * len(history)
         counts = dict(done=sum(stages[len(row) - 1] for row in history.stages) if racing else whole)
         counts |= dict(without_racing=whole)
-    return SearchResult(plan, best, history, time.perf_counter() - start, counts, judged)
+    return SearchResult(plan, best, history, time.perf_counter() - start, counts, judged, goals)
+
+
+def _opening(task: PruningTask, lams: Sequence[float], num_points: int, played: int) -> list[Tensor]:
+    """Actions [L, 2] of the first episodes: the allocated plan, if there is one, uniform plans, and nested ones."""
+    opening = [torch.full((len(task.groups), 2), 0.5)] if task.allocation else []
+    opening += [task.env.uniform_actions(lam) for lam in lams]
+    # A reconstructor may take minutes to tell the widths.
+    if num_points > 1 and played < len(opening) + num_points:
+        nested, _ = on_main(lambda: task.nested_widths(num_points, task.constraint.share))
+        opening += [task.env.actions(widths, 0.5) for widths in nested]
+    return opening
+
+
+def _read_objectives(
+    objectives: Mapping[str, float] | None, task: PruningTask, reward: Callable, saved: dict[str, Any] | None
+) -> Objectives | None:
+    if objectives is None:
+        return None
+    known = (saved or {}).get('objectives', {}).get('dense_metric')
+
+    def dense_metric() -> float:
+        if known is not None:
+            return known
+        return on_main(lambda: as_number(task.evaluate(None, reward), 'the dense model was rewarded'))
+
+    return Objectives.build(objectives, task.costs, task.constraint, dense_metric)
 
 
 def describe_reward(reward: Callable) -> tuple[Sequence[str] | None, Sequence[int]]:

@@ -17,7 +17,8 @@ from mmautodfp.utils.settings import Count, Positive, Several, Share, settings
 from .agent import Agent, AgentSpec, Trajectory, require_same
 from .baselines import RandomSearch
 from .networks import Actor, Critic, one_thread
-from .replay import Batch, ReplayBuffer
+from .objectives import draw_preferences
+from .replay import Batch, ReplayBuffer, relabel
 
 POLICY_STREAM, INIT_STREAM = 1, 2
 OPTIMIZERS = ('actor_optimizer', 'critic_optimizer', 'alpha_optimizer')
@@ -61,6 +62,9 @@ class SACConfig:
             what was done before, that is the same for every action: only the last unit's is learned. 'monte_carlo'
             is the return, the discounted reward that the rest of the episode brought. Defaults to 'monte_carlo', not
             the paper's. Version 0.1 called them 'bootstrap' and 'episode'.
+        drawn_preferences (float): Of a search with several objectives, the share of episodes that are played, and of
+            transitions that are learned from, under a preference drawn for them, in place of the one that is asked
+            for; 0 learns for that one alone. Defaults to 0.5. The paper has one objective.
 
     Raises:
         AutoDFPError: A setting is unknown, of another type or out of its range.
@@ -81,13 +85,16 @@ class SACConfig:
     updates_per_episode: Count | None = None
     reward_scale: Positive = 1.0
     credit: Annotated[Literal['monte_carlo', 'td'], BeforeValidator(read_credit)] = 'monte_carlo'
+    drawn_preferences: Share = 0.5
 
 
 @AGENTS.register_module()
 class SAC(Agent):
     """Soft Actor-Critic with one policy, twin critics and a learned entropy coefficient.
 
-    The networks see actions in [-1, 1]; everybody else sees them in [0, 1].
+    The networks see actions in [-1, 1]; everybody else sees them in [0, 1]. Of several objectives, they also see a
+    preference, which an episode is played under; what is learned from it does not depend on that one, for the buffer
+    holds the rewards of all objectives, and weighs them anew whenever they are learned from.
 
     Args:
         spec (AgentSpec): The task.
@@ -107,12 +114,15 @@ class SAC(Agent):
         self.config = config
         self.explorer = RandomSearch(spec, around_uniform=config.warmup == 'around_uniform')
         self.random = spec.generator(POLICY_STREAM)
-        self.buffer = ReplayBuffer(config.buffer_episodes * spec.horizon, spec.state_dim, spec.action_dim)
+        self.preference = torch.tensor(spec.preference)
+        capacity = config.buffer_episodes * spec.horizon
+        self.buffer = ReplayBuffer(capacity, spec.state_dim, spec.action_dim, len(spec.preference))
         self._build_networks()
         self._build_optimizers()
 
     def _build_networks(self) -> None:
-        spec, config = self.spec, self.config
+        config = self.config
+        spec = replace(self.spec, state_dim=self.spec.state_dim + len(self.preference))
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed, which would also seed the GPUs.
             torch.default_generator.set_state(spec.generator(INIT_STREAM).get_state())
@@ -147,13 +157,18 @@ class SAC(Agent):
         super().begin_episode(episode)
         if self.warming_up:
             self.explorer.begin_episode(episode)
+        if self.spec.preference:
+            self.preference = self._preferences(1)[0]
+
+    def _preferences(self, count: int) -> Tensor:
+        return draw_preferences(self.spec.preference, count, self.config.drawn_preferences, self.random)
 
     @torch.no_grad()
     def act(self, state: Tensor) -> Tensor:
         """A random action [A] in a warm-up episode, else one of the policy's."""
         if self.warming_up:
             return self.explorer.act(state)
-        states = state.to(self.log_alpha).unsqueeze(0)
+        states = torch.cat([state.to(self.log_alpha), self.preference]).unsqueeze(0)
         return _to_public(self.actor.sample(states, self.random)[0]).squeeze(0)
 
     @one_thread()
@@ -167,11 +182,12 @@ class SAC(Agent):
         self.buffer.add(self._credited(trajectory))
         if self.warming_up:
             return {}
-        config = self.config
-        logs = [
-            self.update(self.buffer.sample(config.batch_size, self.random)) for _ in range(config.updates_per_episode)
-        ]
+        logs = [self.update(self._sample()) for _ in range(self.config.updates_per_episode)]
         return {name: sum(log[name] for log in logs) / len(logs) for name in logs[0]}
+
+    def _sample(self) -> Batch:
+        batch = self.buffer.sample(self.config.batch_size, self.random)
+        return relabel(batch, self._preferences(len(batch.rewards))) if self.spec.preference else batch
 
     def _credited(self, trajectory: Trajectory) -> Trajectory:
         """The same episode, under Monte Carlo with each step's return in place of its reward."""
@@ -246,7 +262,8 @@ class SAC(Agent):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        require_same('agent', self._plain_config(), state['config'])
+        # What an earlier version did not know was as it is by default.
+        require_same('agent', self._plain_config(), asdict(SACConfig()) | state['config'])
         state = copy.deepcopy(state)  # an optimizer would take the tensors over and write to them
         self.random.set_state(state['random'])
         for name in ('explorer', 'buffer', *self.networks):

@@ -20,6 +20,7 @@ from mmautodfp.utils.settings import Count, checked
 from .agent import Agent, Trajectory, require_same
 from .environment import PruningEnv, Rollout
 from .history import History, Progress
+from .objectives import Objectives
 from .racing import Racing
 from .ranks import on_main, share_out
 
@@ -48,6 +49,8 @@ class Searcher:
         report (Callable | None): Told a :class:`Progress` after each episode. Defaults to None.
         num_stages (int): Defaults to 1.
         racing (Racing | None): Stops hopeless plans between stages. Defaults to None: none is stopped.
+        objectives (Objectives | None): Weigh what ``evaluate`` tells against costs: an episode's reward is then the
+            utility. Defaults to None: it is what ``evaluate`` tells.
 
     Attributes:
         history (History): Of the episodes so far.
@@ -71,6 +74,7 @@ class Searcher:
         report: Callable[[Progress], None] | None = None,
         num_stages: Count = 1,
         racing: Racing | None = None,
+        objectives: Objectives | None = None,
     ):
         self.env = env
         self.agent = agent
@@ -83,6 +87,7 @@ class Searcher:
         self.evaluate = evaluate
         self.num_stages = num_stages
         self.racing = racing
+        self.objectives = objectives
         self.history = History()
         self.judged: dict[str, Any] = {}
 
@@ -136,14 +141,14 @@ class Searcher:
         count = min(get_world_size(), self.num_episodes - first)
         rollouts = on_main(lambda: [self._act(first + number) for number in range(count)])
         tasks = [partial(self._evaluate, first + number, rollout) for number, rollout in enumerate(rollouts)]
-        results = share_out(tasks)
+        results = [self._weigh(*pair) for pair in zip(rollouts, share_out(tasks), strict=True)]
         scalars = on_main(lambda: [self._learn(*pair) for pair in zip(rollouts, results, strict=True)])
         seconds = (time.perf_counter() - start) / count
-        for number, (rollout, (reward, stages)) in enumerate(zip(rollouts, results, strict=True)):
+        for rollout, (reward, stages, outcome), told in zip(rollouts, results, scalars, strict=True):
             improved = not len(self.history) or reward > self.best_reward
-            self.history.add(rollout, reward, stages, seconds)
+            self.history.add(rollout, reward, stages, seconds, outcome)
             if self.report:
-                self.report(self._progress(improved, scalars[number]))
+                self.report(self._progress(improved, told))
 
     def _act(self, episode: int) -> Rollout:
         self.agent.begin_episode(episode)
@@ -161,11 +166,22 @@ class Searcher:
             *_, reward = rewards
             return reward, [reward]
 
-    def _learn(self, rollout: Rollout, result: tuple[float, list[float]]) -> dict[str, float]:
+    def _weigh(self, rollout: Rollout, told: tuple[float, list[float]]) -> tuple[float, list[float], list[float]]:
+        """The reward of an episode, the stages, and its outcome [M], which is empty without objectives."""
+        metric, stages = told
+        if self.objectives is None:
+            return metric, stages, []
+        outcome = self.objectives.outcome(metric, rollout.widths)
+        return self.objectives.utility(outcome), stages, outcome
+
+    def _learn(self, rollout: Rollout, result: tuple[float, list[float], list[float]]) -> dict[str, float]:
+        reward, _, outcome = result
         # float64 for the rewards: the best plan must not hang on a rounding.
-        rewards = torch.zeros(self.env.horizon, dtype=torch.float64)
-        rewards[-1] = result[0]
-        return self.agent.learn(Trajectory(self.env.states, rollout.actions, rewards))
+        last = torch.tensor(outcome or reward, dtype=torch.float64)
+        rewards = torch.zeros(self.env.horizon, *last.shape, dtype=torch.float64)
+        rewards[-1] = last
+        scalars = self.agent.learn(Trajectory(self.env.states, rollout.actions, rewards))
+        return scalars | dict(zip(self.objectives.weights, outcome, strict=True)) if self.objectives else scalars
 
     def _progress(self, improved: bool, scalars: dict[str, float]) -> Progress:
         history = self.history
@@ -194,10 +210,13 @@ class Searcher:
             agent=self.agent.state_dict(),
             history=self.history.state_dict(),
             **(dict(finalists=self.judged) if self.judged else {}),
+            **(dict(objectives=self.objectives.describe()) if self.objectives else {}),
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave, with the channels that were kept in it.
+
+        Objectives may weigh otherwise than before: all episodes are rewarded anew.
 
         Raises:
             AutoDFPError: It is a search for something else; the message names what.
@@ -207,6 +226,8 @@ class Searcher:
         self.env.set_channels(state['rankings'], state['start'])
         self.history = History.from_state_dict(state['history'])
         self.judged = state.get('finalists', {})
+        if self.objectives:
+            self.history.rewards = [self.objectives.utility(outcome) for outcome in self.history.outcomes]
 
 
 def load_search(path: Path) -> dict[str, Any]:

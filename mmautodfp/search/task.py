@@ -3,10 +3,11 @@
 import copy
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from mmautodfp.costs import (
     Budget,
     Constraint,
     Constraints,
+    FlopBudget,
     LatencyBudget,
     MemoryBudget,
     ModelCosts,
@@ -99,6 +101,7 @@ class PruningTask:
         clustering: dict[str, Any] | None = None,
         bias_threshold: float = 0.5,
         residual_streams: bool | None = None,
+        also_measure: Sequence[Literal['params', 'flops', 'latency', 'memory']] = (),
     ) -> 'PruningTask':
         """Look at a model. In a distributed run all ranks must call it; what fails on one ends it on all.
 
@@ -124,6 +127,8 @@ class PruningTask:
             bias_threshold (float): t of Eq. 17. Defaults to 0.5.
             residual_streams (bool | None): Also prune what blocks add up, where all that read it are in the target.
                 Defaults to None: where the target is 'model' or a list.
+            also_measure (Sequence[str]): Costs that are to be known though no limit is on them, for a search that has
+                objectives: 'params', 'flops', 'latency' or 'memory'. Defaults to none.
 
         Raises:
             AutoDFPError: There is no such part, nothing in it can be pruned, or the constraint cannot be met.
@@ -137,7 +142,8 @@ class PruningTask:
         module, groups = survey.module, survey.groups
         if not isinstance(reconstructor, Reconstructor):
             reconstructor = build(RECONSTRUCTORS, reconstructor or dict(type='SyntheticLeastSquares'))
-        costs = _count(model, survey, reconstructor, example_input, limit, channel_divisor)
+        measured = _budgets_on(limit, also_measure)
+        costs = _count(model, survey, reconstructor, example_input, measured, channel_divisor)
         dense, blocks = ([getattr(group, name) for group in groups] for name in ('num_channels', 'block'))
         least = round_widths(p_min, dense, divisors_of(blocks, channel_divisor))
         on_every_rank(lambda: limit.bind(costs, least, channel_divisor, blocks))
@@ -200,28 +206,30 @@ class PruningTask:
         """The plan that the reconstructor would choose without a search; None if it cannot tell."""
         return None if self.allocation is None else self.plan(self.allocation)
 
-    def nested_widths(self, num_points: int) -> tuple[list[list[int]], bool]:
+    def nested_widths(self, num_points: int, start: float = 1.0) -> tuple[list[list[int]], bool]:
         """Widths [L] from the dense model down to the least that the limit's costs can reach, none above one before.
 
         In between, the costs fall in even steps; where the limit lies is not looked at.
 
         Args:
             num_points (int): How many, 2 or more. What comes twice is left out.
+            start (float): Where they begin, as of :meth:`.Constraint.at`; :attr:`.Constraint.share` is the limit.
+                Defaults to 1: at the dense model.
 
         Returns:
-            tuple[list[list[int]], bool]: The widths, dense ones first; and whether the reconstructor chose them, each
-            from the last ones on. If it cannot tell, they are uniform.
+            tuple[list[list[int]], bool]: The widths, widest first; and whether the reconstructor chose them, each from
+            the last ones on. If it cannot tell, they are uniform.
         """
-        shares = [1 - step / (num_points - 1) for step in range(1, num_points)]
+        shares = [start * (1 - step / (num_points - 1)) for step in range(num_points)]
+        shares, path = (shares[1:], [self.dense_widths]) if start == 1 else (shares, [])
         divisors = self.constraint.divisors
         curves = self.reconstructor.error_curves(self.groups, self.rankings)
         if curves is not None:
             widest = round_widths(self.ratios.high, self.dense_widths, divisors)
-            path = allocation_path(curves, self.constraint, widest, shares)
+            path += allocation_path(curves, self.constraint, widest, shares)
         else:
             ratios = (min(self.ratios.high, self.constraint.at(share).uniform_ratio()) for share in shares)
-            path = [round_widths(ratio, self.dense_widths, divisors) for ratio in ratios]
-        path = [self.dense_widths, *path]
+            path += [round_widths(ratio, self.dense_widths, divisors) for ratio in ratios]
         return [widths for place, widths in enumerate(path) if widths not in path[:place]], curves is not None
 
     def describe(self) -> str:
@@ -233,9 +241,9 @@ class PruningTask:
         """Prune the model in place; arguments and result as of :func:`mmautodfp.surgery.apply_plan`."""
         return apply_plan(self.module, plan, self.reconstructor, final, self.model, self.groups)
 
-    def evaluate(self, plan: PruningPlan, reward: Callable[[nn.Module], float], final: bool = False) -> float:
-        """What a reward says of the model under a plan; the model is dense again afterwards."""
-        with self.apply(plan, final):
+    def evaluate(self, plan: PruningPlan | None, reward: Callable[[nn.Module], float], final: bool = False) -> float:
+        """What a reward says of the model under a plan, or under None, dense; it is dense again afterwards."""
+        with nullcontext() if plan is None else self.apply(plan, final):
             return reward(self.model)
 
     def summary(self, plan: PruningPlan) -> dict[str, dict]:
@@ -258,10 +266,17 @@ class PruningTask:
             weights=digest_weights(self.model),
         )
 
-    def agent_spec(self, seed: int = 0) -> AgentSpec:
-        """The task as an agent sees it."""
+    def agent_spec(self, seed: int = 0, preference: Sequence[float] = ()) -> AgentSpec:
+        """The task as an agent sees it; arguments as of :class:`.AgentSpec`."""
         share = 0.5 if self.allocation else self.ratios.to_action(self.constraint.uniform_ratio())
-        return AgentSpec(len(self.groups), uniform_action=(share, 0.5), seed=seed)
+        return AgentSpec(len(self.groups), uniform_action=(share, 0.5), seed=seed, preference=tuple(preference))
+
+
+def _budgets_on(limit: Constraint, names: Sequence[str]) -> list[Budget]:
+    """The limit's budgets, and for costs that it is not on, budgets of all of the model, which limit nothing."""
+    limited = {budget.metric for budget in limit.budgets}
+    kinds = (ParamBudget, FlopBudget, LatencyBudget, MemoryBudget)
+    return [*limit.budgets, *(kind(1.0, 'model') for kind in kinds if kind.metric in set(names) - limited)]
 
 
 def _count(
@@ -269,31 +284,31 @@ def _count(
     survey: Survey,
     reconstructor: Reconstructor,
     example_input: Any,
-    limit: Constraint,
+    budgets: Sequence[Budget],
     channel_divisor: int,
 ) -> ModelCosts:
-    """What the limit is on, and FLOPs if there is an example; latency is measured on the first rank, for all alike."""
+    """What budgets are on, and FLOPs if there is an example; latency is measured on the first rank, for all alike."""
     module, groups = survey.module, survey.groups
     parts = [module.get_submodule(part) for part in survey.parts]
     count = partial(model_costs, model, module, groups, moves_constants=reconstructor.moves_constants, parts=parts)
     if example_input is None:
-        for budget in limit.budgets:
+        for budget in budgets:
             if budget.metric != 'params':
                 raise AutoDFPError(
-                    f'a limit on the {budget.metric} was asked for, but without an example_input it cannot be told; '
-                    'give one, or limit the parameters'
+                    f'the {budget.metric} was to be limited or to be an objective, but without an example_input it '
+                    'cannot be told; give one, or name the parameters in its place'
                 )
         return replace(count(positions={}), flops={})
     run = partial(call_model, model, example_input)
     positions: dict[nn.Module, int] = {}
     on_every_rank(lambda: positions.update(measure_positions(model, run)))
     costs = count(positions=positions)
-    for budget in limit.budgets:
+    for budget in budgets:
         if isinstance(budget, LatencyBudget):
             run = partial(call_whole, model, example_input)
             measure = partial(measure_latency_costs, model, module, groups, run, budget, channel_divisor, parts=parts)
             costs = replace(costs, latency=on_main(measure))
-    if any(isinstance(budget, MemoryBudget) for budget in limit.budgets):
+    if any(isinstance(budget, MemoryBudget) for budget in budgets):
         run = partial(call_model, model, example_input)
         measure = partial(measure_memory_costs, model, module, groups, run, reconstructor.moves_constants, parts)
         costs = replace(costs, memory=on_main(measure))

@@ -342,6 +342,18 @@ def test_several_budgets_hold_at_once_and_each_can_be_the_one_that_binds(resnet5
         assert budget.uniform_ratio() == min(one.uniform_ratio() for one in budget.budgets)
 
 
+def test_a_limit_lies_at_its_own_share_of_the_way_from_least_to_dense(resnet50_costs):
+    budgets = [bound(kind(ratio), resnet50_costs) for kind, ratio in ((ParamBudget, 0.7), (FlopBudget, 0.4))]
+    for budget in budgets:
+        least, dense = budget.cost(budget.min_widths), budget.cost(budget.cost.dense)
+        assert budget.share == pytest.approx((budget.limit - least) / (dense - least))
+        assert abs(budget.at(budget.share).limit - budget.limit) <= 1
+    several = bound(Constraints(budgets), resnet50_costs)
+    assert several.share == min(budget.share for budget in budgets) < 0.7
+    assert all(one.limit <= own.limit for one, own in zip(several.at(several.share).budgets, budgets, strict=True))
+    assert bound(ParamBudget(limit='1G'), resnet50_costs).share == 1
+
+
 def test_an_unreachable_one_of_several_budgets_is_named(resnet50_costs):
     least = round_widths(0.2, resnet50_costs.params['module'].dense)
     with pytest.raises(AutoDFPError, match=r"0\.01 of the module's flops was asked for"):

@@ -103,6 +103,15 @@ def test_the_uniform_plan_can_be_played_wherever_actions_are_counted_from(start)
     assert env.constraint.cost(rollout.widths) <= env.constraint.limit
 
 
+@pytest.mark.parametrize('start', [None, [100, 40, 150], [20, 200, 60]])
+def test_any_widths_within_the_limit_can_be_played_wherever_actions_are_counted_from(start):
+    env, rng = make_env(1.0, dense=[100, 200, 300], start=start), random.Random(0)
+    for _ in range(50):
+        widths = [rng.randint(dense // 5, dense) for dense in (100, 200, 300)]
+        rollout = play(env, env.actions(widths, 0.25))
+        assert (rollout.widths, rollout.lams) == (widths, [0.25] * 3)
+
+
 @pytest.mark.parametrize('start', [[100, 40, 150], [20, 200, 60], [77, 123, 211]])
 def test_actions_are_counted_from_the_widths_to_start_from(start):
     env = make_env(1.0, dense=[100, 200, 300], start=start)

@@ -179,6 +179,8 @@ class Report:
         if not self.summary['episodes']:
             raise AutoDFPError('the plan was read off a frontier, without a search')
         history = load_tensors(self.work_dir / 'search.pth', 'the search')['history']
+        if self.summary.get('objectives'):  # rewards are utilities, which other plans have not
+            return search_figure(history['rewards'].tolist(), {}, 'utility')
         rows = self.summary['results']
         baselines = {row['name']: row['search_metric'] for row in rows[:-1] if row['search_metric'] is not None}
         return search_figure(history['rewards'].tolist(), baselines, self.summary['metric'])

@@ -1,0 +1,194 @@
+"""One search for many preferences against a search for each, random plans and the frontier, by hypervolume.
+
+``tools/benchmark.py objectives`` runs it.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from mmautodfp.api import search
+from mmautodfp.hooks import AutoDFPHook
+from mmautodfp.search import Objectives, hypervolume, pareto_set
+from mmautodfp.search.objectives import read_weights
+from mmautodfp.surgery import PruningPlan
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.timing import describe_machine
+
+from .bench import prepare_hook
+
+OBJECTIVES = dict(metric=1.0, params=0.5, flops=0.5)
+PREFERENCES = 5  # of the weighted searches, which share the episodes out
+
+# Plans and their outcomes [M] on the images of the reward.
+Played = list[tuple[PruningPlan, list[float]]]
+
+
+def benchmark_objectives(
+    config: str | os.PathLike,
+    episodes: int = 100,
+    seeds: int = 5,
+    checkpoint: str | None = None,
+    cfg_options: dict[str, Any] | None = None,
+    tell: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Spend as many evaluations in several ways and compare what their plans dominate.
+
+    'conditioned' is one search under many preferences, 'asked' one under the asked preference alone. 'weighted' are
+    five searches with fixed weights, of a fifth of the episodes and of the warm-up each: the metric weighs 0.1, 0.3,
+    0.5, 0.7 and 0.9, and the costs share the rest as they do in the asked preference. 'random' are random plans around
+    the uniform one. 'frontier' are nested plans of which the reconstructor says the widths, down from the limit; they
+    are the same for all seeds.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry. Without ``objectives`` in it, the metric weighs as
+            much as parameters and FLOPs together.
+        episodes (int): Evaluations of each way, 5 or more. Defaults to 100.
+        seeds (int): Repetitions, with the seeds 0, 1, ... Defaults to 5.
+        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
+        cfg_options (dict | None): Overrides of the config, dotted keys to values. Defaults to none.
+        tell (Callable): Told a line after each repetition. Defaults to print.
+
+    Returns:
+        dict[str, Any]: For each way by seed the hypervolume of its Pareto set above the point at which nothing of the
+        metric is kept and nothing is saved (1 would be all of the metric at no cost); the same of these plans with the
+        full pass on held-out images; the best utility by the asked preference; means and deviations of the three; how
+        many plans were evaluated and are in the set; and the seconds.
+
+    Raises:
+        AutoDFPError: A count is too small, the config's agent is not SAC, or there is nothing to hold out.
+    """
+    for name, value, least in (('episodes', episodes, PREFERENCES), ('seeds', seeds, 1)):
+        if value < least:
+            raise AutoDFPError(f'{name}={value} was asked for; it must be {least} or more')
+    with tempfile.TemporaryDirectory() as scratch:
+        options = {f'autodfp.objectives.{name}': weight for name, weight in OBJECTIVES.items()}
+        _, hook = prepare_hook(config, scratch, checkpoint, cfg_options)
+        if hook.settings.objectives is None:
+            _, hook = prepare_hook(config, scratch, checkpoint, (cfg_options or {}) | options)
+    if str(hook.agent['type']).rpartition('.')[2] != 'SAC':
+        raise AutoDFPError(
+            f"one search for many preferences takes an agent that learns from them, but the config's is "
+            f'{hook.agent["type"]}; make it SAC'
+        )
+    if hook.held_out is None:
+        raise AutoDFPError('searches were to be compared on held-out images, but test_dataloader has none')
+    task, asked = hook.task, hook.settings.objectives
+    rewards = (hook.reward, hook.held_out)
+    objectives, held_out = (
+        Objectives.build(asked, task.costs, task.constraint, partial(task.evaluate, None, reward)) for reward in rewards
+    )
+    measure = partial(_measure, hook, objectives, held_out, tell)
+    ways = dict(conditioned=_conditioned, asked=_asked, weighted=_weighted, random=_random)
+    found = {
+        name: [measure(f'{name}, seed {seed}', partial(play, hook, episodes, seed)) for seed in range(seeds)]
+        for name, play in ways.items()
+    }
+    found['frontier'] = [measure('frontier', partial(_frontier, hook, objectives, episodes))]
+    return dict(
+        config=str(config),
+        cfg_options=cfg_options or {},
+        metric=hook.reward.name,
+        objectives=objectives.weights,
+        limit=task.constraint.describe(),
+        reconstructor=hook.settings.reconstructor,
+        episodes=episodes,
+        search_images=len(hook.reward.images),
+        held_out_images=len(hook.held_out.images),
+        dense=dict(search=objectives.dense_metric, held_out=held_out.dense_metric),
+        ways={name: _summary(rows) for name, rows in found.items()},
+        machine=describe_machine(),
+    )
+
+
+def preferences(asked: Mapping[str, float], count: int = PREFERENCES) -> list[dict[str, float]]:
+    """Weights that reach evenly from the costs to the metric; the costs share the rest as in ``asked``."""
+    weights = read_weights(asked)
+    rest = 1 - weights['metric']
+    shares = [(step + 0.5) / count for step in range(count)]
+    return [
+        {name: share if name == 'metric' else (1 - share) * weight / rest for name, weight in weights.items()}
+        for share in shares
+    ]
+
+
+def _play(hook: AutoDFPHook, episodes: int, agent: dict, seed: int, **settings: Any) -> Played:
+    told = {name: getattr(hook.settings, name) for name in ('objectives', 'opening_lams', 'opening_points')}
+    settings = told | settings
+    history = search(hook.task, hook.reward, episodes, agent, seed=seed, **settings).history
+    plans = map(hook.task.env.plan, history.widths, history.lams)
+    return list(zip(plans, history.outcomes, strict=True))
+
+
+def _conditioned(hook: AutoDFPHook, episodes: int, seed: int) -> Played:
+    return _play(hook, episodes, hook.agent, seed)
+
+
+def _asked(hook: AutoDFPHook, episodes: int, seed: int) -> Played:
+    return _play(hook, episodes, dict(hook.agent, drawn_preferences=0.0), seed)
+
+
+def _weighted(hook: AutoDFPHook, episodes: int, seed: int) -> Played:
+    agent, played = dict(hook.agent, drawn_preferences=0.0), []
+    if 'warmup_episodes' in agent:
+        agent['warmup_episodes'] //= PREFERENCES
+    for number, weights in enumerate(preferences(hook.settings.objectives)):
+        # The others would only play the first one's opening again, and with its seed its warm-up too.
+        opening = dict(opening_lams=(), opening_points=0) if number else {}
+        share = len(range(number, episodes, PREFERENCES))
+        played += _play(hook, share, agent, PREFERENCES * seed + number, objectives=weights, **opening)
+    return played
+
+
+def _random(hook: AutoDFPHook, episodes: int, seed: int) -> Played:
+    return _play(hook, episodes, dict(type='RandomSearch', around_uniform=True), seed)
+
+
+def _frontier(hook: AutoDFPHook, objectives: Objectives, episodes: int) -> Played:
+    task = hook.task
+    within, _ = task.nested_widths(episodes, task.constraint.share)
+    plans = [task.plan(widths) for widths in within]
+    return [
+        (plan, objectives.outcome(task.evaluate(plan, hook.reward), widths))
+        for plan, widths in zip(plans, within, strict=True)
+    ]
+
+
+def _measure(
+    hook: AutoDFPHook,
+    objectives: Objectives,
+    held_out: Objectives,
+    tell: Callable[[str], None],
+    name: str,
+    play: Callable[[], Played],
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    played = play()
+    seconds = time.perf_counter() - start
+    front = [played[index] for index in pareto_set([outcome for _, outcome in played])]
+    seen = [outcome for _, outcome in front]
+    unseen = [
+        held_out.outcome(hook.task.evaluate(plan, hook.held_out, final=True), list(plan.widths.values()))
+        for plan, _ in front
+    ]
+    row = dict(zip(('search', 'held_out'), map(_volume, (seen, unseen)), strict=True))
+    row |= dict(utility=max(map(objectives.utility, seen)), evaluations=len(played), points=len(front), seconds=seconds)
+    tell(f'{name}: hypervolume {row["search"]:.4f} on the search images, {row["held_out"]:.4f} held out')
+    return row
+
+
+def _volume(outcomes: Sequence[Sequence[float]]) -> float:
+    return hypervolume(outcomes, [0.0] * len(outcomes[0]))
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """By seed, with means and deviations of the hypervolumes."""
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
+    for name in ('search', 'held_out', 'utility'):
+        columns[f'{name}_mean'] = statistics.mean(columns[name])
+        columns[f'{name}_deviation'] = statistics.stdev(columns[name]) if len(rows) > 1 else None
+    return columns

@@ -1,0 +1,188 @@
+"""Several objectives at once: what a plan is worth in each, how they are weighed, and which plans none other beats."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmautodfp.costs import Constraint, Cost, ModelCosts
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.registry import build_settings
+from mmautodfp.utils.settings import NotNegative, Positive, settings
+from mmautodfp.utils.timing import describe_machine
+
+
+@settings('a set of objectives')
+class Weights:
+    """What each objective weighs beside the others; one that weighs 0 is kept watch of. At least one cost is named.
+
+    Attributes:
+        metric (float): Of the metric, as a share of the dense model's. Above 0.
+        params (float | None): Of the parameters that are saved, as a share of the dense count. Defaults to None: it is
+            no objective.
+        flops (float | None): Likewise of the FLOPs.
+        latency (float | None): Likewise of the latency.
+        memory (float | None): Likewise of the memory.
+
+    Raises:
+        AutoDFPError: One is unknown or out of its range, or no cost is named.
+    """
+
+    metric: Positive
+    params: NotNegative | None = None
+    flops: NotNegative | None = None
+    latency: NotNegative | None = None
+    memory: NotNegative | None = None
+
+    def __post_init__(self):
+        if len(self.named) == 1:
+            raise AutoDFPError(
+                f'objectives were asked for, but only the metric is named; name a cost beside it '
+                f'({", ".join(list(asdict(self))[1:])}), or leave the objectives out'
+            )
+
+    @property
+    def named(self) -> dict[str, float]:
+        """The weights of the objectives, in a fixed order, as they were asked for."""
+        return {name: weight for name, weight in asdict(self).items() if weight is not None}
+
+
+def read_weights(objectives: Mapping[str, float]) -> dict[str, float]:
+    """The weights of :class:`Weights`, the metric's first, made to sum to 1."""
+    named = build_settings(Weights, objectives, 'a set of objectives').named
+    return {name: weight / sum(named.values()) for name, weight in named.items()}
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """M objectives, each a number that is about in [0, 1] and better where it is higher.
+
+    Attributes:
+        weights (dict[str, float]): Name to weight, the metric's first; they sum to 1. This is the preference that is
+            asked for.
+        costs (list[Cost]): [M - 1], what the others are about.
+        dense_metric (float): What the reward says of the dense model, above 0.
+
+    Raises:
+        AutoDFPError: It is not above 0.
+    """
+
+    weights: dict[str, float]
+    costs: list[Cost]
+    dense_metric: float
+
+    @classmethod
+    def build(
+        cls,
+        objectives: Mapping[str, float],
+        costs: ModelCosts,
+        constraint: Constraint,
+        dense_metric: Callable[[], float],
+    ) -> 'Objectives':
+        """Read settings for a model.
+
+        Args:
+            objectives (Mapping[str, float]): Fields of :class:`Weights`.
+            costs (ModelCosts): Its costs.
+            constraint (Constraint): Its limits. An objective is about what a limit on the same cost is about, and
+                about the whole model if there is none.
+            dense_metric (Callable): Measures the dense model's metric.
+
+        Raises:
+            AutoDFPError: A setting is wrong, a cost was not measured, or the dense model's metric is not above 0.
+        """
+        weights = read_weights(objectives)
+        scopes = {budget.metric: budget.scope for budget in reversed(constraint.budgets)}
+        found = [getattr(costs, name).get(scopes.get(name, 'model')) for name in [*weights][1:]]
+        for name, cost in zip([*weights][1:], found, strict=True):
+            if cost is None:
+                raise AutoDFPError(
+                    f'an objective on the {name} was asked for, but the task does not know it; give PruningTask.build '
+                    f'an example_input and also_measure=[{name!r}]'
+                )
+        return cls(weights, found, dense_metric())
+
+    def __post_init__(self):
+        if self.dense_metric <= 0:
+            raise AutoDFPError(
+                f'objectives were asked for, but the dense model is rewarded with {self.dense_metric:g}, of which '
+                'there is no share; choose a reward that is above 0 for it'
+            )
+
+    def outcome(self, metric: float, widths: Sequence[int]) -> list[float]:
+        """[M], what a plan is worth in each: the share of the dense metric that is kept, and of each cost, saved."""
+        return [metric / self.dense_metric, *(1 - cost.ratio(widths) for cost in self.costs)]
+
+    def utility(self, outcome: Sequence[float]) -> float:
+        """The weighted sum of an outcome [M]: what a plan is worth altogether."""
+        return sum(weight * value for weight, value in zip(self.weights.values(), outcome, strict=True))
+
+    @property
+    def identity(self) -> list[str]:
+        """What a search and one that resumes it must share; not the weights, which may change."""
+        machine = describe_machine() if 'latency' in self.weights else {}
+        return [*self.weights, *(machine[name] for name in ('processor', 'gpu') if name in machine)]
+
+    def describe(self) -> dict[str, Any]:
+        """It as plain data."""
+        return dict(weights=self.weights, dense_metric=self.dense_metric)
+
+
+def draw_preferences(asked: Sequence[float], count: int, share: float, generator: torch.Generator) -> Tensor:
+    """Preferences to learn from.
+
+    Args:
+        asked (Sequence[float]): [M], the preference that is asked for.
+        count (int): How many.
+        share (float): Chance that one is drawn, from all that there are evenly (Dirichlet), in [0, 1]; else it is the
+            asked one.
+        generator (torch.Generator): Source of the choice.
+
+    Returns:
+        Tensor: [count, M], each of them 0 or more and of sum 1.
+    """
+    drawn = torch.empty(count, len(asked)).exponential_(generator=generator)
+    drawn /= drawn.sum(1, keepdim=True)
+    is_drawn = torch.rand(count, 1, generator=generator) < share
+    return torch.where(is_drawn, drawn, torch.tensor(asked))
+
+
+def pareto_set(outcomes: Sequence[Sequence[float]]) -> list[int]:
+    """Which outcomes [E, M] none other beats: as good in all objectives and better in one. Of equal ones the first.
+
+    Returns:
+        list[int]: Ascending.
+    """
+    table, kept = np.asarray(outcomes, float), []
+    for index, outcome in enumerate(table):
+        as_good, equal = (table >= outcome).all(1), (table == outcome).all(1)
+        if not (as_good & ~equal).any() and equal.argmax() == index:
+            kept.append(index)
+    return kept
+
+
+def hypervolume(outcomes: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+    """Volume between a reference point and all that is beaten by one of the outcomes, exactly.
+
+    It is cut into slabs along the last objective, each of which has the hypervolume of those that reach it in the
+    others as its base.
+
+    Args:
+        outcomes (Sequence[Sequence[float]]): [E, M], higher is better; one that is not above the reference in all
+            objectives adds nothing.
+        reference (Sequence[float]): [M].
+    """
+    *base, floor = reference
+    above = [outcome for outcome in outcomes if all(a > b for a, b in zip(outcome, reference, strict=True))]
+    if not base:
+        return max((outcome[-1] - floor for outcome in above), default=0.0)
+    above.sort(key=lambda outcome: -outcome[-1])
+    volume = 0.0
+    for count, outcome in enumerate(above, 1):
+        below = above[count][-1] if count < len(above) else floor
+        if outcome[-1] > below:
+            volume += (outcome[-1] - below) * hypervolume([reaching[:-1] for reaching in above[:count]], base)
+    return volume
