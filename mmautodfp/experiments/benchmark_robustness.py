@@ -24,8 +24,8 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     'blurred, sigma 4': dict(kind='blur', strength=4.0),
     'noisy, deviation 20': dict(kind='noise', strength=20.0),
     'noisy, deviation 40': dict(kind='noise', strength=40.0),
-    'darker, 0.6': dict(kind='dark', strength=0.6),
-    'darker, 0.3': dict(kind='dark', strength=0.3),
+    'darker, 0.9': dict(kind='dark', strength=0.9),
+    'darker, 0.8': dict(kind='dark', strength=0.8),
     'JPEG, quality 20': dict(kind='jpeg', strength=20.0),
     'JPEG, quality 5': dict(kind='jpeg', strength=5.0),
 }
