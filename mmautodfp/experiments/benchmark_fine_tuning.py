@@ -31,7 +31,7 @@ UNIFORM, RANDOM = 'pruned only, uniform', 'random weights'
 STARTS = (OURS, UNIFORM, RANDOM)
 
 
-@checked('a benchmark of fine-tuning')
+@checked('fine-tuning')
 def benchmark_fine_tuning(
     config: str | os.PathLike,
     share: Share = 0.5,

@@ -32,7 +32,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
 DENSE, WHOLE = 'dense', 'ours, allocated, whole detector'
 
 
-@checked('a benchmark of robustness')
+@checked('robustness')
 def benchmark_robustness(
     config: str | os.PathLike,
     share: Share = 0.5,

@@ -11,20 +11,25 @@ from mmautodfp.experiments.shares import OURS, build_task
 from mmautodfp.utils import AutoDFPError
 
 CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
-pytestmark = pytest.mark.slow  # whole runs
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def options(small_demo) -> dict:
     few = {'autodfp.reconstructor': dict(type='SyntheticLeastSquares', images=dict(num_images=4, size=64))}
     return small_demo | few | {'train_dataloader.batch_size': 8, 'train_dataloader.dataset.indices': 16}
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def bench(options) -> Bench:
     return Bench(CONFIG, cfg_options=options)
 
 
+@pytest.fixture(scope='module')
+def starts(bench) -> dict:
+    return module._starts(bench, 0.5)
+
+
+@pytest.mark.slow
 def test_every_start_is_trained_and_the_val_images_choose_its_learning_rate(bench, options):
     figures = []
     told = dict(epochs=1, lr_factors=(0.1, 0.01), cfg_options=options)
@@ -58,8 +63,8 @@ def test_every_start_is_trained_and_the_val_images_choose_its_learning_rate(benc
         benchmark_fine_tuning(CONFIG, known=found, **(told | dict(epochs=2)))
 
 
-def test_random_weights_have_the_slim_shapes_and_are_new_for_each_seed(bench):
-    start = module._starts(bench, 0.5)[OURS]
+def test_random_weights_have_the_slim_shapes_and_are_new_for_each_seed(bench, starts):
+    start = starts[OURS]
     cfg = module._training_config(bench.cfg, start, 2, 0.1, 0)
     pruned, dense = start.model.state_dict(), bench.model.state_dict()
     first, again, other = (module._build(cfg, seed, None).state_dict() for seed in (0, 0, 1))
@@ -73,9 +78,8 @@ def test_random_weights_have_the_slim_shapes_and_are_new_for_each_seed(bench):
     assert all(torch.equal(loaded[name], pruned[name]) for name in pruned)
 
 
-def test_the_learning_rate_is_a_share_of_the_configs_and_falls_to_zero(bench):
-    start = module._starts(bench, 0.5)[UNIFORM]
-    cfg = module._training_config(bench.cfg, start, 2, 0.1, 7)
+def test_the_learning_rate_is_a_share_of_the_configs_and_falls_to_zero(bench, starts):
+    cfg = module._training_config(bench.cfg, starts[UNIFORM], 2, 0.1, 7)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.1 * bench.cfg.optim_wrapper.optimizer.lr)
     assert cfg.optim_wrapper.optimizer.type == bench.cfg.optim_wrapper.optimizer.type
     assert (cfg.train_cfg.max_epochs, cfg.param_scheduler.T_max, cfg.randomness.seed) == (2, 2, 7)
