@@ -7,12 +7,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import set_random_seed
+from pydantic import Field
 from torch import nn
 
 from mmautodfp.outputs.config import slim_config
@@ -28,6 +29,7 @@ from .bench import quiet
 from .shares import OURS, PrunedCopy, build_task, prune_copy, require_allocation
 
 UNIFORM, RANDOM = 'pruned only, uniform', 'random weights'
+Factors = Annotated[Sequence[Positive], Field(min_length=1)]
 STARTS = (OURS, UNIFORM, RANDOM)
 
 
@@ -36,7 +38,7 @@ def benchmark_fine_tuning(
     config: str | os.PathLike,
     share: Share = 0.5,
     epochs: Count = 5,
-    lr_factors: Sequence[Positive] = (1.0, 0.3, 0.1, 0.03),
+    lr_factors: Factors = (1.0, 0.3, 0.1, 0.03),
     seeds: Count = 3,
     checkpoint: str | None = None,
     cfg_options: dict[str, Any] | None = None,
@@ -46,9 +48,10 @@ def benchmark_fine_tuning(
     """Train slim detectors for a short while from several starts and compare them on the test images.
 
     The starts are the allocated plan after the full pass, the uniform plan that is pruned only, and random weights of
-    the first one's shape, new ones for each seed and as torch initialises its layers. Of the config's learning rate
-    each start takes the share with which it does best on the val images with the seed 0; the other seeds are trained
-    with that share only. The test images choose nothing. The learning rate falls along a cosine, to zero.
+    the first one's shape: new ones for each seed, in the backbone as torch initialises its layers, in neck and heads as
+    the config says. Of the config's learning rate each start takes the share with which it does best on the val images
+    with the seed 0; the other seeds are trained with that share only. The test images choose nothing. The learning
+    rate falls to zero along a cosine.
 
     Args:
         config (str | os.PathLike): Config whose ``autodfp`` entry has our reconstructor, and which can be trained.

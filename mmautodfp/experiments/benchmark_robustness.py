@@ -73,7 +73,7 @@ def benchmark_robustness(
     )
     if known:
         require_same(known, asked, 'the earlier result')
-    result = dict(dict(left={}, rows={}) | (known or asked), machine=describe_machine())
+    result = dict(known or asked | dict(left={}, rows={}), machine=describe_machine())
     models = []
     for name, model, left in _models(bench, share):
         result['left'][name] = left

@@ -92,6 +92,7 @@ def test_the_learning_rate_is_a_share_of_the_configs_and_falls_to_zero(bench, st
     [
         ({'epochs': 0}, 'epochs=0'),
         ({'lr_factors': (0.1, -1.0)}, 'lr_factors'),
+        ({'lr_factors': ()}, 'lr_factors=()'),
         ({'share': 1.5}, 'share=1.5'),
     ],
 )
