@@ -195,3 +195,18 @@ def test_the_docs_show_the_hypervolumes_as_they_were_measured():
                 spread = '' if deviation is None else f' ± {deviation:.3f}'
                 cells.append(f'{way[f"{column}_mean"]:.3f}{spread}')
         assert f'| {label} | {" | ".join(cells)} |' in text
+
+
+def test_the_rows_of_worse_photographs_are_those_of_their_file():
+    text = (REPO / 'docs/results.md').read_text()
+    found = load_json(REPO / 'configs/bccd/results/robustness_faster_rcnn.json', 'the robustness')
+    dense, *pruned = found['rows'].values()
+    for condition, metric in dense.items():
+        cells = [f'{row[condition]:.3f} ({row[condition] / metric:.1%})' for row in pruned]
+        assert f'| {condition} | {metric:.3f} | {" | ".join(cells)} |' in text
+    ours, whole = pruned[2:]
+    gaps = [ours[condition] - metric for condition, metric in dense.items()]
+    told = f"between {-min(gaps):.3f} below the dense one's and {max(gaps):.3f} above it"
+    assert told in ' '.join(text.split())
+    least = min(whole[condition] / metric for condition, metric in dense.items())
+    assert f'({least:.1%} instead of {whole["clean"] / dense["clean"]:.1%})'.replace('%', ' %') in text

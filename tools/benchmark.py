@@ -18,6 +18,9 @@ ranks       seconds an episode on one rank and on two
 search      random search, CMA-ES and SAC on the same task, over five seeds
 objectives  one search for many preferences against weighted searches, random plans and the frontier: hypervolumes
             over five seeds
+fine_tuning a pruned detector trained for a short while: from ours, from uniform pruning and from random weights of its
+            shape, over three seeds; figures that --out holds already are kept
+robustness  the dense and the pruned detectors on blurred, noisy, darker and compressed test images; the same of --out
 families    which of MMDetection's detectors can be pruned as a whole: one config of each family, or the one named
 """
 
@@ -29,7 +32,7 @@ from mmautodfp.utils.command_line import add_cfg_options, new_parser, read_optio
 
 KINDS = (
     *('kernels', 'latency', 'memory', 'overhead', 'search', 'reward', 'subset', 'racing', 'precision', 'ranks'),
-    *('families', 'objectives'),
+    *('families', 'objectives', 'fine_tuning', 'robustness'),
 )
 
 
@@ -46,8 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--repeat',
         type=int,
-        help='measurements (kernels, latency, reward), seeds (racing, search, objectives), plans (precision), draws '
-        '(subset), episodes (overhead, ranks)',
+        help='measurements (kernels, latency, reward), seeds (racing, search, objectives, fine_tuning), plans '
+        '(precision), draws (subset), episodes (overhead, ranks)',
     )
     parser.add_argument(
         '--size', nargs=2, type=int, metavar=('H', 'W'), help="of the images (latency, memory; default: the config's)"
@@ -57,29 +60,57 @@ def main(argv: list[str] | None = None) -> None:
         '--divisors', type=int, nargs='+', default=[8], help='widths are multiples of it, for --whole (default: 8)'
     )
     parser.add_argument('--episodes', type=int, default=100, help='for search and objectives (default: 100)')
+    parser.add_argument(
+        '--share',
+        type=float,
+        default=0.5,
+        help="of the backbone's parameters that stays, for fine_tuning and robustness (default: 0.5)",
+    )
+    parser.add_argument('--epochs', type=int, default=5, help='of each training, for fine_tuning (default: 5)')
+    parser.add_argument(
+        '--lr-factors',
+        type=float,
+        nargs='+',
+        default=[1.0, 0.3, 0.1, 0.03],
+        help='shares of the learning rate, of which val chooses, for fine_tuning (default: 1 0.3 0.1 0.03)',
+    )
     add_cfg_options(parser)
     parser.add_argument('--out', type=Path, help='JSON file to write as well')
     args = parser.parse_args(argv)
 
     if args.config is None and args.what not in ('kernels', 'families'):
         parser.error(f'{args.what} needs a config')
-    if args.repeat is not None and args.what in ('families', 'memory'):
+    if args.repeat is not None and args.what in ('families', 'memory', 'robustness'):
         parser.error(f'{args.what} has no --repeat')
-    if args.cfg_options and args.what != 'objectives':
+    if args.cfg_options and args.what not in ('objectives', 'fine_tuning', 'robustness'):
         parser.error(f'{args.what} has no --cfg-options')
     if args.whole and args.what != 'latency':
         parser.error(f'{args.what} has no --whole')
 
     from mmautodfp.experiments import benchmark, benchmark_kernels
+    from mmautodfp.experiments.benchmark_fine_tuning import benchmark_fine_tuning
     from mmautodfp.experiments.benchmark_memory import benchmark_memory
     from mmautodfp.experiments.benchmark_objectives import benchmark_objectives
+    from mmautodfp.experiments.benchmark_robustness import benchmark_robustness
     from mmautodfp.experiments.benchmark_search import benchmark_search
     from mmautodfp.experiments.benchmark_whole import benchmark_whole
     from mmautodfp.experiments.families import measure_families
     from mmautodfp.experiments.reward_noise import benchmark_subset
+    from mmautodfp.utils.fileio import load_json, save_json
 
     detector = Path(args.config or '').stem
     tell_aside = lambda line: print(line, file=sys.stderr)
+
+    def keep(result: dict, line: str) -> None:
+        tell_aside(line)
+        if args.out:
+            save_json(result, args.out)
+
+    def of_shares() -> dict:
+        """What the benchmarks that take up an earlier result are told."""
+        known = load_json(args.out, 'the earlier result') if args.out and args.out.exists() else None
+        return dict(share=args.share, cfg_options=read_options(args.cfg_options), known=known, report=keep)
+
     calls = dict(
         kernels=lambda n=15: benchmark_kernels.benchmark_kernels(repeat=n),
         latency=lambda n=10: benchmark_kernels.benchmark_latency(args.config, n, size=args.size),
@@ -94,6 +125,10 @@ def main(argv: list[str] | None = None) -> None:
         objectives=lambda n=5: benchmark_objectives(
             args.config, args.episodes, n, cfg_options=read_options(args.cfg_options), tell=tell_aside
         ),
+        fine_tuning=lambda n=3: benchmark_fine_tuning(
+            args.config, epochs=args.epochs, lr_factors=args.lr_factors, seeds=n, **of_shares()
+        ),
+        robustness=lambda: benchmark_robustness(args.config, **of_shares()),
         families=lambda: measure_families([args.config] if args.config else None, tell=tell_aside),
     )
     if args.whole:

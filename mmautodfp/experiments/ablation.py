@@ -85,6 +85,9 @@ class Bench:
         images (Mapping | None): Settings of the synthetic images. Defaults to None: the reconstructor's own.
         refinement (Mapping | None): Settings of the full pass. Defaults to None: its own.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
+
+    Attributes:
+        cfg (Config): The config, with the overrides.
     """
 
     def __init__(
@@ -97,14 +100,19 @@ class Bench:
     ):
         with tempfile.TemporaryDirectory() as scratch:
             runner = load_runner(config, scratch, checkpoint, cfg_options)
-        cfg = runner.cfg
-        self.checkpoint = Path(cfg.load_from).name
-        self.settings = read_settings(cfg.autodfp.to_dict())
+        self.cfg = runner.cfg
+        self.checkpoint = Path(self.cfg.load_from).name
+        self.settings = read_settings(self.cfg.autodfp.to_dict())
         self.images, self.refinement = dict(images or {}), dict(refinement or {})
         self.model = runner.model
         self.dense = self.task(dict(type='PruneOnly'))
-        self.reward: Reward = build(REWARDS, to_report(self.settings.reward))
-        self.reward.prepare(self.model, cfg.test_dataloader)
+        self.reward = self.reward_on(self.cfg.test_dataloader)
+
+    def reward_on(self, dataloader: dict) -> Reward:
+        """The metric on all images of a data loader."""
+        reward = build(REWARDS, to_report(self.settings.reward))
+        reward.prepare(self.model, dataloader)
+        return reward
 
     def task(self, reconstructor: Reconstructor | dict, ratio: float = 1.0, allocate: bool = False) -> PruningTask:
         """The model with a compensation, limited to a share of the target's parameters."""

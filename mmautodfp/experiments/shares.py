@@ -1,14 +1,19 @@
 """A detector pruned to several shares without a search; ``tools/ablation.py --whole`` and table 5 run it."""
 
+import copy
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+from torch import nn
 
 from mmautodfp.api import PruningTask
 from mmautodfp.costs import Budget, FlopBudget, ParamBudget
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, Reconstructor, SimilarityReconstructor
 from mmautodfp.search.survey import Survey, survey_target
+from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import portable, require_same
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
@@ -23,6 +28,75 @@ WHOLE_SHARES = (0.7, 0.5, 0.35)
 def budget_of(target: str, share: float) -> Budget:
     """The limit that a share means: of all FLOPs for a model as a whole, else of the target's parameters."""
     return FlopBudget(share, scope='model') if target == 'model' else ParamBudget(share)
+
+
+def build_task(
+    bench: Bench,
+    target: str,
+    share: float,
+    reconstructor: Reconstructor | None = None,
+    part: str | Survey | None = None,
+) -> PruningTask:
+    """A bench's model, limited to a share.
+
+    Args:
+        bench (Bench): Of the dense model.
+        target (str): What the share is of, see :func:`budget_of`.
+        share (float): What may stay.
+        reconstructor (Reconstructor | None): Defaults to None: a new one as the config says.
+        part (str | Survey | None): What is pruned. Defaults to None: the target.
+
+    Raises:
+        AutoDFPError: The share cannot be reached.
+    """
+    example, told = dict(bench.reward.one_batch(), mode='tensor'), bench.settings
+    limit, reconstructor = budget_of(target, share), reconstructor or dict(told.reconstructor)
+    return PruningTask.build(bench.model, part or target, example, limit, reconstructor, p_min=told.p_min)
+
+
+def require_allocation(task: PruningTask) -> PruningPlan:
+    """The plan that a task's reconstructor allocates.
+
+    Raises:
+        AutoDFPError: It allocates none.
+    """
+    plan = task.allocated_plan()
+    if plan is None:
+        raise AutoDFPError(
+            f'an allocated plan was asked for, but {type(task.reconstructor).__name__} allocates none; set '
+            'autodfp.reconstructor.type to SyntheticLeastSquares'
+        )
+    return plan
+
+
+@dataclass(frozen=True)
+class PrunedCopy:
+    """A pruned model beside the dense one.
+
+    Attributes:
+        model (nn.Module): In eval mode.
+        path (str): Of the part that was pruned, as of :class:`PruningTask`.
+        layers (dict[str, dict]): The changed layers of that part, see :func:`mmautodfp.surgery.Slim`.
+        left (dict[str, float]): 'params' and 'flops': shares of the whole model's.
+    """
+
+    model: nn.Module
+    path: str
+    layers: dict[str, dict]
+    left: dict[str, float]
+
+
+def prune_copy(task: PruningTask, plan: PruningPlan, reconstructor: Reconstructor | None = None) -> PrunedCopy:
+    """Prune a copy with the full pass of a reconstructor, or of the task's own; the task's model stays dense."""
+    with replace(task, reconstructor=reconstructor or task.reconstructor).apply(plan, final=True) as pruned:
+        model, layers = copy.deepcopy(task.model), pruned.changes(task.module)
+    return PrunedCopy(model, task.path, layers, left_of(task, plan))
+
+
+def left_of(task: PruningTask, plan: PruningPlan) -> dict[str, float]:
+    """Shares of the whole model's parameters and FLOPs that a plan leaves."""
+    counts = task.summary(plan)
+    return {name: counts[f'model_{name}']['ratio'] for name in ('params', 'flops')}
 
 
 def measure_shares(
@@ -70,16 +144,11 @@ def measure_shares(
         start = time.perf_counter()
         result |= dict(dense=reward(bench.model), seconds=round(time.perf_counter() - start, 1), rows={})
     report(result, f'dense {result["dense"]:.4f}')
-    example = dict(reward.one_batch(), mode='tensor')
     ours = build(RECONSTRUCTORS, dict(settings.reconstructor))
     survey = survey_target(bench.model, target)
 
-    def task_of(part: str | Survey, reconstructor: Reconstructor | dict, share: float) -> PruningTask:
-        limit = budget_of(target, share)
-        return PruningTask.build(bench.model, part, example, limit, reconstructor, p_min=settings.p_min)
-
     for share in shares:
-        task = task_of(survey, ours, share)
+        task = build_task(bench, target, share, ours, survey)
         uniform, published = task.uniform_plan(), task.uniform_plan(rankings=task.l2_rankings)
         plans = {
             'pruned only, uniform': (task, PruneOnly(), published, True),
@@ -92,7 +161,7 @@ def measure_shares(
         rows = result['rows'].setdefault(f'{share:g}', {})
         if target == 'model' and BACKBONE not in rows:
             try:
-                backbone = task_of('backbone', dict(settings.reconstructor), share)
+                backbone = build_task(bench, target, share, part='backbone')
                 plans[BACKBONE] = (backbone, backbone.reconstructor, backbone.allocated_plan(), True)
             except AutoDFPError as error:
                 rows[BACKBONE] = dict(unreachable=str(error))
@@ -102,9 +171,6 @@ def measure_shares(
             one.reconstructor = reconstructor
             with one.apply(plan, final):
                 metric = reward(bench.model)
-            counts = one.summary(plan)
-            rows[name] = dict(
-                metric=metric, flops=counts['model_flops']['ratio'], params=counts['model_params']['ratio']
-            )
+            rows[name] = dict(metric=metric, **left_of(one, plan))
             report(result, f'{target} {share:g} {name}: {metric:.4f}')
     return result

@@ -11,6 +11,7 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 from .errors import AutoDFPError
@@ -22,6 +23,7 @@ HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmautodfp', locations=['m
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmautodfp', locations=['mmautodfp.surgery', 'mmautodfp.zoo'])
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmautodfp', locations=['mmautodfp.zoo'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmautodfp', locations=['mmautodfp.zoo'])
+TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmautodfp', locations=['mmautodfp.zoo'])
 # How a search chooses its actions: SAC, RandomSearch, CMAES, UniformPlan.
 AGENTS = Registry('agent', scope='mmautodfp', locations=['mmautodfp.search'])
 # How a pruned channel's work is handed on: SimilarityReconstructor, SyntheticLeastSquares, NeuronMerging, PruneOnly.

@@ -1,8 +1,11 @@
-"""Classifiers for CIFAR-10 and ImageNet, their data and metric, the demo's digits and BCCD: what the configs name."""
+"""Classifiers for CIFAR-10 and ImageNet, their data and metric, the demo's digits and BCCD, worse photographs: what
+configs name.
+"""
 
 from .bccd import BCCD_CLASSES, make_bccd
 from .classifier import ImageClassifier
 from .datasets import CIFAR10, ClassificationDataset, ImageFolder, SklearnDigits
+from .degrade import Degrade
 from .digits import DIGIT_CLASSES, SPLITS, make_digits
 from .metric import Accuracy
 from .mobilenet import InvertedResidual, MobileNetV1, MobileNetV2
@@ -19,6 +22,7 @@ __all__ = [
     'BasicBlock',
     'CifarResNet',
     'ClassificationDataset',
+    'Degrade',
     'ImageClassifier',
     'ImageFolder',
     'InvertedResidual',

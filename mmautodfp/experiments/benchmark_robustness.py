@@ -1,0 +1,123 @@
+"""Pruned detectors on worse photographs than they were trained on; ``tools/benchmark.py robustness`` runs it."""
+
+import copy
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mmautodfp.reconstruction import NeuronMerging, PruneOnly
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import portable, require_same
+from mmautodfp.utils.settings import Share, checked
+from mmautodfp.utils.timing import describe_machine
+
+from .ablation import Bench
+from .shares import OURS, build_task, prune_copy, require_allocation
+
+#: By name, the settings of :class:`mmautodfp.zoo.Degrade`; none for images as they are.
+CONDITIONS: dict[str, dict[str, Any]] = {
+    'clean': {},
+    'blurred, sigma 2': dict(kind='blur', strength=2.0),
+    'blurred, sigma 4': dict(kind='blur', strength=4.0),
+    'noisy, deviation 20': dict(kind='noise', strength=20.0),
+    'noisy, deviation 40': dict(kind='noise', strength=40.0),
+    'darker, 0.9': dict(kind='dark', strength=0.9),
+    'darker, 0.8': dict(kind='dark', strength=0.8),
+    'JPEG, quality 20': dict(kind='jpeg', strength=20.0),
+    'JPEG, quality 5': dict(kind='jpeg', strength=5.0),
+}
+DENSE, WHOLE = 'dense', 'ours, allocated, whole detector'
+
+
+@checked('robustness')
+def benchmark_robustness(
+    config: str | os.PathLike,
+    share: Share = 0.5,
+    checkpoint: str | None = None,
+    cfg_options: dict[str, Any] | None = None,
+    known: dict[str, Any] | None = None,
+    report: Callable[[dict[str, Any], str], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Evaluate a detector, dense and pruned without data, on the test images as they are and on worse ones.
+
+    Args:
+        config (str | os.PathLike): Config whose ``autodfp`` entry has our reconstructor.
+        share (float): What stays: of the backbone's parameters, in the last row of the whole detector's FLOPs.
+            Defaults to 0.5.
+        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
+        cfg_options (dict | None): Overrides of the config, dotted keys to values. Defaults to none.
+        known (dict | None): An earlier result, whose rows are not measured again. Defaults to None.
+        report (Callable): Told the result so far and a line, after each figure. Defaults to saying nothing.
+
+    Returns:
+        dict[str, Any]: ``conditions``, see :data:`CONDITIONS`; ``left`` by model, the shares of the whole detector's
+        parameters and FLOPs; ``rows`` by model and condition, the metric.
+
+    Raises:
+        AutoDFPError: ``known`` was measured with other settings, a share cannot be reached, or the test pipeline does
+            not load images from files.
+    """
+    bench = Bench(config, checkpoint, cfg_options=cfg_options)
+    loaders = {name: degraded(bench.cfg.test_dataloader, settings) for name, settings in CONDITIONS.items()}
+    asked = dict(
+        config=Path(config).as_posix(),
+        checkpoint=bench.checkpoint,
+        metric=bench.reward.name,
+        images=len(bench.reward.images),
+        share=share,
+        conditions=CONDITIONS,
+        reconstructor=portable(bench.settings.reconstructor),
+    )
+    if known:
+        require_same(known, asked, 'the earlier result')
+    result = dict(known or asked | dict(left={}, rows={}), machine=describe_machine())
+    models = []
+    for name, model, left in _models(bench, share):
+        result['left'][name] = left
+        models.append((name, model))
+    for condition, loader in loaders.items():
+        missing = [pair for pair in models if condition not in result['rows'].setdefault(pair[0], {})]
+        reward = bench.reward_on(loader) if missing else None
+        for name, model in missing:
+            metric = result['rows'][name][condition] = reward(model)
+            report(result, f'{condition}, {name}: {metric:.4f}')
+    return result
+
+
+def degraded(dataloader: dict, settings: dict[str, Any]) -> dict:
+    """A data loader's config whose images are degraded right after they are loaded; without settings, as it is."""
+    dataloader = copy.deepcopy(dataloader)
+    if not settings:
+        return dataloader
+    dataset = dataloader['dataset']
+    while isinstance(dataset.get('dataset'), dict):
+        dataset = dataset['dataset']
+    pipeline = list(dataset.get('pipeline') or [])
+    for place, step in enumerate(pipeline, 1):
+        kind = step.get('type')
+        if str(getattr(kind, '__name__', kind)).rpartition('.')[2] == 'LoadImageFromFile':
+            dataset['pipeline'] = [*pipeline[:place], dict(type='mmautodfp.Degrade', **settings), *pipeline[place:]]
+            return dataloader
+    raise AutoDFPError(
+        'images were to be degraded after LoadImageFromFile, but the pipeline of test_dataloader.dataset has none'
+    )
+
+
+def _models(bench: Bench, share: float) -> Iterator[tuple[str, nn.Module, dict[str, float]]]:
+    """Name, model and what is left of its parameters and FLOPs; dense first."""
+    yield DENSE, bench.model, dict(params=1.0, flops=1.0)
+    task = build_task(bench, 'backbone', share)
+    uniform = task.uniform_plan(rankings=task.l2_rankings)
+    whole = build_task(bench, 'model', share)
+    candidates = {
+        'pruned only, uniform': (task, uniform, PruneOnly()),
+        'Neuron Merging, uniform': (task, uniform, NeuronMerging()),
+        OURS: (task, require_allocation(task), task.reconstructor),
+        WHOLE: (whole, require_allocation(whole), whole.reconstructor),
+    }
+    for name, (one, plan, reconstructor) in candidates.items():
+        pruned = prune_copy(one, plan, reconstructor)
+        yield name, pruned.model, pruned.left
