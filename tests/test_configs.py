@@ -49,7 +49,9 @@ def test_every_config_builds_its_hook_and_has_units_to_prune(path):
 
 
 def test_every_detector_has_a_config_without_data():
-    searched = [path for path in AUTODFP_CONFIGS if Config.fromfile(REPO / path).autodfp.target == 'backbone']
+    # Those of blood cells are what table 5 starts from, which names the compensation itself.
+    paths = [path for path in AUTODFP_CONFIGS if 'bccd' not in path]
+    searched = [path for path in paths if Config.fromfile(REPO / path).autodfp.target == 'backbone']
     assert [path.replace('_autodfp', '_zero_data') for path in searched] == ZERO_DATA_CONFIGS
     assert len(searched) == 8
 

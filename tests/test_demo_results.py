@@ -8,6 +8,7 @@ from conftest import REPO
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmautodfp.experiments.reproduce import detectors
 from mmautodfp.experiments.sweep import markdown
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor
 from mmautodfp.surgery import PruningPlan, apply_plan
@@ -210,3 +211,21 @@ def test_the_rows_of_worse_photographs_are_those_of_their_file():
     assert told in ' '.join(text.split())
     least = min(whole[condition] / metric for condition, metric in dense.items())
     assert f'({least:.1%} instead of {whole["clean"] / dense["clean"]:.1%})'.replace('%', ' %') in text
+
+
+def test_the_tables_of_blood_cells_are_those_of_their_file():
+    text = (REPO / 'docs/results.md').read_text()
+    found = load_json(REPO / 'configs/bccd/results/table5.json', 'the table')
+    lines = detectors.markdown(found).replace('FasterRCNN', 'Faster R-CNN').splitlines()
+    rows = [line for line in lines if line.startswith('|') and '---' not in line]
+    assert len(rows) > 20
+    assert [row for row in rows if row not in text] == []
+    readme = ' '.join((REPO / 'README.md').read_text().split())
+    kept = [one['rows']['backbone']['0.5'] for one in found]
+    told = [
+        f'{one["dense"]:.3f} becomes {row["ours, allocated"]["metric"]:.3f}'
+        for one, row in zip(found, kept, strict=True)
+    ]
+    assert "Faster R-CNN's {}, RetinaNet's {}, FCOS's {}".format(*told) in readme
+    merged = [f'{row["Neuron Merging, uniform"]["metric"]:.3f}' for row in kept]
+    assert 'Neuron Merging: {}, {} and {}'.format(*merged) in readme
