@@ -107,6 +107,7 @@ def test_photographs_of_coco_go_the_same_way(tmp_path):
     config = REPO / 'configs/retinanet_autodfp.py'
     # A quarter of its width and few boxes: the way is the same, and otherwise it takes minutes.
     narrow = {'model.backbone.base_channels': 16, 'model.neck.in_channels': [64, 128, 256, 512]}
+    narrow |= {'model.neck.out_channels': 64, 'model.bbox_head.in_channels': 64, 'model.bbox_head.feat_channels': 64}
     narrow |= {'model.test_cfg.nms_pre': 50, 'model.test_cfg.max_per_img': 5}
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(narrow)

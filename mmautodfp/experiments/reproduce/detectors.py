@@ -219,4 +219,5 @@ def _cell(row: dict[str, Any] | None, detector: dict[str, Any]) -> str:
     if not row or 'metric' not in row:
         return '-'
     spread = f' ± {row["deviation"]:.3f}' if row.get('deviation') is not None else ''
-    return f'{row["metric"]:.3f}{spread} ({row["metric"] / detector["dense"]:.1%})'
+    share = f' ({row["metric"] / detector["dense"]:.1%})' if detector['dense'] > 0 else ''  # of an untrained one
+    return f'{row["metric"]:.3f}{spread}{share}'
