@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--checkpoints', type=Path, help='folder of the weights (default: where the configs say)')
     parser.add_argument('--cifar10', help="folder of torchvision's CIFAR10 or .npz file (default: as the configs say)")
     parser.add_argument('--imagenet', help='folder of the validation images (default: as the configs say)')
-    parser.add_argument('--tables', nargs='+', help='some of 1 2 3 4 5 fig6 6 7 (default: all)')
+    parser.add_argument('--tables', nargs='+', help='some of 1 2 3 4 5 fig6 6 7 (default: all but 5)')
     parser.add_argument('--networks', nargs='+', help='such as resnet56_cifar10 (default: all)')
     parser.add_argument('--detectors', type=Path, nargs='+', help='configs for table 5 (default: the four of COCO)')
     parser.add_argument(
@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     from mmautodfp.experiments import reproduce
 
     tables, options = args.tables or reproduce.ALL_TABLES, read_options(args.cfg_options)
+    others = tuple(table for table in tables if table != '5')
+    reproduce.require_known(others, args.networks or ())
     if '5' in tables:
         detectors = args.detectors or [CONFIGS / f'{name}_autodfp.py' for name in reproduce.DETECTORS]
         told = dict(out=args.out, configs=detectors, checkpoints=args.checkpoints, episodes=args.episodes)
@@ -54,8 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         told |= dict(seeds=args.seeds, shares=shares)
         reproduce.reproduce_detectors(reproduce.DetectorSettings(**told, cfg_options=options))
         print(f'wrote {args.out}/table5.json and table5.md')
-    tables = tuple(table for table in tables if table != '5')
-    if not tables:
+    if not others:
         return
     settings = reproduce.Settings(
         out=args.out,
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         checkpoints=args.checkpoints,
         cifar10=args.cifar10,
         imagenet=args.imagenet,
-        tables=tables,
+        tables=others,
         networks=tuple(args.networks or reproduce.NETWORKS),
         episodes=args.episodes,
         search_images=args.search_images,

@@ -92,7 +92,11 @@ def test_a_report_of_no_run_ends_with_code_2_and_a_sentence(tmp_path):
         ('export_onnx', ['absent.py'], 'config absent.py was asked for, but there is no such file'),
         ('export_mmdeploy', ['absent.py'], 'config absent.py was asked for, but there is no such file'),
         ('sweep', ['absent.py', '--ratios', '3'], 'a sweep was asked for the ratio 3'),
-        ('reproduce', ['--tables', '5'], "table '5' was asked for"),
+        (
+            'reproduce',
+            ['--tables', '5', '8'],
+            "table '8' was asked for; known are 1, 2, 3, 4, fig6, 6, 7; 5, of",
+        ),
     ],
 )
 def test_every_tool_tells_bad_requests_in_a_sentence(tool, arguments, message, tmp_path, monkeypatch):

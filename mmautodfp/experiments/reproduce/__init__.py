@@ -4,7 +4,7 @@ from .bench import NetworkBench
 from .detectors import DETECTORS, SHARES, DetectorSettings, reproduce_detectors
 from .paper import ALL_TABLES, NETWORKS, Claim, claims
 from .report import compact, markdown, write_report
-from .run import Settings, reproduce
+from .run import Settings, reproduce, require_known
 
 __all__ = [
     'ALL_TABLES',
@@ -20,5 +20,6 @@ __all__ = [
     'markdown',
     'reproduce',
     'reproduce_detectors',
+    'require_known',
     'write_report',
 ]

@@ -1,7 +1,7 @@
 """Measure the rows: the uniform ones at once, the searched ones with as many episodes as were asked for."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,10 +70,7 @@ def reproduce(settings: Settings, tell: Callable[[str], None] = print) -> list[d
     Raises:
         AutoDFPError: A table or network is unknown.
     """
-    for asked, known, what in ((settings.tables, ALL_TABLES, 'table'), (settings.networks, NETWORKS, 'network')):
-        unknown = [name for name in asked if name not in known]
-        if unknown:
-            raise AutoDFPError(f'{what} {unknown[0]!r} was asked for; known are {", ".join(known)}')
+    require_known(settings.tables, settings.networks)
     rows = []
     for network in settings.networks:
         wanted = claims(settings.tables, (network,))
@@ -89,6 +86,15 @@ def reproduce(settings: Settings, tell: Callable[[str], None] = print) -> list[d
                 f'{time.perf_counter() - start:.1f} s'
             )
     return sorted(rows, key=lambda row: ALL_TABLES.index(row['table']))
+
+
+def require_known(tables: Sequence[str], networks: Sequence[str]) -> None:
+    """Refuse tables and networks that the paper does not have."""
+    for asked, known, what in ((tables, ALL_TABLES, 'table'), (networks, NETWORKS, 'network')):
+        unknown = [name for name in asked if name not in known]
+        if unknown:
+            also = '; 5, of detectors, is apart' if what == 'table' else ''
+            raise AutoDFPError(f'{what} {unknown[0]!r} was asked for; known are {", ".join(known)}{also}')
 
 
 class _Laboratory:
