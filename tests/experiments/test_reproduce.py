@@ -176,7 +176,7 @@ def test_a_network_is_measured_on_the_device_that_mmengine_names(weights, monkey
 
 
 def test_an_unknown_table_or_network_is_refused(tmp_path):
-    with pytest.raises(AutoDFPError, match="table '5' was asked for; known are 1, 2.*; 5, of detectors, is apart"):
+    with pytest.raises(AutoDFPError, match=r"table '5' was asked for; known are 1, 2.*; 5, of detectors, is apart"):
         reproduce(Settings(tmp_path, tables=('5',)))
     with pytest.raises(AutoDFPError, match="network 'resnet18' was asked for"):
         reproduce(Settings(tmp_path, networks=('resnet18',)))
