@@ -141,13 +141,13 @@ class Paths:
     """Two modules of one structure, fed with the same images.
 
     A pass need not begin at the images: what enters a block is kept for both, and carried on from block to block. Nor
-    is the dense module run again for each layer of a block: what they saw is kept.
+    is the dense module run again for each layer of a block: what its layers see is kept.
 
     Args:
         dense (nn.Module): In eval mode.
         pruned (nn.Module): Likewise. Its weights may change behind the block that was entered last, and in it.
         batches (Callable): Gives what the modules are called with, batch by batch.
-        cache_gb (float): Room for what is kept, in GB; too little makes every pass begin at the images.
+        cache_gb (float): Room for all that, in GB; what there is none for is run again for each pass.
 
     Attributes:
         census (Census): Which parts are called in a pass.

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmautodfp.graph import ChannelGroup, Consumer, outputs_first
@@ -16,6 +15,7 @@ from mmautodfp.utils.settings import Count, NotNegative, Share, settings
 
 from .base import Reconstructor
 from .foreground import Foreground
+from .patches import can_unfold, patches_of
 from .paths import Census, Paths, Seen
 from .synthetic import as_channels, channels_first
 
@@ -36,8 +36,8 @@ class Refinement:
         positions (int): Of all images together, at most, that a layer is fitted on. Defaults to 65536.
         max_patch (int): Inputs of a layer beyond which its weights stay merged ones. Defaults to 4608, which is 512
             channels under a 3x3 kernel.
-        cache_gb (float): Memory for what enters a block, for all images, in GB. If it does not fit, both paths are run
-            from their start for each pass. Defaults to 2.
+        cache_gb (float): Memory for what enters a block and what its layers see on the dense path, for all images, in
+            GB. What does not fit is run again for each pass, from the start of the module if need be. Defaults to 2.
 
     Raises:
         AutoDFPError: A setting is unknown, of another type or out of its range.
@@ -310,40 +310,6 @@ class _Part:
         merged = torch.einsum('mns,nk->mks', columns, delivery)
         missing = columns.sum(2) @ (moments.target_mean - delivery @ moments.mean)
         return merged.unflatten(2, (-1, weight.shape[2])).flatten(1, 2), missing
-
-
-def can_unfold(layer: nn.Module) -> bool:
-    """Whether :func:`patches_of` knows what each output position of a layer reads."""
-    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
-
-
-def patches_of(layer: nn.Module, x: Tensor, chosen: Tensor | None = None) -> Tensor:
-    """What output positions of a layer read, in the order of its weight.
-
-    Args:
-        layer (nn.Module): One that :func:`can_unfold` knows.
-        x (Tensor): Its input, [B, N, H, W], of a linear layer [B, ..., N].
-        chosen (Tensor | None): [S], of all B * positions. Defaults to None: all of them.
-
-    Returns:
-        Tensor: [S, N * taps].
-    """
-    if isinstance(layer, nn.Linear):
-        x = x.flatten(0, -2)
-        return x if chosen is None else x[chosen]
-    sides = layer._reversed_padding_repeated_twice  # also what 'same' comes to
-    if any(sides):
-        x = F.pad(x, sides, mode='constant' if layer.padding_mode == 'zeros' else layer.padding_mode)
-    taps = [range(0, size * gap, gap) for size, gap in zip(layer.kernel_size, layer.dilation, strict=True)]
-    (down, right), (rows, columns) = (
-        layer.stride,
-        ((side - taken[-1] - 1) // step + 1 for side, taken, step in zip(x.shape[2:], taps, layer.stride, strict=True)),
-    )
-    if chosen is None:
-        chosen = torch.arange(len(x) * rows * columns, device=x.device)
-    image, row, column = chosen // (rows * columns), chosen // columns % rows * down, chosen % columns * right
-    x = x.permute(0, 2, 3, 1).contiguous()  # a position's channels side by side are fetched several times faster
-    return torch.stack([x[image, row + i, column + j] for i in taps[0] for j in taps[1]], 2).flatten(1)
 
 
 def _slope(norm: nn.Module) -> Tensor:

@@ -10,8 +10,8 @@ from torch import nn
 
 from mmautodfp.graph import find_units
 from mmautodfp.reconstruction import Refinement, SyntheticImages, SyntheticLeastSquares
+from mmautodfp.reconstruction.patches import patches_of
 from mmautodfp.reconstruction.paths import Paths, Seen, Watched, watch_layers
-from mmautodfp.reconstruction.refine import patches_of
 from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
 from mmautodfp.zoo import CifarResNet
 
