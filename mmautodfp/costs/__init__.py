@@ -16,6 +16,7 @@ from .counts import Cost, CostModel, ModelCosts, measure_positions, model_costs
 from .latency_table import LatencyCost, LatencyTable, measure_latency_costs
 from .memory import MemoryCost, measure_memory_costs
 from .quantities import UNITS, Limit, format_quantity, parse_limit, parse_quantity
+from .reading import read_constraint
 
 __all__ = [
     'UNITS',
@@ -42,5 +43,6 @@ __all__ = [
     'model_costs',
     'parse_limit',
     'parse_quantity',
+    'read_constraint',
     'round_widths',
 ]

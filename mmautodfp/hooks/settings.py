@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from mmautodfp.costs import read_constraint
 from mmautodfp.search import Clustering, RatioRange
 from mmautodfp.search.objectives import read_weights
 from mmautodfp.search.run import read_racing
-from mmautodfp.search.task import read_constraint
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import Count, Several, Share, Whole, settings
 

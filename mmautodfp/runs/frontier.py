@@ -9,10 +9,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 
 from mmautodfp import api
-from mmautodfp.costs import Budget
+from mmautodfp.costs import Budget, read_constraint
 from mmautodfp.frontier import Choice, Frontier, choose
 from mmautodfp.frontier.measure import NUM_POINTS
-from mmautodfp.search.task import read_constraint
 from mmautodfp.utils.fileio import pickle_allowed
 from mmautodfp.utils.registry import HOOKS, build
 

@@ -1,12 +1,10 @@
 """What a search works on: a dense model, what of it can be pruned, what limits a plan."""
 
-import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
-from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 from mmautodfp.costs import (
     Budget,
     Constraint,
-    Constraints,
     FlopBudget,
     LatencyBudget,
     MemoryBudget,
@@ -26,6 +23,7 @@ from mmautodfp.costs import (
     measure_memory_costs,
     measure_positions,
     model_costs,
+    read_constraint,
     round_widths,
 )
 from mmautodfp.graph import ChannelGroup, outputs_first, unit_statistics
@@ -33,7 +31,7 @@ from mmautodfp.kernels import rank_channels
 from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.surgery import PruningPlan, Restore, allocation_of, allocation_path, apply_plan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.registry import BUDGETS, RECONSTRUCTORS, build
+from mmautodfp.utils.registry import RECONSTRUCTORS, build
 from mmautodfp.utils.settings import Count, checked
 
 from .agent import AgentSpec
@@ -321,26 +319,6 @@ def _rank_by_norm(module: nn.Module, group: ChannelGroup) -> Tensor:
     if group.others:
         weight, _ = unit_statistics(module, group)
     return rank_channels(weight.flatten(1).reshape(group.num_channels, -1)).cpu()
-
-
-def read_constraint(settings: Constraint | dict | Sequence[dict | Budget] | float | str | None) -> Constraint:
-    """The limit that is described: by itself, a config, several that hold at once, or a share of the parameters."""
-    if isinstance(settings, Constraint):
-        return copy.deepcopy(settings)  # a task binds it to its own costs
-    if isinstance(settings, Real) and not isinstance(settings, bool):
-        return ParamBudget(float(settings))
-    if isinstance(settings, str):
-        if not settings.rstrip().endswith('%'):
-            raise AutoDFPError(
-                f'a constraint of {settings!r} was asked for, which does not say of what; name its type, as '
-                "dict(type='FlopBudget', limit='120G') does, or the share of the parameters that stays, such as '60%'"
-            )
-        return ParamBudget(limit=settings)
-    if isinstance(settings, list | tuple):
-        return Constraints([copy.deepcopy(one) if isinstance(one, Budget) else build(BUDGETS, one) for one in settings])
-    if settings is None or isinstance(settings, dict):
-        settings = dict(type='ParamBudget') | (settings or {})
-    return build(BUDGETS, settings)
 
 
 def digest_weights(model: nn.Module) -> str:
