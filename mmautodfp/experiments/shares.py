@@ -129,13 +129,15 @@ def measure_shares(
     """
     bench = Bench(config, checkpoint, cfg_options=cfg_options)
     settings, reward = bench.settings, bench.reward
-    asked = dict(
-        config=str(config),
-        target=target,
-        checkpoint=bench.checkpoint,
-        metric=reward.name,
-        images=len(reward.images),
-        reconstructor=portable(settings.reconstructor),
+    asked = portable(
+        dict(
+            config=str(config),
+            target=target,
+            checkpoint=bench.checkpoint,
+            metric=reward.name,
+            images=len(reward.images),
+            reconstructor=settings.reconstructor,
+        )
     )
     if known:
         require_same(known, asked, 'the earlier result')

@@ -64,12 +64,10 @@ def reproduce_detectors(settings: DetectorSettings, tell: Callable[[str], None] 
         tell (Callable): Told how long it may take, and a line after each row. Defaults to print.
 
     Returns:
-        list[dict]: For each detector its config, and either ``reason``, why it was not measured, or the dense metric
-        and ``rows``: by what is pruned, share and method the metric (of searches the mean over the seeds, with
-        ``deviation`` and the ``metrics`` themselves), and the shares of the model's FLOPs and parameters.
-
-    Raises:
-        AutoDFPError: What is in the folder was measured with other settings.
+        list[dict]: For each detector its config, ``reason``, why it was not measured to the end (None if it was), such
+        as that the folder holds figures of other settings; the ``dense`` metric and ``rows``: by what is pruned, share
+        and method the metric (of searches the mean over the seeds, with ``deviation`` and the ``metrics`` themselves),
+        and the shares of the model's FLOPs and parameters.
     """
     found: list[dict[str, Any]] = []
 
