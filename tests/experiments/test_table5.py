@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from mmautodfp.experiments.reproduce import DetectorSettings, reproduce_detector
 from mmautodfp.experiments.reproduce.detectors import AUTODFP, SEARCHED, markdown
 from mmautodfp.experiments.shares import OURS
 from mmautodfp.reconstruction import PruneOnly
+from mmautodfp.utils import AutoDFPError
 
 CONFIG = REPO / 'configs/demo/retinanet_digits_autodfp.py'
 OURS_SMALL = {'autodfp.reconstructor': dict(images=dict(size=64, num_images=8), refinement=False)}
@@ -133,3 +135,16 @@ def test_photographs_of_coco_go_the_same_way(tmp_path):
     assert len(rows) == 6
     assert all(0 < row['params'] < 1 and row['metric'] == pytest.approx(0, abs=0.01) for row in rows.values())
     assert str(tmp_path) not in (tmp_path / 'table5.json').read_text()
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'message'),
+    [
+        (dict(seeds=0), 'seeds=0; it must be greater than or equal to 1'),
+        (dict(shares=dict(backbone=[3.0])), 'item 1 of it must be less than or equal to 1'),
+        (dict(shares=dict(neck=[0.5])), "it must be 'backbone' or 'model'"),
+    ],
+)
+def test_wrong_settings_are_told_before_anything_is_measured(wrong, message):
+    with pytest.raises(AutoDFPError, match=f'table 5 was asked for .*{message}'):
+        DetectorSettings(Path('out'), [CONFIG], **wrong)

@@ -2,13 +2,14 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmautodfp import runs as apis
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, portable, require_same, save_json, save_text
+from mmautodfp.utils.settings import Count, Share, settings
 
 from ..shares import BACKBONE, OURS, WHOLE_SHARES, budget_of, measure_shares
 from .bench import locate
@@ -32,7 +33,7 @@ METHODS = (
 )
 
 
-@dataclass(frozen=True)
+@settings('table 5')
 class DetectorSettings:
     """What to measure of detectors, and with what.
 
@@ -45,14 +46,17 @@ class DetectorSettings:
         shares (Mapping[str, Sequence[float]]): By what is pruned, 'backbone' or 'model', see :func:`.budget_of`.
             Defaults to 0.9, 0.7, 0.5 and 0.35 of the backbone's parameters, 0.7, 0.5 and 0.35 of the whole FLOPs.
         cfg_options (dict | None): Further overrides of the configs, dotted keys to values.
+
+    Raises:
+        AutoDFPError: A setting is of another type or out of its range.
     """
 
     out: Path
     configs: Sequence[Path]
     checkpoints: Path | None = None
-    episodes: int | None = None
-    seeds: int = 5
-    shares: Mapping[str, Sequence[float]] = field(default_factory=lambda: SHARES)
+    episodes: Count | None = None
+    seeds: Count = 5
+    shares: Mapping[Literal['backbone', 'model'], Sequence[Share]] = field(default_factory=lambda: SHARES)
     cfg_options: dict[str, Any] | None = None
 
 
