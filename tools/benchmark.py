@@ -15,7 +15,8 @@ subset      the dense mAP's bootstrap deviation on random images and on those th
 racing      searches with and without stopping hopeless plans early, over five seeds
 precision   whether lower precision ranks a hundred random plans as float32 does
 ranks       seconds an episode on one rank and on two
-search      random search, CMA-ES and SAC on the same task, over five seeds
+search      random search, CMA-ES and SAC on the same task, over five seeds, beside the plans that need no search; what
+            --out holds already is kept
 objectives  one search for many preferences against weighted searches, random plans and the frontier: hypervolumes
             over five seeds
 fine_tuning a pruned detector trained for a short while: from ours, from uniform pruning and from random weights of its
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         '--divisors', type=int, nargs='+', default=[8], help='widths are multiples of it, for --whole (default: 8)'
     )
     parser.add_argument('--episodes', type=int, default=100, help='for search and objectives (default: 100)')
+    parser.add_argument('--only', default='', help='regular expression that the names of searches must match')
     parser.add_argument(
         '--share',
         type=float,
@@ -82,8 +84,10 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f'{args.what} needs a config')
     if args.repeat is not None and args.what in ('families', 'memory', 'robustness'):
         parser.error(f'{args.what} has no --repeat')
-    if args.cfg_options and args.what not in ('objectives', 'fine_tuning', 'robustness'):
+    if args.cfg_options and args.what not in ('search', 'objectives', 'fine_tuning', 'robustness'):
         parser.error(f'{args.what} has no --cfg-options')
+    if args.only and args.what != 'search':
+        parser.error(f'{args.what} has no --only')
     if args.whole and args.what != 'latency':
         parser.error(f'{args.what} has no --whole')
 
@@ -106,10 +110,10 @@ def main(argv: list[str] | None = None) -> None:
         if args.out:
             save_json(result, args.out)
 
-    def of_shares() -> dict:
+    def going_on() -> dict:
         """What the benchmarks that take up an earlier result are told."""
         known = load_json(args.out, 'the earlier result') if args.out and args.out.exists() else None
-        return dict(share=args.share, cfg_options=read_options(args.cfg_options), known=known, report=keep)
+        return dict(cfg_options=read_options(args.cfg_options), known=known, report=keep)
 
     calls = dict(
         kernels=lambda n=15: benchmark_kernels.benchmark_kernels(repeat=n),
@@ -121,14 +125,14 @@ def main(argv: list[str] | None = None) -> None:
         racing=lambda n=5: benchmark.benchmark_racing(args.config, range(n)),
         precision=lambda n=100: benchmark.benchmark_precision(args.config, n),
         ranks=lambda n=24: benchmark.benchmark_ranks(args.config, episodes=n),
-        search=lambda n=5: benchmark_search(args.config, args.episodes, n),
+        search=lambda n=5: benchmark_search(args.config, args.episodes, n, args.only, **going_on()),
         objectives=lambda n=5: benchmark_objectives(
             args.config, args.episodes, n, cfg_options=read_options(args.cfg_options), tell=tell_aside
         ),
         fine_tuning=lambda n=3: benchmark_fine_tuning(
-            args.config, epochs=args.epochs, lr_factors=args.lr_factors, seeds=n, **of_shares()
+            args.config, args.share, args.epochs, args.lr_factors, seeds=n, **going_on()
         ),
-        robustness=lambda: benchmark_robustness(args.config, **of_shares()),
+        robustness=lambda: benchmark_robustness(args.config, args.share, **going_on()),
         families=lambda: measure_families([args.config] if args.config else None, tell=tell_aside),
     )
     if args.whole:

@@ -1,6 +1,7 @@
 """Searches side by side, on one task and with the same number of episodes; ``tools/benchmark.py search`` runs them."""
 
 import os
+import re
 import statistics
 import tempfile
 import time
@@ -11,23 +12,32 @@ import torch
 
 from mmautodfp.api import search
 from mmautodfp.hooks import AutoDFPHook
+from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import portable, require_same
+from mmautodfp.utils.settings import Count, checked
 from mmautodfp.utils.timing import describe_machine
 
 from .bench import prepare_hook
 
 # 'SAC' is the config's own agent. What the paper does not do is left out of 'SAC as published'.
 PUBLISHED = dict(credit='td', warmup='random')
+#: How a plan is held out: as an episode carries it out, and after the full pass, where there is one.
+EPISODE, FINISHED = 'held_out', 'finished'
 
 
+@checked('searches side by side')
 def benchmark_search(
     config: str | os.PathLike,
-    episodes: int = 100,
-    seeds: int = 5,
+    episodes: Count = 100,
+    seeds: Count = 5,
+    only: str = '',
     checkpoint: str | None = None,
-    tell: Callable[[str], None] = print,
+    cfg_options: dict[str, Any] | None = None,
+    known: dict[str, Any] | None = None,
+    report: Callable[[dict[str, Any], str], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Run random search, CMA-ES and SAC on one task, several seeds of each.
+    """Run random search, CMA-ES and SAC on one task, several seeds of each, beside the plans that need no search.
 
     All open with the same plans, those of the config.
 
@@ -35,49 +45,68 @@ def benchmark_search(
         config (str | os.PathLike): Config with an ``autodfp`` entry.
         episodes (int): Of each search, the opening ones included. Defaults to 100.
         seeds (int): Searches of each kind, with the seeds 0, 1, ... Defaults to 5.
+        only (str): Regular expression that the names of the searches must match. Defaults to '': any.
         checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
-        tell (Callable): Told a line after each search. Defaults to print.
+        cfg_options (dict | None): Overrides of the config, dotted keys to values. Defaults to none.
+        known (dict | None): An earlier result, whose searches are not run again. Defaults to None.
+        report (Callable): Told the result so far and a line, after each search. Defaults to saying nothing.
 
     Returns:
-        dict[str, Any]: For each kind the best plan's metric by seed on the search images and on the held-out ones, the
-        mean and deviation of the latter, and the seconds; the uniform plan's and the dense model's; the machine.
+        dict[str, Any]: ``dense`` metric on the held-out images. ``plans``, those that need no search: 'uniform' and,
+        if the reconstructor allocates one, 'allocated', with their held-out metric, and as ``finished`` the same after
+        the full pass, if there is one. ``searches`` by kind: of each seed's best plan the metric on the ``search``
+        images, and the same two; of these the mean and the deviation; and the seconds of the searches. The machine.
 
     Raises:
-        AutoDFPError: A count is below 1, or there is nothing to hold out.
+        AutoDFPError: A count is below 1, ``known`` was measured with other settings, or nothing is held out.
     """
-    for name, value in (('episodes', episodes), ('seeds', seeds)):
-        if value < 1:
-            raise AutoDFPError(f'{name}={value} was asked for; it must be 1 or more')
     with tempfile.TemporaryDirectory() as scratch:
-        _, hook = prepare_hook(config, scratch, checkpoint)
+        _, hook = prepare_hook(config, scratch, checkpoint, cfg_options)
         if hook.held_out is None:
             raise AutoDFPError('searches were to be compared on held-out images, but test_dataloader has none')
+        limit = hook.task.constraint
+        asked = portable(
+            dict(
+                config=str(config),
+                checkpoint=checkpoint,
+                metric=hook.reward.name,
+                target=hook.task.target,
+                limits=[str(line) for line in limit.table()],
+                reconstructor=hook.settings.reconstructor,
+                episodes=episodes,
+                search_images=len(hook.reward.images),
+                held_out_images=len(hook.held_out.images),
+            )
+        )
+        if known:
+            require_same(known, asked, 'the earlier result')
+        result = dict(known or asked, machine=describe_machine())
+        if not known:
+            with torch.no_grad():
+                result |= dict(dense=hook.held_out(hook.task.model), plans={}, searches={})
+        plans = dict(uniform=hook.task.uniform_plan(), allocated=hook.task.allocated_plan())
+        for name, plan in plans.items():
+            if plan is not None and name not in result['plans']:
+                result['plans'][name] = _hold_out(hook, plan)
+                report(result, f'{name}: {_tell(result["plans"][name])}')
+        agents = {name: agent for name, agent in candidates(hook.agent).items() if re.fullmatch(only or '.*', name)}
         # An agent sees its own task only: the environment, the constraint and the rewards are shared.
-        results = {
-            name: _run_seeds(hook, name, agent, episodes, seeds, tell) for name, agent in candidates(hook.agent).items()
-        }
-    with torch.no_grad():
-        dense = hook.held_out(hook.task.model)
-    uniform = hook.task.evaluate(hook.task.uniform_plan(), hook.held_out)
-    return dict(
-        config=str(config),
-        metric=hook.reward.name,
-        preserve_ratio=hook.task.constraint.preserve_ratio,
-        episodes=episodes,
-        search_images=len(hook.reward.images),
-        held_out_images=len(hook.held_out.images),
-        dense=dense,
-        uniform=uniform,
-        searches=results,
-        machine=describe_machine(),
-    )
+        for seed in range(seeds):
+            for name, agent in agents.items():
+                row = result['searches'].setdefault(name, dict(agent=portable(agent), search=[], seconds=0.0))
+                if len(row['search']) > seed:
+                    continue
+                _run(hook, row, episodes, seed)
+                newest = {kind: row[kind][-1] for kind in (EPISODE, FINISHED) if kind in row}
+                report(result, f'{name}, seed {seed}: {row["search"][-1]:.4f} on the search images, {_tell(newest)}')
+    return result
 
 
 def candidates(agent: dict) -> dict[str, dict]:
     """Name to config of the agents that are compared; ``agent`` is the config's own, which should be a SAC."""
     found = {
         'random': dict(type='RandomSearch'),
-        'random around the uniform plan': dict(type='RandomSearch', around_uniform=True),
+        'random around the start': dict(type='RandomSearch', around_uniform=True),
         'CMA-ES': dict(type='CMAES'),
     }
     if str(agent.get('type')).rpartition('.')[2] == 'SAC':
@@ -86,22 +115,27 @@ def candidates(agent: dict) -> dict[str, dict]:
     return found | {name: dict(agent)}
 
 
-def _run_seeds(
-    hook: AutoDFPHook, name: str, agent: dict, episodes: int, seeds: int, tell: Callable[[str], None]
-) -> dict[str, Any]:
-    rewards, held_out = [], []
+def _run(hook: AutoDFPHook, row: dict[str, Any], episodes: int, seed: int) -> None:
+    """One more search of a kind, whose row takes up what it found."""
     start = time.perf_counter()
-    for seed in range(seeds):
-        opening = hook.settings.opening_lams
-        found = search(hook.task, hook.reward, episodes, agent, opening, racing=False, seed=seed)
-        held_out.append(hook.task.evaluate(found.plan, hook.held_out))
-        rewards.append(found.reward)
-        tell(f'{name}, seed {seed}: {rewards[-1]:.4f} on the search images, {held_out[-1]:.4f} held out')
-    return dict(
-        agent=agent,
-        search=rewards,
-        held_out=held_out,
-        mean=statistics.mean(held_out),
-        deviation=statistics.stdev(held_out) if seeds > 1 else None,
-        seconds=time.perf_counter() - start,
-    )
+    opening = hook.settings.opening_lams
+    found = search(hook.task, hook.reward, episodes, row['agent'], opening, racing=False, seed=seed)
+    row['search'].append(found.reward)
+    row['seconds'] += time.perf_counter() - start
+    for kind, metric in _hold_out(hook, found.plan).items():
+        values = row.setdefault(kind, [])
+        values.append(metric)
+        prefix = '' if kind == EPISODE else f'{kind}_'
+        row[f'{prefix}mean'] = statistics.mean(values)
+        row[f'{prefix}deviation'] = statistics.stdev(values) if len(values) > 1 else None
+
+
+def _hold_out(hook: AutoDFPHook, plan: PruningPlan) -> dict[str, float]:
+    found = {EPISODE: hook.task.evaluate(plan, hook.held_out)}
+    if hook.task.reconstructor.has_full_pass:
+        found[FINISHED] = hook.task.evaluate(plan, hook.held_out, final=True)
+    return found
+
+
+def _tell(held_out: dict[str, float]) -> str:
+    return ', '.join(f'{metric:.4f} {kind.replace("_", " ")}' for kind, metric in held_out.items())

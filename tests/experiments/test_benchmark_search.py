@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 
 from mmautodfp.experiments.benchmark_search import benchmark_search, candidates
@@ -11,18 +13,40 @@ CONFIG = 'configs/demo/vgg_digits_autodfp.py'
 def test_every_search_gets_the_same_task_and_opening():
     pytest.importorskip('cmaes')
     told = []
-    result = benchmark_search(CONFIG, episodes=6, seeds=2, tell=told.append)
-    names = ['random', 'random around the uniform plan', 'CMA-ES', 'SAC as published', 'SAC']
+    report = lambda result, line: told.append(line)
+    result = benchmark_search(CONFIG, episodes=6, seeds=2, report=report)
+    names = ['random', 'random around the start', 'CMA-ES', 'SAC as published', 'SAC']
     assert list(result['searches']) == names
-    assert len(told) == 10
+    assert len(told) == 1 + 10  # Eq. 12 + 16 allocate no plan
     assert (result['search_images'], result['held_out_images'], result['episodes']) == (300, 497, 6)
     assert result['dense'] > 0.97
+    assert list(result['plans']) == ['uniform']
     for search in result['searches'].values():
         assert len(search['held_out']) == 2
         assert search['mean'] == pytest.approx(sum(search['held_out']) / 2)
         assert min(search['search']) >= 0.49  # the best of the three opening plans
+        assert 'finished' not in search  # nor have they a full pass
     # Warm-up is all that six episodes allow: SAC as published is random search until it learns.
     assert result['searches']['SAC as published']['search'] == result['searches']['random']['search']
+
+    before = copy.deepcopy(result)
+    told.clear()
+    assert benchmark_search(CONFIG, episodes=6, seeds=2, known=result, report=report) == before
+    assert not told
+    with pytest.raises(AutoDFPError, match='episodes=6, but episodes=7 is asked for'):
+        benchmark_search(CONFIG, episodes=7, known=result)
+
+
+def test_plans_of_least_squares_are_finished():
+    pytest.importorskip('cmaes')
+    options = {'autodfp.reconstructor': dict(type='SyntheticLeastSquares', images=dict(size=32, num_images=16))}
+    result = benchmark_search(CONFIG, episodes=4, seeds=1, only='random.*', cfg_options=options)
+    allocated, uniform = result['plans']['allocated'], result['plans']['uniform']
+    assert allocated['finished'] != allocated['held_out']
+    assert allocated != uniform
+    for search in result['searches'].values():
+        assert search['finished_mean'] == search['finished'][0]
+        assert search['finished_deviation'] is None
 
 
 def test_the_published_sac_differs_in_what_the_paper_says():
@@ -34,5 +58,5 @@ def test_the_published_sac_differs_in_what_the_paper_says():
 
 
 def test_impossible_counts_are_refused():
-    with pytest.raises(AutoDFPError, match='seeds=0'):
+    with pytest.raises(AutoDFPError, match='seeds'):
         benchmark_search(CONFIG, seeds=0)
