@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import statistics
 
 import pytest
 from conftest import REPO
@@ -9,6 +10,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmautodfp.experiments.reproduce import detectors
+from mmautodfp.experiments.shares import OURS
 from mmautodfp.experiments.sweep import markdown
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor
 from mmautodfp.surgery import PruningPlan, apply_plan
@@ -16,6 +18,7 @@ from mmautodfp.utils.fileio import load_json
 from mmautodfp.utils.registry import HOOKS, build
 
 RESULTS = REPO / 'configs/demo/results'
+COST_STEPS = ('moments', 'ranking', 'allocation', 'episode', 'full')
 
 
 @pytest.fixture(scope='module')
@@ -129,6 +132,13 @@ def test_the_docs_tell_the_tools_own_costs_as_they_were_measured():
     assert f'{moments:.0f} s for the moments, {ranking:.0f} s to rank the channels, {allocation} s to allocate' in text
     assert f'{full:.0f} s for the full pass; {episode:.0f} s to prune in an episode' in text
     assert f'at most {cost["peak_memory_gb"]["after"]} GB' in text
+    cost = of('least_squares/cost_whole')
+    moments, ranking, allocation, episode, full = (round(cost['seconds'][name]) for name in COST_STEPS)
+    assert f'{moments} s for the moments, {ranking} s to rank, {allocation} s to allocate' in text
+    assert (
+        f'{full} s for the full pass; {episode} s to prune in an episode; at most {cost["peak_memory_gb"]["after"]} GB'
+        in text
+    )
 
 
 def test_the_rows_of_whole_detectors_are_those_of_their_files():
@@ -229,3 +239,24 @@ def test_the_tables_of_blood_cells_are_those_of_their_file():
     assert "Faster R-CNN's {}, RetinaNet's {}, FCOS's {}".format(*told) in readme
     merged = [f'{row["Neuron Merging, uniform"]["metric"]:.3f}' for row in kept]
     assert 'Neuron Merging: {}, {} and {}'.format(*merged) in readme
+
+
+def test_the_rows_of_fine_tuning_are_those_of_their_file():
+    text = (REPO / 'docs/results.md').read_text()
+    found = load_json(REPO / 'configs/bccd/results/fine_tuning_faster_rcnn.json', 'the fine-tuning')
+    assert f'Dense it has {found["dense"]:.3f}.' in ' '.join(text.split())
+    for name, chosen in found['chosen'].items():
+        rows, left = found['rows'][name], found['left'][name]
+        best = max(rows, key=lambda factor: rows[factor]['0']['val'])  # val chose, not test
+        after = [row['test'] for row in rows[best].values()]
+        assert len(after) == 3
+        assert chosen['lr_factor'] == float(best)
+        cells = [f'{left["params"]:.0%}', f'{left["flops"]:.0%}', best, f'{chosen["before"]:.3f}']
+        cells += [f'{statistics.mean(after):.3f} ± {statistics.stdev(after):.3f}']
+        assert f'{name.replace(OURS, f"**{OURS}**")} | {" | ".join(cells)} |' in text
+    ours, uniform, random = found['chosen'].values()
+    story = ' '.join(text.split())
+    assert f'the detector has {ours["before"]:.3f} at once' in story
+    assert f'from {uniform["before"]:.3f} to {uniform["mean"]:.3f} and random' in story
+    assert f'same shape to {random["mean"]:.3f}.' in story
+    assert f'after two epochs ours has {ours["mean"]:.3f}.' in story
