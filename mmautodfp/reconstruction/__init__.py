@@ -5,7 +5,7 @@ from .foreground import Foreground, foreground_of
 from .least_squares import SyntheticLeastSquares
 from .neuron_merging import NeuronMerging
 from .refine import Refinement
-from .sensitivity import share_missed
+from .sensitivity import shares_missed
 from .similarity import SimilarityReconstructor
 from .synthetic import SyntheticImages, batch_statistics, inputs_of
 
@@ -23,5 +23,5 @@ __all__ = [
     'batch_statistics',
     'foreground_of',
     'inputs_of',
-    'share_missed',
+    'shares_missed',
 ]

@@ -44,7 +44,8 @@ def output_errors(
         foregrounds (Sequence[Foreground | None]): Which places of each batch count more.
 
     Returns:
-        list[dict[int, float]]: [L], by width the share of the outputs' variance that is missed (:func:`share_missed`).
+        list[dict[int, float]]: [L], by width the share of the outputs' variance that is missed (:func:`shares_missed`),
+            of the kind of answer that misses most: a detection is no better than the worst that is said of it.
     """
     dense = say()
     found = []
@@ -57,18 +58,18 @@ def output_errors(
             plan = PruningPlan.of([group.name], [ranking], [width]).units[group.name]
             with Restore() as restore:
                 prune_unit(module, group, plan, reconstructor, restore)
-                errors[width] = share_missed(say(), dense, foregrounds)
+                errors[width] = max(shares_missed(say(), dense, foregrounds))
         found.append(errors)
     return found
 
 
-def share_missed(
+def shares_missed(
     found: Iterable[Said],
     dense: Iterable[Said],
     foregrounds: Iterable[Foreground | None] = repeat(None),
     compare: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None,
-) -> float:
-    """How much of what a model says is missed, as a share of what there is to miss; the mean over kinds of answers.
+) -> list[float]:
+    """How much of what a model says is missed, as a share of what there is to miss.
 
     Args:
         found (Iterable[Said]): What it says now, batch by batch.
@@ -76,6 +77,9 @@ def share_missed(
         foregrounds (Iterable[Foreground | None]): Which places of each batch count more. Defaults to none anywhere.
         compare (Callable | None): Two outputs and the weights of their places to what is missed and what there is,
             [2]. Defaults to None: :func:`missed`.
+
+    Returns:
+        list[float]: For each kind of answer of which there is something to miss; a single 0 if there is none.
     """
     compare = compare or missed
     sums: list[Tensor] | None = None
@@ -85,8 +89,7 @@ def share_missed(
             for pair in zip(said, known, strict=True)
         ]
         sums = kinds if sums is None else [a + b for a, b in zip(sums, kinds, strict=True)]
-    shares = [float(part / whole) for part, whole in sums if whole > 0]
-    return sum(shares) / max(1, len(shares))
+    return [float(part / whole) for part, whole in sums if whole > 0] or [0.0]
 
 
 def missed(found: Tensor, dense: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -1,5 +1,6 @@
 """Likeness of what a pruned model says to what the dense one says of images from nowhere: a reward without data."""
 
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -14,7 +15,7 @@ from mmautodfp.reconstruction import (
     batch_statistics,
     foreground_of,
     inputs_of,
-    share_missed,
+    shares_missed,
 )
 from mmautodfp.utils.registry import REWARDS, build_settings
 from mmautodfp.utils.settings import checked
@@ -77,7 +78,7 @@ class SyntheticReward(Reward):
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> float:
         compare = None if self.measure == 'error' else _unlike
-        return 1 - share_missed(self._outputs(model), self._dense, self._foregrounds, compare)
+        return 1 - statistics.mean(shares_missed(self._outputs(model), self._dense, self._foregrounds, compare))
 
     def _outputs(self, model: nn.Module) -> Iterator[list[list[Tensor]]]:
         return self._each(model, outputs_by_kind)
