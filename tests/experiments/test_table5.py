@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from mmautodfp.experiments.ablation import Bench
 from mmautodfp.experiments.reproduce import DetectorSettings, reproduce_detectors
-from mmautodfp.experiments.reproduce.detectors import AUTODFP, SEARCHED, markdown
+from mmautodfp.experiments.reproduce.detectors import AUTODFP, SEARCHED, markdown, options_of
 from mmautodfp.experiments.shares import OURS
 from mmautodfp.reconstruction import PruneOnly
 from mmautodfp.utils import AutoDFPError
@@ -80,6 +80,25 @@ def test_searches_are_means_over_seeds_and_are_not_run_again(table):
     options = settings.cfg_options | {'autodfp.reconstructor': dict(ridge=0.1)}
     (refused,) = reproduce_detectors(replace(settings, cfg_options=options), lambda _: None)
     assert 'reconstructor' in refused['reason']
+
+
+@pytest.mark.parametrize(
+    'told',
+    [
+        {'autodfp.reconstructor': dict(images=dict(size=64))},
+        {'autodfp.reconstructor.images.size': 64},  # as on the command line
+    ],
+)
+def test_what_is_told_of_a_reconstructor_is_of_ours(tmp_path, told):
+    settings = DetectorSettings(tmp_path, [CONFIG], cfg_options=told | {'autodfp.p_min': 0.3})
+    found = {}
+    for method in (AUTODFP, OURS):
+        cfg = Config.fromfile(CONFIG)
+        cfg.merge_from_dict(options_of(settings, 'model', method))
+        assert (cfg.autodfp.target, cfg.autodfp.p_min) == ('model', 0.3)
+        found[method] = cfg.autodfp.reconstructor
+    assert found[AUTODFP] == dict(type='SimilarityReconstructor')
+    assert found[OURS] == dict(type='SyntheticLeastSquares', images=dict(size=64))
 
 
 def test_a_table_tells_what_was_not_measured_and_the_papers_figures(tmp_path):

@@ -115,7 +115,7 @@ def _measure(
             entry['rows'][target] = {share: dict(rows) for share, rows in result['rows'].items()}
             keep(entry)
 
-        measure_shares(config, target, shares, checkpoint, _options(settings, target, OURS), known, report)
+        measure_shares(config, target, shares, checkpoint, options_of(settings, target, OURS), known, report)
     if settings.episodes is None:
         return
     for target, shares in settings.shares.items():
@@ -143,13 +143,15 @@ def _estimate(settings: DetectorSettings, result: dict[str, Any], search_images:
     return f'{text})'
 
 
-def _options(settings: DetectorSettings, target: str, method: str) -> dict[str, Any]:
-    """Overrides of a config for what is pruned and how."""
-    kind = 'SimilarityReconstructor' if method == AUTODFP else 'SyntheticLeastSquares'
-    options = {'autodfp.target': target, 'log_level': 'WARNING'} | (settings.cfg_options or {})
-    own = options.pop('autodfp.reconstructor', {}) if method != AUTODFP else {}
-    options['autodfp.reconstructor'] = dict(own, type=kind, _delete_=True)
-    return options
+def options_of(settings: DetectorSettings, target: str, method: str) -> dict[str, Any]:
+    """Overrides of a config for what is pruned and how; what the caller says of a reconstructor is of ours."""
+    told, ours = dict(settings.cfg_options or {}), 'autodfp.reconstructor'
+    own = {key: told.pop(key) for key in list(told) if f'{key}.'.startswith(f'{ours}.')}
+    options = {'autodfp.target': target, 'log_level': 'WARNING'} | told
+    if method == AUTODFP:
+        return options | {ours: dict(type='SimilarityReconstructor', _delete_=True)}
+    # What is within the entry has to come after it.
+    return options | {ours: dict(own.pop(ours, {}), type='SyntheticLeastSquares', _delete_=True)} | own
 
 
 def _search(
@@ -160,7 +162,7 @@ def _search(
     folder = settings.out / 'searches' / f'{config.stem}_{target}_{share:g}_{kind}_seed{seed}'
     budget = budget_of(target, share)
     limit = dict(type=type(budget).__name__, preserve_ratio=share, scope=budget.scope, _delete_=True)
-    options = _options(settings, target, method) | {'autodfp.budget': limit}
+    options = options_of(settings, target, method) | {'autodfp.budget': limit}
     if method == AUTODFP:
         options['autodfp.finalists'] = 0  # the paper has none
     asked = dict(options=portable(options), checkpoint=Path(checkpoint).name)
