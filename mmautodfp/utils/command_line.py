@@ -101,12 +101,20 @@ def read_options(options: Sequence[str]) -> dict[str, Any]:
     """KEY=VALUE pairs, read as mmengine reads them."""
     from mmengine.config import DictAction
 
+    action, found = DictAction(['--cfg-options'], 'options'), {}
     for option in options:
         if '=' not in option:
             raise AutoDFPError(f'--cfg-options takes KEY=VALUE, got {option!r}')
-    namespace = argparse.Namespace()
-    DictAction(['--cfg-options'], 'options')(None, namespace, options)
-    return namespace.options
+        namespace = argparse.Namespace()
+        try:
+            action(None, namespace, [option])
+        except (AssertionError, RecursionError):  # brackets that do not match, and those of dict(...)
+            raise AutoDFPError(
+                f'--cfg-options cannot read {option!r}; values within an entry are named with dots, such as '
+                'autodfp.reward.num_images=200'
+            ) from None
+        found |= namespace.options
+    return found
 
 
 def _device(text: str) -> str:
