@@ -73,6 +73,7 @@ def benchmark_search(
                 target=hook.task.target,
                 limits=[str(line) for line in limit.table()],
                 reconstructor=hook.settings.reconstructor,
+                agent=hook.agent,
                 episodes=episodes,
                 search_images=len(hook.reward.images),
                 held_out_images=len(hook.held_out.images),

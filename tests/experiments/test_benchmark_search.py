@@ -39,7 +39,7 @@ def test_every_search_gets_the_same_task_and_opening():
 
 def test_plans_of_least_squares_are_finished():
     pytest.importorskip('cmaes')
-    options = {'autodfp.reconstructor': dict(type='SyntheticLeastSquares', images=dict(size=32, num_images=16))}
+    options = {'autodfp.reconstructor': dict(type='SyntheticLeastSquares', images=dict(size=8, num_images=16))}
     result = benchmark_search(CONFIG, episodes=4, seeds=1, only='random.*', cfg_options=options)
     allocated, uniform = result['plans']['allocated'], result['plans']['uniform']
     assert allocated['finished'] != allocated['held_out']
