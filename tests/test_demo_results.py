@@ -225,8 +225,8 @@ def test_the_rows_of_worse_photographs_are_those_of_their_file():
 
 def test_the_tables_of_blood_cells_are_those_of_their_file():
     text = (REPO / 'docs/results.md').read_text()
-    found = load_json(REPO / 'configs/bccd/results/table5.json', 'the table')
-    lines = detectors.markdown(found).replace('FasterRCNN', 'Faster R-CNN').splitlines()
+    found, whole = (load_json(REPO / f'configs/bccd/results/{name}.json', 'the table') for name in ('table5', 'whole'))
+    lines = (detectors.markdown(found) + detectors.markdown(whole)).replace('FasterRCNN', 'Faster R-CNN').splitlines()
     rows = [line for line in lines if line.startswith('|') and '---' not in line]
     assert len(rows) > 20
     assert [row for row in rows if row not in text] == []
@@ -239,6 +239,10 @@ def test_the_tables_of_blood_cells_are_those_of_their_file():
     assert "Faster R-CNN's {}, RetinaNet's {}, FCOS's {}".format(*told) in readme
     merged = [f'{row["Neuron Merging, uniform"]["metric"]:.3f}' for row in kept]
     assert 'Neuron Merging: {}, {} and {}'.format(*merged) in readme
+    half = [f'{one["rows"]["model"]["0.5"][OURS]["metric"]:.3f}' for one in whole]
+    assert "half of the whole detector's FLOPs {}, {} and {} (".format(*half) in readme
+    kept = [f'{one["rows"]["model"]["0.5"][OURS]["metric"] / one["dense"]:.1%}'.replace('%', ' %') for one in whole]
+    assert 'Faster R-CNN {}, RetinaNet {}, FCOS {}.'.format(*kept) in ' '.join(text.split())
 
 
 def test_the_rows_of_fine_tuning_are_those_of_their_file():
