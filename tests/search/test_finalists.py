@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from gloo_ranks import on_ranks
-from test_run import Listed, Staged, brightness, episodes_of, make_task, run
+from test_run import Counted, Listed, Staged, brightness, episodes_of, make_task, run
 from torch import nn
 
 from mmautodfp.rewards import SyntheticReward
@@ -29,19 +29,6 @@ def _full_pass(monkeypatch):
 def darkness(model) -> float:
     """Turns the order of the search round."""
     return -brightness(model)
-
-
-class Counted:
-    """A judge that is killed once it has judged so many; its name is the same each time."""
-
-    def __init__(self, judge=darkness, until=None):
-        self.judge, self.until, self.calls = judge, until, 0
-
-    def __call__(self, model):
-        if self.calls == self.until:
-            raise KeyboardInterrupt
-        self.calls += 1
-        return self.judge(model)
 
 
 def finalists_of(result):
@@ -96,7 +83,7 @@ def test_plans_that_a_race_stopped_are_no_finalists():
 
 @pytest.mark.parametrize('settings', [dict(finalists=0), dict(finalists=1), dict(judge=None)])
 def test_without_finalists_a_search_is_what_it_was(tmp_path, settings):
-    judge, path = Counted(), tmp_path / 'search.pth'
+    judge, path = Counted(darkness), tmp_path / 'search.pth'
     plain = run(make_task(), checkpoint=tmp_path / 'plain.pth')
     result = run(make_task(), checkpoint=path, **dict(judge=judge) | settings)
     assert (episodes_of(result), result.plan, result.reward) == (episodes_of(plain), plain.plan, plain.reward)
@@ -106,7 +93,7 @@ def test_without_finalists_a_search_is_what_it_was(tmp_path, settings):
 
 
 def test_where_there_is_no_choice_nothing_is_judged():
-    judge = Counted()
+    judge = Counted(darkness)
     result = run(make_task(allocate=False), 3, judge=judge)  # uniform plans, which differ in lambda alone
     assert len(set(map(tuple, result.history.widths))) == 1
     assert (result.finalists, judge.calls) == ([], 0)
@@ -114,12 +101,12 @@ def test_where_there_is_no_choice_nothing_is_judged():
 
 @pytest.mark.parametrize('after', [0, 1, 4])
 def test_what_was_judged_before_a_kill_is_not_judged_again(tmp_path, after):
-    path, judge = tmp_path / 'search.pth', Counted()
+    path, judge = tmp_path / 'search.pth', Counted(darkness)
     whole = run(make_task(), judge=judge, finalists=6)
     assert judge.calls == 6
     with pytest.raises(KeyboardInterrupt):
-        run(make_task(), judge=Counted(until=after), finalists=6, checkpoint=path)
-    task, judge = make_task(), Counted()
+        run(make_task(), judge=Counted(darkness, until=after), finalists=6, checkpoint=path)
+    task, judge = make_task(), Counted(darkness)
     result = run(task, judge=judge, finalists=6, checkpoint=path, resume=True)
     assert judge.calls == 6 - after
     assert finalists_of(result) == finalists_of(whole)
@@ -130,9 +117,9 @@ def test_what_was_judged_before_a_kill_is_not_judged_again(tmp_path, after):
 
 def test_more_episodes_judge_only_the_new_ones_and_end_as_if_they_had_been_asked_for_at_once(tmp_path):
     path = tmp_path / 'search.pth'
-    whole = run(make_task(), 20, judge=Counted(), finalists=6)
-    first = run(make_task(), 9, judge=Counted(), finalists=6, checkpoint=path)
-    judge = Counted()
+    whole = run(make_task(), 20, judge=Counted(darkness), finalists=6)
+    first = run(make_task(), 9, judge=Counted(darkness), finalists=6, checkpoint=path)
+    judge = Counted(darkness)
     result = run(make_task(), 20, judge=judge, finalists=6, checkpoint=path, resume=True)
     assert finalists_of(result) == finalists_of(whole)
     assert episodes_of(result) == episodes_of(whole)
@@ -140,7 +127,7 @@ def test_more_episodes_judge_only_the_new_ones_and_end_as_if_they_had_been_asked
     assert judge.calls == len({one.episode for one in whole.finalists} - known) < 6
     # Another judge has not seen any of them, and no judge at all is as good as ever.
     assert run(make_task(), 20, judge=darkness, finalists=6, checkpoint=path, resume=True).episode == whole.episode
-    again = Counted()
+    again = Counted(darkness)
     run(make_task(), 20, judge=again, finalists=6, checkpoint=path, resume=True)
     assert again.calls == 6
     assert run(make_task(), 20, checkpoint=path, resume=True).reward == max(whole.history.rewards)
@@ -178,9 +165,9 @@ def test_bad_requests_end_in_a_sentence(tmp_path):
 
 
 def judged_on(rank, path):
-    judge, task = Counted(), make_task()
+    judge, task = Counted(darkness), make_task()
     result = run(task, judge=judge, finalists=5, checkpoint=path)
-    again = Counted()
+    again = Counted(darkness)
     resumed = run(make_task(), judge=again, finalists=6, checkpoint=path, resume=True)
     history = result.history
     plans = [task.env.plan(history.widths[one.episode], history.lams[one.episode]) for one in result.finalists]

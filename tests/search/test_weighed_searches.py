@@ -10,7 +10,7 @@ import pytest
 import torch
 from gloo_ranks import on_ranks
 from test_objectives import brute_force
-from test_run import AGENT, IMAGES, brightness, episodes_of, make_task, run
+from test_run import AGENT, IMAGES, Counted, brightness, episodes_of, make_task, run
 
 from mmautodfp.utils import AutoDFPError
 
@@ -23,19 +23,6 @@ DENSE = brightness(make_task().model)
 def fidelity(model) -> float:
     """At most 0.5, which the dense model has."""
     return 0.5 * math.exp(-50 * abs(brightness(model) - DENSE))
-
-
-class Counted:
-    """A metric that counts its calls and is killed before one of them; its name is the same each time."""
-
-    def __init__(self, metric=fidelity, until=None):
-        self.metric, self.until, self.calls = metric, until, 0
-
-    def __call__(self, model):
-        if self.calls == self.until:
-            raise KeyboardInterrupt
-        self.calls += 1
-        return self.metric(model)
 
 
 def weigh(task, result, objectives):
@@ -104,11 +91,11 @@ def test_plans_from_the_limit_down_to_the_least_are_played_first(tmp_path):
 @pytest.mark.parametrize('stopped_after', [1, 8, 17, 20])
 def test_a_killed_and_resumed_search_ends_as_one_that_ran_through(tmp_path, stopped_after):
     path = tmp_path / 'search.pth'
-    whole = run(make_task(), 24, Counted(), objectives=CHEAP)
+    whole = run(make_task(), 24, Counted(fidelity), objectives=CHEAP)
     with pytest.raises(KeyboardInterrupt):
         # The first call is of the dense model.
-        run(make_task(), 24, Counted(until=1 + stopped_after), objectives=CHEAP, checkpoint=path)
-    reward = Counted()
+        run(make_task(), 24, Counted(fidelity, until=1 + stopped_after), objectives=CHEAP, checkpoint=path)
+    reward = Counted(fidelity)
     result = run(make_task(), 24, reward, objectives=CHEAP, checkpoint=path, resume=True)
     assert reward.calls == 24 - stopped_after
     assert episodes_of(result) == episodes_of(whole)
@@ -118,7 +105,7 @@ def test_a_killed_and_resumed_search_ends_as_one_that_ran_through(tmp_path, stop
 
 
 def test_other_weights_choose_another_plan_and_nothing_is_evaluated_again(tmp_path):
-    path, reward, task = tmp_path / 'search.pth', Counted(), make_task()
+    path, reward, task = tmp_path / 'search.pth', Counted(fidelity), make_task()
     first = run(task, 20, reward, objectives=ACCURATE, checkpoint=path)
     assert reward.calls == 21
     again = run(task, 20, reward, objectives=CHEAP, checkpoint=path, resume=True)
