@@ -58,20 +58,21 @@ def benchmark_search(
         images, and the same two; of these the mean and the deviation; and the seconds of the searches. The machine.
 
     Raises:
-        AutoDFPError: A count is below 1, ``known`` was measured with other settings, or nothing is held out.
+        AutoDFPError: A count is below 1, ``only`` matches no search, ``known`` was measured with other settings, or
+            nothing is held out.
     """
     with tempfile.TemporaryDirectory() as scratch:
         _, hook = prepare_hook(config, scratch, checkpoint, cfg_options)
         if hook.held_out is None:
             raise AutoDFPError('searches were to be compared on held-out images, but test_dataloader has none')
-        limit = hook.task.constraint
+        agents = _chosen(candidates(hook.agent), only)
         asked = portable(
             dict(
                 config=str(config),
                 checkpoint=checkpoint,
                 metric=hook.reward.name,
                 target=hook.task.target,
-                limits=[str(line) for line in limit.table()],
+                limits=hook.task.constraint.table(),
                 reconstructor=hook.settings.reconstructor,
                 agent=hook.agent,
                 episodes=episodes,
@@ -90,7 +91,6 @@ def benchmark_search(
             if plan is not None and name not in result['plans']:
                 result['plans'][name] = _hold_out(hook, plan)
                 report(result, f'{name}: {_tell(result["plans"][name])}')
-        agents = {name: agent for name, agent in candidates(hook.agent).items() if re.fullmatch(only or '.*', name)}
         # An agent sees its own task only: the environment, the constraint and the rewards are shared.
         for seed in range(seeds):
             for name, agent in agents.items():
@@ -114,6 +114,16 @@ def candidates(agent: dict) -> dict[str, dict]:
         found['SAC as published'] = dict(agent) | PUBLISHED
     name = 'SAC' if 'SAC as published' in found else "the config's own"
     return found | {name: dict(agent)}
+
+
+def _chosen(agents: dict[str, dict], only: str) -> dict[str, dict]:
+    try:
+        found = {name: agent for name, agent in agents.items() if re.fullmatch(only or '.*', name)}
+    except re.error as error:
+        raise AutoDFPError(f'only={only!r} was expected to be a regular expression: {error}') from None
+    if not found:
+        raise AutoDFPError(f'searches that match only={only!r} were asked for, but there are {", ".join(agents)}')
+    return found
 
 
 def _run(hook: AutoDFPHook, row: dict[str, Any], episodes: int, seed: int) -> None:

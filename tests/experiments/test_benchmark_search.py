@@ -60,3 +60,12 @@ def test_the_published_sac_differs_in_what_the_paper_says():
 def test_impossible_counts_are_refused():
     with pytest.raises(AutoDFPError, match='seeds'):
         benchmark_search(CONFIG, seeds=0)
+
+
+@pytest.mark.parametrize(
+    ('only', 'message'),
+    [('sac', 'but there are random, random around the start, CMA-ES'), ('[', 'to be a regular expression')],
+)
+def test_a_choice_of_no_search_is_refused(only, message):
+    with pytest.raises(AutoDFPError, match=message):
+        benchmark_search(CONFIG, only=only)
