@@ -290,3 +290,29 @@ def test_a_model_that_now_and_then_changes_its_mind_does_not_condemn_its_groups(
 
 def test_nothing_to_prove_is_proven():
     assert prove_groups(nn.Identity(), [], lambda: []) == {}
+
+
+@pytest.fixture
+def tensorfloat_32():
+    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = True
+    yield lambda: [backend.allow_tf32 for backend in backends]
+    for backend, allowed in zip(backends, before, strict=True):
+        backend.allow_tf32 = allowed
+
+
+def test_nothing_is_rounded_to_tensorfloat_32_while_groups_are_proven(tensorfloat_32):
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1))
+    images, seen = torch.rand(1, 3, 4, 4), []
+
+    def run() -> list[Tensor]:
+        seen.append(tensorfloat_32())
+        return [model(images)]
+
+    groups = groups_of(trace_channels(model, lambda: [model(images)])).units
+    assert [group.name for group in groups] == ['0']
+    assert prove_groups(model, groups, run) == {}
+    assert seen == [[False, False]] * 2
+    assert tensorfloat_32() == [True, True]
