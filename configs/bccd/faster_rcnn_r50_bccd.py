@@ -1,0 +1,20 @@
+"""Faster R-CNN with a whole ResNet-50, its FPN and heads as wide as mmdet's own, on photographs of blood cells.
+
+Trained from scratch with
+`python tools/train_demo.py configs/bccd/faster_rcnn_r50_bccd.py --out data/faster_rcnn_r50_bccd.pth`: its checkpoint is too
+large to come with the project.
+"""
+
+_base_ = './faster_rcnn_bccd.py'
+
+model = dict(
+    backbone=dict(base_channels=64),
+    neck=dict(in_channels=[256, 512, 1024, 2048], out_channels=256),
+    rpn_head=dict(in_channels=256, feat_channels=256),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=256),
+        bbox_head=dict(in_channels=256, fc_out_channels=1024),
+    ),
+)
+# Four times as wide as ./faster_rcnn_bccd.py, a quarter of its rate.
+optim_wrapper = dict(optimizer=dict(lr=5e-4))
