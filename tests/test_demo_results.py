@@ -180,6 +180,20 @@ def test_the_rows_of_whole_latencies_are_those_of_their_file():
             assert f'| {model["flops"]["ratio"]:.1%} | {" | ".join(cells)} |' in text
 
 
+def test_the_rows_of_latencies_on_a_gpu_are_those_of_their_file():
+    text = (REPO / 'docs/results.md').read_text()
+    models = load_json(RESULTS / 'latency_gpu.json', 'latencies')['retinanet_autodfp']['models']
+    for model in models.values():
+        cells = []
+        for batch in ('batch_1', 'batch_8'):
+            for row in (model[batch][precision] for precision in ('float32', 'float16')):
+                cells.append(' / '.join(f'{row[part]["seconds"] * 1e3:.1f}' for part in ('network', 'torch')))
+        assert f'| {model["flops"]["ratio"]:.1%} | {" | ".join(cells)} |' in text
+    whole = models['whole, divisor 16']['batch_8']
+    shares = [f'{whole[precision]["network"]["ratio"]:.0%}'.replace('%', ' %') for precision in ('float32', 'float16')]
+    assert 'network takes {} of the time in float32 and {} in half precision'.format(*shares) in ' '.join(text.split())
+
+
 def test_the_docs_show_the_hypervolumes_as_they_were_measured():
     text = (REPO / 'docs/results.md').read_text()
     names = ('objectives_vgg_digits', 'objectives_vgg_digits_least_squares')

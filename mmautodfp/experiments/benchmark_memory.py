@@ -1,4 +1,4 @@
-"""The memory that a :class:`mmautodfp.costs.MemoryBudget` counts, against what torch's profiler sees allocated."""
+"""The memory that a :class:`mmautodfp.costs.MemoryBudget` counts, against what torch allocates."""
 
 import os
 from bisect import bisect_right
@@ -27,7 +27,10 @@ def benchmark_memory(
     size: Sequence[int] | None = None,
     cfg_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Memory of a detector on the processor, counted and measured: dense, and pruned in its backbone and as a whole.
+    """Memory of a detector, counted and measured: dense, and pruned in its backbone and as a whole.
+
+    It is measured on a GPU if there is one: what torch's allocator tells. Else it is on the processor: what torch's
+    profiler sees.
 
     Weights are random: their values do not matter to the memory, but for how many regions a second stage is given.
     Measured is the forward without post-processing, as it is counted.
@@ -40,15 +43,17 @@ def benchmark_memory(
 
     Returns:
         dict[str, Any]: For each model the bytes of its ``weights``; those ``counted`` in all; those ``measured``, which
-        are the weights, the input and what torch's profiler saw allocated at once, and the ``ratio`` of the two; and
-        what was measured ``between_operations``, without what these take only while they work. The machine.
+        are the weights, the input and what torch allocated at once beside them, and the ``ratio`` of the two; and, on a
+        processor, what was measured ``between_operations``, without what these take only while they work. The machine.
     """
     cfg = load_config(config, None, 'none', cfg_options)
     cfg.model.backbone.init_cfg = None  # nothing is fetched
     model = build_model(cfg)
     with quiet():
         model.init_weights()
-    images = torch.rand(1, 3, *(size or input_size(cfg, Path(config))))
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    model.to(device)
+    images = torch.rand(1, 3, *(size or input_size(cfg, Path(config))), device=device)
     example = dict(inputs=images, data_samples=samples_of(images), mode='tensor')
     run = lambda: call_model(model, example)
     models = {}
@@ -62,14 +67,27 @@ def benchmark_memory(
             if name in models:
                 continue
             weights, counted = cost.weights(kept), cost(kept)
+            given = weights + images.numel() * images.element_size()
+            models[name] = dict(weights=weights, counted=counted)
             with task.apply(task.plan(kept)):
-                peak, between = (
-                    weights + images.numel() * images.element_size() + peak for peak in allocated_peaks(run)
-                )
-            models[name] = dict(
-                weights=weights, counted=counted, measured=peak, ratio=counted / peak, between_operations=between
-            )
+                if device == 'cuda':
+                    measured = given + allocated_on_gpu(run)
+                else:
+                    peak, between = allocated_peaks(run)
+                    measured = given + peak
+                    models[name]['between_operations'] = given + between
+            models[name] |= dict(measured=measured, ratio=counted / measured)
     return dict(config=Path(config).as_posix(), input=list(images.shape), models=models, machine=describe_machine())
+
+
+@torch.no_grad()
+def allocated_on_gpu(run: Callable[[], Any]) -> int:
+    """The most bytes that torch's allocator holds at once for a run on a GPU, beside what it held before."""
+    run()  # cuBLAS takes a workspace at the first call, and keeps it
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated() - before
 
 
 @torch.no_grad()

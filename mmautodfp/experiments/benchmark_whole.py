@@ -1,11 +1,13 @@
 """How long detectors take that were pruned as a whole, beside dense ones and ones whose backbone alone was pruned."""
 
 import copy
+import itertools
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,16 @@ from mmautodfp.deploy.onnx import Part, build_model, input_size, open_session, p
 from mmautodfp.graph import has_plain_second_stage, samples_of
 from mmautodfp.outputs.latency import infer
 from mmautodfp.runs import load_config
+from mmautodfp.search.example import call_model
 from mmautodfp.search.survey import find_module
 from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.timing import describe_machine
+from mmautodfp.utils.timing import describe_machine, median_in_turns
 
 from .bench import quiet
 
+#: Images at once, on a GPU, which one alone does not keep busy.
+BATCHES = (1, 8)
 #: ONNX files take images of any size; tracing large ones takes long.
 TRACED = (128, 192)
 
@@ -53,7 +58,7 @@ def benchmark_whole(
             up as much, it gives up what it can. Defaults to 0.5.
         divisors (Sequence[int]): Channel divisors. Defaults to (8,).
         size (Sequence[int] | None): Height and width. Defaults to None: the config's.
-        threads (Sequence[int]): Numbers of threads to measure with. Defaults to (1, 2).
+        threads (Sequence[int]): Numbers of threads of the processor to measure with. Defaults to (1, 2).
         engines (Sequence[str]): 'torch', the whole from images to boxes, and 'onnxruntime', its parts between images
             and what the heads say: of one stage all at once, of two the first one and the second on pooled features.
             Defaults to both.
@@ -62,7 +67,9 @@ def benchmark_whole(
     Returns:
         dict[str, Any]: For each model FLOPs, parameters, widths and, by number of threads and engine, ``seconds`` by
         the clock, ``cpu_seconds`` summed over the processor's cores, and the ``ratio`` and ``cpu_ratio`` of either to
-        the dense one's; for onnxruntime of each part and of the ``sum``; the machine.
+        the dense one's; for onnxruntime of each part and of the ``sum``. On a GPU by number of images at once and
+        precision, of which 'float16' is torch's automatic mixed one, ``seconds`` and ``ratio`` of 'torch' and of the
+        'network', up to what the heads say. The machine.
 
     Raises:
         AutoDFPError: The config is of no detector, or the ratio cannot be reached by the whole.
@@ -79,6 +86,10 @@ def benchmark_whole(
         models[name] = _pruned(model, task, plan)
         counts = task.summary(plan)
         rows[name] = {key: counts[f'model_{key}'] for key in ('flops', 'params')} | dict(widths=plan.widths)
+    if torch.cuda.is_available():
+        for name, figures in _on_gpu(models, images, repeat).items():
+            rows[name] |= figures
+        threads = ()
     for count in threads:
         with _threads(count), tempfile.TemporaryDirectory() as scratch:
             calls = _calls(models, images, cfg, engines, Path(scratch))
@@ -178,6 +189,24 @@ def measured_parts(model: nn.Module, cfg: Config) -> list[tuple[Part, tuple[int,
     first = Part('first_stage', model, lambda images: model.rpn_head(model.extract_feat(images)), ('scores', 'boxes'))
     second = Part('second_stage', model, head, ('scores', 'boxes'))
     return [(first, None), (second, (regions, extractor.out_channels, *extractor.roi_layers[0].output_size))]
+
+
+def _on_gpu(models: dict[str, nn.Module], images: torch.Tensor, repeat: int) -> dict[str, dict[str, Any]]:
+    """Seconds of each model on a GPU, and their ratios to the dense one's, by number of images and precision."""
+    figures: dict[str, dict[str, Any]] = {name: {} for name in models}
+    for model in models.values():
+        model.cuda()
+    for batch, precision in itertools.product(BATCHES, ('float32', 'float16')):
+        given = images.cuda().expand(batch, -1, -1, -1).contiguous()
+        calls = {(name, 'torch'): partial(infer, model, given) for name, model in models.items()}
+        example = dict(inputs=given, data_samples=samples_of(given), mode='tensor')
+        calls |= {(name, 'network'): partial(call_model, model, example) for name, model in models.items()}
+        with torch.autocast('cuda', torch.float16, enabled=precision == 'float16'):
+            seconds = median_in_turns(calls, repeat)
+        for (name, part), own in seconds.items():
+            row = figures[name].setdefault(f'batch_{batch}', {}).setdefault(precision, {})
+            row[part] = dict(seconds=own, ratio=own / seconds['dense', part])
+    return figures
 
 
 @torch.inference_mode()

@@ -36,3 +36,11 @@ def test_what_was_recorded_agrees(name):
         assert row['counted'] == pytest.approx(row['between_operations'], rel=1e-3)
         assert (0.65 if name.startswith('mask') else 0.85) < row['ratio'] <= 1
     assert RESULTS['faster_rcnn_autodfp']['input'] == [1, 3, 800, 1216]
+
+
+def test_on_a_gpu_workspaces_come_on_top_of_what_is_counted():
+    found = load_json(REPO / 'configs/demo/results/memory_gpu.json', 'the memory')['faster_rcnn_autodfp']['models']
+    more = [f'{(row["measured"] - row["counted"]) / 1e6:.0f} MB' for row in found.values()]
+    assert more == ['75 MB'] * 2
+    text = ' '.join((REPO / 'docs/usage.md').read_text().split())
+    assert f'holds {more[0]} more than is counted, dense ({1 - found["dense"]["ratio"]:.0%}'.replace('%', ' %') in text
