@@ -25,12 +25,14 @@ class Finalist:
         episode (int): That played it, from 0.
         reward (float): What the search was told of it.
         metric (float): What the judge said after the full pass; of several objectives the utility with that metric.
+        together (float): Mean of the two, by their numbers of images; the judge's word alone if the two do not compare.
         chosen (bool): Whether it is the one that stays.
     """
 
     episode: int
     reward: float
     metric: float
+    together: float
     chosen: bool
 
 
@@ -57,10 +59,14 @@ def judge_finalists(
     count: int,
     judge: Sequence[Any],
     logger: logging.Logger,
+    num_images: tuple[int, int] = (0, 1),
 ) -> list[Finalist]:
     """Judge the best plans of a search that has ended; those that its checkpoint holds as judged are not judged again.
 
     In a distributed run each rank takes one at a time. All ranks must call it.
+
+    A judge that looks at few images alone would often be wrong about plans that are nearly as good. Rewards of the best
+    plans are too high by chance, but hardly one more than another, so they count too.
 
     Args:
         searcher (Searcher): Its checkpoint gets each figure as soon as it is known.
@@ -68,10 +74,11 @@ def judge_finalists(
         count (int): How many plans, if there are as many that differ in widths.
         judge (Sequence): What the judge is and looks at, as plain data: figures of another one do not count.
         logger (logging.Logger): Gets the table.
+        num_images (tuple[int, int]): What the rewards count and what the judge's word counts. Defaults to (0, 1).
 
     Returns:
-        list[Finalist]: In the search's order, the best first. The one with the highest metric is chosen, of equal ones
-        the first. Empty if there is no choice.
+        list[Finalist]: In the search's order, the best first. The one that is best by both together is chosen, of equal
+        ones the first. Empty if there is no choice.
 
     Raises:
         AutoDFPError: The judge gives no finite number.
@@ -91,8 +98,10 @@ def judge_finalists(
     worth, rewards = metrics, searcher.history.rewards
     if searcher.objectives:
         worth = _utilities(searcher, evaluate)
-    chosen = max(episodes, key=worth.__getitem__)
-    found = [Finalist(one, rewards[one], worth[one], chosen=one == chosen) for one in episodes]
+    seen, judged = num_images
+    together = {one: (seen * rewards[one] + judged * worth[one]) / (seen + judged) for one in episodes}
+    chosen = max(episodes, key=together.__getitem__)
+    found = [Finalist(one, rewards[one], worth[one], together[one], chosen=one == chosen) for one in episodes]
     logger.info('\n'.join(_table(found)))
     return found
 
@@ -116,8 +125,8 @@ def _utilities(searcher: Searcher, evaluate: Callable[[PruningPlan | None], floa
 
 def _table(found: Sequence[Finalist]) -> list[str]:
     lines = ['the best plans of the search, and what the judge says of them after the full pass:']
-    lines.append(f'{"episode":>9}{"reward":>10}{"judged":>10}')
+    lines.append(f'{"episode":>9}{"reward":>10}{"judged":>10}{"together":>10}')
     for one in found:
         mark = '  chosen' if one.chosen else ''
-        lines.append(f'{one.episode + 1:>9}{one.reward:>10.4f}{one.metric:>10.4f}{mark}')
+        lines.append(f'{one.episode + 1:>9}{one.reward:>10.4f}{one.metric:>10.4f}{one.together:>10.4f}{mark}')
     return lines

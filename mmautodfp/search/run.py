@@ -37,7 +37,7 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        plan (PruningPlan): The best one: by the judge, if there was one, else by the reward.
+        plan (PruningPlan): The best one: of the finalists, if there are any, else by the reward.
         reward (float): Its reward in the search; of several objectives its utility.
         history (History): Of all episodes, those before a resume included.
         seconds (float): That this run took for its part of it.
@@ -114,8 +114,9 @@ def search(
         logger (logging.Logger | None): Defaults to None: MMEngine's current one.
         finalists (int): So many of the plans with the best rewards, distinct in widths, are judged at the end, each
             after the full pass, and the best of them is the result. Defaults to 10; 0 leaves it out.
-        judge (Callable | None): Like ``reward``, on what did not reward the search. Defaults to None: there are no
-            finalists, and the plan with the best reward is the result.
+        judge (Callable | None): Like ``reward``, on what did not reward the search. If both are rewards of one metric,
+            they are weighed by their images, else the judge alone decides. Defaults to None: there are no finalists,
+            and the plan with the best reward is the result.
         objectives (Mapping | None): What the metric and the costs that a plan saves weigh, within the limits of the
             task, such as ``dict(metric=1, flops=0.3)``; see :class:`mmautodfp.search.objectives.Weights`. The best
             plan is the one with the highest weighted sum. A search may be resumed with other weights. Defaults to
@@ -205,7 +206,7 @@ def search(
     judged: list[Finalist] = []
     if judged_by:
         finish = partial(task.evaluate, reward=judge, final=True)
-        judged = judge_finalists(searcher, finish, finalists, judged_by, logger)
+        judged = judge_finalists(searcher, finish, finalists, judged_by, logger, _images_of_both(reward, judge))
     for one in judged:
         if one.chosen:
             plan, best = searcher.plan(one.episode), one.reward
@@ -258,6 +259,14 @@ def describe_reward(reward: Callable) -> tuple[Sequence[str] | None, Sequence[in
     names = isinstance(images, list | tuple) and all(isinstance(image, str) for image in images)
     counts = isinstance(stages, list | tuple) and all(isinstance(count, int) for count in stages)
     return images if names else None, stages if counts and callable(getattr(reward, 'evaluate', None)) else []
+
+
+def _images_of_both(reward: Callable, judge: Callable) -> tuple[int, int]:
+    """How many images a reward and a judge look at; (0, 1) if they do not both tell, or measure different things."""
+    seen, judged = (describe_reward(one)[0] for one in (reward, judge))
+    if not seen or not judged or getattr(reward, 'name', None) != getattr(judge, 'name', None):
+        return 0, 1
+    return len(seen), len(judged)
 
 
 def identify_reward(reward: Callable) -> list[str | None]:

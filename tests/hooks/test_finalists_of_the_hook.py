@@ -89,7 +89,10 @@ def test_the_judges_choice_is_pruned_and_told_and_a_resumed_run_goes_on(tmp_path
     assert rewards == sorted(rewards, reverse=True)
     assert rewards == [state['history']['rewards'][row['episode']].item() for row in finalists]
     (chosen,) = [row for row in finalists if row['chosen']]
-    assert chosen['metric'] == max(row['metric'] for row in finalists)
+    images = summary['search_images']
+    for row in finalists:
+        assert row['together'] == pytest.approx((images * row['reward'] + 50 * row['metric']) / (images + 50))
+    assert chosen['together'] == max(row['together'] for row in finalists)
     assert summary['best_episode'] == chosen['episode']
     assert summary['results'][-1]['search_metric'] == chosen['reward']
     plan = PruningPlan.from_json(tmp_path / 'strategy.json')
@@ -101,6 +104,7 @@ def test_the_judges_choice_is_pruned_and_told_and_a_resumed_run_goes_on(tmp_path
     for row in finalists:
         assert f'<td>episode {row["episode"] + 1}{", chosen" if row["chosen"] else ""}</td>' in page
         assert f'<td>{row["reward"]:.3f}</td><td>{row["metric"]:.3f}</td>' in page
+        assert f'<td>{row["together"]:.3f}</td></tr>' in page
     assert 'on 50 images' in page
 
     apis.prune(CONFIG, work_dir=str(tmp_path / 'off'), cfg_options=SETTINGS | {'autodfp.finalists': 0})

@@ -63,6 +63,32 @@ def test_finalists_are_the_best_distinct_plans_and_the_judges_best_is_chosen():
     assert result.reward < max(history.rewards)
 
 
+class Pictured:
+    """A metric that tells its name and its images."""
+
+    def __init__(self, metric, name, count):
+        self.metric, self.name, self.images = metric, name, [f'{number}.png' for number in range(count)]
+
+    def __call__(self, model):
+        return self.metric(model)
+
+
+def test_the_judge_counts_as_much_as_it_has_images():
+    judged_by = lambda name, count: (
+        run(
+            make_task(), 12, Pictured(brightness, 'top1', 9), judge=Pictured(darkness, name, count), finalists=4
+        ).finalists
+    )
+    few, many, other = judged_by('top1', 1), judged_by('top1', 99), judged_by('top5', 1)
+    chosen = []
+    for finalists, share in ((few, 0.1), (many, 99 / 108), (other, 1)):
+        together = [one.together for one in finalists]
+        assert together == pytest.approx([(1 - share) * one.reward + share * one.metric for one in finalists])
+        chosen.append([one.chosen for one in finalists].index(True))
+        assert together[chosen[-1]] == max(together)
+    assert chosen == [0, 3, 3]
+
+
 def test_equal_ones_keep_the_order_of_the_search():
     plain, judged = run(make_task(), 12), run(make_task(), 12, judge=lambda model: 0.5, finalists=4)
     assert [one.chosen for one in judged.finalists] == [True, False, False, False]
@@ -138,9 +164,10 @@ def test_the_log_tells_them_in_one_table(caplog):
         result = run(make_task(), judge=darkness, finalists=3, logger=logging.getLogger('told'))
     (table,) = [message for message in caplog.messages if 'chosen' in message]
     _, head, *rows = table.splitlines()
-    assert head.split() == ['episode', 'reward', 'judged']
+    assert head.split() == ['episode', 'reward', 'judged', 'together']
     assert [row.split() for row in rows] == [
-        [f'{one.episode + 1}', f'{one.reward:.4f}', f'{one.metric:.4f}', *(['chosen'] if one.chosen else [])]
+        [str(one.episode + 1), *(f'{value:.4f}' for value in (one.reward, one.metric, one.together))]
+        + ['chosen'] * one.chosen
         for one in result.finalists
     ]
 
