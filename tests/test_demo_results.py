@@ -9,6 +9,7 @@ from conftest import REPO
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmautodfp.experiments.benchmark_search import EPISODE, FINISHED
 from mmautodfp.experiments.reproduce import detectors
 from mmautodfp.experiments.shares import OURS
 from mmautodfp.experiments.sweep import markdown
@@ -222,6 +223,26 @@ def test_the_docs_show_the_hypervolumes_as_they_were_measured():
         assert f'| {label} | {" | ".join(cells)} |' in text
 
 
+def test_the_rows_of_searches_on_top_of_least_squares_are_those_of_their_files():
+    text = (REPO / 'docs/results.md').read_text()
+    names = ('searches_retinanet_whole_35', 'searches_resnet56_30')
+    files = [load_json(RESULTS / f'least_squares/{name}.json', 'the searches') for name in names]
+    for label, name in {'uniform, no search': 'uniform', 'allocated, no search': 'allocated'}.items():
+        cells = [
+            f' | {found["plans"][name]["held_out"]:.3f} | {found["plans"][name]["finished"]:.3f}' for found in files
+        ]
+        assert f'| {label} | {" | ".join(cells)} |' in text
+    labels = {'random around the allocation': 'random around the start', 'CMA-ES': 'CMA-ES', 'SAC': 'SAC'}
+    for label, name in labels.items():
+        cells = []
+        for row in (found['searches'][name] for found in files):
+            cells += [
+                f'{statistics.mean(row[k]):.3f} ± {statistics.stdev(row[k]):.3f}' for k in ('search', EPISODE, FINISHED)
+            ]
+            assert len(row['search']) == 3
+        assert f'| {label} | {" | ".join(cells)} |' in text
+
+
 def test_the_rows_of_worse_photographs_are_those_of_their_file():
     text = (REPO / 'docs/results.md').read_text()
     found = load_json(REPO / 'configs/bccd/results/robustness_faster_rcnn.json', 'the robustness')
@@ -237,26 +258,31 @@ def test_the_rows_of_worse_photographs_are_those_of_their_file():
     assert f'({least:.1%} instead of {whole["clean"] / dense["clean"]:.1%})'.replace('%', ' %') in text
 
 
+CELLS = dict(FasterRCNN='Faster R-CNN', CascadeRCNN='Cascade R-CNN', RTMDet='RTMDet-tiny')
+
+
 def test_the_tables_of_blood_cells_are_those_of_their_file():
-    text = (REPO / 'docs/results.md').read_text()
+    text, readme = ((REPO / name).read_text() for name in ('docs/results.md', 'README.md'))
     found, whole = (load_json(REPO / f'configs/bccd/results/{name}.json', 'the table') for name in ('table5', 'whole'))
-    lines = (detectors.markdown(found) + detectors.markdown(whole)).replace('FasterRCNN', 'Faster R-CNN').splitlines()
-    rows = [line for line in lines if line.startswith('|') and '---' not in line]
-    assert len(rows) > 20
+    lines = detectors.markdown(found) + detectors.markdown(whole)
+    for model, name in CELLS.items():
+        lines = re.sub(rf'^\| {model}\b', f'| {name}', lines, flags=re.MULTILINE)
+    rows = [line for line in lines.splitlines() if line.startswith('|') and '---' not in line]
+    assert len(rows) > 40
     assert [row for row in rows if row not in text] == []
-    readme = ' '.join((REPO / 'README.md').read_text().split())
-    kept = [one['rows']['backbone']['0.5'] for one in found]
+    half = {one['config']: one['rows']['model']['0.5'][OURS]['metric'] for one in whole}
+    for one in found:
+        kept = one['rows']['backbone']['0.5']
+        figures = [one['dense'], *(kept[f'{name}, uniform']['metric'] for name in ('pruned only', 'Neuron Merging'))]
+        cells = [f'{figure:.3f}' for figure in figures] + [f'**{kept[OURS]["metric"]:.3f}**']
+        cells.append(f'**{half[one["config"]]:.3f}**' if one['config'] in half else '-')
+        assert f'| {CELLS.get(one["model"], one["model"])} | {" | ".join(cells)} |' in readme
+        assert kept[OURS]['flops'] > 0.9  # as the README says below
     told = [
-        f'{one["dense"]:.3f} becomes {row["ours, allocated"]["metric"]:.3f}'
-        for one, row in zip(found, kept, strict=True)
+        f'{CELLS.get(one["model"], one["model"])} {half[one["config"]] / one["dense"]:.1%}'.replace('%', ' %')
+        for one in whole
     ]
-    assert "Faster R-CNN's {}, RetinaNet's {}, FCOS's {}".format(*told) in readme
-    merged = [f'{row["Neuron Merging, uniform"]["metric"]:.3f}' for row in kept]
-    assert 'Neuron Merging: {}, {} and {}'.format(*merged) in readme
-    half = [f'{one["rows"]["model"]["0.5"][OURS]["metric"]:.3f}' for one in whole]
-    assert "half of the whole detector's FLOPs {}, {} and {} (".format(*half) in readme
-    kept = [f'{one["rows"]["model"]["0.5"][OURS]["metric"] / one["dense"]:.1%}'.replace('%', ' %') for one in whole]
-    assert 'Faster R-CNN {}, RetinaNet {}, FCOS {}.'.format(*kept) in ' '.join(text.split())
+    assert f'keep, of their dense mAP: {", ".join(told)}.' in ' '.join(text.split())
 
 
 def test_the_rows_of_fine_tuning_are_those_of_their_file():

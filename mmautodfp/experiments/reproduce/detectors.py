@@ -198,7 +198,7 @@ def markdown(detectors: Sequence[dict[str, Any]]) -> str:
     """
     parts: list[str] = []
     for target in OF:
-        shares = list(dict.fromkeys(share for one in detectors for share in one['rows'].get(target, {})))
+        shares = sorted({share for one in detectors for share in one['rows'].get(target, {})}, key=float, reverse=True)
         if not shares:
             continue
         parts += [f'## Shares of {OF[target]}', '']
