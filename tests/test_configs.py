@@ -44,6 +44,8 @@ def test_every_config_builds_its_hook_and_has_units_to_prune(path):
     if hook.settings.target == 'model':
         backbone = [group for group in survey_target(model, 'model').groups if group.name.startswith('backbone.')]
         assert len(backbone) == 32 + 1 + 4  # inside of the blocks, the stem, the streams
+    elif path.endswith('rtmdet_tiny_bccd_autodfp.py'):  # no finder knows a CSPNeXt
+        assert len(survey_target(model, 'backbone').groups) == 15
     else:
         assert len(find_units(model.get_submodule(hook.settings.target))) == UNITS.get(path.split('/')[-1], 32)
 

@@ -6,9 +6,10 @@ Example:
 
 kernels     comparing and delivering the channels of a 3x3 layer with 512 of them, against per-channel loops
 latency     dense and uniformly pruned to half of the FLOPs, with widths that are multiples of 1 and of 8; with --whole
-            the whole detector, beside one whose backbone alone was pruned (several detectors may share an --out)
-memory      what a MemoryBudget counts against what torch's profiler sees, dense and with half of the channels, in the
-            backbone and as a whole (several detectors may share an --out)
+            the whole detector, beside one whose backbone alone was pruned (several detectors may share an --out); on a
+            GPU if there is one
+memory      what a MemoryBudget counts against what torch allocates, dense and with half of the channels, in the
+            backbone and as a whole (several detectors may share an --out); on a GPU if there is one
 overhead    what the agent costs beside the evaluation of its plans
 reward      an episode against MMDetection's runner.val() on the same images, and where its time goes
 subset      the dense mAP's bootstrap deviation on random images and on those that a reward chooses

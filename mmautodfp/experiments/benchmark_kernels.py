@@ -21,7 +21,7 @@ from mmautodfp.runs import load_config
 from mmautodfp.search.survey import find_module
 from mmautodfp.surgery import shrink
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.timing import describe_machine, median_in_turns, wait_for_gpu
+from mmautodfp.utils.timing import describe_machine, device_at_hand, median_in_turns, wait_for_gpu
 
 from .bench import prepare_hook, quiet
 
@@ -119,7 +119,7 @@ def benchmark_latency(
     settings = cfg.get('autodfp')
     if not isinstance(settings, dict):
         raise AutoDFPError(f"{config} was to be measured, but it has no 'autodfp' entry")
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = device_at_hand()
     module = find_module(build_model(cfg), settings.get('target') or settings.get('module', 'backbone')).to(device)
     channels = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d)).in_channels
     images = torch.rand(1, channels, *(size or input_size(cfg, Path(config))), device=device)

@@ -16,7 +16,7 @@ from mmautodfp.deploy.onnx import build_model, input_size
 from mmautodfp.graph import samples_of
 from mmautodfp.runs import load_config
 from mmautodfp.search.example import call_model
-from mmautodfp.utils.timing import describe_machine
+from mmautodfp.utils.timing import describe_machine, device_at_hand
 
 from .bench import quiet
 
@@ -26,20 +26,20 @@ def benchmark_memory(
     ratio: float = 0.5,
     size: Sequence[int] | None = None,
     cfg_options: dict[str, Any] | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Memory of a detector, counted and measured: dense, and pruned in its backbone and as a whole.
 
-    It is measured on a GPU if there is one: what torch's allocator tells. Else it is on the processor: what torch's
-    profiler sees.
-
     Weights are random: their values do not matter to the memory, but for how many regions a second stage is given.
-    Measured is the forward without post-processing, as it is counted.
+    Measured is the forward without post-processing, as it is counted: on a processor what torch's profiler sees, on a
+    GPU what torch's allocator tells.
 
     Args:
         config (str | os.PathLike): Config of a detector.
         ratio (float): Share of the channels that stays in each group. Defaults to 0.5.
         size (Sequence[int] | None): Height and width. Defaults to None: the config's.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
+        device (str | None): 'cpu' or 'cuda'. Defaults to None: a GPU if there is one.
 
     Returns:
         dict[str, Any]: For each model the bytes of its ``weights``; those ``counted`` in all; those ``measured``, which
@@ -51,7 +51,7 @@ def benchmark_memory(
     model = build_model(cfg)
     with quiet():
         model.init_weights()
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = device or device_at_hand()
     model.to(device)
     images = torch.rand(1, 3, *(size or input_size(cfg, Path(config))), device=device)
     example = dict(inputs=images, data_samples=samples_of(images), mode='tensor')

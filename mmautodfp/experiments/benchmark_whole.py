@@ -26,11 +26,11 @@ from mmautodfp.search.example import call_model
 from mmautodfp.search.survey import find_module
 from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.timing import describe_machine, median_in_turns
+from mmautodfp.utils.timing import describe_machine, device_at_hand, median_in_turns
 
 from .bench import quiet
 
-#: Images at once, on a GPU, which one alone does not keep busy.
+#: Batch sizes on a GPU; one image alone does not keep it busy.
 BATCHES = (1, 8)
 #: ONNX files take images of any size; tracing large ones takes long.
 TRACED = (128, 192)
@@ -45,6 +45,7 @@ def benchmark_whole(
     threads: Sequence[int] = (1, 2),
     engines: Sequence[str] = ('torch', 'onnxruntime'),
     cfg_options: dict[str, Any] | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Latency of a detector, dense, pruned as a whole and pruned in its backbone alone, all with one ratio everywhere.
 
@@ -63,6 +64,8 @@ def benchmark_whole(
             and what the heads say: of one stage all at once, of two the first one and the second on pooled features.
             Defaults to both.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
+        device (str | None): 'cpu', or 'cuda', for which threads and engines do not count. Defaults to None: a GPU if
+            there is one.
 
     Returns:
         dict[str, Any]: For each model FLOPs, parameters, widths and, by number of threads and engine, ``seconds`` by
@@ -86,7 +89,7 @@ def benchmark_whole(
         models[name] = _pruned(model, task, plan)
         counts = task.summary(plan)
         rows[name] = {key: counts[f'model_{key}'] for key in ('flops', 'params')} | dict(widths=plan.widths)
-    if torch.cuda.is_available():
+    if (device or device_at_hand()) == 'cuda':
         for name, figures in _on_gpu(models, images, repeat).items():
             rows[name] |= figures
         threads = ()
@@ -195,7 +198,7 @@ def _on_gpu(models: dict[str, nn.Module], images: torch.Tensor, repeat: int) -> 
     """Seconds of each model on a GPU, and their ratios to the dense one's, by number of images and precision."""
     figures: dict[str, dict[str, Any]] = {name: {} for name in models}
     for model in models.values():
-        model.cuda()
+        model.cuda().requires_grad_(False)  # else autocast would convert some weights once and others each time
     for batch, precision in itertools.product(BATCHES, ('float32', 'float16')):
         given = images.cuda().expand(batch, -1, -1, -1).contiguous()
         calls = {(name, 'torch'): partial(infer, model, given) for name, model in models.items()}

@@ -109,7 +109,7 @@ class RunArtifacts:
         Args:
             reward (Reward): Of the search.
             held_out (Reward | None): What is reported of the plan.
-            judge (Reward | None): What it was chosen by among the search's best.
+            judge (Reward | None): What judged the search's best beside the reward.
             rows (Sequence[Row]): The comparison; the last one is the pruned model.
             shape (list[int]): [B, C, H, W], of what FLOPs were counted with.
             seed (int): Of the search.

@@ -14,7 +14,7 @@ from mmautodfp.graph import is_detector, samples_of
 from mmautodfp.surgery import Slim, shrink
 from mmautodfp.utils.fileio import load_json
 from mmautodfp.utils.registry import MODELS
-from mmautodfp.utils.timing import median_in_turns
+from mmautodfp.utils.timing import device_at_hand, median_in_turns
 
 #: Rows of a comparison that are measured, one of each shape.
 ROWS = {
@@ -44,7 +44,7 @@ def measure_latency(run: str | os.PathLike, repeat: int = 50) -> dict[str, dict[
     summary = load_json(Path(run) / 'summary.json', 'the summary of the run')
     known = {row['name'] for row in summary['results']}
     models = build_models(run, [name for name, row in ROWS.items() if row in known])
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = device_at_hand()
     image = torch.rand(summary['flops_input'], device=device)
     calls = {name: partial(infer, model, image) for name, model in models.items()}
     return {name: dict(module=seconds) for name, seconds in median_in_turns(calls, repeat).items()}
@@ -61,7 +61,7 @@ def build_models(run: str | os.PathLike, names: Sequence[str]) -> dict[str, torc
     summary = load_json(run / 'summary.json', 'the summary of the run')
     rows = dict(dense=dict(layers={})) | {row['name']: row for row in summary['results']}
     config = dense_config(Config.fromfile(run / 'pruned.py').model, summary['module'])
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = device_at_hand()
     return {name: _build(config, rows[ROWS[name]], device) for name in names}
 
 

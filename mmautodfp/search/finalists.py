@@ -65,8 +65,8 @@ def judge_finalists(
 
     In a distributed run each rank takes one at a time. All ranks must call it.
 
-    A judge that looks at few images alone would often be wrong about plans that are nearly as good. Rewards of the best
-    plans are too high by chance, but hardly one more than another, so they count too.
+    Few images alone often rank two good plans wrongly. So the reward counts too, although it is from before the full
+    pass: each by its number of images.
 
     Args:
         searcher (Searcher): Its checkpoint gets each figure as soon as it is known.

@@ -114,9 +114,9 @@ def search(
         logger (logging.Logger | None): Defaults to None: MMEngine's current one.
         finalists (int): So many of the plans with the best rewards, distinct in widths, are judged at the end, each
             after the full pass, and the best of them is the result. Defaults to 10; 0 leaves it out.
-        judge (Callable | None): Like ``reward``, on what did not reward the search. If both are rewards of one metric,
-            they are weighed by their images, else the judge alone decides. Defaults to None: there are no finalists,
-            and the plan with the best reward is the result.
+        judge (Callable | None): Like ``reward``, on what did not reward the search. If both are of one class
+            and metric, they are weighed by their images, else the judge alone decides. Defaults to None: there are no
+            finalists, and the plan with the best reward is the result.
         objectives (Mapping | None): What the metric and the costs that a plan saves weigh, within the limits of the
             task, such as ``dict(metric=1, flops=0.3)``; see :class:`mmautodfp.search.objectives.Weights`. The best
             plan is the one with the highest weighted sum. A search may be resumed with other weights. Defaults to
@@ -140,6 +140,7 @@ def search(
     images, stages = describe_reward(reward)
     # A judge that is not prepared is better known now than after the search.
     judged_by = identify_reward(judge) if judge is not None and finalists else None
+    num_images = _images_of_both(reward, judge) if judged_by else (0, 1)
     saved = load_search(path) if resume else None
     if objectives is not None:
         racing = False
@@ -206,7 +207,7 @@ def search(
     judged: list[Finalist] = []
     if judged_by:
         finish = partial(task.evaluate, reward=judge, final=True)
-        judged = judge_finalists(searcher, finish, finalists, judged_by, logger, _images_of_both(reward, judge))
+        judged = judge_finalists(searcher, finish, finalists, judged_by, logger, num_images)
     for one in judged:
         if one.chosen:
             plan, best = searcher.plan(one.episode), one.reward
@@ -262,9 +263,10 @@ def describe_reward(reward: Callable) -> tuple[Sequence[str] | None, Sequence[in
 
 
 def _images_of_both(reward: Callable, judge: Callable) -> tuple[int, int]:
-    """How many images a reward and a judge look at; (0, 1) if they do not both tell, or measure different things."""
+    """How many images a reward and a judge of one kind look at; (0, 1) if they do not tell, or are not of one kind."""
     seen, judged = (describe_reward(one)[0] for one in (reward, judge))
-    if not seen or not judged or getattr(reward, 'name', None) != getattr(judge, 'name', None):
+    names = [getattr(one, 'name', None) for one in (reward, judge)]
+    if not seen or not judged or type(reward) is not type(judge) or names[0] is None or names[0] != names[1]:
         return 0, 1
     return len(seen), len(judged)
 

@@ -21,15 +21,14 @@ TRIES = 3
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Float32 with all of its bits on a GPU, where torch lets convolutions round their operands to TensorFloat-32."""
-    backends = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [backend.allow_tf32 for backend in backends]
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     try:
-        for backend in backends:
-            backend.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision('highest')
         yield
     finally:
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
 
 
 @torch.no_grad()

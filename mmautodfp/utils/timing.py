@@ -33,6 +33,11 @@ def median_in_turns(calls: dict[str, Callable[[], Any]], repeat: int, inference:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def device_at_hand() -> str:
+    """'cuda' if there is a GPU, else 'cpu'."""
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
 def wait_for_gpu() -> None:
     """Let what was started on a GPU end."""
     if torch.cuda.is_available():

@@ -11,7 +11,8 @@ DEMO = REPO / 'configs/demo'
 
 def test_a_detector_of_two_stages_is_timed_whole_and_in_parts():
     pytest.importorskip('onnxruntime')
-    result = benchmark_whole(DEMO / 'faster_rcnn_digits_autodfp.py', repeat=1, size=(64, 96), threads=(1,))
+    config = DEMO / 'faster_rcnn_digits_autodfp.py'
+    result = benchmark_whole(config, repeat=1, size=(64, 96), threads=(1,), device='cpu')
     assert result['input'] == [1, 3, 64, 96]
     assert list(result['models']) == ['dense', 'whole, divisor 8', 'backbone, divisor 8']
     dense, whole, _ = result['models'].values()
@@ -31,7 +32,7 @@ def test_a_detector_of_two_stages_is_timed_whole_and_in_parts():
 
 def test_a_detector_of_one_stage_is_timed_in_one_part():
     pytest.importorskip('onnxruntime')
-    result = benchmark_whole(DEMO / 'retinanet_digits_autodfp.py', repeat=1, size=(64, 64), threads=(1,))
+    result = benchmark_whole(DEMO / 'retinanet_digits_autodfp.py', repeat=1, size=(64, 64), threads=(1,), device='cpu')
     whole = result['models']['whole, divisor 8']
     assert whole['flops']['ratio'] <= 0.5
     assert list(whole['threads_1']['onnxruntime']) == ['detector', 'sum']
@@ -40,7 +41,7 @@ def test_a_detector_of_one_stage_is_timed_in_one_part():
 
 def test_one_engine_is_enough_and_a_share_that_cannot_be_reached_is_refused():
     config = DEMO / 'retinanet_digits_autodfp.py'
-    result = benchmark_whole(config, repeat=1, divisors=(1, 8), size=(64, 64), threads=(1, 2), engines=('torch',))
+    result = benchmark_whole(config, 1, divisors=(1, 8), size=(64, 64), engines=('torch',), device='cpu')
     names = ['dense', 'whole, divisor 1', 'backbone, divisor 1', 'whole, divisor 8', 'backbone, divisor 8']
     assert list(result['models']) == names
     for count in (1, 2):

@@ -74,19 +74,18 @@ class Pictured:
 
 
 def test_the_judge_counts_as_much_as_it_has_images():
-    judged_by = lambda name, count: (
-        run(
-            make_task(), 12, Pictured(brightness, 'top1', 9), judge=Pictured(darkness, name, count), finalists=4
-        ).finalists
-    )
-    few, many, other = judged_by('top1', 1), judged_by('top1', 99), judged_by('top5', 1)
+    def judged_by(name, count, own='top1'):
+        reward, judge = Pictured(brightness, own, 9), Pictured(darkness, name, count)
+        return run(make_task(), 12, reward, judge=judge, finalists=4).finalists
+
+    few, many, other, nameless = (judged_by(*one) for one in (('top1', 1), ('top1', 99), ('top5', 1), (None, 1, None)))
     chosen = []
-    for finalists, share in ((few, 0.1), (many, 99 / 108), (other, 1)):
+    for finalists, share in ((few, 0.1), (many, 99 / 108), (other, 1), (nameless, 1)):
         together = [one.together for one in finalists]
         assert together == pytest.approx([(1 - share) * one.reward + share * one.metric for one in finalists])
         chosen.append([one.chosen for one in finalists].index(True))
         assert together[chosen[-1]] == max(together)
-    assert chosen == [0, 3, 3]
+    assert chosen == [0, 3, 3, 3]
 
 
 def test_equal_ones_keep_the_order_of_the_search():

@@ -293,26 +293,26 @@ def test_nothing_to_prove_is_proven():
 
 
 @pytest.fixture
-def tensorfloat_32():
-    backends = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [backend.allow_tf32 for backend in backends]
-    for backend in backends:
-        backend.allow_tf32 = True
-    yield lambda: [backend.allow_tf32 for backend in backends]
-    for backend, allowed in zip(backends, before, strict=True):
-        backend.allow_tf32 = allowed
+def rounding():
+    tell = lambda: (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision())
+    allowed, precision = tell()
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision('medium')
+    yield tell
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.set_float32_matmul_precision(precision)
 
 
-def test_nothing_is_rounded_to_tensorfloat_32_while_groups_are_proven(tensorfloat_32):
+def test_nothing_is_rounded_to_tensorfloat_32_while_groups_are_proven(rounding):
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1))
     images, seen = torch.rand(1, 3, 4, 4), []
 
     def run() -> list[Tensor]:
-        seen.append(tensorfloat_32())
+        seen.append(rounding())
         return [model(images)]
 
     groups = groups_of(trace_channels(model, lambda: [model(images)])).units
     assert [group.name for group in groups] == ['0']
     assert prove_groups(model, groups, run) == {}
-    assert seen == [[False, False]] * 2
-    assert tensorfloat_32() == [True, True]
+    assert seen == [(False, 'highest')] * 2
+    assert rounding() == (True, 'medium')

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
@@ -14,6 +13,7 @@ from mmautodfp.surgery import PruningPlan, Restore, apply_plan, replace_tensor
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import check_state_fits, load_tensors
 from mmautodfp.utils.registry import MODELS, REWARDS, build
+from mmautodfp.utils.timing import device_at_hand
 
 from .evidence import Evidence, collect, describe_device
 from .page import FOLDER, Report
@@ -76,7 +76,7 @@ def _look_again(report: Report, trust: bool) -> Evidence:
         raise AutoDFPError(f'the models were to be built again, but their config {report.config_file} is not there')
     cfg = Config.fromfile(report.config_file)
     init_default_scope(cfg.get('default_scope') or 'mmdet')
-    model = MODELS.build(cfg.model).to('cuda' if torch.cuda.is_available() else 'cpu')
+    model = MODELS.build(cfg.model).to(device_at_hand())
     model.eval()
     _load(model, cfg.load_from, trust)
     told = cfg.autodfp.to_dict()
