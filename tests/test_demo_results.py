@@ -158,12 +158,12 @@ def test_the_rows_of_whole_detectors_are_those_of_their_files():
 def test_the_readme_tells_what_whole_detectors_keep_as_it_was_measured():
     text = ' '.join((REPO / 'README.md').read_text().split())
     kept = {}
-    for name in ('faster_rcnn', 'retinanet', 'fcos'):
+    for name in ('faster_rcnn', 'retinanet', 'fcos', 'mask_rcnn'):
         rows = load_json(RESULTS / f'whole_{name}.json', 'a whole detector')['rows']['0.5']
         kept[name] = [f'{rows[plan]["metric"]:.3f}' for plan in ('ours, allocated', 'Neuron Merging, uniform')]
     ours, published = zip(*kept.values(), strict=True)
-    assert 'Faster R-CNN {}, RetinaNet {}, FCOS {}, uniform'.format(*ours) in text
-    assert 'Neuron Merging {}, {} and {} ('.format(*published) in text
+    assert 'Faster R-CNN {}, RetinaNet {}, FCOS {}, Mask R-CNN {}, uniform'.format(*ours) in text
+    assert 'Neuron Merging {}, {}, {} and {} ('.format(*published) in text
 
 
 def test_the_rows_of_whole_latencies_are_those_of_their_file():
