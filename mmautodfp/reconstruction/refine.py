@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
@@ -92,6 +93,8 @@ def refine(
     planned = {group.name: _plan_of(plan, group) for group in groups}
     for group in groups:
         prune_unit(slim, group, planned[group.name], reconstructor, cut)
+    most = -(-settings.positions // len(foregrounds))
+    this = _Pass(twin, slim, cut, planned, reconstructor, settings, most)
     paths = Paths(twin, slim, batches, settings.cache_gb)
     order = {path: place for place, path in enumerate(paths.census.calls)}
     readers: dict[str, list[tuple[ChannelGroup, Consumer]]] = {}
@@ -102,15 +105,12 @@ def refine(
     touched = {consumer.name for group in pruned for consumer in group.consumers}
     # Where nothing is missing, new weights would only be fitted to the errors of what comes before.
     layers = sorted(touched, key=order.get)
-    most = -(-settings.positions // len(foregrounds))
     norms = {path: readers[path][0][1].norm for path in layers}
     for block, steps in _blocks(layers, readers, groups, paths.census):
         paths.enter(block, {path: norms[path] for step in steps for path in step}, settings.shortcut > 0)
         for first in range(0, len(steps), settings.units_per_pass):
             together = [path for step in steps[first : first + settings.units_per_pass] for path in step]
-            fits = [
-                _LayerFit(twin, slim, readers[path], planned, reconstructor, cut, settings, most) for path in together
-            ]
+            fits = [_LayerFit(this, readers[path]) for path in together]
             for (dense, now), foreground in zip(paths.watch(together), foregrounds, strict=True):
                 for fit in fits:
                     fit.update(dense[fit.path], now[fit.path], foreground)
@@ -153,52 +153,59 @@ def _block_of(path: str, norm: str | None, census: Census) -> str:
     return next(iter(shared), '')
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """What all layers of a full pass share.
+
+    Attributes:
+        twin (nn.Module): Dense path.
+        slim (nn.Module): Pruned path.
+        cut (Restore): Knows what the layers of the pruned path still have.
+        planned (Mapping[str, UnitPlan]): What becomes of each group.
+        reconstructor (Reconstructor): Of the episodes.
+        settings (Refinement): How.
+        most (int): Positions of a batch that a layer's weights are fitted on.
+    """
+
+    twin: nn.Module
+    slim: nn.Module
+    cut: Restore
+    planned: Mapping[str, UnitPlan]
+    reconstructor: Reconstructor
+    settings: Refinement
+    most: int
+
+
 class _LayerFit:
     """New weights of one layer.
 
     Args:
-        twin (nn.Module): Dense path.
-        slim (nn.Module): Pruned path.
+        this (_Pass): The full pass.
         reads (list[tuple[ChannelGroup, Consumer]]): The groups that it reads, and what of its inputs belongs to them.
-        planned (Mapping[str, UnitPlan]): What becomes of each group.
-        reconstructor (Reconstructor): Of the episodes.
-        cut (Restore): Knows what the layers of the pruned path still have.
-        settings (Refinement): How.
-        most (int): Positions of a batch that its weights are fitted on.
     """
 
-    def __init__(
-        self,
-        twin: nn.Module,
-        slim: nn.Module,
-        reads: list[tuple[ChannelGroup, Consumer]],
-        planned: Mapping[str, UnitPlan],
-        reconstructor: Reconstructor,
-        cut: Restore,
-        settings: Refinement,
-        most: int,
-    ):
-        self.consumer, self.settings, self.most = reads[0][1], settings, most
+    def __init__(self, this: _Pass, reads: list[tuple[ChannelGroup, Consumer]]):
+        self.consumer, self.settings, self.most = reads[0][1], this.settings, this.most
         self.path = self.consumer.name
-        self.layer, dense = slim.get_submodule(self.path), twin.get_submodule(self.path)
+        self.layer, dense = this.slim.get_submodule(self.path), this.twin.get_submodule(self.path)
         dense_weight = outputs_first(dense)
         device = dense_weight.device
-        self.rows = cut.places(self.layer, 0, len(dense_weight)).to(device)
+        self.rows = this.cut.places(self.layer, 0, len(dense_weight)).to(device)
         num_inputs = dense_weight.shape[1]
         self.weight = dense_weight[self.rows].flatten(1).unflatten(1, (num_inputs, -1))  # [M, C, taps]
         zeros = self.weight.new_zeros(len(self.rows))
         bias = getattr(dense, 'bias', None)
         self.bias = zeros if bias is None else bias[self.rows]
-        norm = twin.get_submodule(self.consumer.norm) if self.consumer.norm else None
+        norm = this.twin.get_submodule(self.consumer.norm) if self.consumer.norm else None
         self.mean = None if norm is None else norm.running_mean[self.rows]
         self.slope = zeros + 1 if norm is None else _slope(norm)[self.rows]
-        places = cut.places(self.layer, 1, num_inputs)
+        places = this.cut.places(self.layer, 1, num_inputs)
         self.parts = [
-            _Part(group, consumer, planned[group.name], reconstructor, places, num_inputs, device)
+            _Part(this, group, consumer, places, num_inputs)
             for group, consumer in sorted(reads, key=lambda pair: pair[1].offset)
         ]
         width = outputs_first(self.layer)[0].numel()
-        self.patches = Moments(width, len(self.rows), device) if width <= settings.max_patch else None
+        self.patches = Moments(width, len(self.rows), device) if width <= this.settings.max_patch else None
         if not can_unfold(self.layer):
             self.patches = None
         self.random = torch.Generator().manual_seed(0)
@@ -268,32 +275,22 @@ class _Part:
     """The inputs of a layer that are a group's: what is read of its retained channels, and of all.
 
     Args:
+        this (_Pass): The full pass.
         group (ChannelGroup): The group.
         consumer (Consumer): Where its channels lie among the layer's inputs.
-        plan (UnitPlan): What becomes of it.
-        reconstructor (Reconstructor): Tells the delivery of the episodes, which holds the new one.
         places (Tensor): Dense inputs that the pruned layer still has.
         num_inputs (int): Of the dense layer.
-        device (torch.device): Where the sums are kept.
     """
 
-    def __init__(
-        self,
-        group: ChannelGroup,
-        consumer: Consumer,
-        plan: UnitPlan,
-        reconstructor: Reconstructor,
-        places: Tensor,
-        num_inputs: int,
-        device: torch.device,
-    ):
+    def __init__(self, this: _Pass, group: ChannelGroup, consumer: Consumer, places: Tensor, num_inputs: int):
+        plan, device = this.planned[group.name], this.twin.get_submodule(consumer.name).weight.device
         self.width, self.offset, self.size = group.width, consumer.offset, consumer.num_inputs or num_inputs
         keep = torch.tensor(plan.keep, device=device)
         self.kept = len(keep) * group.block
         self.start = int((places < self.offset).sum())
         self.prior = torch.eye(group.width, device=device)
         if plan.width < group.num_channels:
-            self.prior = reconstructor.reconstruct(group, keep, plan.lam).for_consumer(consumer.key).delivery
+            self.prior = this.reconstructor.reconstruct(group, keep, plan.lam).for_consumer(consumer.key).delivery
         self.moments = Moments(self.kept, self.width, device)
 
     def update(self, dense: Tensor, pruned: Tensor, weights: Tensor | None) -> None:
