@@ -190,7 +190,7 @@ def search(
         searcher.load_state_dict(saved)
         if goals:
             on_main(searcher.save)  # with the rewards by the present weights
-        task.rankings, task.allocation = task.env.rankings, task.env.start
+        task.set_channels(task.env.rankings, task.env.start)
         logger.info(f'resumed after {len(searcher.history)} episodes, best {searcher.best_reward:.4f}')
     elif path is not None and is_main_process() and path.exists():
         _put_aside(path, logger)
