@@ -13,7 +13,7 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from torch import Tensor, nn
 
-from mmautodfp.graph import second_stage_of
+from mmautodfp.graph import hooks, second_stage_of
 
 from .model import FastModel, map_tensors, replace_module
 from .post_processing import use_batched_post_processing
@@ -101,14 +101,13 @@ class FastDetector(FastModel):
         if backbone is None or not changing:
             return []
         calls: list[tuple[str, Any, Any]] = []
-        handles = [
-            child.register_forward_hook(lambda _, args, out, name=name: calls.append((name, args, out)))
-            for name, child in backbone.named_children()
-        ]
         data = self._lay_out(inputs)
-        self._extract_feat(data)
-        for handle in handles:
-            handle.remove()
+        with hooks() as handles:
+            handles += [
+                child.register_forward_hook(lambda _, args, out, name=name: calls.append((name, args, out)))
+                for name, child in backbone.named_children()
+            ]
+            self._extract_feat(data)
         names = [name for name, _, _ in calls]
         stem = []
         for name, args, out in calls:
