@@ -163,7 +163,6 @@ class AutoDFPHook(Hook):
             return search(
                 *(task, self.reward, told.num_episodes, self.agent, told.opening_lams, told.racing),
                 checkpoint=Path(runner.work_dir) / 'search.pth',
-                checkpoint_interval=told.checkpoint_interval,
                 resume=self.resume,
                 seed=told.seed,
                 identity=dict(model=repr(cfg.model.to_dict()), data=repr(dataset)),

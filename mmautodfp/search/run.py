@@ -82,7 +82,6 @@ def search(
     opening_lams: Sequence[Share] = (0.0, 0.5, 1.0),
     racing: Racing | dict | bool | None = None,
     checkpoint: str | os.PathLike | None = None,
-    checkpoint_interval: Count = 1,
     resume: bool = False,
     seed: int = 0,
     identity: Mapping[str, Any] | None = None,
@@ -106,7 +105,6 @@ def search(
         racing (Racing | dict | bool | None): Stops plans that part of the images show to be hopeless, if the reward
             has stages. Defaults to None: in searches of 500 episodes or more.
         checkpoint (str | os.PathLike | None): File that keeps the search. Defaults to None: not kept.
-        checkpoint_interval (int): Episodes between two writings of it. Defaults to 1.
         resume (bool): Go on from ``checkpoint``. Defaults to False: an earlier file of that name is put aside.
         seed (int): Seed of the agent. Defaults to 0.
         identity (Mapping | None): Further facts, JSON-able, that one who resumes must share. Defaults to None.
@@ -179,7 +177,6 @@ def search(
         evaluate,
         num_episodes,
         checkpoint=path if is_main_process() else None,
-        checkpoint_interval=checkpoint_interval,
         identity=facts | dict(identity or {}),
         report=on_episode,
         num_stages=len(stages) or 1,
