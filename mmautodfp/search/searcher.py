@@ -17,7 +17,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_tensors, save_tensors
 from mmautodfp.utils.settings import Count, checked
 
-from .agent import Agent, Trajectory, require_same
+from .agent import Agent, Trajectory, require_settings
 from .environment import PruningEnv, Rollout
 from .history import History, Progress
 from .objectives import Objectives
@@ -207,7 +207,7 @@ class Searcher:
         Raises:
             AutoDFPError: It is a search for something else; the message names what.
         """
-        require_same('search', self.identity, state['identity'])
+        require_settings('search', self.identity, state['identity'])
         self.agent.load_state_dict(state['agent'])
         self.env.set_channels(state['rankings'], state['start'])
         self.history = History.from_state_dict(state['history'])
