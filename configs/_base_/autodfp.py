@@ -28,7 +28,6 @@ autodfp = dict(
     # Uniform plans played first, after an allocated one if there is any; the paper has none.
     opening_lams=(0.0, 0.5, 1.0),
     compare=True,
-    checkpoint_interval=1,
     log_interval=10,
     seed=0,
 )

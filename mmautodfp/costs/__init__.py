@@ -15,7 +15,7 @@ from .constraints import (
 from .counts import Cost, CostModel, ModelCosts, measure_positions, model_costs
 from .latency_table import LatencyCost, LatencyTable, measure_latency_costs
 from .memory import MemoryCost, measure_memory_costs
-from .quantities import UNITS, Limit, format_quantity, parse_limit, parse_quantity
+from .quantities import UNITS, Limit, format_quantity, parse_limit
 from .reading import read_constraint
 
 __all__ = [
@@ -42,7 +42,6 @@ __all__ = [
     'measure_positions',
     'model_costs',
     'parse_limit',
-    'parse_quantity',
     'read_constraint',
     'round_widths',
 ]

@@ -3,14 +3,13 @@
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from mmautodfp.graph import ChannelGroup, outputs_first
+from mmautodfp.graph import ChannelGroup, hooks, outputs_first
 
 
 class Cost(ABC):
@@ -137,7 +136,8 @@ def measure_positions(model: nn.Module, run: Callable[[], object]) -> dict[nn.Mo
             places = output.numel() // (layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
         positions[layer] = positions.get(layer, 0) + places
 
-    with forward_hooks(filter(_multiplies, model.modules()), count):
+    with hooks() as handles:
+        handles += [layer.register_forward_hook(count) for layer in model.modules() if _multiplies(layer)]
         run()
     return positions
 
@@ -287,14 +287,3 @@ def tensor_terms(
     rest = weight.numel() // max(1, size(rows) * size(columns))
     for (i, row), (j, column) in product(rows, columns):
         yield rest * row * column, i, j
-
-
-@contextmanager
-def forward_hooks(layers, hook):
-    """Hooks on the forward of ``layers``, removed at the end of the block."""
-    handles = [layer.register_forward_hook(hook) for layer in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

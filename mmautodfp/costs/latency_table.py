@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmautodfp.graph import ChannelGroup, is_batch_norm, outputs_first
+from mmautodfp.graph import ChannelGroup, hooks, is_batch_norm, outputs_first
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json
 from mmautodfp.utils.timing import describe_machine, median_in_turns, wait_for_gpu
 
 from .constraints import LatencyBudget, allowed_widths
-from .counts import Cost, forward_hooks, shares, unit_roles
+from .counts import Cost, shares, unit_roles
 
 Shares = list[tuple[int | None, int]]
 
@@ -234,13 +234,10 @@ def time_in_place(
         spans.append((layer, time.perf_counter_ns() - begun[layer]))
 
     known = set(layers)
-    handles = [
-        handle
-        for layer in {*parts, *known}
-        for handle in (layer.register_forward_pre_hook(begin), layer.register_forward_hook(end))
-    ]
     rounds = []
-    try:
+    with hooks() as handles:
+        for layer in {*parts, *known}:
+            handles += [layer.register_forward_pre_hook(begin), layer.register_forward_hook(end)]
         for _ in range(repeat + 3):
             spans.clear()
             start = time.perf_counter_ns()
@@ -249,9 +246,6 @@ def time_in_place(
             whole = time.perf_counter_ns() - start
             own = [span for layer, span in spans if layer in known]
             rounds.append([sum(span for layer, span in spans if layer in parts), whole, *own])
-    finally:
-        for handle in handles:
-            handle.remove()
     middle = [round(statistics.median(values)) for values in zip(*rounds[3:], strict=True)]  # the first are slower
     return dict(module=middle[0], model=middle[1], calls=middle[2:])
 
@@ -282,7 +276,8 @@ def _record(
 
     kinds = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
     measurable = [layer for layer in roles if isinstance(layer, kinds) or is_batch_norm(layer)]
-    with forward_hooks([*measurable, *([] if module in measurable else [module])], record):
+    with hooks() as handles:
+        handles += [layer.register_forward_hook(record) for layer in {*measurable, module}]
         run()
     if not inputs or not all(isinstance(value, torch.Tensor) for args in inputs for value in args):
         raise AutoDFPError(

@@ -11,7 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from mmautodfp.graph import ChannelGroup, outputs_first
+from mmautodfp.graph import ChannelGroup, hooks, outputs_first
 from mmautodfp.graph.numbering import Numbers, along_axis, shrunk, tensors_in
 
 from .counts import Cost, CostModel, Role, shares, tensor_terms, unit_roles
@@ -75,12 +75,8 @@ def measure_memory_costs(
         what it is given, and what it makes of that.
     """
     parts = parts or [module]
-    watch = _Watch(model, module, units, parts)
-    try:
-        with watch:
-            said = run()  # held until the end, as a caller would
-    finally:
-        watch.close()
+    with hooks() as handles, _Watch(handles, model, module, units, parts) as watch:
+        said = run()  # held until the end, as a caller would
     del said
     dense, roles = [unit.num_channels for unit in units], unit_roles(module, units, moves_constants)
     inside = {layer for part in parts for layer in part.modules()}
@@ -155,7 +151,14 @@ class _PassingNumbers(Numbers):
 class _Watch(TorchDispatchMode):
     """Follows the groups' channels from their producers on, and the life of all storages."""
 
-    def __init__(self, model: nn.Module, module: nn.Module, units: Sequence[ChannelGroup], parts: Sequence[nn.Module]):
+    def __init__(
+        self,
+        handles: list,
+        model: nn.Module,
+        module: nn.Module,
+        units: Sequence[ChannelGroup],
+        parts: Sequence[nn.Module],
+    ):
         super().__init__()
         self.units = units
         self.numbers = _PassingNumbers(self._note)
@@ -166,25 +169,19 @@ class _Watch(TorchDispatchMode):
         self.gone: list[_Storage] = []
         self.within: list[bool] = []  # of each operation, whether it is of what is pruned
         self.depth = self.unseen = 0  # how deep in what is pruned, and in what no operation tells
-        self.handles = []
         for layer in {layer: None for part in parts for layer in part.modules()}:
-            self.handles.append(layer.register_forward_pre_hook(self._enter))
-            self.handles.append(layer.register_forward_hook(self._leave))
+            handles.append(layer.register_forward_pre_hook(self._enter))
+            handles.append(layer.register_forward_hook(self._leave))
         for layer in model.modules():
             if type(layer).__name__ in ('RoIAlign', 'SingleRoIExtractor'):  # mmcv's and mmdet's
-                self.handles.append(layer.register_forward_pre_hook(self._look_away))
-                self.handles.append(layer.register_forward_hook(self._cut_out))
+                handles.append(layer.register_forward_pre_hook(self._look_away))
+                handles.append(layer.register_forward_hook(self._cut_out))
         for layer, places in _places(module, units).items():
-            self.handles.append(layer.register_forward_hook(self._number_with(places)))
+            handles.append(layer.register_forward_hook(self._number_with(places)))
             # Norms of frozen statistics combine them before they meet a map.
             for tensor in (*layer._parameters.values(), *layer._buffers.values()):
                 if tensor is not None and tensor.ndim == 1:
                     self.numbers.set(tensor, _numbers(places, len(tensor)))
-
-    def close(self) -> None:
-        """Remove the hooks."""
-        for handle in self.handles:
-            handle.remove()
 
     def _enter(self, *_: Any) -> None:
         self.depth += 1

@@ -79,25 +79,6 @@ def parse_limit(text: str | float, metric: str) -> Limit:
     return Limit(metric, amount, None, unit)
 
 
-def parse_quantity(text: str | float, metric: str) -> int:
-    """Read an amount such as '120G' in the metric's smallest unit: parameters, FLOPs, nanoseconds or bytes.
-
-    Args:
-        text (str | float): As of :func:`parse_limit`, but no share.
-        metric (str): Likewise.
-
-    Raises:
-        AutoDFPError: As of :func:`parse_limit`; or it is a share.
-    """
-    limit = parse_limit(text, metric)
-    if limit.amount is None:
-        raise AutoDFPError(
-            f'an amount of {text!r} was asked for the {metric}; it takes no share here, but an amount such as '
-            f'{_EXAMPLES[metric]}'
-        )
-    return limit.amount
-
-
 def format_quantity(amount: int, metric: str) -> str:
     """An amount in the unit that suits it, to four digits, such as '23.51M'."""
     units = {unit: size for unit, size in UNITS[metric].items() if 'i' not in unit}

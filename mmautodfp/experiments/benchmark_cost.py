@@ -19,7 +19,6 @@ from mmautodfp.graph import is_detector, samples_of
 from mmautodfp.hooks import read_settings
 from mmautodfp.runs import load_config
 from mmautodfp.search.survey import survey_target
-from mmautodfp.surgery import allocation_of
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
 from mmautodfp.utils.timing import describe_machine
 
@@ -65,7 +64,7 @@ def measure_cost(
         limit, example = FlopBudget(ratio, 'model'), dict(inputs=images, data_samples=samples_of(images), mode='tensor')
     task = PruningTask.build(model, survey, example, limit, reconstructor, allocate=False)
     marks.append(clock())
-    allocation_of(reconstructor, task.groups, task.rankings, task.constraint, task.dense_widths)
+    task.allocate()
     marks.append(clock())
     plan = task.plan(round_widths(ratio, task.dense_widths)) if example is None else task.uniform_plan()
     task.apply(plan)()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmautodfp.api import PruningTask, search
 from mmautodfp.costs import FlopBudget, LatencyBudget, measure_latency_costs
 from mmautodfp.deploy.onnx import build_model, input_size
-from mmautodfp.kernels import BatchNormStats, ChannelSimilarity, keep_indices
+from mmautodfp.kernels import BatchNormStats, ChannelSimilarity, rank_channels
 from mmautodfp.runs import load_config
 from mmautodfp.search.survey import find_module
 from mmautodfp.surgery import shrink
@@ -45,7 +45,7 @@ def benchmark_kernels(channels: int = 512, rows: int = 16, repeat: int = 15, lam
     weight = torch.randn(channels, channels, 3, 3, generator=generator)
     values = [torch.rand(channels, generator=generator) + 0.5 for _ in range(4)]
     bn = BatchNormStats(*values, eps=1e-5)
-    keep = keep_indices(weight, channels // 2)
+    keep = rank_channels(weight)[: channels // 2].sort().values
     kernel = lambda: ChannelSimilarity.from_weight(weight, bn).delivery(keep, lam)
     seconds = median_in_turns(dict(kernel=kernel), repeat)['kernel']
     delivery = kernel()

@@ -18,9 +18,7 @@ from .bench import prepare_hook
 #: Settings of :class:`SyntheticReward` beside those of its images.
 REWARDS: dict[str, dict] = {
     'error, batch statistics': dict(),
-    'error, running statistics': dict(statistics='running'),
     'cosine, batch statistics': dict(measure='cosine'),
-    'cosine, running statistics': dict(measure='cosine', statistics='running'),
 }
 
 

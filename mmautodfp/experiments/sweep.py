@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.logging import print_log
 
+from mmautodfp.hooks.settings import DROPPED
 from mmautodfp.outputs.latency import measure_latency
 from mmautodfp.outputs.report import draw_pareto
 from mmautodfp.runs import load_search_config, prune
@@ -114,7 +115,7 @@ def _require_same(found: dict[str, Any] | None, wanted: dict[str, Any], folder: 
     found = found or {}
     different = [
         f'{key}={found.get(key)!r} instead of {wanted.get(key)!r}'
-        for key in sorted({*found, *wanted} - {'num_episodes'})
+        for key in sorted({*found, *wanted} - {'num_episodes', *DROPPED})
         if found.get(key) != wanted.get(key)
     ]
     if different:

@@ -1,10 +1,11 @@
-"""What can be pruned: channel groups of a live model, found by those who know its blocks."""
+"""What can be pruned: channel groups of a live model, found by those who know its blocks, or by tracing it."""
 
 from .discovery import groups_of
 from .finders import ChainFinder, ChannelPath, InvertedResidualFinder, ResidualBlockFinder, chain_units
 from .forward import (
     flat_tensors,
     has_plain_second_stage,
+    hooks,
     is_detector,
     outputs_by_kind,
     outputs_of,
@@ -50,6 +51,7 @@ __all__ = [
     'flat_tensors',
     'groups_of',
     'has_plain_second_stage',
+    'hooks',
     'is_batch_norm',
     'is_detector',
     'outputs_by_kind',

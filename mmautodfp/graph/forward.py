@@ -1,6 +1,7 @@
 """Sending images through a whole model, heads included, without a ground truth and without post-processing."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,17 @@ def run_model(model: nn.Module, *inputs: Any) -> Any:
         features = model.extract_feat(images)
         return model.bbox_head(features), _instance_free_part(model.mask_head, features)
     return model(images, samples_of(images), mode='tensor')
+
+
+@contextmanager
+def hooks() -> Iterator[list]:
+    """A list for hook handles, which are removed at the end."""
+    handles: list = []
+    try:
+        yield handles
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def is_detector(model: nn.Module) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .forward import flat_tensors
+from .forward import flat_tensors, hooks
 from .numbering import Numbers, along_axis, tensors_in
 from .units import is_batch_norm
 
@@ -74,12 +74,8 @@ def trace_channels(model: nn.Module, run: Callable[[], Any]) -> Trace:
         model (nn.Module): In eval mode.
         run (Callable): Runs it on a small input and returns its outputs, whose channels stay.
     """
-    tracer = _Tracer(model)
-    try:
-        with tracer:
-            said = run()
-    finally:
-        tracer.close()
+    with hooks() as handles, _Tracer(handles, model) as tracer:
+        said = run()
     numbers = tracer.numbers
     for tensor in flat_tensors(said):
         numbers.fix(tensor, 'gives an output of the model')
@@ -90,7 +86,7 @@ def trace_channels(model: nn.Module, run: Callable[[], Any]) -> Trace:
 class _Tracer(TorchDispatchMode):
     """Watches layers with hooks, and hands all operations between them to :class:`.Numbers`."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, handles: list, model: nn.Module):
         super().__init__()
         self.numbers = Numbers()
         self.layers: dict[str, Call] = {}
@@ -99,7 +95,6 @@ class _Tracer(TorchDispatchMode):
         self.calls: dict[str, list[tuple[int, int]]] = {}  # identities of inputs and outputs
         self.weights: dict[int, str] = {}  # of layers that read channels, by identity
         self.used: set[int] = set()
-        self.handles = []
         for path, layer in model.named_modules():
             leave = None
             if _is_layer(layer):
@@ -109,17 +104,12 @@ class _Tracer(TorchDispatchMode):
             elif type(layer).__name__ == 'RoIAlign':  # mmcv's, which is no operation that torch sees
                 leave = self._aligned
             if leave is not None:
-                self.handles.append(layer.register_forward_pre_hook(self._enter))
-                self.handles.append(layer.register_forward_hook(leave))
+                handles.append(layer.register_forward_pre_hook(self._enter))
+                handles.append(layer.register_forward_hook(leave))
             weight = layer._parameters.get('weight')
             if weight is not None and (hasattr(layer, 'in_channels') or hasattr(layer, 'in_features')):
                 self.weights[id(weight)] = path
-                self.handles.append(layer.register_forward_pre_hook(self._use))
-
-    def close(self) -> None:
-        """Remove the hooks."""
-        for handle in self.handles:
-            handle.remove()
+                handles.append(layer.register_forward_pre_hook(self._use))
 
     # What layers do.
 

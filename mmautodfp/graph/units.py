@@ -1,4 +1,4 @@
-"""What can be pruned: units of a producer, what follows it, and its consumers, found by walking a live model."""
+"""What can be pruned: groups of channels, their producers and consumers; and how known blocks are walked for them."""
 
 from abc import ABC, abstractmethod
 from collections import Counter

@@ -15,7 +15,7 @@ from mmautodfp.api import PruningTask, SearchResult, search
 from mmautodfp.frontier import Choice
 from mmautodfp.outputs import RunArtifacts, compare, read_metainfo, search_line, slim_config
 from mmautodfp.search import NUM_FINALISTS, AgentSpec, Progress, on_every_rank, on_main
-from mmautodfp.search.task import survey_target
+from mmautodfp.search.survey import survey_target
 from mmautodfp.utils.registry import AGENTS, HOOKS, RECONSTRUCTORS, REWARDS, build
 
 from .settings import read_settings
@@ -163,7 +163,6 @@ class AutoDFPHook(Hook):
             return search(
                 *(task, self.reward, told.num_episodes, self.agent, told.opening_lams, told.racing),
                 checkpoint=Path(runner.work_dir) / 'search.pth',
-                checkpoint_interval=told.checkpoint_interval,
                 resume=self.resume,
                 seed=told.seed,
                 identity=dict(model=repr(cfg.model.to_dict()), data=repr(dataset)),

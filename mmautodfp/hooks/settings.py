@@ -15,6 +15,7 @@ from mmautodfp.utils.settings import Count, Several, Share, Whole, settings
 
 # Names of version 0.1, whose configs go on working.
 RENAMED = {'module': 'target'}
+DROPPED = {'checkpoint_interval': 'a search is written after every round of episodes'}
 DEFAULT_TYPES = dict(budget='ParamBudget', agent='SAC', reconstructor='SimilarityReconstructor', reward='CocoReward')
 
 
@@ -61,7 +62,6 @@ class HookSettings:
             reconstructor) and, if there is one, the allocated plan, on the reward's images and on the held-out ones.
             Defaults to True.
         report (bool): Write ``report.html``. Defaults to True.
-        checkpoint_interval (int): Episodes between two writings of ``search.pth``. Defaults to 1.
         log_interval (int): Episodes between two lines in the log; a new best plan is always told. Defaults to 10.
         resume (bool): Go on from ``search.pth`` in the work dir. Defaults to False.
         seed (int): Seed of the agent, 0 or more. Defaults to 0.
@@ -90,7 +90,6 @@ class HookSettings:
     bias_threshold: float = 0.5
     compare: bool = True
     report: bool = True
-    checkpoint_interval: Count = 1
     log_interval: Count = 10
     resume: bool = False
     seed: Whole = 0
@@ -104,12 +103,14 @@ class HookSettings:
 
 
 def read_settings(arguments: Mapping[str, Any]) -> HookSettings:
-    """The settings of a config, under the names of any version; a warning names those that were renamed."""
-    present = {name: value for name, value in arguments.items() if name not in RENAMED}
+    """The settings of a config, under the names of any version; warnings tell of those that were renamed or dropped."""
+    present = {name: value for name, value in arguments.items() if name not in {*RENAMED, *DROPPED}}
     for old, new in RENAMED.items():
         if old in arguments:
             warnings.warn(f'autodfp.{old} is called autodfp.{new} since version 0.2', FutureWarning, stacklevel=3)
             present[new] = arguments[old]  # the old name wins: ours in a base config is then only the default
+    for name in DROPPED.keys() & arguments.keys():
+        warnings.warn(f'autodfp.{name} does nothing since version 0.2: {DROPPED[name]}', FutureWarning, stacklevel=3)
     present.pop('type', None)
     for name, kind in DEFAULT_TYPES.items():
         if isinstance(present.get(name), dict | None):

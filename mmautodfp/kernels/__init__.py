@@ -15,8 +15,8 @@ from .moments import (
     solve_ridge,
     unexplained_shares,
 )
-from .reconstruction import delivery_matrix, merge_input_channels, neuron_merging_delivery
-from .selection import keep_indices, rank_channels
+from .reconstruction import merge_input_channels, neuron_merging_delivery
+from .selection import rank_channels
 from .similarity import (
     BatchNormStats,
     ChannelClusters,
@@ -39,8 +39,6 @@ __all__ = [
     'cluster_channels',
     'cosine_distance',
     'dead_leaves',
-    'delivery_matrix',
-    'keep_indices',
     'least_squares_delivery',
     'merge_input_channels',
     'neuron_merging_delivery',

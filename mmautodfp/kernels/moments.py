@@ -235,17 +235,17 @@ def least_squares_delivery(
 
 
 @torch.no_grad()
-def rank_by_explanation(covariance: Tensor, consumer: Tensor, block: int = 1) -> Tensor:
+def rank_by_explanation(covariance: Tensor, gram: Tensor, block: int = 1) -> Tensor:
     """Order the channels so that each next one explains most of what the consumer still misses.
 
-    A pivoted Cholesky factorisation: the channel is taken whose regression leaves the least of ``tr(consumer @ R)``,
+    A pivoted Cholesky factorisation: the channel is taken whose regression leaves the least of ``tr(gram @ R)``,
     R being the covariance that the channels taken before do not explain. Channels that add nothing come last, in order
     of their index, and of channels that explain equally much, such as twins, the one with the lower index comes first.
     Takes O(N^3).
 
     Args:
         covariance (Tensor): [N, N], of the channels as the consumers read them.
-        consumer (Tensor): [N, N], how much errors in two channels matter together: ``sum_os W[o, n, s] W[o, m, s]``
+        gram (Tensor): [N, N], how much errors in two channels matter together: ``sum_os W[o, n, s] W[o, m, s]``
             of the consumer's weight.
         block (int): Neighbouring channels that are taken together, a divisor of N. Defaults to 1.
 
@@ -253,23 +253,23 @@ def rank_by_explanation(covariance: Tensor, consumer: Tensor, block: int = 1) ->
         Tensor: [N], channel indices, the most explaining first; with blocks [N / block], those of blocks.
     """
     if block > 1:
-        return _rank_blocks(covariance.double().clone(), consumer.double(), block)
-    rest, consumer = covariance.double().clone(), consumer.double()
+        return _rank_blocks(covariance.double().clone(), gram.double(), block)
+    rest, gram = covariance.double().clone(), gram.double()
     floor = rest.diagonal().amax().clamp_min(0) * 1e-10
     taken: list[int] = []
     left = torch.ones(len(rest), dtype=torch.bool, device=rest.device)
-    while more := _most_explaining(rest, consumer, left, floor):
+    while more := _most_explaining(rest, gram, left, floor):
         taken += more
     return torch.tensor(taken + left.nonzero().squeeze(1).tolist(), device=covariance.device)
 
 
-def _most_explaining(rest: Tensor, consumer: Tensor, left: Tensor, floor: Tensor) -> list[int]:
+def _most_explaining(rest: Tensor, gram: Tensor, left: Tensor, floor: Tensor) -> list[int]:
     """The next channels, LAZY at most; they are no longer ``left``, and what they explain is taken out of ``rest``.
 
     With R [N, N] what is missed so far, each channel that is taken makes it R - c c^T. Forming that every time would
-    read and write matrices again and again; only its diagonal and that of R M R are needed, M being ``consumer``.
+    read and write matrices again and again; only its diagonal and that of R M R are needed, M being ``gram``.
     """
-    read = rest @ consumer
+    read = rest @ gram
     explained, variance = (read * rest).sum(1), rest.diagonal().clone()
     columns, reads = rest.new_zeros(2, LAZY, len(rest))  # c, and R M c with R as it was at the start
     products = rest.new_zeros(LAZY, LAZY)  # c^T M c
@@ -296,7 +296,7 @@ def _most_explaining(rest: Tensor, consumer: Tensor, left: Tensor, floor: Tensor
     return taken
 
 
-def _rank_blocks(rest: Tensor, consumer: Tensor, block: int) -> Tensor:
+def _rank_blocks(rest: Tensor, gram: Tensor, block: int) -> Tensor:
     """As :func:`rank_by_explanation`: of each block, the inverse of its covariance takes the place of 1 / R_jj."""
     count = len(rest) // block
     floor = rest.diagonal().amax().clamp_min(0) * 1e-10
@@ -306,7 +306,7 @@ def _rank_blocks(rest: Tensor, consumer: Tensor, block: int) -> Tensor:
         columns = rest.unflatten(1, (count, block)).movedim(1, 0)  # [count, N, block]
         own = torch.stack([rest[i * block : (i + 1) * block, i * block : (i + 1) * block] for i in range(count)])
         inverse = torch.linalg.pinv(own, rtol=1e-9, hermitian=True)
-        gain = ((consumer @ columns).transpose(1, 2) @ columns @ inverse).diagonal(dim1=1, dim2=2).sum(1)
+        gain = ((gram @ columns).transpose(1, 2) @ columns @ inverse).diagonal(dim1=1, dim2=2).sum(1)
         useful = left & (own.diagonal(dim1=1, dim2=2).amax(1) > floor)
         if not useful.any():
             break
@@ -319,24 +319,24 @@ def _rank_blocks(rest: Tensor, consumer: Tensor, block: int) -> Tensor:
 
 
 @torch.no_grad()
-def unexplained_shares(covariance: Tensor, consumer: Tensor, ranking: Tensor) -> Tensor:
+def unexplained_shares(covariance: Tensor, gram: Tensor, ranking: Tensor) -> Tensor:
     """How much of what the consumers read is lost, by the number of channels that stay.
 
     Args:
         covariance (Tensor): [N, N], of the channels as the consumers read them.
-        consumer (Tensor): [N, N], as of :func:`rank_by_explanation`.
+        gram (Tensor): [N, N], as of :func:`rank_by_explanation`.
         ranking (Tensor): [N], the order in which channels stay.
 
     Returns:
-        Tensor: [N + 1], float64; entry K is ``tr(consumer @ R)`` as a share of ``tr(consumer @ covariance)``, R being
+        Tensor: [N + 1], float64; entry K is ``tr(gram @ R)`` as a share of ``tr(gram @ covariance)``, R being
         the covariance that the first K channels do not explain. It falls from 1 to 0; all zeros if nothing is read.
     """
-    covariance, consumer = (matrix.double()[ranking][:, ranking] for matrix in (covariance, consumer))
+    covariance, gram = (matrix.double()[ranking][:, ranking] for matrix in (covariance, gram))
     scale = covariance.diagonal().mean()
     if scale <= 0:
         return covariance.new_zeros(len(ranking) + 1)
     # Column k of the factor is what channel k adds to those before it.
     factor = positive_factor(covariance, 0.0)
-    explained = torch.cat([scale.new_zeros(1), ((consumer @ factor) * factor).sum(0).cumsum(0)])
+    explained = torch.cat([scale.new_zeros(1), ((gram @ factor) * factor).sum(0).cumsum(0)])
     total = explained[-1]
     return (1 - explained / total).clamp(0, 1) if total > 0 else torch.zeros_like(explained)

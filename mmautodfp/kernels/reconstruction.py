@@ -6,40 +6,7 @@ import torch
 from torch import Tensor
 
 from .selection import assign_partners, flat_channels, widen
-from .similarity import BatchNormStats, ChannelSimilarity, alive_channels, cosine_distance
-
-
-def delivery_matrix(
-    weight: Tensor,
-    bn: BatchNormStats,
-    keep: Tensor | Sequence[int],
-    lam: float,
-    normalization: str = 'minmax',
-    min_cosine: float | None = None,
-) -> Tensor:
-    """How every channel is expressed by the kept ones (Eqs. 12 and 16).
-
-    The row of a kept channel is one-hot. The row of a pruned channel p holds s_pr at the kept channel r with the least
-    ``lam * cosine_distance(p, r) + (1 - lam) * |b_pr|``, |b_pr| being normalised over p's candidates. A dead kept
-    channel is no candidate. A row is zero where p is dead (its constant output can move into a bias: see
-    :attr:`BatchNormStats.shift`) or where no candidate is left.
-
-    Args:
-        weight (Tensor): [N, C, kH, kW] or [N, C], the producer's.
-        bn (BatchNormStats): [N] each, the norm behind it.
-        keep (Tensor | Sequence[int]): [K], distinct kept channels; column k belongs to ``keep[k]``.
-        lam (float): Weight of the direction against the left-over constant, 0 to 1.
-        normalization (str): 'max' divides |b| by its largest, 'minmax' subtracts its least first. Defaults to 'minmax'.
-        min_cosine (float | None): Leave p's row zero if the chosen r's cosine similarity is below it. Defaults to None.
-
-    Returns:
-        Tensor: [N, K].
-
-    Raises:
-        ValueError: ``keep`` is empty, names a channel twice or one that does not exist; ``lam`` is outside 0 to 1;
-            ``normalization`` is unknown; ``bn`` belongs to another number of channels.
-    """
-    return ChannelSimilarity.from_weight(weight, bn).delivery(keep, lam, normalization, min_cosine)
+from .similarity import BatchNormStats, alive_channels, cosine_distance
 
 
 @torch.no_grad()
@@ -52,7 +19,7 @@ def neuron_merging_delivery(
 ) -> Tensor:
     """The delivery matrix of Neuron Merging, in the form that its authors released.
 
-    It differs from :func:`delivery_matrix` in three ways. The scale is
+    It differs from :meth:`.ChannelSimilarity.delivery` in three ways. The scale is
     ``s_pr = |W_p| / |W_r| * (gamma_r / gamma_p) * (v_p / v_r)`` with v the running variance. The left-over constant is
     taken at that scale's ratio, ``|gamma_r / v_r * (n (mu_p - v_p beta_p / gamma_p) - mu_r) + beta_r| / s_pr`` with
     ``n = |W_p| / |W_r|``, and min-max normalised; where s_pr is negative it counts as a gain. No channel is merged if
@@ -62,7 +29,7 @@ def neuron_merging_delivery(
     ``neuron_merging_delivery(torch.cat([weight, bias[:, None]], 1), BatchNormStats.identity(N), keep, lam=1)``.
 
     Where the released code divides by zero (a dead channel, a variance of zero, candidates that do not differ) this one
-    follows :func:`delivery_matrix`: no partner, a zero row, a constant of zero.
+    follows :meth:`.ChannelSimilarity.delivery`: no partner, a zero row, a constant of zero.
 
     Args:
         weight (Tensor): [N, C, kH, kW] or [N, C], the producer's.
@@ -75,7 +42,7 @@ def neuron_merging_delivery(
         Tensor: [N, K].
 
     Raises:
-        ValueError: As :func:`delivery_matrix`.
+        ValueError: As :meth:`.ChannelSimilarity.delivery`.
     """
     alive = alive_channels(weight, bn) & (bn.var > 1e-12)
     norm = torch.where(alive, flat_channels(weight).norm(dim=1), 1)

@@ -22,30 +22,6 @@ def rank_channels(weight: Tensor) -> Tensor:
     return flat_channels(weight).norm(dim=1).argsort(descending=True, stable=True)
 
 
-def keep_indices(weight: Tensor, num_keep: int) -> Tensor:
-    """The channels with the largest l2 norms.
-
-    Args:
-        weight (Tensor): [N, C, kH, kW] or [N, C].
-        num_keep (int): K, how many to keep, 1 to N.
-
-    Returns:
-        Tensor: [K], channel indices, ascending.
-
-    Raises:
-        ValueError: ``num_keep`` is not one of 1 to N.
-    """
-    return first_ranked(rank_channels(weight), num_keep)
-
-
-def first_ranked(ranking: Tensor, num_keep: int) -> Tensor:
-    """The first ``num_keep`` of a ranking [N], ascending: :func:`keep_indices` without ranking again."""
-    if num_keep not in range(1, len(ranking) + 1):
-        found = len(ranking)
-        raise ValueError(f'{num_keep} channels were to be kept, but the layer has {found}; ask for 1 to {found}')
-    return ranking[: int(num_keep)].sort().values
-
-
 def flat_channels(weight: Tensor) -> Tensor:
     """[N, ...] as one row a channel, [N, D], in at least single precision."""
     if weight.ndim < 2 or weight.numel() == 0:

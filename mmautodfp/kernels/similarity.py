@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .selection import assign_partners, first_ranked, flat_channels, rank_channels, widen
+from .selection import assign_partners, flat_channels, widen
 
 # A channel is dead below this share of its layer's largest |gamma| or |W|. In networks that were trained with weight
 # decay the two shrink together and without end, so the exact value matters little.
@@ -231,16 +231,12 @@ class ChannelSimilarity:
         scale (Tensor): [N, N], :func:`reconstruction_scale`.
         bias (Tensor): [N, N], :func:`bias_matrix`.
         alive (Tensor): [N] of bool, :func:`alive_channels`.
-        constant (Tensor): [N], what a dead channel puts out before the activation, :attr:`BatchNormStats.shift`.
-        ranking (Tensor): [N], :func:`rank_channels`.
     """
 
     distance: Tensor
     scale: Tensor
     bias: Tensor
     alive: Tensor
-    constant: Tensor
-    ranking: Tensor
 
     @classmethod
     def from_weight(cls, weight: Tensor, bn: BatchNormStats) -> 'ChannelSimilarity':
@@ -251,23 +247,12 @@ class ChannelSimilarity:
             scale=scale,
             bias=_left_over(scale, bn),
             alive=alive_channels(weight, bn),
-            constant=bn.shift.detach(),
-            ranking=rank_channels(weight),
         )
-
-    @property
-    def num_channels(self) -> int:
-        """N."""
-        return len(self.distance)
 
     @cached_property
     def magnitude(self) -> Tensor:
         """[N, N], |b_ij|."""
         return self.bias.abs()
-
-    def keep_indices(self, num_keep: int) -> Tensor:
-        """[K], ascending: the ``num_keep`` channels with the largest l2 norms; ValueError if it is not 1 to N."""
-        return first_ranked(self.ranking, num_keep)
 
     def delivery(
         self,
@@ -276,7 +261,28 @@ class ChannelSimilarity:
         normalization: str = 'minmax',
         min_cosine: float | None = None,
     ) -> Tensor:
-        """The delivery matrix of :func:`mmautodfp.kernels.delivery_matrix`, with the same arguments and errors."""
+        """How every channel is expressed by the kept ones (Eqs. 12 and 16).
+
+        The row of a kept channel is one-hot. The row of a pruned channel p holds s_pr at the kept channel r with the
+        least ``lam * cosine_distance(p, r) + (1 - lam) * |b_pr|``, |b_pr| being normalised over p's candidates. A dead
+        kept channel is no candidate. A row is zero where p is dead (its constant output can move into a bias: see
+        :attr:`BatchNormStats.shift`) or where no candidate is left.
+
+        Args:
+            keep (Tensor | Sequence[int]): [K], distinct kept channels; column k belongs to ``keep[k]``.
+            lam (float): Weight of the direction against the left-over constant, 0 to 1.
+            normalization (str): 'max' divides |b| by its largest, 'minmax' subtracts its least first. Defaults to
+                'minmax'.
+            min_cosine (float | None): Leave p's row zero if the chosen r's cosine similarity is below it. Defaults to
+                None.
+
+        Returns:
+            Tensor: [N, K].
+
+        Raises:
+            ValueError: ``keep`` is empty, names a channel twice or one that does not exist; ``lam`` is outside 0 to 1;
+                ``normalization`` is unknown.
+        """
         return assign_partners(
             self.distance, self.scale, self.magnitude, self.alive, keep, lam, normalization, min_cosine
         )

@@ -17,6 +17,7 @@ from mmautodfp.graph import (
     ChannelGroup,
     Consumer,
     has_plain_second_stage,
+    hooks,
     is_batch_norm,
     outputs_first,
     regions_of,
@@ -87,17 +88,6 @@ class SyntheticImages:
 
 class Stopped(Exception):
     """Ends a forward pass of which no more is needed."""
-
-
-@contextmanager
-def hooks() -> Iterator[list]:
-    """A list for hook handles, which are removed at the end."""
-    handles: list = []
-    try:
-        yield handles
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def inputs_of(model: nn.Module, module: nn.Module, images: Tensor) -> tuple:

@@ -151,14 +151,10 @@ class CocoReward(Reward):
         fast = self.detector is not None  # why not has been said
         other = CocoReward(num_images, self.seed, self.metric, self._batch_size, cache_gb=0, stages=(), fast=fast)
         other._prepare(model, dataloader, (), excluded)
-        if not other.indices or not other.has_objects():
+        if not other.indices or not other.truth.has_objects:
             return None
         other.one_batch()  # an image that is missing is better missed now than after the search
         return other
-
-    def has_objects(self) -> bool:
-        """Whether any object of the classes is annotated on the images, without which there is no mAP."""
-        return self.truth.has_objects
 
     def one_batch(self) -> dict[str, Any]:
         chunk = self._batches.chunks[len(self._batches) // 2]  # by aspect ratio: neither the narrowest nor the widest

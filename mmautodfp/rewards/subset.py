@@ -1,6 +1,6 @@
 """Images of a COCO-format data set: which ones, and having them ready."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import mmcv
@@ -87,9 +87,6 @@ class ImageBatches:
         if isinstance(data['inputs'], list):  # not preprocessed yet
             data = self._preprocess(dict(data), False)
         return dict(inputs=data['inputs'], data_samples=data['data_samples'])
-
-    def __iter__(self) -> Iterator[dict]:
-        return (self[number] for number in range(len(self)))
 
     @property
     def all_preprocessed(self) -> bool:

@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -31,15 +30,15 @@ class SyntheticReward(Reward):
     first stage proposes; of another model its outputs. All kinds of answers (classes, boxes, ...) count alike, and
     places where the dense one sees something more than others (:class:`.foreground.Foreground`).
 
+    In both models every BatchNorm uses the batch's own statistics, so that the images look to it like those of the
+    training.
+
     Args:
         images (dict | None): Settings of :class:`mmautodfp.reconstruction.SyntheticImages`. The seed differs from that
             of the reconstructor, so that a plan is not judged on what it was fitted to. Defaults to None: 16
             dead-leaves images of 256 pixels.
         measure (str): 'error', 1 less the share of the outputs' variance that is missed, or 'cosine', the mean
             cosine similarity of the positions. Defaults to 'error'.
-        statistics (str): 'batch' lets every BatchNorm use the batch's own statistics, in the dense and the pruned
-            model, so that the images look to it like those of the training; 'running' leaves the norms alone. Defaults
-            to 'batch'.
 
     Raises:
         AutoDFPError: A setting is unknown or out of its range.
@@ -48,15 +47,9 @@ class SyntheticReward(Reward):
     needs_data = False
 
     @checked('SyntheticReward')
-    def __init__(
-        self,
-        images: dict | None = None,
-        measure: Literal['error', 'cosine'] = 'error',
-        statistics: Literal['batch', 'running'] = 'batch',
-    ):
+    def __init__(self, images: dict | None = None, measure: Literal['error', 'cosine'] = 'error'):
         self._settings = build_settings(SyntheticImages, images, 'images', num_images=16, seed=1)
         self.measure = measure
-        self.statistics = statistics
         self.name = 'output_likeness'
 
     @torch.no_grad()
@@ -73,7 +66,7 @@ class SyntheticReward(Reward):
 
     @property
     def identity(self) -> str:
-        return f'{self.name} ({self.measure}, {self.statistics}, {self._settings})'
+        return f'{self.name} ({self.measure}, batch, {self._settings})'  # as searches that are kept name it
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> float:
@@ -85,7 +78,7 @@ class SyntheticReward(Reward):
 
     def _each(self, model: nn.Module, ask: Callable[..., Any]) -> Iterator[Any]:
         for inputs in self._batches:
-            with batch_statistics(model) if self.statistics == 'batch' else nullcontext():
+            with batch_statistics(model):
                 yield ask(model, *inputs)
 
     def one_batch(self) -> dict[str, Any]:
@@ -96,7 +89,7 @@ class SyntheticReward(Reward):
         self, model: nn.Module, dataloader: dict | None = None, reported: dict | None = None
     ) -> 'SyntheticReward':
         """On as many images of another seed, far from those that people choose: the reconstructor's is none of them."""
-        other = SyntheticReward(None, self.measure, self.statistics)
+        other = SyntheticReward(None, self.measure)
         other._settings = replace(self._settings, seed=self._settings.seed + 1000)
         other.prepare(model)
         return other

@@ -139,14 +139,14 @@ class Agent(ABC):
         Raises:
             AutoDFPError: The state is another kind of agent's, or that of another task or other settings.
         """
-        require_same('agent', dict(type=type(self).__name__, **self._sizes()), state)
+        require_settings('agent', dict(type=type(self).__name__, **self._sizes()), state)
         self.episode = state['episode']
 
     def _sizes(self) -> dict[str, int]:
         return {name: getattr(self.spec, name) for name in ('horizon', 'state_dim', 'action_dim')}
 
 
-def require_same(owner: str, asked: dict[str, Any], saved: dict[str, Any]) -> None:
+def require_settings(owner: str, asked: dict[str, Any], saved: dict[str, Any]) -> None:
     """Refuse a saved state whose settings are not the present ones.
 
     Args:

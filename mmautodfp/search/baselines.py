@@ -8,7 +8,7 @@ from torch import Tensor
 from mmautodfp.utils.registry import AGENTS
 from mmautodfp.utils.settings import Share, checked
 
-from .agent import Agent, AgentSpec, require_same
+from .agent import Agent, AgentSpec, require_settings
 
 EXPLORE_STREAM = 0
 # Narrow and wide episodes both: nearly uniform plans tell units apart at a small loss, wide ones find the far ones.
@@ -55,7 +55,7 @@ class RandomSearch(Agent):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        require_same('agent', dict(around_uniform=self.around_uniform), state)
+        require_settings('agent', dict(around_uniform=self.around_uniform), state)
         self.width = state['width']
         self.random.set_state(state['random'])
 

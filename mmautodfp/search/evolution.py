@@ -11,7 +11,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import AGENTS
 from mmautodfp.utils.settings import checked
 
-from .agent import Agent, AgentSpec, Trajectory, require_same
+from .agent import Agent, AgentSpec, Trajectory, require_settings
 
 EVOLUTION_STREAM = 3
 
@@ -116,7 +116,7 @@ class CMAES(Agent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         settings = dict(sigma=self.sigma, population_size=self.population_size, seed=self.spec.seed)
-        require_same('agent', settings, state)
+        require_settings('agent', settings, state)
         self._start()
         generations, drawn = state['generations'].tolist(), []
         for episode, reward in enumerate(state['rewards'].tolist()):

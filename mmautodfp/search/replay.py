@@ -8,7 +8,7 @@ from torch import Tensor
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import Count, Whole, checked
 
-from .agent import Trajectory, require_same
+from .agent import Trajectory, require_settings
 
 
 class Batch(NamedTuple):
@@ -109,7 +109,7 @@ class ReplayBuffer:
         Raises:
             AutoDFPError: It was saved with another capacity.
         """
-        require_same('replay buffer', dict(capacity=self.capacity), state)
+        require_settings('replay buffer', dict(capacity=self.capacity), state)
         self.cursor, self.size = state['cursor'], state['size']
         for name, stored in self.data._asdict().items():
             stored.copy_(state[name])

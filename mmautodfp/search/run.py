@@ -82,7 +82,6 @@ def search(
     opening_lams: Sequence[Share] = (0.0, 0.5, 1.0),
     racing: Racing | dict | bool | None = None,
     checkpoint: str | os.PathLike | None = None,
-    checkpoint_interval: Count = 1,
     resume: bool = False,
     seed: int = 0,
     identity: Mapping[str, Any] | None = None,
@@ -106,7 +105,6 @@ def search(
         racing (Racing | dict | bool | None): Stops plans that part of the images show to be hopeless, if the reward
             has stages. Defaults to None: in searches of 500 episodes or more.
         checkpoint (str | os.PathLike | None): File that keeps the search. Defaults to None: not kept.
-        checkpoint_interval (int): Episodes between two writings of it. Defaults to 1.
         resume (bool): Go on from ``checkpoint``. Defaults to False: an earlier file of that name is put aside.
         seed (int): Seed of the agent. Defaults to 0.
         identity (Mapping | None): Further facts, JSON-able, that one who resumes must share. Defaults to None.
@@ -132,92 +130,114 @@ def search(
     path = None if checkpoint is None else Path(checkpoint)
     if resume and path is None:
         raise AutoDFPError('a search was to be resumed, but no checkpoint is named; name the file that keeps it')
-    if objectives is not None and racing:
-        raise AutoDFPError(
-            f'racing={racing!r} was asked for together with objectives, but it gives up plans that their Pareto set '
-            'may need; leave one of the two out'
-        )
     images, stages = describe_reward(reward)
     # A judge that is not prepared is better known now than after the search.
     judged_by = identify_reward(judge) if judge is not None and finalists else None
-    num_images = _images_of_both(reward, judge) if judged_by else (0, 1)
     saved = load_search(path) if resume else None
-    if objectives is not None:
-        racing = False
-    elif racing is None:
-        # More episodes than at first must not make another search of it.
-        racing = saved['identity'].get('racing') or False if saved else num_episodes >= LONG_SEARCH
-    racing = read_racing(racing)
-    if not stages:
-        racing = None  # there is nothing to stop between
-    name, digest = identify_reward(reward)
+    racing = _read_race(racing, stages, objectives, num_episodes, saved)
     goals = _read_objectives(objectives, task, reward, saved)
-    facts = task.identity | dict(
-        opening_lams=list(opening_lams),
-        reward=name,
-        stages=list(stages) if racing else None,
-        racing=asdict(racing) if racing else None,
-        images=digest,
-        seed=seed,
-        objectives=goals and goals.identity,
-        opening_points=opening_points if goals else None,
-    )
     spec = task.agent_spec(seed, [] if goals is None else goals.weights.values())
     player: Agent = build(AGENTS, agent or dict(type='SAC'), spec=spec)
     on_every_rank(lambda: task.env)
-
-    def evaluate(plan: PruningPlan) -> Generator[float, None, None]:
-        if not racing:
-            yield task.evaluate(plan, reward)
-            return
-        with task.apply(plan):  # undone when the generator is closed
-            yield from reward.evaluate(task.model)
-
+    facts = dict(opening_lams=list(opening_lams), seed=seed, opening_points=opening_points if goals else None)
     searcher = Searcher(
         task.env,
         player,
-        evaluate,
+        partial(_evaluate, task, reward, in_stages=racing is not None),
         num_episodes,
         checkpoint=path if is_main_process() else None,
-        checkpoint_interval=checkpoint_interval,
-        identity=facts | dict(identity or {}),
+        identity=task.identity | _identify(reward, stages, racing, goals) | facts | dict(identity or {}),
         report=on_episode,
         num_stages=len(stages) or 1,
         racing=racing,
         objectives=goals,
     )
     if saved:
-        searcher.load_state_dict(saved)
-        if goals:
-            on_main(searcher.save)  # with the rewards by the present weights
-        task.rankings, task.allocation = task.env.rankings, task.env.start
-        logger.info(f'resumed after {len(searcher.history)} episodes, best {searcher.best_reward:.4f}')
+        _go_on(searcher, saved, task, logger)
     elif path is not None and is_main_process() and path.exists():
         _put_aside(path, logger)
     # After a resume, which may count the actions from other widths than were found anew.
     searcher.opening = _opening(task, opening_lams, opening_points if goals else 0, len(searcher.history))
-    warmup = getattr(getattr(player, 'config', None), 'warmup_episodes', 0)
-    if len(searcher.opening) < num_episodes <= warmup:
-        logger.warning(
-            f'all {num_episodes} episodes are warm-up: the plans are random; lower agent.warmup_episodes ({warmup}) or '
-            'raise num_episodes'
-        )
+    _warn_of_warmup(searcher, logger)
     start = time.perf_counter()
-    plan, best = searcher.run(), searcher.best_reward
+    searcher.run()
     judged: list[Finalist] = []
     if judged_by:
         finish = partial(task.evaluate, reward=judge, final=True)
-        judged = judge_finalists(searcher, finish, finalists, judged_by, logger, num_images)
-    for one in judged:
-        if one.chosen:
-            plan, best = searcher.plan(one.episode), one.reward
+        judged = judge_finalists(searcher, finish, finalists, judged_by, logger, _images_of_both(reward, judge))
     history = searcher.history
-    counts = {}
-    if images is not None:
-        whole = len(images) * len(history)
-        counts = dict(done=sum(stages[len(row) - 1] for row in history.stages) if racing else whole)
-        counts |= dict(without_racing=whole)
-    return SearchResult(plan, best, history, time.perf_counter() - start, counts, judged, goals)
+    best = next((one.episode for one in judged if one.chosen), history.best)
+    counts = {} if images is None else _count_images(len(images), stages if racing else None, history)
+    seconds = time.perf_counter() - start
+    return SearchResult(searcher.plan(best), history.rewards[best], history, seconds, counts, judged, goals)
+
+
+def _read_race(
+    racing: Racing | dict | bool | None,
+    stages: Sequence[int],
+    objectives: Mapping[str, float] | None,
+    num_episodes: int,
+    saved: dict[str, Any] | None,
+) -> Racing | None:
+    """The race that is asked for; if nothing is said, the saved search's, or in a new one what its length suggests."""
+    if objectives is not None and racing:
+        raise AutoDFPError(
+            f'racing={racing!r} was asked for together with objectives, but it gives up plans that their Pareto set '
+            'may need; leave one of the two out'
+        )
+    if objectives is not None:
+        return None
+    if racing is None:
+        # More episodes than at first must not make another search of it.
+        racing = saved['identity'].get('racing') or False if saved else num_episodes >= LONG_SEARCH
+    racing = read_racing(racing)
+    return racing if stages else None  # there is nothing to stop between
+
+
+def _identify(
+    reward: Callable, stages: Sequence[int], racing: Racing | None, goals: Objectives | None
+) -> dict[str, Any]:
+    """What the episodes of a search are rewarded by, as plain data."""
+    name, digest = identify_reward(reward)
+    return dict(
+        reward=name,
+        stages=list(stages) if racing else None,
+        racing=asdict(racing) if racing else None,
+        images=digest,
+        objectives=goals and goals.identity,
+    )
+
+
+def _evaluate(task: PruningTask, reward: Callable, plan: PruningPlan, in_stages: bool) -> Generator[float, None, None]:
+    if not in_stages:
+        yield task.evaluate(plan, reward)
+        return
+    with task.apply(plan):  # undone when the generator is closed
+        yield from reward.evaluate(task.model)
+
+
+def _go_on(searcher: Searcher, saved: dict[str, Any], task: PruningTask, logger: logging.Logger) -> None:
+    searcher.load_state_dict(saved)
+    if searcher.objectives:
+        on_main(searcher.save)  # with the rewards by the present weights
+    task.set_channels(task.env.rankings, task.env.start)
+    logger.info(f'resumed after {len(searcher.history)} episodes, best {searcher.best_reward:.4f}')
+
+
+def _warn_of_warmup(searcher: Searcher, logger: logging.Logger) -> None:
+    warmup = getattr(getattr(searcher.agent, 'config', None), 'warmup_episodes', 0)
+    if len(searcher.opening) < searcher.num_episodes <= warmup:
+        logger.warning(
+            f'all {searcher.num_episodes} episodes are warm-up: the plans are random; lower agent.warmup_episodes '
+            f'({warmup}) or raise num_episodes'
+        )
+
+
+def _count_images(num_images: int, stages: Sequence[int] | None, history: History) -> dict[str, int]:
+    """How many were evaluated, and how many without a race; ``stages`` are those of one, None without."""
+    whole = num_images * len(history)
+    done = whole if stages is None else sum(stages[len(row) - 1] for row in history.stages)
+    return dict(done=done, without_racing=whole)
 
 
 def _opening(task: PruningTask, lams: Sequence[float], num_points: int, played: int) -> list[Tensor]:

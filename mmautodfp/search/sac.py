@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmautodfp.utils.registry import AGENTS
 from mmautodfp.utils.settings import Count, Positive, Several, Share, settings
 
-from .agent import Agent, AgentSpec, Trajectory, require_same
+from .agent import Agent, AgentSpec, Trajectory, require_settings
 from .baselines import RandomSearch
 from .networks import Actor, Critic, one_thread
 from .objectives import draw_preferences
@@ -263,7 +263,7 @@ class SAC(Agent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         # What an earlier version did not know was as it is by default.
-        require_same('agent', self._plain_config(), asdict(SACConfig()) | state['config'])
+        require_settings('agent', self._plain_config(), asdict(SACConfig()) | state['config'])
         state = copy.deepcopy(state)  # an optimizer would take the tensors over and write to them
         self.random.set_state(state['random'])
         for name in ('explorer', 'buffer', *self.networks):

@@ -17,7 +17,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_tensors, save_tensors
 from mmautodfp.utils.settings import Count, checked
 
-from .agent import Agent, Trajectory, require_same
+from .agent import Agent, Trajectory, require_settings
 from .environment import PruningEnv, Rollout
 from .history import History, Progress
 from .objectives import Objectives
@@ -41,9 +41,8 @@ class Searcher:
         num_episodes (int): Episodes in all, those before a resume included; 1 or more.
         opening (Sequence[Tensor]): [L, 2] each, actions in [0, 1] that the first episodes play in place of the
             agent's own; it learns from them all the same. Defaults to none.
-        checkpoint (Path | None): File that holds the search, written after every ``checkpoint_interval`` episodes and
-            at the end, by rank 0. Defaults to None: not kept.
-        checkpoint_interval (int): 1 or more. Defaults to 1.
+        checkpoint (Path | None): File that holds the search, written after every round, by rank 0. Defaults to None:
+            not kept.
         identity (dict | None): JSON-able facts that must be the same on a resume, such as the budget and a digest of
             the weights. Defaults to None.
         report (Callable | None): Told a :class:`Progress` after each episode. Defaults to None.
@@ -69,7 +68,6 @@ class Searcher:
         num_episodes: Count,
         opening: Sequence[Tensor] = (),
         checkpoint: Path | None = None,
-        checkpoint_interval: Count = 1,
         identity: dict[str, Any] | None = None,
         report: Callable[[Progress], None] | None = None,
         num_stages: Count = 1,
@@ -81,7 +79,6 @@ class Searcher:
         self.num_episodes = num_episodes
         self.opening = opening
         self.checkpoint = checkpoint
-        self.checkpoint_interval = checkpoint_interval
         self.identity = identity or {}
         self.report = report
         self.evaluate = evaluate
@@ -99,26 +96,15 @@ class Searcher:
         Returns:
             PruningPlan: The best plan of all episodes.
         """
-        unsaved, saved = None, len(self.history)
-        try:
-            while len(self.history) < self.num_episodes:
-                self._round()
-                # Taken between two rounds: in the middle of one, the agent's random state is already ahead.
-                unsaved = self.state_dict() if self.checkpoint else None
-                if len(self.history) - saved >= self.checkpoint_interval:
-                    on_main(partial(self._save, unsaved))
-                    unsaved, saved = None, len(self.history)
-        finally:
-            self._save(unsaved)
+        while len(self.history) < self.num_episodes:
+            self._round()
+            on_main(self.save)
         return self.best_plan
 
     def save(self) -> None:
-        """Write the checkpoint, if there is one; not in the middle of a round."""
-        self._save(self.state_dict())
-
-    def _save(self, state: dict[str, Any] | None) -> None:
-        if state and self.checkpoint:
-            save_tensors(state, self.checkpoint)
+        """Write the checkpoint, if there is one; between rounds: inside one, the agent's random state is ahead."""
+        if self.checkpoint:
+            save_tensors(self.state_dict(), self.checkpoint)
 
     @property
     def best_plan(self) -> PruningPlan:
@@ -221,7 +207,7 @@ class Searcher:
         Raises:
             AutoDFPError: It is a search for something else; the message names what.
         """
-        require_same('search', self.identity, state['identity'])
+        require_settings('search', self.identity, state['identity'])
         self.agent.load_state_dict(state['agent'])
         self.env.set_channels(state['rankings'], state['start'])
         self.history = History.from_state_dict(state['history'])

@@ -29,7 +29,7 @@ from mmautodfp.costs import (
 from mmautodfp.graph import ChannelGroup, outputs_first, unit_statistics
 from mmautodfp.kernels import rank_channels
 from mmautodfp.reconstruction import Reconstructor
-from mmautodfp.surgery import PruningPlan, Restore, allocation_of, allocation_path, apply_plan
+from mmautodfp.surgery import PruningPlan, Restore, allocate_widths, allocation_path, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
 from mmautodfp.utils.settings import Count, checked
@@ -153,17 +153,34 @@ class PruningTask:
             example_input=example_input,
         )
         # Sums on other devices may differ in their last digits, and the order of channels with them.
-        task.rankings, task.l2_rankings, task.allocation = on_main(lambda: task._rank_and_allocate(allocate))
+        task.rankings, task.l2_rankings = on_main(task._rank)
+        task.allocation = on_main(task.allocate) if allocate else None
         return task
 
-    def _rank_and_allocate(self, allocate: bool) -> tuple[list[Tensor], list[Tensor], list[int] | None]:
+    def _rank(self) -> tuple[list[Tensor], list[Tensor]]:
         l2 = [_rank_by_norm(self.module, group) for group in self.groups]
         own = [self.reconstructor.ranking(group) for group in self.groups]
-        rankings = [norm if ranking is None else ranking.cpu() for ranking, norm in zip(own, l2, strict=True)]
-        if not allocate:
-            return rankings, l2, None
-        widest = round_widths(self.ratios.high, self.dense_widths, self.constraint.divisors)
-        return rankings, l2, allocation_of(self.reconstructor, self.groups, rankings, self.constraint, widest)
+        return [norm if ranking is None else ranking.cpu() for ranking, norm in zip(own, l2, strict=True)], l2
+
+    @cached_property
+    def error_curves(self) -> list[Tensor] | None:
+        """[N + 1] each, L of them, see :meth:`.Reconstructor.error_curves`; computed on the ranks that ask for them."""
+        return self.reconstructor.error_curves(self.groups, self.rankings)
+
+    def allocate(self) -> list[int] | None:
+        """The widths [L] that the reconstructor would choose without a search; None if it cannot tell."""
+        if self.error_curves is None:
+            return None
+        return allocate_widths(self.error_curves, self.constraint, self._widest)
+
+    def set_channels(self, rankings: list[Tensor], allocation: list[int] | None) -> None:
+        """Keep channels in another order, and begin at other widths, than were found; arguments as attributes."""
+        self.rankings, self.allocation = rankings, allocation
+        vars(self).pop('error_curves', None)
+
+    @property
+    def _widest(self) -> list[int]:
+        return round_widths(self.ratios.high, self.dense_widths, self.constraint.divisors)
 
     @property
     def dense_widths(self) -> list[int]:
@@ -220,15 +237,13 @@ class PruningTask:
         """
         shares = [start * (1 - step / (num_points - 1)) for step in range(num_points)]
         shares, path = (shares[1:], [self.dense_widths]) if start == 1 else (shares, [])
-        divisors = self.constraint.divisors
-        curves = self.reconstructor.error_curves(self.groups, self.rankings)
-        if curves is not None:
-            widest = round_widths(self.ratios.high, self.dense_widths, divisors)
-            path += allocation_path(curves, self.constraint, widest, shares)
+        known = self.error_curves is not None
+        if known:
+            path += allocation_path(self.error_curves, self.constraint, self._widest, shares)
         else:
             ratios = (min(self.ratios.high, self.constraint.at(share).uniform_ratio()) for share in shares)
-            path += [round_widths(ratio, self.dense_widths, divisors) for ratio in ratios]
-        return [widths for place, widths in enumerate(path) if widths not in path[:place]], curves is not None
+            path += [round_widths(ratio, self.dense_widths, self.constraint.divisors) for ratio in ratios]
+        return [widths for place, widths in enumerate(path) if widths not in path[:place]], known
 
     def describe(self) -> str:
         """How much can be pruned, a line for each reason why the rest cannot, and what the limits are."""

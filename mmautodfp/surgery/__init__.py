@@ -4,7 +4,7 @@ import warnings
 from importlib import import_module
 from typing import Any
 
-from .allocation import allocate_widths, allocation_of, allocation_path
+from .allocation import allocate_widths, allocation_path
 from .apply import apply_plan, prune_unit, replace_tensor, shift_outputs
 from .plan import PruningPlan, UnitPlan
 from .proof import mask_group, prove_groups
@@ -18,7 +18,6 @@ __all__ = [
     'SlimModel',
     'UnitPlan',
     'allocate_widths',
-    'allocation_of',
     'allocation_path',
     'apply_plan',
     'mask_group',

@@ -2,38 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import count
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from mmautodfp.costs import Budget, Constraint, allowed_widths
-from mmautodfp.graph import ChannelGroup
-
-if TYPE_CHECKING:
-    from mmautodfp.reconstruction import Reconstructor
 
 # A unit gives up its channels in about so many steps, before what is left of the limit is spent channel by channel.
 STEPS = 32
-
-
-def allocation_of(
-    reconstructor: 'Reconstructor',
-    units: Sequence[ChannelGroup],
-    rankings: Sequence[Tensor],
-    limit: Constraint,
-    widest: Sequence[int],
-) -> list[int] | None:
-    """The widths [L] that a reconstructor would choose without a search, if it can tell.
-
-    Args:
-        reconstructor (Reconstructor): Fitted.
-        units (Sequence[ChannelGroup]): Units of what it was fitted to, L of them.
-        rankings (Sequence[Tensor]): [N] each, the units' channels in the order in which they stay.
-        limit (Constraint): Bound to the model.
-        widest (Sequence[int]): [L], the most that each unit keeps.
-    """
-    curves = reconstructor.error_curves(units, rankings)
-    return None if curves is None else allocate_widths(curves, limit, widest)
 
 
 def allocate_widths(curves: Sequence[Tensor], limit: Constraint, widest: Sequence[int]) -> list[int]:

@@ -17,7 +17,7 @@ class ImageClassifier(BaseModel):
 
     Args:
         network (dict | nn.Module): From images [B, C, H, W] to logits [B, classes], or its config. It is what is
-            pruned: ``autodfp.module='network'``.
+            pruned: ``autodfp.target='network'``.
         data_preprocessor (dict | nn.Module | None): See mmengine's ``BaseModel``. Defaults to None.
         init_cfg (dict | None): See mmengine's ``BaseModel``. Defaults to None.
     """

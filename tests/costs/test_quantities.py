@@ -1,6 +1,6 @@
 import pytest
 
-from mmautodfp.costs import UNITS, format_quantity, parse_limit, parse_quantity
+from mmautodfp.costs import UNITS, format_quantity, parse_limit
 from mmautodfp.utils import AutoDFPError
 
 
@@ -27,7 +27,6 @@ from mmautodfp.utils import AutoDFPError
     ],
 )
 def test_amounts_are_read_in_the_smallest_unit(text, metric, amount):
-    assert parse_quantity(text, metric) == amount
     limit = parse_limit(text, metric)
     assert (limit.amount, limit.share) == (amount, None)
     assert limit.of(7) == amount
@@ -39,8 +38,6 @@ def test_a_share_is_of_the_dense_cost(metric):
     assert (limit.amount, limit.share) == (None, 0.625)
     assert limit.of(1000) == 625
     assert parse_limit('100 %', metric).of(12345) == 12345
-    with pytest.raises(AutoDFPError, match=f"'60%' was asked for the {metric}; it takes no share here"):
-        parse_quantity('60%', metric)
 
 
 @pytest.mark.parametrize('metric', UNITS)

@@ -115,6 +115,8 @@ def test_settings_that_worked_before_still_do():
     assert read_settings(dict(budget=limits)).budget == list(limits)
     with pytest.warns(FutureWarning, match='autodfp.module is called autodfp.target'):
         assert read_settings(dict(module='neck', target='backbone')).target == 'neck'
+    with pytest.warns(FutureWarning, match='autodfp.checkpoint_interval does nothing since version 0.2'):
+        assert read_settings(dict(checkpoint_interval=20, seed=3)).seed == 3
     told = read_settings(dict(agent=dict(warmup_episodes=3), reward=dict(num_images=9), budget=None))
     assert told.agent == dict(type='SAC', warmup_episodes=3)
     assert told.reward == dict(type='CocoReward', num_images=9)

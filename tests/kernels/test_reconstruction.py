@@ -10,10 +10,9 @@ from mmautodfp.kernels import (
     BatchNormStats,
     ChannelSimilarity,
     cosine_distance,
-    delivery_matrix,
-    keep_indices,
     merge_input_channels,
     neuron_merging_delivery,
+    rank_channels,
 )
 
 SHAPES = [(6, 3, 3, 3), (24, 5, 1, 1), (13, 10)]
@@ -28,6 +27,15 @@ def random_layer(shape, dtype=torch.float64, seed=0, negative=True):
     weight = randn(*shape) * (0.5 + rand(n)).view(n, *[1] * (len(shape) - 1))
     tensors = [tensor.to(dtype) for tensor in (gamma, randn(n), randn(n), 0.1 + rand(n))]
     return weight.to(dtype), BatchNormStats(*tensors, eps=1e-3)
+
+
+def largest(weight, num_keep):
+    """[K], ascending: the channels with the largest l2 norms."""
+    return rank_channels(weight)[:num_keep].sort().values
+
+
+def delivery_of(weight, bn, *settings, **more):
+    return ChannelSimilarity.from_weight(weight, bn).delivery(*settings, **more)
 
 
 def columns(bn):
@@ -101,19 +109,19 @@ def test_delivery_equals_a_loop(shape, lam, how, min_cosine):
     for seed in range(3):
         weight, bn = random_layer(shape, seed=seed)
         for num_keep in (1, shape[0] // 2, shape[0] - 1):
-            keep = keep_indices(weight, num_keep)
+            keep = largest(weight, num_keep)
             expected = loop_delivery(weight, bn, keep.tolist(), lam, how, min_cosine)
-            found = delivery_matrix(weight, bn, keep, lam, how, min_cosine)
+            found = delivery_of(weight, bn, keep, lam, how, min_cosine)
             torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-9)
 
 
 def test_the_two_normalizations_and_the_least_cosine_make_a_difference():
     weight, bn = random_layer((24, 5, 3, 3))
-    keep = keep_indices(weight, 12)
-    by_max, by_minmax = (delivery_matrix(weight, bn, keep, 0.5, how) for how in ('max', 'minmax'))
+    keep = largest(weight, 12)
+    by_max, by_minmax = (delivery_of(weight, bn, keep, 0.5, how) for how in ('max', 'minmax'))
     assert not torch.equal(by_max, by_minmax)
-    assert torch.equal(delivery_matrix(weight, bn, keep, 0.5), by_minmax)
-    assert not torch.equal(delivery_matrix(weight, bn, keep, 0.5, min_cosine=0.1), by_minmax)
+    assert torch.equal(delivery_of(weight, bn, keep, 0.5), by_minmax)
+    assert not torch.equal(delivery_of(weight, bn, keep, 0.5, min_cosine=0.1), by_minmax)
 
 
 @pytest.mark.parametrize('shape', SHAPES)
@@ -122,7 +130,7 @@ def test_neuron_merging_equals_a_loop(shape, lam, min_cosine):
     for seed in range(3):
         weight, bn = random_layer(shape, seed=seed)
         for num_keep in (1, shape[0] // 2, shape[0]):
-            keep = keep_indices(weight, num_keep)
+            keep = largest(weight, num_keep)
             expected = loop_neuron_merging(weight, bn, keep.tolist(), lam, min_cosine)
             found = neuron_merging_delivery(weight, bn, keep, lam, min_cosine)
             torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-9)
@@ -130,7 +138,7 @@ def test_neuron_merging_equals_a_loop(shape, lam, min_cosine):
 
 def test_neuron_merging_defaults_are_the_published_settings():
     weight, bn = random_layer((24, 5, 1, 1))
-    keep = keep_indices(weight, 12)
+    keep = largest(weight, 12)
     expected = loop_neuron_merging(weight, bn, keep.tolist(), 0.85, 0.1)
     torch.testing.assert_close(neuron_merging_delivery(weight, bn, keep), expected, atol=1e-6, rtol=1e-9)
 
@@ -139,7 +147,7 @@ def test_neuron_merging_without_a_norm_goes_by_direction_with_the_bias_appended(
     weight, _ = random_layer((12, 6))
     bias = torch.randn(12, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     rows = torch.cat([weight, bias], 1)
-    keep = keep_indices(rows, 7)
+    keep = largest(rows, 7)
     found = neuron_merging_delivery(rows, BatchNormStats.identity(12, dtype=torch.float64), keep, lam=1)
     for p in set(range(12)) - set(keep.tolist()):
         cosines = [float(F.cosine_similarity(rows[p], rows[r], dim=0)) for r in keep]
@@ -160,17 +168,17 @@ def test_neuron_merging_stays_finite_around_dead_channels():
     assert (delivery[5:] != 0).any(1).all()
 
 
-@pytest.mark.parametrize('make', [delivery_matrix, neuron_merging_delivery])
+@pytest.mark.parametrize('make', [delivery_of, neuron_merging_delivery])
 def test_single_precision_agrees_with_double(make):
     weight, bn = random_layer((24, 5, 3, 3))
     single = BatchNormStats(*(t.float() for t in (bn.weight, bn.bias, bn.mean, bn.var)), bn.eps)
-    keep = keep_indices(weight, 10)
+    keep = largest(weight, 10)
     found = make(weight.float(), single, keep, 0.5)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), make(weight, bn, keep, 0.5), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize('make', [delivery_matrix, neuron_merging_delivery])
+@pytest.mark.parametrize('make', [delivery_of, neuron_merging_delivery])
 def test_kept_rows_are_one_hot_and_pruned_rows_name_one_channel(make):
     weight, bn = random_layer((24, 5, 3, 3))
     keep = torch.tensor([1, 4, 9, 20])
@@ -179,13 +187,13 @@ def test_kept_rows_are_one_hot_and_pruned_rows_name_one_channel(make):
     assert ((delivery != 0).sum(1) == 1).all()
 
 
-@pytest.mark.parametrize('make', [delivery_matrix, neuron_merging_delivery])
+@pytest.mark.parametrize('make', [delivery_of, neuron_merging_delivery])
 def test_keeping_all_is_the_identity(make):
     weight, bn = random_layer((7, 5, 3, 3))
     assert torch.equal(make(weight, bn, list(range(7)), 0.5), torch.eye(7, dtype=torch.float64))
 
 
-@pytest.mark.parametrize('make', [delivery_matrix, neuron_merging_delivery])
+@pytest.mark.parametrize('make', [delivery_of, neuron_merging_delivery])
 def test_a_layer_of_one_channel_keeps_it(make):
     weight, bn = random_layer((1, 5, 3, 3))
     assert torch.equal(make(weight, bn, [0], 0.5), torch.ones(1, 1, dtype=torch.float64))
@@ -194,7 +202,7 @@ def test_a_layer_of_one_channel_keeps_it(make):
 @pytest.mark.parametrize('how', ['max', 'minmax'])
 def test_a_single_kept_channel_takes_all(how):
     weight, bn = random_layer((9, 5, 3, 3))
-    delivery = delivery_matrix(weight, bn, [3], 0.5, how)
+    delivery = delivery_of(weight, bn, [3], 0.5, how)
     expected = ChannelSimilarity.from_weight(weight, bn).scale[:, [3]]
     torch.testing.assert_close(delivery, expected)
 
@@ -207,7 +215,7 @@ def test_dead_channels_neither_stand_in_nor_are_stood_in_for(dtype, how, lam):
     dead, keep = [1, 2, 6, 7], [0, 1, 2, 3, 4]
     weight[[1, 6]] = 0
     bn.weight[[2, 7]] = 0
-    delivery = delivery_matrix(weight, bn, keep, lam, how)
+    delivery = delivery_of(weight, bn, keep, lam, how)
     assert delivery.isfinite().all()
     expected = loop_delivery(weight.double(), bn, keep, lam, how, dead=dead)
     torch.testing.assert_close(delivery.double(), expected, atol=1e-6 if dtype == torch.float64 else 1e-3, rtol=1e-4)
@@ -218,8 +226,8 @@ def test_a_dead_kept_channel_changes_nothing_for_the_others(how):
     for seed in range(20):
         weight, bn = random_layer((16, 4, 3, 3), seed=seed)
         bn.weight[0] = 0
-        without = delivery_matrix(weight, bn, [1, 2, 3, 4, 5], 0.5, how)[6:]
-        assert torch.equal(delivery_matrix(weight, bn, [0, 1, 2, 3, 4, 5], 0.5, how)[6:, 1:], without)
+        without = delivery_of(weight, bn, [1, 2, 3, 4, 5], 0.5, how)[6:]
+        assert torch.equal(delivery_of(weight, bn, [0, 1, 2, 3, 4, 5], 0.5, how)[6:, 1:], without)
 
 
 @pytest.mark.parametrize('field', ['weight', 'gamma'])
@@ -228,28 +236,28 @@ def test_a_dead_layer_hands_nothing_on(field, how):
     weight, bn = random_layer((6, 3, 3, 3))
     (weight if field == 'weight' else bn.weight).zero_()
     expected = torch.eye(6, dtype=torch.float64)[:, [0, 5]]
-    assert torch.equal(delivery_matrix(weight, bn, [0, 5], 0.5, how), expected)
+    assert torch.equal(delivery_of(weight, bn, [0, 5], 0.5, how), expected)
     assert torch.equal(neuron_merging_delivery(weight, bn, [0, 5]), expected)
 
 
 def test_pruned_channels_stay_unmerged_if_only_dead_ones_are_kept():
     weight, bn = random_layer((6, 3, 3, 3))
     bn.weight[[2, 3]] = 0
-    assert torch.equal(delivery_matrix(weight, bn, [2, 3], 0.5), torch.eye(6, dtype=torch.float64)[:, [2, 3]])
+    assert torch.equal(delivery_of(weight, bn, [2, 3], 0.5), torch.eye(6, dtype=torch.float64)[:, [2, 3]])
 
 
 def test_no_merge_below_the_least_cosine():
     weight = torch.tensor([[10.0, 0, 0], [0, 10, 0], [1, 0.05, 0], [0.3, 0.3, 3]], dtype=torch.float64)
     bn = BatchNormStats.identity(4, dtype=torch.float64)
-    delivery = delivery_matrix(weight, bn, [0, 1], 1.0, min_cosine=0.1)
+    delivery = delivery_of(weight, bn, [0, 1], 1.0, min_cosine=0.1)
     assert delivery[2, 0] > 0
     assert (delivery[3] == 0).all()
-    assert (delivery_matrix(weight, bn, [0, 1], 1.0, min_cosine=0.05)[3] != 0).any()
+    assert (delivery_of(weight, bn, [0, 1], 1.0, min_cosine=0.05)[3] != 0).any()
 
 
 def test_equal_candidates_go_to_the_lower_index():
     weight = torch.tensor([[2.0, 0], [2, 0], [2, 0], [1, 0]])
-    delivery = delivery_matrix(weight, BatchNormStats.identity(4), [0, 1, 2], 0.5)
+    delivery = delivery_of(weight, BatchNormStats.identity(4), [0, 1, 2], 0.5)
     assert delivery[3].tolist() == [0.5, 0, 0]
 
 
@@ -261,17 +269,17 @@ def test_delivery_follows_a_permutation_of_the_channels(how, lam):
     moved = BatchNormStats(*(t[order] for t in (bn.weight, bn.bias, bn.mean, bn.var)), bn.eps)
     keep = torch.tensor([0, 3, 7, 8, 11])
     places = torch.tensor([order.tolist().index(channel) for channel in keep.tolist()])
-    found = delivery_matrix(weight[order], moved, places, lam, how)
-    torch.testing.assert_close(found, delivery_matrix(weight, bn, keep, lam, how)[order])
+    found = delivery_of(weight[order], moved, places, lam, how)
+    torch.testing.assert_close(found, delivery_of(weight, bn, keep, lam, how)[order])
 
 
 def test_columns_follow_the_order_of_keep():
     weight, bn = random_layer((8, 6))
-    ascending, shuffled = delivery_matrix(weight, bn, [1, 4, 6], 0.5), delivery_matrix(weight, bn, [6, 1, 4], 0.5)
+    ascending, shuffled = delivery_of(weight, bn, [1, 4, 6], 0.5), delivery_of(weight, bn, [6, 1, 4], 0.5)
     assert torch.equal(shuffled, ascending[:, [2, 0, 1]])
 
 
-@pytest.mark.parametrize('make', [delivery_matrix, neuron_merging_delivery])
+@pytest.mark.parametrize('make', [delivery_of, neuron_merging_delivery])
 @pytest.mark.parametrize(
     ('keep', 'message'),
     [
@@ -290,7 +298,7 @@ def test_a_wrong_keep_is_refused(make, keep, message):
         make(weight, bn, keep, 0.5)
 
 
-@pytest.mark.parametrize('make', [delivery_matrix, neuron_merging_delivery])
+@pytest.mark.parametrize('make', [delivery_of, neuron_merging_delivery])
 @pytest.mark.parametrize('lam', [-0.1, 1.1, math.nan])
 def test_a_lambda_outside_zero_to_one_is_refused(make, lam):
     weight, bn = random_layer((6, 4))
@@ -301,7 +309,7 @@ def test_a_lambda_outside_zero_to_one_is_refused(make, lam):
 def test_an_unknown_normalization_is_refused():
     weight, bn = random_layer((6, 4))
     with pytest.raises(ValueError, match="one of max, minmax, but 'l1' was given"):
-        delivery_matrix(weight, bn, [0], 0.5, 'l1')
+        delivery_of(weight, bn, [0], 0.5, 'l1')
 
 
 def twin_layer(num_kept, seed=0):
@@ -336,9 +344,9 @@ def test_pruning_multiples_of_kept_channels_changes_no_output(linear, lam, how):
     consumer = torch.randn(5, 16 * 36 if linear else 16, dtype=torch.float64)
     read = (lambda x, w: x.flatten(1) @ w.T) if linear else (lambda x, w: F.conv2d(x, w))
     consumer = consumer if linear else consumer.view(5, 16, 1, 1).repeat(1, 1, 3, 3)
-    keep = keep_indices(weight, 8)
+    keep = largest(weight, 8)
     assert keep.tolist() == list(range(8))
-    merged = merge_input_channels(consumer, delivery_matrix(weight, bn, keep, lam, how))
+    merged = merge_input_channels(consumer, delivery_of(weight, bn, keep, lam, how))
     dense = read(forward(images, weight, bn, slice(None)), consumer)
     torch.testing.assert_close(read(forward(images, weight, bn, keep), merged), dense, atol=1e-6, rtol=0)
     assert (read(forward(images, weight, bn, keep), consumer[:, : merged.shape[1]]) - dense).abs().max() > 0.1
@@ -349,7 +357,7 @@ def test_neuron_merging_is_exact_for_multiples_with_the_same_norm():
     bn = BatchNormStats.identity(12, dtype=torch.float64)
     consumer = torch.randn(5, 12, 3, 3, dtype=torch.float64)
     images = torch.randn(4, 3, 6, 6, dtype=torch.float64)
-    keep = keep_indices(weight, 6)
+    keep = largest(weight, 6)
     merged = merge_input_channels(consumer, neuron_merging_delivery(weight, bn, keep))
     dense = F.conv2d(forward(images, weight, bn, slice(None)), consumer)
     torch.testing.assert_close(F.conv2d(forward(images, weight, bn, keep), merged), dense, atol=1e-6, rtol=0)
@@ -400,8 +408,8 @@ def test_a_consumer_of_other_channels_is_refused(shape):
 
 def test_merging_is_the_same_as_expressing_every_channel_by_the_kept_ones():
     weight, bn = random_layer((10, 4, 3, 3), negative=False)
-    keep = keep_indices(weight, 4)
-    delivery = delivery_matrix(weight, bn, keep, 0.5)
+    keep = largest(weight, 4)
+    delivery = delivery_of(weight, bn, keep, 0.5)
     consumer, kept_maps = torch.randn(5, 10, 3, 3, dtype=torch.float64), torch.rand(2, 4, 8, 8, dtype=torch.float64)
     all_maps = torch.einsum('nk,bkhw->bnhw', delivery, kept_maps)
     expected = F.conv2d(all_maps, consumer)
@@ -410,7 +418,7 @@ def test_merging_is_the_same_as_expressing_every_channel_by_the_kept_ones():
 
 def test_the_partner_is_the_nearest_direction_at_lambda_one():
     weight, bn = random_layer((20, 4, 3, 3))
-    keep = keep_indices(weight, 9)
+    keep = largest(weight, 9)
     pruned = [channel for channel in range(20) if channel not in keep.tolist()]
     nearest = cosine_distance(weight)[pruned][:, keep].argmin(1)
-    assert torch.equal(delivery_matrix(weight, bn, keep, 1.0)[pruned].abs().argmax(1), nearest)
+    assert torch.equal(delivery_of(weight, bn, keep, 1.0)[pruned].abs().argmax(1), nearest)

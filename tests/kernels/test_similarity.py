@@ -13,9 +13,6 @@ from mmautodfp.kernels import (
     bias_matrix,
     cluster_channels,
     cosine_distance,
-    delivery_matrix,
-    keep_indices,
-    rank_channels,
     reconstruction_scale,
 )
 
@@ -241,7 +238,7 @@ def test_no_result_carries_a_gradient():
     bn.weight.requires_grad_()
     bn.bias.requires_grad_()
     similarity = ChannelSimilarity.from_weight(weight, bn)
-    for name in ('distance', 'scale', 'bias', 'alive', 'constant', 'ranking'):
+    for name in ('distance', 'scale', 'bias', 'alive'):
         assert not getattr(similarity, name).requires_grad, name
     assert not similarity.delivery([0, 1], 0.5).requires_grad
 
@@ -352,23 +349,7 @@ def test_similarity_of_a_layer_holds_the_kernels_results():
     weight, bn = random_layer((10, 3, 3, 3))
     kill(weight, bn, zero_gamma=[7])
     similarity = ChannelSimilarity.from_weight(weight, bn)
-    assert similarity.num_channels == 10
     assert torch.equal(similarity.distance, cosine_distance(weight))
     assert torch.equal(similarity.scale, reconstruction_scale(weight, bn))
     assert torch.equal(similarity.bias, bias_matrix(weight, bn))
     assert torch.equal(similarity.alive, alive_channels(weight, bn))
-    assert torch.equal(similarity.ranking, rank_channels(weight))
-    assert similarity.constant[7] == bn.bias[7]
-
-
-def test_similarity_of_a_layer_answers_for_every_episode():
-    weight, bn = random_layer((10, 3, 3, 3))
-    similarity = ChannelSimilarity.from_weight(weight, bn)
-    for num_keep, lam in ((1, 0.0), (4, 0.3), (10, 1.0)):
-        keep = similarity.keep_indices(num_keep)
-        assert torch.equal(keep, keep_indices(weight, num_keep))
-        settings = (keep, lam, 'max', 0.1)
-        assert torch.equal(similarity.delivery(*settings), delivery_matrix(weight, bn, *settings))
-    assert torch.equal(similarity.delivery([2, 5], 0.5), delivery_matrix(weight, bn, [2, 5], 0.5))
-    with pytest.raises(ValueError, match='11 channels were to be kept, but the layer has 10'):
-        similarity.keep_indices(11)

@@ -153,10 +153,10 @@ def test_classes_that_nobody_annotated_are_told(digits_root):
     reward = CocoReward(5)
     reward.prepare(model, loader)
     assert reward(model) >= 0
-    assert reward.has_objects()
+    assert reward.truth.has_objects
     content = read_annotations(reward.annotation_file) | dict(annotations=[])
     reward.truth = CocoTruth(content, reward._image_ids, reward._dataset.cat_ids)
-    assert not reward.has_objects()
+    assert not reward.truth.has_objects
     with pytest.raises(AutoDFPError, match='no object of the classes is annotated'):
         reward(model)
 

@@ -6,7 +6,7 @@ from conftest import build_resnet, random_plan
 from torch import nn
 
 from mmautodfp.graph import find_units
-from mmautodfp.reconstruction import PruneOnly, SimilarityReconstructor
+from mmautodfp.reconstruction import PruneOnly, SimilarityReconstructor, batch_statistics
 from mmautodfp.rewards import SyntheticReward
 from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
@@ -43,9 +43,8 @@ def test_unknown_settings_of_the_images_are_told():
 
 
 @pytest.mark.parametrize('measure', ['error', 'cosine'])
-@pytest.mark.parametrize('statistics', ['batch', 'running'])
-def test_the_dense_model_is_worth_one_and_less_channels_are_worth_less(detector, measure, statistics):
-    reward = SyntheticReward(IMAGES, measure, statistics)
+def test_the_dense_model_is_worth_one_and_less_channels_are_worth_less(detector, measure):
+    reward = SyntheticReward(IMAGES, measure)
     reward.prepare(detector)
     assert reward(detector) == pytest.approx(1, abs=1e-6)
     values = []
@@ -57,17 +56,21 @@ def test_the_dense_model_is_worth_one_and_less_channels_are_worth_less(detector,
 
 
 def test_error_is_the_missed_share_of_the_variance(detector):
-    reward = SyntheticReward(IMAGES, statistics='running')
+    reward = SyntheticReward(IMAGES)
     reward.prepare(detector)
-    images = torch.cat([batch for (batch,) in reward._batches])
-    with torch.no_grad():
-        dense = detector.extract_feat(images)
-        with apply_plan(detector.backbone, random_plan(detector.backbone), SimilarityReconstructor()):
-            found, value = detector.extract_feat(images), reward(detector)
+
+    def features():
+        with torch.no_grad(), batch_statistics(detector):
+            return [detector.extract_feat(batch) for (batch,) in reward._batches]
+
+    dense = features()
+    with apply_plan(detector.backbone, random_plan(detector.backbone), SimilarityReconstructor()):
+        found, value = features(), reward(detector)
     missed = []
-    for a, b in zip(found, dense, strict=True):
-        halves = [b[:2] - b[:2].mean((0, 2, 3), keepdim=True), b[2:] - b[2:].mean((0, 2, 3), keepdim=True)]
-        missed.append(((a - b) ** 2).sum() / sum((half**2).sum() for half in halves))
+    for level in range(len(dense[0])):
+        pairs = [(a[level], b[level]) for a, b in zip(found, dense, strict=True)]
+        variance = sum(((b - b.mean((0, 2, 3), keepdim=True)) ** 2).sum() for _, b in pairs)
+        missed.append(sum(((a - b) ** 2).sum() for a, b in pairs) / variance)
     assert value == pytest.approx(1 - float(torch.stack(missed).mean()), abs=1e-4)
 
 
@@ -81,12 +84,12 @@ def test_it_leaves_norms_as_they_were(detector):
 
 
 def test_a_judge_draws_other_images(detector):
-    reward = SyntheticReward(IMAGES, measure='cosine', statistics='running')
+    reward = SyntheticReward(IMAGES, measure='cosine')
     reward.prepare(detector)
     judge = reward.judge(detector)
     assert len(judge.images) == len(reward.images)
     assert not set(judge.images) & set(reward.images)
-    assert (judge.measure, judge.statistics) == ('cosine', 'running')
+    assert judge.measure == 'cosine'
     (ours,), (others,) = reward._batches[0], judge._batches[0]
     assert ours.shape == others.shape
     assert (ours - others).abs().flatten(1).mean(1).min() > 0.1
@@ -107,7 +110,7 @@ def test_a_classifier_is_compared_by_its_logits():
 
 @pytest.mark.parametrize(
     'settings',
-    [dict(measure='l1'), dict(statistics='none'), dict(images=dict(kind='cats')), dict(images=dict(num_images=0))],
+    [dict(measure='l1'), dict(images=dict(kind='cats')), dict(images=dict(num_images=0))],
 )
 def test_settings_out_of_range_are_told(settings):
     with pytest.raises(AutoDFPError):

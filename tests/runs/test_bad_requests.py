@@ -16,7 +16,6 @@ SHARE = [0, -0.1, 1.5, 'half', NAN, INF, [0.5], {}]
 WORD = ['', 'magic', 3, ['a'], {}]
 SETTINGS = {
     'autodfp.num_episodes': COUNT,
-    'autodfp.checkpoint_interval': COUNT,
     'autodfp.log_interval': COUNT,
     'autodfp.channel_divisor': COUNT,
     'autodfp.seed': ['one', 1.5, [], None],

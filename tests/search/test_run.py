@@ -219,7 +219,6 @@ def test_a_search_of_version_0_1_is_refused_by_name(tmp_path):
         (dict(num_episodes='many'), "a search was asked for num_episodes='many'; it must be a valid integer"),
         (dict(opening_lams=[0.5, 2.0]), 'item 2 of it must be less than or equal to 1'),
         (dict(opening_lams=0.5), r'opening_lams=0\.5; it must be an instance of Sequence'),
-        (dict(checkpoint_interval=0), 'checkpoint_interval=0'),
         (dict(racing='fast'), "racing='fast'; it must be .* dictionary or a valid boolean"),
         (dict(racing=dict(speed=3)), 'speed, which it does not know; it knows risk, warmup, refresh'),
         (dict(agent=dict(type='PPO')), "agent type 'PPO' is not known"),

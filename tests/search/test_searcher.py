@@ -20,7 +20,7 @@ def taste(plan) -> float:
 SMALL = dict(warmup_episodes=3, batch_size=8, hidden_sizes=(16,), buffer_episodes=5)
 
 
-def make_searcher(episodes, path=None, reward=taste, seed=0, agent=SAC, identity=None, interval=2, **settings):
+def make_searcher(episodes, path=None, reward=taste, seed=0, agent=SAC, identity=None, **settings):
     spec = AgentSpec(3, uniform_action=(0.5, 0.5), seed=seed)
     settings = settings or (SMALL if agent is SAC else {})
     opening = [torch.full((3, 2), 0.5)]
@@ -31,7 +31,6 @@ def make_searcher(episodes, path=None, reward=taste, seed=0, agent=SAC, identity
         episodes,
         opening=opening,
         checkpoint=path,
-        checkpoint_interval=interval,
         identity=identity or dict(weights='a'),
     )
 
@@ -89,7 +88,7 @@ def test_an_interrupt_in_mid_episode_loses_no_finished_one(tmp_path, interruptio
         return taste(plan)
 
     with pytest.raises(type(interruption) if isinstance(interruption, OSError) else interruption):
-        make_searcher(9, path, reward=reward, interval=100).run()
+        make_searcher(9, path, reward=reward).run()
     resumed = make_searcher(9, path)
     resumed.load_state_dict(load_search(path))
     assert len(resumed.history) == 5
@@ -99,7 +98,7 @@ def test_an_interrupt_in_mid_episode_loses_no_finished_one(tmp_path, interruptio
 
 
 def search_until_killed(path, ready) -> None:
-    searcher = make_searcher(60, path, interval=1)
+    searcher = make_searcher(60, path)
     if path.exists():
         searcher.load_state_dict(load_search(path))
     ready.set()
@@ -138,7 +137,7 @@ def test_the_checkpoint_is_written_while_the_search_goes_on(tmp_path):
         return taste(plan)
 
     make_searcher(5, path, reward=reward).run()
-    assert lengths == [0, 0, 2, 2, 4]
+    assert lengths == [0, 1, 2, 3, 4]
     assert len(torch.load(path, weights_only=True)['history']['rewards']) == 5
     assert [file.name for file in tmp_path.iterdir()] == ['search.pth']
 

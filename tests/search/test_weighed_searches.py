@@ -10,7 +10,7 @@ import pytest
 import torch
 from gloo_ranks import on_ranks
 from test_objectives import brute_force
-from test_run import AGENT, IMAGES, Counted, brightness, episodes_of, make_task, run
+from test_run import AGENT, IMAGES, Counted, Listed, brightness, episodes_of, make_task, run
 
 from mmautodfp.utils import AutoDFPError
 
@@ -86,6 +86,19 @@ def test_plans_from_the_limit_down_to_the_least_are_played_first(tmp_path):
     plain = run(make_task(p_min=0.1), 12, fidelity, objectives=CHEAP, opening_points=0).history
     assert plain.widths[:4] == history.widths[:4]
     assert plain.widths[4:9] != nested
+
+
+def test_error_curves_are_computed_once_and_anew_for_other_channels(monkeypatch):
+    asked, known = [], Listed.error_curves
+    monkeypatch.setattr(Listed, 'error_curves', lambda self, *of: asked.append(of) or known(self, *of))
+    task = make_task()
+    run(task, 2, fidelity, objectives=CHEAP)
+    assert len(asked) == 1
+    others = [ranking.flip(0) for ranking in task.rankings]
+    task.set_channels(others, task.allocation)
+    task.nested_widths(3)
+    task.nested_widths(4)
+    assert asked[1:] == [(task.groups, others)]
 
 
 @pytest.mark.parametrize('stopped_after', [1, 8, 17, 20])

@@ -1,9 +1,10 @@
 """Predictions of a classifier, sooner."""
 
 import torch
+from mmengine.utils import apply_to
 from torch import Tensor, nn
 
-from .model import FastModel, map_tensors
+from .model import FastModel
 
 
 class FastClassifier(FastModel):
@@ -38,4 +39,4 @@ class FastClassifier(FastModel):
 
 
 def _float_inputs(_: nn.Module, args: tuple) -> tuple:
-    return map_tensors(args, Tensor.float)
+    return apply_to(args, torch.is_tensor, Tensor.float)

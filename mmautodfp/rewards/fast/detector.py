@@ -11,11 +11,13 @@ from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
+from mmengine.utils import apply_to
 from torch import Tensor, nn
 
-from mmautodfp.graph import second_stage_of
+from mmautodfp.graph import hooks, second_stage_of
+from mmautodfp.graph.numbering import tensors_in
 
-from .model import FastModel, map_tensors, replace_module
+from .model import FastModel, replace_module
 from .post_processing import use_batched_post_processing
 
 
@@ -47,7 +49,7 @@ class FastDetector(FastModel):
         return self.dtype if name.split('.')[0] in ('backbone', 'neck') else torch.float32
 
     def _features(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return map_tensors(self._extract_feat(self._lay_out(inputs), *args, **kwargs), Tensor.float)
+        return apply_to(self._extract_feat(self._lay_out(inputs), *args, **kwargs), torch.is_tensor, Tensor.float)
 
     @torch.inference_mode()
     def predict(self, inputs: Tensor, data_samples: list) -> list:
@@ -101,14 +103,13 @@ class FastDetector(FastModel):
         if backbone is None or not changing:
             return []
         calls: list[tuple[str, Any, Any]] = []
-        handles = [
-            child.register_forward_hook(lambda _, args, out, name=name: calls.append((name, args, out)))
-            for name, child in backbone.named_children()
-        ]
         data = self._lay_out(inputs)
-        self._extract_feat(data)
-        for handle in handles:
-            handle.remove()
+        with hooks() as handles:
+            handles += [
+                child.register_forward_hook(lambda _, args, out, name=name: calls.append((name, args, out)))
+                for name, child in backbone.named_children()
+            ]
+            self._extract_feat(data)
         names = [name for name, _, _ in calls]
         stem = []
         for name, args, out in calls:
@@ -136,15 +137,15 @@ class FastDetector(FastModel):
 def _answers(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     """The features of a batch by level, and what each dense head says of them."""
     features = model.extract_feat(inputs)
-    answers = {f'features of level {level}': tensor for level, tensor in enumerate(_flatten(features))}
+    answers = {f'features of level {level}': tensor for level, tensor in enumerate(tensors_in(features))}
     for name in ('rpn_head', 'bbox_head'):
         head = getattr(model, name, None)
         if isinstance(head, AnchorHead | AnchorFreeHead) and answers:  # others want more than features
             # All levels together: on a map of one pixel, a GroupNorm makes much of the least rounding.
-            answers[f"{name}'s outputs"] = torch.cat([tensor.flatten() for tensor in _flatten(head(features))])
+            answers[f"{name}'s outputs"] = torch.cat([tensor.flatten() for tensor in tensors_in(head(features))])
     if answers and hasattr(model, 'roi_head'):
         for name, value in second_stage_of(model.roi_head, features, _regions(inputs)).items():
-            if found := _flatten(value):
+            if found := tensors_in(value):
                 answers[f"roi_head's {name}"] = torch.cat([tensor.flatten() for tensor in found])
     return answers
 
@@ -155,12 +156,6 @@ def _regions(inputs: Tensor) -> Tensor:
     cells = [(x / n, y / n, (x + 1) / n, (y + 1) / n) for n in (1, 2, 4, 8) for y in range(n) for x in range(n)]
     boxes = inputs.new_tensor(cells) * inputs.new_tensor([width, height, width, height])
     return torch.cat([boxes.new_zeros(len(boxes), 1), boxes], dim=1)
-
-
-def _flatten(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    return [tensor for item in value for tensor in _flatten(item)] if isinstance(value, list | tuple) else []
 
 
 def _lower_precision(layer: nn.Module, device: str, dtype: torch.dtype) -> None:
@@ -176,10 +171,10 @@ def _in_precision(forward: Callable, device: str, dtype: torch.dtype) -> Callabl
     def run(*args: Any, **kwargs: Any) -> Any:
         with torch.autocast(device, dtype=dtype):
             answer = forward(*args, **kwargs)
-        return map_tensors(answer, Tensor.float)
+        return apply_to(answer, torch.is_tensor, Tensor.float)
 
     return run
 
 
 def _contiguous_inputs(_: nn.Module, args: tuple) -> tuple:
-    return map_tensors(args, Tensor.contiguous)
+    return apply_to(args, torch.is_tensor, Tensor.contiguous)

@@ -196,15 +196,6 @@ def _own_tensors(layer: nn.Module) -> list[Tensor]:
     return [t for store in (layer._parameters, layer._buffers) for t in store.values() if t is not None]
 
 
-def map_tensors(value: Any, function: Callable[[Tensor], Any]) -> Any:
-    """Apply a function to every tensor in nested lists and tuples; what else is in them stays."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, list | tuple):
-        return type(value)(map_tensors(item, function) for item in value)
-    return value
-
-
 def in_threads(run: Callable[[int], T], numbers: Sequence[int], device: torch.device) -> list[T]:
     """Results of ``run`` for each number, in order; on a CPU one thread a core, each with a batch of its own.
 
