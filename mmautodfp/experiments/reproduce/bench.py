@@ -15,7 +15,7 @@ from mmautodfp.rewards import AccuracyReward, Reward
 from mmautodfp.runs import find_checkpoint
 from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import check_state_fits, load_tensors
+from mmautodfp.utils.fileio import load_weights
 from mmautodfp.utils.registry import MODELS
 
 RECONSTRUCTORS = {'prune': PruneOnly, 'merging': NeuronMerging, 'eq16': SimilarityReconstructor}
@@ -41,11 +41,7 @@ class NetworkBench:
         self.model = MODELS.build(cfg.model).to(get_device()).eval()
         self.reward = AccuracyReward(num_images, batch_size=cfg.test_dataloader.batch_size)
         self.reward.prepare(self.model, cfg.test_dataloader)
-        source = find_checkpoint(checkpoint, config)
-        content = load_tensors(source)
-        state = self.model.adapt_state_dict(content.get('state_dict', content))
-        check_state_fits(state, self.model, source)
-        self.model.load_state_dict(state)
+        load_weights(self.model, find_checkpoint(checkpoint, config))
         self.reconstructors: dict[str, Reconstructor] = {name: make() for name, make in RECONSTRUCTORS.items()}
         self.accuracy = lru_cache(maxsize=None)(self._accuracy)
 
