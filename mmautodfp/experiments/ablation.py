@@ -13,11 +13,10 @@ from mmautodfp.costs import round_widths
 from mmautodfp.hooks import read_settings
 from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.rewards import Reward
-from mmautodfp.utils.fileio import portable, require_same
+from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.registry import RECONSTRUCTORS, REWARDS, build
-from mmautodfp.utils.timing import describe_machine
 
-from .bench import load_runner
+from .bench import load_runner, take_up
 
 
 @dataclass(frozen=True)
@@ -196,10 +195,10 @@ def ablate(
         refinement=bench.refinement,
         shares_of='channels' if of_channels else 'module parameters',
     )
-    if known:  # older results name no checkpoint and no options
-        require_same(dict(checkpoint=bench.checkpoint, cfg_options={}) | known, settings, 'the earlier result')
-    result = known or settings | dict(dense=bench.reward(bench.model), variants={})
-    result['machine'] = describe_machine()
+    older = dict(checkpoint=bench.checkpoint, cfg_options={})  # which older results do not name
+    result = take_up(known and older | known, settings)
+    if not known:
+        result |= dict(dense=bench.reward(bench.model), variants={})
     for name, variant in variants.items():
         rows = result['variants'].setdefault(name, {})
         result['variants'] = {name: result['variants'][name] for name in sorted(result['variants'], key=_place)}

@@ -1,4 +1,4 @@
-"""What experiments have in common: a config's model, loaded, with its task; a search in a folder."""
+"""What experiments have in common: a config's model, loaded, with its task; earlier results and searches."""
 
 import contextlib
 import io
@@ -13,6 +13,7 @@ from mmautodfp.hooks import AutoDFPHook
 from mmautodfp.runs import build_runner, find_checkpoint, load_search_config, prune
 from mmautodfp.utils.fileio import load_json, require_same, save_json
 from mmautodfp.utils.registry import HOOKS, build
+from mmautodfp.utils.timing import describe_machine
 
 
 def load_runner(
@@ -53,6 +54,17 @@ def prepare_hook(
     with quiet():
         hook.prepare(runner)
     return runner, hook
+
+
+def take_up(known: dict[str, Any] | None, asked: dict[str, Any]) -> dict[str, Any]:
+    """An earlier result to go on with, or else the settings as the beginning of one; with the machine.
+
+    Raises:
+        AutoDFPError: The earlier result was measured with other settings.
+    """
+    if known:
+        require_same(known, asked, 'the earlier result')
+    return dict(known or asked, machine=describe_machine())
 
 
 def search_in(

@@ -20,12 +20,11 @@ from mmautodfp.outputs.config import slim_config
 from mmautodfp.reconstruction import PruneOnly
 from mmautodfp.runs import build_runner
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import portable, require_same, save_tensors
+from mmautodfp.utils.fileio import portable, save_tensors
 from mmautodfp.utils.settings import Count, Positive, Share, checked
-from mmautodfp.utils.timing import describe_machine
 
 from .ablation import Bench
-from .bench import quiet
+from .bench import quiet, take_up
 from .shares import OURS, PrunedCopy, build_task, prune_copy, require_allocation
 
 UNIFORM, RANDOM = 'pruned only, uniform', 'random weights'
@@ -85,9 +84,7 @@ def benchmark_fine_tuning(
         optimizer=bench.cfg.optim_wrapper.optimizer.to_dict(),
         reconstructor=portable(bench.settings.reconstructor),
     )
-    if known:
-        require_same(known, asked, 'the earlier result')
-    result = dict(known or asked, machine=describe_machine())
+    result = take_up(known, asked)
     starts, device = _starts(bench, share), next(bench.model.parameters()).device
     result['left'] = {name: start.left for name, start in starts.items()} | {RANDOM: starts[OURS].left}
     if 'dense' not in result:

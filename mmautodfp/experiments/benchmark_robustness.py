@@ -10,11 +10,11 @@ from torch import nn
 
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import portable, require_same
+from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.settings import Share, checked
-from mmautodfp.utils.timing import describe_machine
 
 from .ablation import Bench
+from .bench import take_up
 from .shares import OURS, build_task, prune_copy, require_allocation
 
 #: By name, the settings of :class:`mmautodfp.zoo.Degrade`; none for images as they are.
@@ -71,9 +71,9 @@ def benchmark_robustness(
         conditions=CONDITIONS,
         reconstructor=portable(bench.settings.reconstructor),
     )
-    if known:
-        require_same(known, asked, 'the earlier result')
-    result = dict(known or asked | dict(left={}, rows={}), machine=describe_machine())
+    result = take_up(known, asked)
+    if not known:
+        result |= dict(left={}, rows={})
     models = []
     for name, model, left in _models(bench, share):
         result['left'][name] = left
