@@ -12,7 +12,6 @@ memory      what a MemoryBudget counts against what torch allocates, dense and w
             backbone and as a whole (several detectors may share an --out); on a GPU if there is one
 overhead    what the agent costs beside the evaluation of its plans
 reward      an episode against MMDetection's runner.val() on the same images, and where its time goes
-subset      the dense mAP's bootstrap deviation on random images and on those that a reward chooses
 racing      searches with and without stopping hopeless plans early, over five seeds
 precision   whether lower precision ranks a hundred random plans as float32 does
 ranks       seconds an episode on one rank and on two
@@ -33,7 +32,7 @@ from pathlib import Path
 from mmautodfp.utils.command_line import add_cfg_options, new_parser, read_options, told
 
 KINDS = (
-    *('kernels', 'latency', 'memory', 'overhead', 'search', 'reward', 'subset', 'racing', 'precision', 'ranks'),
+    *('kernels', 'latency', 'memory', 'overhead', 'search', 'reward', 'racing', 'precision', 'ranks'),
     *('families', 'objectives', 'fine_tuning', 'robustness'),
 )
 
@@ -52,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         '--repeat',
         type=int,
         help='measurements (kernels, latency, reward), seeds (racing, search, objectives, fine_tuning), plans '
-        '(precision), draws (subset), episodes (overhead, ranks)',
+        '(precision), episodes (overhead, ranks)',
     )
     parser.add_argument(
         '--size', nargs=2, type=int, metavar=('H', 'W'), help="of the images (latency, memory; default: the config's)"
@@ -100,7 +99,6 @@ def main(argv: list[str] | None = None) -> None:
     from mmautodfp.experiments.benchmark_search import benchmark_search
     from mmautodfp.experiments.benchmark_whole import benchmark_whole
     from mmautodfp.experiments.families import measure_families
-    from mmautodfp.experiments.reward_noise import benchmark_subset
     from mmautodfp.utils.fileio import load_json, save_json
 
     detector = Path(args.config or '').stem
@@ -122,7 +120,6 @@ def main(argv: list[str] | None = None) -> None:
         memory=lambda: {detector: benchmark_memory(args.config, size=args.size)},
         overhead=lambda n=24: benchmark_kernels.benchmark_overhead(args.config, n),
         reward=lambda n=5: benchmark.benchmark_reward(args.config, n),
-        subset=lambda n=200: benchmark_subset(args.config, n),
         racing=lambda n=5: benchmark.benchmark_racing(args.config, range(n)),
         precision=lambda n=100: benchmark.benchmark_precision(args.config, n),
         ranks=lambda n=24: benchmark.benchmark_ranks(args.config, episodes=n),
