@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import torch
 from mmengine.runner import Runner
 from scipy.stats import spearmanr
 
@@ -24,7 +23,7 @@ from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json
 from mmautodfp.utils.registry import REWARDS, build
-from mmautodfp.utils.timing import describe_machine, median_in_turns, wait_for_gpu
+from mmautodfp.utils.timing import describe_machine, median_in_turns, torch_threads, wait_for_gpu
 
 from .bench import prepare_hook, quiet
 
@@ -224,10 +223,7 @@ def _reward_parts(hook: AutoDFPHook, plan: PruningPlan, repeat: int) -> dict[str
         return run
 
     heads = reward.detector.predictors() if reward.detector else []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with contextlib.ExitStack() as patches:
-        patches.callback(torch.set_num_threads, threads)
+    with torch_threads(1), contextlib.ExitStack() as patches:
         for head in heads:
             patches.enter_context(patch.object(head, 'predict_by_feat', timed('post_processing', head.predict_by_feat)))
         patches.enter_context(patch.object(reward, 'detect', timed('detect', reward.detect)))

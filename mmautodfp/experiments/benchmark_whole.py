@@ -5,8 +5,7 @@ import itertools
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from mmautodfp.search.example import call_model
 from mmautodfp.search.survey import find_module
 from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.timing import describe_machine, device_at_hand, median_in_turns
+from mmautodfp.utils.timing import describe_machine, device_at_hand, median_in_turns, torch_threads
 
 from .bench import quiet
 
@@ -94,7 +93,7 @@ def benchmark_whole(
             rows[name] |= figures
         threads = ()
     for count in threads:
-        with _threads(count), tempfile.TemporaryDirectory() as scratch:
+        with torch_threads(count), tempfile.TemporaryDirectory() as scratch:
             calls = _calls(models, images, cfg, engines, Path(scratch))
             seconds = _in_turns(calls, repeat)
         for name, row in rows.items():
@@ -137,16 +136,6 @@ def _pruned(model: nn.Module, task: PruningTask, plan: PruningPlan) -> nn.Module
     twin = copy.deepcopy(model)
     apply_plan(find_module(twin, task.path), plan, groups=task.groups)
     return twin
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _calls(

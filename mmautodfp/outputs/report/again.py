@@ -12,9 +12,9 @@ from mmautodfp.surgery import PruningPlan, Restore, apply_plan, replace_tensor
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_weights
 from mmautodfp.utils.registry import MODELS, REWARDS, build
-from mmautodfp.utils.timing import device_at_hand
+from mmautodfp.utils.timing import describe_machine, device_at_hand, machine_line
 
-from .evidence import Evidence, collect, describe_device
+from .evidence import Evidence, collect
 from .page import FOLDER, Report
 from .parts import count_parts
 
@@ -67,7 +67,7 @@ def measure_times(evidence: Evidence, work_dir: str | os.PathLike) -> None:
 
     evidence.gather('latency', measure)
     evidence.gather('parts', lambda: count_parts(work_dir))
-    evidence.device = '' if 'latency' in evidence.missing else describe_device()
+    evidence.device = '' if 'latency' in evidence.missing else machine_line(describe_machine())
 
 
 def _look_again(report: Report, trust: bool) -> Evidence:
