@@ -43,7 +43,6 @@ def benchmark_whole(
     size: Sequence[int] | None = None,
     threads: Sequence[int] = (1, 2),
     engines: Sequence[str] = ('torch', 'onnxruntime'),
-    cfg_options: dict[str, Any] | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Latency of a detector, dense, pruned as a whole and pruned in its backbone alone, all with one ratio everywhere.
@@ -62,7 +61,6 @@ def benchmark_whole(
         engines (Sequence[str]): 'torch', the whole from images to boxes, and 'onnxruntime', its parts between images
             and what the heads say: of one stage all at once, of two the first one and the second on pooled features.
             Defaults to both.
-        cfg_options (dict | None): Overrides of the config, dotted keys to values.
         device (str | None): 'cpu', or 'cuda', for which threads and engines do not count. Defaults to None: a GPU if
             there is one.
 
@@ -76,7 +74,7 @@ def benchmark_whole(
     Raises:
         AutoDFPError: The config is of no detector, or the ratio cannot be reached by the whole.
     """
-    cfg = load_config(config, None, 'none', cfg_options)
+    cfg = load_config(config, None, 'none')
     cfg.model.backbone.init_cfg = None  # nothing is fetched
     model = build_model(cfg)
     with quiet():
