@@ -69,9 +69,7 @@ VARIANTS: dict[str, Variant] = {
     'full, ridge 1e-1': _ours(ridge=1e-1, refinement=dict(ridge=1e-1)),
     'full, patch ridge 1e-2': _ours(refinement=dict(patch_ridge=1e-2)),
     'full, patch ridge 1': _ours(refinement=dict(patch_ridge=1.0)),
-    'full, 2 units a pass': _ours(refinement=dict(units_per_pass=2)),
     'full, 4 units a pass': _ours(refinement=dict(units_per_pass=4)),
-    'full, 8 units a pass': _ours(refinement=dict(units_per_pass=8)),
 }
 
 

@@ -107,7 +107,7 @@ def benchmark_latency(
 
     Returns:
         dict[str, Any]: For the dense module and each divisor FLOPs, seconds and the latency that
-        :class:`mmautodfp.surgery.LatencyBudget` predicts from its table, the last two as ``ratio`` and ``predicted`` of
+        :class:`mmautodfp.costs.LatencyBudget` predicts from its table, the last two as ``ratio`` and ``predicted`` of
         the dense one's; the machine.
 
     Raises:
