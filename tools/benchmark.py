@@ -35,6 +35,19 @@ KINDS = (
     *('kernels', 'latency', 'memory', 'overhead', 'search', 'reward', 'racing', 'precision', 'ranks'),
     *('families', 'objectives', 'fine_tuning', 'robustness'),
 )
+#: By option, the kinds that it is for.
+KINDS_OF = dict(
+    repeat=set(KINDS) - {'families', 'memory', 'robustness'},
+    cfg_options=('search', 'objectives', 'fine_tuning', 'robustness'),
+    size=('latency', 'memory'),
+    whole=('latency',),
+    divisors=('latency',),
+    episodes=('search', 'objectives'),
+    only=('search',),
+    share=('fine_tuning', 'robustness'),
+    epochs=('fine_tuning',),
+    lr_factors=('fine_tuning',),
+)
 
 
 @told()
@@ -82,14 +95,9 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.config is None and args.what not in ('kernels', 'families'):
         parser.error(f'{args.what} needs a config')
-    if args.repeat is not None and args.what in ('families', 'memory', 'robustness'):
-        parser.error(f'{args.what} has no --repeat')
-    if args.cfg_options and args.what not in ('search', 'objectives', 'fine_tuning', 'robustness'):
-        parser.error(f'{args.what} has no --cfg-options')
-    if args.only and args.what != 'search':
-        parser.error(f'{args.what} has no --only')
-    if args.whole and args.what != 'latency':
-        parser.error(f'{args.what} has no --whole')
+    for name, kinds in KINDS_OF.items():
+        if args.what not in kinds and getattr(args, name) != parser.get_default(name):
+            parser.error(f'{args.what} has no --{name.replace("_", "-")}')
 
     from mmautodfp.experiments import benchmark, benchmark_kernels
     from mmautodfp.experiments.benchmark_fine_tuning import benchmark_fine_tuning
