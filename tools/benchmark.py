@@ -12,7 +12,6 @@ memory      what a MemoryBudget counts against what torch allocates, dense and w
             backbone and as a whole (several detectors may share an --out); on a GPU if there is one
 overhead    what the agent costs beside the evaluation of its plans
 reward      an episode against MMDetection's runner.val() on the same images, and where its time goes
-subset      the dense mAP's bootstrap deviation on random images and on those that a reward chooses
 racing      searches with and without stopping hopeless plans early, over five seeds
 precision   whether lower precision ranks a hundred random plans as float32 does
 ranks       seconds an episode on one rank and on two
@@ -33,8 +32,21 @@ from pathlib import Path
 from mmautodfp.utils.command_line import add_cfg_options, new_parser, read_options, told
 
 KINDS = (
-    *('kernels', 'latency', 'memory', 'overhead', 'search', 'reward', 'subset', 'racing', 'precision', 'ranks'),
+    *('kernels', 'latency', 'memory', 'overhead', 'search', 'reward', 'racing', 'precision', 'ranks'),
     *('families', 'objectives', 'fine_tuning', 'robustness'),
+)
+#: By option, the kinds that it is for.
+KINDS_OF = dict(
+    repeat=set(KINDS) - {'families', 'memory', 'robustness'},
+    cfg_options=('search', 'objectives', 'fine_tuning', 'robustness'),
+    size=('latency', 'memory'),
+    whole=('latency',),
+    divisors=('latency',),
+    episodes=('search', 'objectives'),
+    only=('search',),
+    share=('fine_tuning', 'robustness'),
+    epochs=('fine_tuning',),
+    lr_factors=('fine_tuning',),
 )
 
 
@@ -52,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         '--repeat',
         type=int,
         help='measurements (kernels, latency, reward), seeds (racing, search, objectives, fine_tuning), plans '
-        '(precision), draws (subset), episodes (overhead, ranks)',
+        '(precision), episodes (overhead, ranks)',
     )
     parser.add_argument(
         '--size', nargs=2, type=int, metavar=('H', 'W'), help="of the images (latency, memory; default: the config's)"
@@ -83,14 +95,9 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.config is None and args.what not in ('kernels', 'families'):
         parser.error(f'{args.what} needs a config')
-    if args.repeat is not None and args.what in ('families', 'memory', 'robustness'):
-        parser.error(f'{args.what} has no --repeat')
-    if args.cfg_options and args.what not in ('search', 'objectives', 'fine_tuning', 'robustness'):
-        parser.error(f'{args.what} has no --cfg-options')
-    if args.only and args.what != 'search':
-        parser.error(f'{args.what} has no --only')
-    if args.whole and args.what != 'latency':
-        parser.error(f'{args.what} has no --whole')
+    for name, kinds in KINDS_OF.items():
+        if args.what not in kinds and getattr(args, name) != parser.get_default(name):
+            parser.error(f'{args.what} has no --{name.replace("_", "-")}')
 
     from mmautodfp.experiments import benchmark, benchmark_kernels
     from mmautodfp.experiments.benchmark_fine_tuning import benchmark_fine_tuning
@@ -100,7 +107,6 @@ def main(argv: list[str] | None = None) -> None:
     from mmautodfp.experiments.benchmark_search import benchmark_search
     from mmautodfp.experiments.benchmark_whole import benchmark_whole
     from mmautodfp.experiments.families import measure_families
-    from mmautodfp.experiments.reward_noise import benchmark_subset
     from mmautodfp.utils.fileio import load_json, save_json
 
     detector = Path(args.config or '').stem
@@ -122,7 +128,6 @@ def main(argv: list[str] | None = None) -> None:
         memory=lambda: {detector: benchmark_memory(args.config, size=args.size)},
         overhead=lambda n=24: benchmark_kernels.benchmark_overhead(args.config, n),
         reward=lambda n=5: benchmark.benchmark_reward(args.config, n),
-        subset=lambda n=200: benchmark_subset(args.config, n),
         racing=lambda n=5: benchmark.benchmark_racing(args.config, range(n)),
         precision=lambda n=100: benchmark.benchmark_precision(args.config, n),
         ranks=lambda n=24: benchmark.benchmark_ranks(args.config, episodes=n),

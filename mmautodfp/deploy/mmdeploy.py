@@ -23,9 +23,9 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from mmautodfp.runs import adapt_state, find_checkpoint, last_line, load_config, read_state
+from mmautodfp.runs import find_checkpoint, last_line, load_config
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import check_state_fits, save_json, save_text
+from mmautodfp.utils.fileio import load_weights, save_json, save_text
 
 from .onnx import build_model, open_session, require
 
@@ -78,9 +78,7 @@ def export_end2end(
     model = build_model(cfg)
     if not isinstance(model, BaseDetector):
         raise AutoDFPError(f'{config} was to be exported with mmdeploy, but a {type(model).__name__} is no detector')
-    state = adapt_state(read_state(checkpoint, trust_checkpoint), model)
-    check_state_fits(state, model, checkpoint)
-    model.load_state_dict({key.removeprefix('module.'): value for key, value in state.items()}, strict=False)
+    load_weights(model, checkpoint, trust_checkpoint)
     mmdeploy = require('mmdeploy', 'pip install --no-deps mmdeploy==1.3.1 aenum')
     images = list(images_of(cfg, num_images))
     settings = deploy_settings(cfg.model, opset)

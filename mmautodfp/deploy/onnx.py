@@ -18,9 +18,9 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 import mmautodfp.surgery  # noqa: F401, registers Slim
-from mmautodfp.runs import adapt_state, find_checkpoint, last_line, load_config, read_state
+from mmautodfp.runs import find_checkpoint, last_line, load_config
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import atomic_path, check_state_fits, load_json, save_json
+from mmautodfp.utils.fileio import atomic_path, load_json, load_weights, save_json
 from mmautodfp.utils.timing import describe_machine, median_in_turns
 
 TOLERANCE = 1e-4  # of the largest value of an output
@@ -104,9 +104,7 @@ def export_onnx(
     cfg = load_config(config, str(folder), 'none', cfg_options)
     checkpoint = find_checkpoint(checkpoint or cfg.get('load_from'), config)
     pruned = build_model(cfg)
-    state = adapt_state(read_state(checkpoint, trust_checkpoint), pruned)
-    check_state_fits(state, pruned, checkpoint)
-    pruned.load_state_dict({key.removeprefix('module.'): value for key, value in state.items()}, strict=False)
+    load_weights(pruned, checkpoint, trust_checkpoint)
     dense_config, is_pruned = _without_slim(cfg.model.to_dict())
     dense = build_model(Config(dict(cfg, model=dense_config))) if is_pruned else None
     channels = next(layer for layer in pruned.modules() if isinstance(layer, nn.Conv2d)).in_channels

@@ -13,11 +13,10 @@ from mmautodfp.costs import round_widths
 from mmautodfp.hooks import read_settings
 from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.rewards import Reward
-from mmautodfp.utils.fileio import portable, require_same
+from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.registry import RECONSTRUCTORS, REWARDS, build
-from mmautodfp.utils.timing import describe_machine
 
-from .bench import load_runner
+from .bench import load_runner, take_up
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,7 @@ VARIANTS: dict[str, Variant] = {
     'full, ridge 1e-1': _ours(ridge=1e-1, refinement=dict(ridge=1e-1)),
     'full, patch ridge 1e-2': _ours(refinement=dict(patch_ridge=1e-2)),
     'full, patch ridge 1': _ours(refinement=dict(patch_ridge=1.0)),
-    'full, 2 units a pass': _ours(refinement=dict(units_per_pass=2)),
     'full, 4 units a pass': _ours(refinement=dict(units_per_pass=4)),
-    'full, 8 units a pass': _ours(refinement=dict(units_per_pass=8)),
 }
 
 
@@ -196,10 +193,10 @@ def ablate(
         refinement=bench.refinement,
         shares_of='channels' if of_channels else 'module parameters',
     )
-    if known:  # older results name no checkpoint and no options
-        require_same(dict(checkpoint=bench.checkpoint, cfg_options={}) | known, settings, 'the earlier result')
-    result = known or settings | dict(dense=bench.reward(bench.model), variants={})
-    result['machine'] = describe_machine()
+    older = dict(checkpoint=bench.checkpoint, cfg_options={})  # which older results do not name
+    result = take_up(known and older | known, settings)
+    if not known:
+        result |= dict(dense=bench.reward(bench.model), variants={})
     for name, variant in variants.items():
         rows = result['variants'].setdefault(name, {})
         result['variants'] = {name: result['variants'][name] for name in sorted(result['variants'], key=_place)}

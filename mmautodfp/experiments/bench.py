@@ -1,16 +1,19 @@
-"""A config's model, loaded, and its task, ready to be measured."""
+"""What experiments have in common: a config's model, loaded, with its task; earlier results and searches."""
 
 import contextlib
 import io
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from mmengine.runner import Runner
 
 from mmautodfp.hooks import AutoDFPHook
-from mmautodfp.runs import build_runner, find_checkpoint, load_search_config
+from mmautodfp.runs import build_runner, find_checkpoint, load_search_config, prune
+from mmautodfp.utils.fileio import load_json, require_same, save_json
 from mmautodfp.utils.registry import HOOKS, build
+from mmautodfp.utils.timing import describe_machine
 
 
 def load_runner(
@@ -51,6 +54,47 @@ def prepare_hook(
     with quiet():
         hook.prepare(runner)
     return runner, hook
+
+
+def take_up(known: dict[str, Any] | None, asked: dict[str, Any]) -> dict[str, Any]:
+    """An earlier result to go on with, or else the settings as the beginning of one; with the machine.
+
+    Raises:
+        AutoDFPError: The earlier result was measured with other settings.
+    """
+    if known:
+        require_same(known, asked, 'the earlier result')
+    return dict(known or asked, machine=describe_machine())
+
+
+def search_in(
+    folder: Path, config: str | os.PathLike, episodes: int, asked: dict[str, Any] | None = None, **options: Any
+) -> dict[str, Any]:
+    """The summary of a search, which is run, gone on with or found finished.
+
+    Args:
+        folder (Path): Its work dir.
+        config (str | os.PathLike): Config with an ``autodfp`` entry.
+        episodes (int): Of the search; one of fewer episodes goes on.
+        asked (dict | None): Settings to keep as ``asked.json``, with which alone the search may go on or count as
+            finished. Defaults to None: the caller has looked.
+        **options: Further arguments of :func:`mmautodfp.runs.prune`.
+
+    Raises:
+        AutoDFPError: The folder holds a search with other settings, or the search cannot be run.
+    """
+    record, summary = folder / 'asked.json', folder / 'summary.json'
+    done = load_json(summary, 'a search') if summary.is_file() else {}
+    if asked is not None:
+        # Older versions kept no record; the summary tells some of it.
+        stored = load_json(record, 'the settings of a search') if record.is_file() else asked | done
+        require_same(stored, asked, f'the search {folder.name}')
+        save_json(asked, record)
+    if 'test' not in done or done['episodes'] < episodes:
+        resume = (folder / 'search.pth').is_file()
+        prune(config, work_dir=str(folder), episodes=episodes, resume=resume, **options)
+        done = load_json(summary, 'a search')
+    return done
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import torch
 from mmengine.runner import Runner
 from scipy.stats import spearmanr
 
@@ -24,25 +23,24 @@ from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json
 from mmautodfp.utils.registry import REWARDS, build
-from mmautodfp.utils.timing import describe_machine, median_in_turns, wait_for_gpu
+from mmautodfp.utils.timing import describe_machine, median_in_turns, torch_threads, wait_for_gpu
 
 from .bench import prepare_hook, quiet
 
 
-def benchmark_reward(config: str | os.PathLike, repeat: int = 5, checkpoint: str | None = None) -> dict[str, Any]:
+def benchmark_reward(config: str | os.PathLike, repeat: int = 5) -> dict[str, Any]:
     """What one episode of a search costs, beside MMDetection's own ``runner.val()`` on the same images.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
         repeat (int): Measurements, of which the median counts. Defaults to 5.
-        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
 
     Returns:
         dict[str, Any]: Median seconds of an episode and of ``runner.val()``, both on the uniformly pruned model, the
         ratio of the two, an episode's parts on one thread, and the machine.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        runner, hook = prepare_hook(config, scratch, checkpoint)
+        runner, hook = prepare_hook(config, scratch)
         with quiet():
             _restrict_validation(runner, hook, Path(scratch))
         plan = hook.task.uniform_plan()
@@ -63,22 +61,19 @@ def benchmark_reward(config: str | os.PathLike, repeat: int = 5, checkpoint: str
     )
 
 
-def benchmark_racing(
-    config: str | os.PathLike, seeds: Sequence[int] = (0, 1, 2, 3, 4), checkpoint: str | None = None
-) -> dict[str, Any]:
+def benchmark_racing(config: str | os.PathLike, seeds: Sequence[int] = (0, 1, 2, 3, 4)) -> dict[str, Any]:
     """What a race loses and saves: the same searches with and without it.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
         seeds (Sequence[int]): Seeds of the searches. Defaults to (0, 1, 2, 3, 4).
-        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
 
     Returns:
         dict[str, Any]: For either way and each seed the best reward, the held-out metric of its plan, the share of
         the images that were evaluated and the seconds; and their means.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        _, hook = prepare_hook(config, scratch, checkpoint)
+        _, hook = prepare_hook(config, scratch)
         ways: dict[str, list[dict]] = {'whole': [], 'racing': []}
         for seed in seeds:
             for way, rows in ways.items():
@@ -107,22 +102,19 @@ def benchmark_racing(
     return counts | dict(means=means, **ways, machine=describe_machine())
 
 
-def benchmark_precision(
-    config: str | os.PathLike, plans: int = 100, precision: str = 'auto', checkpoint: str | None = None
-) -> dict[str, Any]:
+def benchmark_precision(config: str | os.PathLike, plans: int = 100, precision: str = 'auto') -> dict[str, Any]:
     """Whether a lower precision ranks plans as float32 does.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
         plans (int): Random plans around the one that a search starts from, within the budget. Defaults to 100.
         precision (str): To compare with float32. Defaults to 'auto'.
-        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
 
     Returns:
         dict[str, Any]: Spearman's rank correlation, the largest difference, and both rewards of each plan.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        runner, hook = prepare_hook(config, scratch, checkpoint)
+        runner, hook = prepare_hook(config, scratch)
         settings = dict(runner.cfg.autodfp.reward.to_dict())
         units = [f'{hook.task.target}.{group.name}' for group in hook.task.groups]
         rewards = {}
@@ -151,16 +143,13 @@ def benchmark_precision(
     )
 
 
-def benchmark_ranks(
-    config: str | os.PathLike, ranks: int = 2, episodes: int = 24, checkpoint: str | None = None
-) -> dict[str, Any]:
+def benchmark_ranks(config: str | os.PathLike, ranks: int = 2, episodes: int = 24) -> dict[str, Any]:
     """Seconds an episode of a search on one and on several ranks; on a CPU with one thread each.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
         ranks (int): Defaults to 2.
         episodes (int): Of each search. Defaults to 24.
-        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
 
     Returns:
         dict[str, Any]: Seconds an episode for either number of ranks, and how many times faster the several are.
@@ -172,9 +161,7 @@ def benchmark_ranks(
     for count in (1, ranks):
         with tempfile.TemporaryDirectory() as scratch:
             options = {'autodfp.compare': False, 'autodfp.opening_lams': [], 'autodfp.allocate': False}
-            call = dict(
-                config=str(config), checkpoint=checkpoint, work_dir=scratch, episodes=episodes, launcher='pytorch'
-            )
+            call = dict(config=str(config), work_dir=scratch, episodes=episodes, launcher='pytorch')
             code = f'from mmautodfp.runs import prune; prune(**{call!r}, cfg_options={options!r})'
             launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={count}']
             environment = os.environ | dict(OMP_NUM_THREADS='1')
@@ -224,10 +211,7 @@ def _reward_parts(hook: AutoDFPHook, plan: PruningPlan, repeat: int) -> dict[str
         return run
 
     heads = reward.detector.predictors() if reward.detector else []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with contextlib.ExitStack() as patches:
-        patches.callback(torch.set_num_threads, threads)
+    with torch_threads(1), contextlib.ExitStack() as patches:
         for head in heads:
             patches.enter_context(patch.object(head, 'predict_by_feat', timed('post_processing', head.predict_by_feat)))
         patches.enter_context(patch.object(reward, 'detect', timed('detect', reward.detect)))

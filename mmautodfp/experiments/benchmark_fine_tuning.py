@@ -20,12 +20,11 @@ from mmautodfp.outputs.config import slim_config
 from mmautodfp.reconstruction import PruneOnly
 from mmautodfp.runs import build_runner
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import portable, require_same, save_tensors
+from mmautodfp.utils.fileio import portable, save_tensors
 from mmautodfp.utils.settings import Count, Positive, Share, checked
-from mmautodfp.utils.timing import describe_machine
 
 from .ablation import Bench
-from .bench import quiet
+from .bench import quiet, take_up
 from .shares import OURS, PrunedCopy, build_task, prune_copy, require_allocation
 
 UNIFORM, RANDOM = 'pruned only, uniform', 'random weights'
@@ -40,7 +39,6 @@ def benchmark_fine_tuning(
     epochs: Count = 5,
     lr_factors: Factors = (1.0, 0.3, 0.1, 0.03),
     seeds: Count = 3,
-    checkpoint: str | None = None,
     cfg_options: dict[str, Any] | None = None,
     known: dict[str, Any] | None = None,
     report: Callable[[dict[str, Any], str], None] = lambda *_: None,
@@ -59,7 +57,6 @@ def benchmark_fine_tuning(
         epochs (int): Of each training. Defaults to 5.
         lr_factors (Sequence[float]): Shares of the learning rate to choose from. Defaults to 1, 0.3, 0.1 and 0.03.
         seeds (int): Trainings that count, with the seeds 0, 1, ... Defaults to 3.
-        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
         cfg_options (dict | None): Overrides of the config, dotted keys to values. Defaults to none.
         known (dict | None): An earlier result, whose rows are not measured again. Defaults to None.
         report (Callable): Told the result so far and a line, after each row. Defaults to saying nothing.
@@ -72,7 +69,7 @@ def benchmark_fine_tuning(
     Raises:
         AutoDFPError: ``known`` was measured with other settings, the config cannot be trained or the share not reached.
     """
-    bench = Bench(config, checkpoint, cfg_options=cfg_options)
+    bench = Bench(config, cfg_options=cfg_options)
     _require_training(bench.cfg)
     val = bench.reward_on(bench.cfg.val_dataloader)
     asked = dict(
@@ -85,9 +82,7 @@ def benchmark_fine_tuning(
         optimizer=bench.cfg.optim_wrapper.optimizer.to_dict(),
         reconstructor=portable(bench.settings.reconstructor),
     )
-    if known:
-        require_same(known, asked, 'the earlier result')
-    result = dict(known or asked, machine=describe_machine())
+    result = take_up(known, asked)
     starts, device = _starts(bench, share), next(bench.model.parameters()).device
     result['left'] = {name: start.left for name, start in starts.items()} | {RANDOM: starts[OURS].left}
     if 'dense' not in result:

@@ -26,7 +26,7 @@ from mmautodfp.utils.timing import describe_machine, device_at_hand, median_in_t
 from .bench import prepare_hook, quiet
 
 
-def benchmark_kernels(channels: int = 512, rows: int = 16, repeat: int = 15, lam: float = 0.5) -> dict[str, Any]:
+def benchmark_kernels(channels: int = 512, rows: int = 16, repeat: int = 15) -> dict[str, Any]:
     """All pairs of a 3x3 layer's channels compared and half of them delivered: the kernels beside per-channel loops.
 
     The loop computes Eq. 12, 16 and 18 for one pair of channels after the other, as they are written down. It is timed
@@ -36,7 +36,6 @@ def benchmark_kernels(channels: int = 512, rows: int = 16, repeat: int = 15, lam
         channels (int): N, the inputs' number too. Defaults to 512.
         rows (int): Pruned channels that the loop is timed on. Defaults to 16.
         repeat (int): Measurements of the kernels, of which the median counts. Defaults to 15.
-        lam (float): Lambda of Eq. 16. Defaults to 0.5.
 
     Returns:
         dict[str, Any]: Seconds of either, their ratio, the largest difference of the results and the machine.
@@ -46,6 +45,7 @@ def benchmark_kernels(channels: int = 512, rows: int = 16, repeat: int = 15, lam
     values = [torch.rand(channels, generator=generator) + 0.5 for _ in range(4)]
     bn = BatchNormStats(*values, eps=1e-5)
     keep = rank_channels(weight)[: channels // 2].sort().values
+    lam = 0.5  # of Eq. 16
     kernel = lambda: ChannelSimilarity.from_weight(weight, bn).delivery(keep, lam)
     seconds = median_in_turns(dict(kernel=kernel), repeat)['kernel']
     delivery = kernel()
@@ -93,7 +93,6 @@ def benchmark_latency(
     ratio: float = 0.5,
     divisors: Sequence[int] = (1, 8),
     size: Sequence[int] | None = None,
-    cfg_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Latency of a pruned module, dense and uniformly narrowed to a share of its FLOPs, with and without a divisor.
 
@@ -105,17 +104,16 @@ def benchmark_latency(
         ratio (float): Share of the FLOPs that stays, in (0, 1]. Defaults to 0.5.
         divisors (Sequence[int]): Channel divisors. Defaults to (1, 8).
         size (Sequence[int] | None): Height and width. Defaults to None: the config's.
-        cfg_options (dict | None): Overrides of the config, dotted keys to values.
 
     Returns:
         dict[str, Any]: For the dense module and each divisor FLOPs, seconds and the latency that
-        :class:`mmautodfp.surgery.LatencyBudget` predicts from its table, the last two as ``ratio`` and ``predicted`` of
+        :class:`mmautodfp.costs.LatencyBudget` predicts from its table, the last two as ``ratio`` and ``predicted`` of
         the dense one's; the machine.
 
     Raises:
         AutoDFPError: The ratio cannot be reached.
     """
-    cfg = load_config(config, None, 'none', cfg_options)
+    cfg = load_config(config, None, 'none')
     settings = cfg.get('autodfp')
     if not isinstance(settings, dict):
         raise AutoDFPError(f"{config} was to be measured, but it has no 'autodfp' entry")
@@ -152,20 +150,19 @@ def benchmark_latency(
     return dict(config=str(config), input=list(images.shape), asked=ratio, models=rows, machine=describe_machine())
 
 
-def benchmark_overhead(config: str | os.PathLike, episodes: int = 24, checkpoint: str | None = None) -> dict[str, Any]:
+def benchmark_overhead(config: str | os.PathLike, episodes: int = 24) -> dict[str, Any]:
     """What the agent costs beside the evaluation of its plans; a quarter of the episodes is warm-up.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
         episodes (int): Of the search; those after the warm-up count. Defaults to 24.
-        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
 
     Returns:
         dict[str, Any]: Median seconds an episode with learning, its evaluation's share of them, and the ``overhead``:
         what is left over, as a share of the evaluation; the machine.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        _, hook = prepare_hook(config, scratch, checkpoint)
+        _, hook = prepare_hook(config, scratch)
         agent = dict(hook.agent)
         if 'warmup_episodes' in agent:
             agent['warmup_episodes'] = max(1, episodes // 4)

@@ -25,7 +25,6 @@ def benchmark_memory(
     config: str | os.PathLike,
     ratio: float = 0.5,
     size: Sequence[int] | None = None,
-    cfg_options: dict[str, Any] | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Memory of a detector, counted and measured: dense, and pruned in its backbone and as a whole.
@@ -38,7 +37,6 @@ def benchmark_memory(
         config (str | os.PathLike): Config of a detector.
         ratio (float): Share of the channels that stays in each group. Defaults to 0.5.
         size (Sequence[int] | None): Height and width. Defaults to None: the config's.
-        cfg_options (dict | None): Overrides of the config, dotted keys to values.
         device (str | None): 'cpu' or 'cuda'. Defaults to None: a GPU if there is one.
 
     Returns:
@@ -46,7 +44,7 @@ def benchmark_memory(
         are the weights, the input and what torch allocated at once beside them, and the ``ratio`` of the two; and, on a
         processor, what was measured ``between_operations``, without what these take only while they work. The machine.
     """
-    cfg = load_config(config, None, 'none', cfg_options)
+    cfg = load_config(config, None, 'none')
     cfg.model.backbone.init_cfg = None  # nothing is fetched
     model = build_model(cfg)
     with quiet():

@@ -32,7 +32,6 @@ def benchmark_objectives(
     config: str | os.PathLike,
     episodes: int = 100,
     seeds: int = 5,
-    checkpoint: str | None = None,
     cfg_options: dict[str, Any] | None = None,
     tell: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -49,7 +48,6 @@ def benchmark_objectives(
             much as parameters and FLOPs together.
         episodes (int): Evaluations of each way, 5 or more. Defaults to 100.
         seeds (int): Repetitions, with the seeds 0, 1, ... Defaults to 5.
-        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
         cfg_options (dict | None): Overrides of the config, dotted keys to values. Defaults to none.
         tell (Callable): Told a line after each repetition. Defaults to print.
 
@@ -67,9 +65,9 @@ def benchmark_objectives(
             raise AutoDFPError(f'{name}={value} was asked for; it must be {least} or more')
     with tempfile.TemporaryDirectory() as scratch:
         options = {f'autodfp.objectives.{name}': weight for name, weight in OBJECTIVES.items()}
-        _, hook = prepare_hook(config, scratch, checkpoint, cfg_options)
+        _, hook = prepare_hook(config, scratch, cfg_options=cfg_options)
         if hook.settings.objectives is None:
-            _, hook = prepare_hook(config, scratch, checkpoint, (cfg_options or {}) | options)
+            _, hook = prepare_hook(config, scratch, cfg_options=(cfg_options or {}) | options)
     if str(hook.agent['type']).rpartition('.')[2] != 'SAC':
         raise AutoDFPError(
             f"one search for many preferences takes an agent that learns from them, but the config's is "

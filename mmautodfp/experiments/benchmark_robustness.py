@@ -10,11 +10,11 @@ from torch import nn
 
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import portable, require_same
+from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.settings import Share, checked
-from mmautodfp.utils.timing import describe_machine
 
 from .ablation import Bench
+from .bench import take_up
 from .shares import OURS, build_task, prune_copy, require_allocation
 
 #: By name, the settings of :class:`mmautodfp.zoo.Degrade`; none for images as they are.
@@ -36,7 +36,6 @@ DENSE, WHOLE = 'dense', 'ours, allocated, whole detector'
 def benchmark_robustness(
     config: str | os.PathLike,
     share: Share = 0.5,
-    checkpoint: str | None = None,
     cfg_options: dict[str, Any] | None = None,
     known: dict[str, Any] | None = None,
     report: Callable[[dict[str, Any], str], None] = lambda *_: None,
@@ -47,7 +46,6 @@ def benchmark_robustness(
         config (str | os.PathLike): Config whose ``autodfp`` entry has our reconstructor.
         share (float): What stays: of the backbone's parameters, in the last row of the whole detector's FLOPs.
             Defaults to 0.5.
-        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
         cfg_options (dict | None): Overrides of the config, dotted keys to values. Defaults to none.
         known (dict | None): An earlier result, whose rows are not measured again. Defaults to None.
         report (Callable): Told the result so far and a line, after each figure. Defaults to saying nothing.
@@ -60,7 +58,7 @@ def benchmark_robustness(
         AutoDFPError: ``known`` was measured with other settings, a share cannot be reached, or the test pipeline does
             not load images from files.
     """
-    bench = Bench(config, checkpoint, cfg_options=cfg_options)
+    bench = Bench(config, cfg_options=cfg_options)
     loaders = {name: degraded(bench.cfg.test_dataloader, settings) for name, settings in CONDITIONS.items()}
     asked = dict(
         config=Path(config).as_posix(),
@@ -71,9 +69,9 @@ def benchmark_robustness(
         conditions=CONDITIONS,
         reconstructor=portable(bench.settings.reconstructor),
     )
-    if known:
-        require_same(known, asked, 'the earlier result')
-    result = dict(known or asked | dict(left={}, rows={}), machine=describe_machine())
+    result = take_up(known, asked)
+    if not known:
+        result |= dict(left={}, rows={})
     models = []
     for name, model, left in _models(bench, share):
         result['left'][name] = left

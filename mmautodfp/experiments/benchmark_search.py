@@ -14,11 +14,10 @@ from mmautodfp.api import search
 from mmautodfp.hooks import AutoDFPHook
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import portable, require_same
+from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.settings import Count, checked
-from mmautodfp.utils.timing import describe_machine
 
-from .bench import prepare_hook
+from .bench import prepare_hook, take_up
 
 # 'SAC' is the config's own agent. What the paper does not do is left out of 'SAC as published'.
 PUBLISHED = dict(credit='td', warmup='random')
@@ -32,7 +31,6 @@ def benchmark_search(
     episodes: Count = 100,
     seeds: Count = 5,
     only: str = '',
-    checkpoint: str | None = None,
     cfg_options: dict[str, Any] | None = None,
     known: dict[str, Any] | None = None,
     report: Callable[[dict[str, Any], str], None] = lambda *_: None,
@@ -46,7 +44,6 @@ def benchmark_search(
         episodes (int): Of each search, the opening ones included. Defaults to 100.
         seeds (int): Searches of each kind, with the seeds 0, 1, ... Defaults to 5.
         only (str): Regular expression that the names of the searches must match. Defaults to '': any.
-        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
         cfg_options (dict | None): Overrides of the config, dotted keys to values. Defaults to none.
         known (dict | None): An earlier result, whose searches are not run again. Defaults to None.
         report (Callable): Told the result so far and a line, after each search. Defaults to saying nothing.
@@ -62,14 +59,13 @@ def benchmark_search(
             nothing is held out.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        _, hook = prepare_hook(config, scratch, checkpoint, cfg_options)
+        _, hook = prepare_hook(config, scratch, cfg_options=cfg_options)
         if hook.held_out is None:
             raise AutoDFPError('searches were to be compared on held-out images, but test_dataloader has none')
         agents = _chosen(candidates(hook.agent), only)
         asked = portable(
             dict(
                 config=str(config),
-                checkpoint=checkpoint,
                 metric=hook.reward.name,
                 target=hook.task.target,
                 limits=hook.task.constraint.table(),
@@ -80,9 +76,7 @@ def benchmark_search(
                 held_out_images=len(hook.held_out.images),
             )
         )
-        if known:
-            require_same(known, asked, 'the earlier result')
-        result = dict(known or asked, machine=describe_machine())
+        result = take_up(known, asked)
         if not known:
             with torch.no_grad():
                 result |= dict(dense=hook.held_out(hook.task.model), plans={}, searches={})

@@ -5,8 +5,7 @@ import itertools
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from mmautodfp.search.example import call_model
 from mmautodfp.search.survey import find_module
 from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.timing import describe_machine, device_at_hand, median_in_turns
+from mmautodfp.utils.timing import describe_machine, device_at_hand, median_in_turns, torch_threads
 
 from .bench import quiet
 
@@ -44,7 +43,6 @@ def benchmark_whole(
     size: Sequence[int] | None = None,
     threads: Sequence[int] = (1, 2),
     engines: Sequence[str] = ('torch', 'onnxruntime'),
-    cfg_options: dict[str, Any] | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Latency of a detector, dense, pruned as a whole and pruned in its backbone alone, all with one ratio everywhere.
@@ -63,7 +61,6 @@ def benchmark_whole(
         engines (Sequence[str]): 'torch', the whole from images to boxes, and 'onnxruntime', its parts between images
             and what the heads say: of one stage all at once, of two the first one and the second on pooled features.
             Defaults to both.
-        cfg_options (dict | None): Overrides of the config, dotted keys to values.
         device (str | None): 'cpu', or 'cuda', for which threads and engines do not count. Defaults to None: a GPU if
             there is one.
 
@@ -77,7 +74,7 @@ def benchmark_whole(
     Raises:
         AutoDFPError: The config is of no detector, or the ratio cannot be reached by the whole.
     """
-    cfg = load_config(config, None, 'none', cfg_options)
+    cfg = load_config(config, None, 'none')
     cfg.model.backbone.init_cfg = None  # nothing is fetched
     model = build_model(cfg)
     with quiet():
@@ -94,7 +91,7 @@ def benchmark_whole(
             rows[name] |= figures
         threads = ()
     for count in threads:
-        with _threads(count), tempfile.TemporaryDirectory() as scratch:
+        with torch_threads(count), tempfile.TemporaryDirectory() as scratch:
             calls = _calls(models, images, cfg, engines, Path(scratch))
             seconds = _in_turns(calls, repeat)
         for name, row in rows.items():
@@ -137,16 +134,6 @@ def _pruned(model: nn.Module, task: PruningTask, plan: PruningPlan) -> nn.Module
     twin = copy.deepcopy(model)
     apply_plan(find_module(twin, task.path), plan, groups=task.groups)
     return twin
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _calls(

@@ -15,11 +15,11 @@ from mmautodfp.reconstruction import NeuronMerging, PruneOnly, Reconstructor, Si
 from mmautodfp.search.survey import Survey, survey_target
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import portable, require_same
+from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
-from mmautodfp.utils.timing import describe_machine
 
 from .ablation import Bench
+from .bench import take_up
 
 OURS, BACKBONE = 'ours, allocated', 'ours, backbone alone'
 WHOLE_SHARES = (0.7, 0.5, 0.35)
@@ -139,9 +139,7 @@ def measure_shares(
             reconstructor=settings.reconstructor,
         )
     )
-    if known:
-        require_same(known, asked, 'the earlier result')
-    result = dict(known or asked, machine=describe_machine())
+    result = take_up(known, asked)
     if not known:
         start = time.perf_counter()
         result |= dict(dense=reward(bench.model), seconds=round(time.perf_counter() - start, 1), rows={})

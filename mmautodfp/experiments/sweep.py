@@ -12,9 +12,11 @@ from mmengine.logging import print_log
 from mmautodfp.hooks.settings import DROPPED
 from mmautodfp.outputs.latency import measure_latency
 from mmautodfp.outputs.report import draw_pareto
-from mmautodfp.runs import load_search_config, prune
+from mmautodfp.runs import load_search_config
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json, save_text
+
+from .bench import search_in
 
 METHODS = {
     'uniform, pruned only': 'pruned only',
@@ -96,17 +98,12 @@ def _run(
     episodes: int | None,
     cfg_options: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The summary of a run, which is done, gone on with or found finished."""
-    summary = folder / 'summary.json'
-    if summary.is_file():
-        found = load_json(summary, 'the summary of an earlier run')
-        cfg = load_search_config(config, str(folder), ratio, episodes, seed, cfg_options=cfg_options)
-        _require_same(found.get('autodfp'), cfg.autodfp.to_dict(), folder)
-        if 'test' in found and found['episodes'] >= cfg.autodfp.num_episodes:
-            return found
-    options = dict(work_dir=str(folder), preserve_ratio=ratio, episodes=episodes, seed=seed, cfg_options=cfg_options)
-    prune(config, resume=(folder / 'search.pth').is_file(), **options)
-    return load_json(summary, 'the summary of the run')
+    """The summary of a run, see :func:`search_in`."""
+    settings = load_search_config(config, str(folder), ratio, episodes, seed, cfg_options=cfg_options).autodfp.to_dict()
+    if (folder / 'summary.json').is_file():
+        _require_same(load_json(folder / 'summary.json', 'a search').get('autodfp'), settings, folder)
+    options = dict(preserve_ratio=ratio, seed=seed, cfg_options=cfg_options)
+    return search_in(folder, config, settings['num_episodes'], **options)
 
 
 def _require_same(found: dict[str, Any] | None, wanted: dict[str, Any], folder: Path) -> None:

@@ -1,6 +1,6 @@
 """What the command-line tools do: a config and a checkpoint in, an MMEngine Runner through."""
 
-from .checkpoints import adapt_state, find_checkpoint, read_state
+from .checkpoints import find_checkpoint
 from .commands import evaluate, prune
 from .configs import add_settings, find_config, last_line, load_config, load_search_config
 from .data import require_data
@@ -8,7 +8,6 @@ from .frontier import frontier
 from .runner import build_runner
 
 __all__ = [
-    'adapt_state',
     'add_settings',
     'build_runner',
     'evaluate',
@@ -19,6 +18,5 @@ __all__ = [
     'load_config',
     'load_search_config',
     'prune',
-    'read_state',
     'require_data',
 ]

@@ -9,9 +9,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import check_state_fits
+from mmautodfp.utils.fileio import fit_state, read_state
 
-from .checkpoints import adapt_state, read_state
 from .configs import last_line
 
 T = TypeVar('T')
@@ -35,7 +34,7 @@ def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
     else:
         runner = _build(cfg, lambda: Runner.from_cfg(cfg))
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    check_state_fits(adapt_state(state, model), model, cfg.load_from)
+    fit_state(state, model, cfg.load_from)
     return runner
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import AutoDFPError
 
@@ -170,11 +170,28 @@ def pickle_allowed(trust: bool) -> Iterator[None]:
                 os.environ[name] = before
 
 
-def check_state_fits(state: dict, model: nn.Module, source: str | os.PathLike) -> None:
-    """Refuse weights that were made for another architecture, which mmengine would load in part with a warning.
+def load_weights(model: nn.Module, checkpoint: str | os.PathLike, trust: bool = False) -> None:
+    """Load a checkpoint into a model; it is refused as :func:`read_state` and :func:`fit_state` say."""
+    model.load_state_dict(fit_state(read_state(checkpoint, trust), model, checkpoint), strict=False)
+
+
+def read_state(checkpoint: str | os.PathLike, trust: bool = False) -> dict[str, Tensor]:
+    """The state dict of a checkpoint, read as :func:`load_tensors` does; an :class:`AutoDFPError` if it holds none."""
+    content = load_tensors(checkpoint, trust=trust)
+    state = content.get('state_dict', content)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise AutoDFPError(f"checkpoint {checkpoint} holds no 'state_dict'; found {', '.join(map(str, content))}")
+    return state
+
+
+def fit_state(state: dict[str, Tensor], model: nn.Module, source: str | os.PathLike) -> dict[str, Tensor]:
+    """Weights under a model's own names.
+
+    Those that were made for another architecture are refused: mmengine would load them in part with a warning.
 
     Args:
-        state (dict): State dict, with or without the ``module.`` that DistributedDataParallel puts before names.
+        state (dict): State dict, with or without the ``module.`` that DistributedDataParallel puts before names; a
+            classifier takes that of a bare network too.
         model (nn.Module): The model that is to receive it.
         source (str | os.PathLike): Where the state came from, for the message.
 
@@ -182,6 +199,8 @@ def check_state_fits(state: dict, model: nn.Module, source: str | os.PathLike) -
         AutoDFPError: A parameter or buffer of the model is missing or has another shape.
     """
     state = {key.removeprefix('module.'): value for key, value in state.items()}
+    if adapt := getattr(model, 'adapt_state_dict', None):
+        state = adapt(state)
     wanted = model.state_dict()
     # Counters that old checkpoints lack and inference never reads.
     missing = [key for key in wanted if key not in state and not key.endswith('num_batches_tracked')]
@@ -197,6 +216,7 @@ def check_state_fits(state: dict, model: nn.Module, source: str | os.PathLike) -
             f'checkpoint {source} does not fit the model of the config: of its {len(wanted)} tensors '
             f'{" and ".join(parts)}; name the checkpoint that was trained with this config'
         )
+    return state
 
 
 def _damaged(path: Path, what: str, error: Exception) -> AutoDFPError:

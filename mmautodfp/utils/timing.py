@@ -4,7 +4,7 @@ import contextlib
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,17 @@ def median_in_turns(calls: dict[str, Callable[[], Any]], repeat: int, inference:
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads, inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def device_at_hand() -> str:
     """'cuda' if there is a GPU, else 'cpu'."""
     return 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -55,3 +66,9 @@ def describe_machine() -> dict[str, Any]:
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         torch=str(torch.__version__),
     )
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """What :func:`describe_machine` told, in few words: the GPU, or the processor and how many threads."""
+    threads = f'{machine["threads"]} thread{"" if machine["threads"] == 1 else "s"}'
+    return machine['gpu'] or f'{machine["processor"] or platform.machine()}, {threads}'

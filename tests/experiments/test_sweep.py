@@ -4,6 +4,7 @@ import shutil
 import pytest
 import torch
 
+from mmautodfp.experiments import bench
 from mmautodfp.experiments import sweep as sweeping
 from mmautodfp.experiments.sweep import markdown, sweep
 from mmautodfp.outputs.latency import measure_latency, median_in_turns
@@ -60,8 +61,8 @@ def test_the_table_shows_means_and_the_best_in_bold(folder):
 def test_finished_runs_are_not_repeated_and_a_lost_one_is_made_again(folder, small_demo, tmp_path, monkeypatch):
     root = shutil.copytree(folder[0], tmp_path / 'copy')
     played = []
-    real = sweeping.prune
-    monkeypatch.setattr(sweeping, 'prune', lambda *a, **k: played.append(k) or real(*a, **k))
+    real = bench.prune
+    monkeypatch.setattr(bench, 'prune', lambda *a, **k: played.append(k) or real(*a, **k))
     shutil.rmtree(root / folder[1][1]['runs'][1])
     again = sweep([CONFIG], [0.9, 0.5], [0, 1], root, episodes=2, latency_repeat=0, cfg_options=dict(small_demo))
     assert [(k['preserve_ratio'], k['seed'], k['resume']) for k in played] == [(0.5, 1, False)]

@@ -16,7 +16,7 @@ from mmautodfp.api import PruningTask, SearchResult
 from mmautodfp.graph import samples_of
 from mmautodfp.outputs import RunArtifacts, compare
 from mmautodfp.outputs.report import Evidence, Report, remake_report
-from mmautodfp.outputs.report.part_plots import grouped_strategy_figure, parts_figure
+from mmautodfp.outputs.report.part_plots import parts_figure, strategy_figure
 from mmautodfp.outputs.report.parts import PartCounts, count_parts, part_of
 from mmautodfp.search import History
 from mmautodfp.utils.fileio import load_json, save_json
@@ -159,7 +159,7 @@ def test_many_groups_stand_below_the_names_of_their_parts():
         'roi_head.bbox_head.fc',
         'roi_head.mask_head.up',
     ]
-    figure = grouped_strategy_figure(names, [0.5] * 53, [1.0] * 53, [0.1] * 53, [])
+    figure = strategy_figure(names, [0.5] * 53, [1.0] * 53, [0.1] * 53, [], by_part=True)
     left, right = figure.axes
     labels = [label.get_text() for label in left.get_yticklabels()]
     assert labels[:2] == ['backbone', 'layer0.conv']
@@ -169,7 +169,7 @@ def test_many_groups_stand_below_the_names_of_their_parts():
     assert bold == ['backbone', 'neck', 'roi_head.bbox_head', 'roi_head.mask_head']
     assert [len(line.get_xdata()) for line in left.lines if line.get_marker() == 'o'] == [50, 1, 1, 1]
     assert figure.get_figheight() < 12
-    alone = grouped_strategy_figure(names[:50], [0.5] * 50, [1.0] * 50, [], [])
+    alone = strategy_figure(names[:50], [0.5] * 50, [1.0] * 50, [], [], by_part=True)
     assert [label.get_text() for label in alone.axes[0].get_yticklabels()] == names[:50]
 
 

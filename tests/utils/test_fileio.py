@@ -12,7 +12,7 @@ from torch import nn
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import (
     atomic_path,
-    check_state_fits,
+    fit_state,
     load_json,
     load_tensors,
     pickle_allowed,
@@ -128,13 +128,13 @@ def test_a_checkpoint_without_a_dict_is_refused(tmp_path):
 def test_weights_of_another_architecture_are_refused_with_examples():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     state = model.state_dict()
-    check_state_fits(state, model, 'x.pth')
-    check_state_fits({f'module.{key}': value for key, value in state.items()}, model, 'x.pth')
-    check_state_fits({key: value for key, value in state.items() if 'num_batches' not in key}, model, 'x.pth')
+    fit_state(state, model, 'x.pth')
+    fit_state({f'module.{key}': value for key, value in state.items()}, model, 'x.pth')
+    fit_state({key: value for key, value in state.items() if 'num_batches' not in key}, model, 'x.pth')
 
     del state['1.weight']
     state['0.weight'] = torch.rand(5, 3, 1, 1)
     with pytest.raises(AutoDFPError) as caught:
-        check_state_fits(state, model, 'x.pth')
+        fit_state(state, model, 'x.pth')
     assert '1 are missing (such as 1.weight)' in str(caught.value)
     assert '1 have other shapes (such as 0.weight [5, 3, 1, 1] instead of [4, 3, 1, 1])' in str(caught.value)

@@ -1,11 +1,8 @@
 """One network with its weights and its images, ready to be measured."""
 
-import statistics
-import time
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 
@@ -15,8 +12,9 @@ from mmautodfp.rewards import AccuracyReward, Reward
 from mmautodfp.runs import find_checkpoint
 from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import check_state_fits, load_tensors
+from mmautodfp.utils.fileio import load_weights
 from mmautodfp.utils.registry import MODELS
+from mmautodfp.utils.timing import median_in_turns
 
 RECONSTRUCTORS = {'prune': PruneOnly, 'merging': NeuronMerging, 'eq16': SimilarityReconstructor}
 
@@ -41,11 +39,7 @@ class NetworkBench:
         self.model = MODELS.build(cfg.model).to(get_device()).eval()
         self.reward = AccuracyReward(num_images, batch_size=cfg.test_dataloader.batch_size)
         self.reward.prepare(self.model, cfg.test_dataloader)
-        source = find_checkpoint(checkpoint, config)
-        content = load_tensors(source)
-        state = self.model.adapt_state_dict(content.get('state_dict', content))
-        check_state_fits(state, self.model, source)
-        self.model.load_state_dict(state)
+        load_weights(self.model, find_checkpoint(checkpoint, config))
         self.reconstructors: dict[str, Reconstructor] = {name: make() for name, make in RECONSTRUCTORS.items()}
         self.accuracy = lru_cache(maxsize=None)(self._accuracy)
 
@@ -87,20 +81,12 @@ class NetworkBench:
             flops_ratio=self.task.costs.flops['module'].ratio(widths)
         )
 
-    @torch.no_grad()
     def milliseconds(self, plan: PruningPlan, repeat: int = 30) -> float:
         """Median time of one image through the pruned network."""
         inputs = self.reward.one_batch()['inputs']
-        seconds = []
+        call = dict(network=lambda: self.task.module(inputs))
         with apply_plan(self.task.module, plan, self.reconstructors['prune']):
-            for run in range(repeat + 5):
-                start = time.perf_counter()
-                self.task.module(inputs)
-                if inputs.is_cuda:
-                    torch.cuda.synchronize()
-                if run >= 5:  # the first ones warm up
-                    seconds.append(time.perf_counter() - start)
-        return 1000 * statistics.median(seconds)
+            return 1000 * median_in_turns(call, repeat)['network']
 
 
 def locate(name: str, folder: Path | None) -> str:

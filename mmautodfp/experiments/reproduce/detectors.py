@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from mmautodfp import runs as apis
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import load_json, portable, require_same, save_json, save_text
+from mmautodfp.utils.fileio import load_json, portable, save_json, save_text
 from mmautodfp.utils.settings import Count, Share, settings
 
+from ..bench import search_in
 from ..shares import BACKBONE, OURS, WHOLE_SHARES, budget_of, measure_shares
 from .bench import locate
 
@@ -157,7 +158,7 @@ def options_of(settings: DetectorSettings, target: str, method: str) -> dict[str
 def _search(
     config: Path, checkpoint: str, settings: DetectorSettings, target: str, share: float, method: str, seed: int
 ) -> dict[str, Any]:
-    """What a search found; it is run, gone on with, or found finished."""
+    """What a search found, see :func:`search_in`."""
     kind = 'autodfp' if method == AUTODFP else 'ours'
     folder = settings.out / 'searches' / f'{config.stem}_{target}_{share:g}_{kind}_seed{seed}'
     budget = budget_of(target, share)
@@ -166,16 +167,8 @@ def _search(
     if method == AUTODFP:
         options['autodfp.finalists'] = 0  # the paper has none
     asked = dict(options=portable(options), checkpoint=Path(checkpoint).name)
-    record, summary = folder / 'asked.json', folder / 'summary.json'
-    if record.is_file():
-        require_same(load_json(record, 'the settings of a search'), asked, f'the search {folder.name}')
-    save_json(asked, record)
-    done = load_json(summary, 'a search') if summary.is_file() else None
-    if not done or done['episodes'] < settings.episodes:
-        again = dict(resume=(folder / 'search.pth').is_file(), cfg_options=options)
-        apis.prune(config, checkpoint, str(folder), episodes=settings.episodes, seed=seed, **again)
-        done = load_json(summary, 'a search')
-    return done['results'][-1]
+    told = dict(checkpoint=checkpoint, seed=seed, cfg_options=options)
+    return search_in(folder, config, settings.episodes, asked, **told)['results'][-1]
 
 
 def _add(row: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:

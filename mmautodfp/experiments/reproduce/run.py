@@ -12,9 +12,10 @@ from mmautodfp import runs as apis
 from mmautodfp.rewards import Reward
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import load_json, portable, require_same, save_json
+from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.registry import REWARDS, build
 
+from ..bench import search_in
 from .bench import NetworkBench, locate
 from .paper import ALL_TABLES, NETWORKS, SEARCHED, Claim, claims
 
@@ -186,29 +187,10 @@ class _Laboratory:
         return judge
 
     def _search(self, work_dir: Path, ratio: float, pruned_only: bool) -> dict:
-        """The summary of a search, which is run or taken up again if it has not enough episodes yet."""
-        settings = self.settings
-        done = load_json(work_dir / 'summary.json', 'a search') if (work_dir / 'summary.json').is_file() else None
-        asked = dict(search_images=settings.search_images, cfg_options=portable(settings.cfg_options))
-        record = work_dir / 'asked.json'
-        if record.is_file():
-            require_same(load_json(record, 'the settings of a search'), asked, f'the search {work_dir.name}')
-        elif done:  # by an older version
-            require_same(done, dict(search_images=settings.search_images), f'the search {work_dir.name}')
-        save_json(asked, record)
-        if done and done['episodes'] >= settings.episodes:
-            return done
-        options = self._options
+        """The summary of a search, see :func:`search_in`."""
+        settings, options = self.settings, self._options
         if pruned_only:
             options['autodfp.reconstructor.type'] = 'PruneOnly'
-        apis.prune(
-            self.config,
-            self.checkpoint,
-            work_dir=str(work_dir),
-            preserve_ratio=ratio,
-            episodes=settings.episodes,
-            seed=settings.seed,
-            resume=(work_dir / 'search.pth').is_file(),
-            cfg_options=options,
-        )
-        return load_json(work_dir / 'summary.json', 'a search')
+        asked = dict(search_images=settings.search_images, cfg_options=portable(settings.cfg_options))
+        options = dict(preserve_ratio=ratio, seed=settings.seed, cfg_options=options)
+        return search_in(work_dir, self.config, settings.episodes, asked, checkpoint=self.checkpoint, **options)

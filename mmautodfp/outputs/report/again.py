@@ -5,17 +5,16 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from torch import nn
 
 from mmautodfp.api import PruningTask
 from mmautodfp.outputs.latency import measure_latency
 from mmautodfp.surgery import PruningPlan, Restore, apply_plan, replace_tensor
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import check_state_fits, load_tensors
+from mmautodfp.utils.fileio import load_weights
 from mmautodfp.utils.registry import MODELS, REWARDS, build
-from mmautodfp.utils.timing import device_at_hand
+from mmautodfp.utils.timing import describe_machine, device_at_hand, machine_line
 
-from .evidence import Evidence, collect, describe_device
+from .evidence import Evidence, collect
 from .page import FOLDER, Report
 from .parts import count_parts
 
@@ -68,7 +67,7 @@ def measure_times(evidence: Evidence, work_dir: str | os.PathLike) -> None:
 
     evidence.gather('latency', measure)
     evidence.gather('parts', lambda: count_parts(work_dir))
-    evidence.device = '' if 'latency' in evidence.missing else describe_device()
+    evidence.device = '' if 'latency' in evidence.missing else machine_line(describe_machine())
 
 
 def _look_again(report: Report, trust: bool) -> Evidence:
@@ -78,7 +77,7 @@ def _look_again(report: Report, trust: bool) -> Evidence:
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     model = MODELS.build(cfg.model).to(device_at_hand())
     model.eval()
-    _load(model, cfg.load_from, trust)
+    load_weights(model, cfg.load_from, trust)
     told = cfg.autodfp.to_dict()
     task = PruningTask.build(
         model,
@@ -106,14 +105,5 @@ def _load_pruned(task: PruningTask, plan: PruningPlan, checkpoint: Path) -> Rest
             for name, tensor in store.items():
                 if tensor is not None:
                     replace_tensor(layer, name, tensor)
-    _load(task.model, checkpoint, trust=False)
+    load_weights(task.model, checkpoint)
     return restore
-
-
-def _load(model: nn.Module, checkpoint: str | os.PathLike, trust: bool) -> None:
-    content = load_tensors(checkpoint, trust=trust)
-    state = content.get('state_dict', content)
-    adapt = getattr(model, 'adapt_state_dict', None)
-    state = adapt(state) if adapt else state
-    check_state_fits(state, model, checkpoint)
-    model.load_state_dict({key.removeprefix('module.'): value for key, value in state.items()}, strict=False)

@@ -2,10 +2,8 @@
 
 import io
 import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -185,20 +183,6 @@ def _saved_size(task: PruningTask, widths: dict[str, int]) -> int:
     file = io.BytesIO()
     torch.save(dict(state_dict=state), file)
     return file.getbuffer().nbytes
-
-
-def describe_device() -> str:
-    """The GPU's name, or the processor and the number of threads that torch uses."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        name = next(line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
-    except (OSError, StopIteration):
-        pass
-    threads = torch.get_num_threads()
-    return f'{name}, {threads} thread{"s" if threads > 1 else ""}'
 
 
 def first_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ import mmautodfp
 from mmautodfp.costs import format_quantity
 from mmautodfp.frontier import Frontier
 from mmautodfp.utils.fileio import save_text
+from mmautodfp.utils.timing import machine_line
 
 from .markup import data_uri, templates
 from .plots import BLUE, ORANGE, WIDTH, new_figure, save_png, styled, to_svg
@@ -46,7 +47,7 @@ def write_frontier(frontier: Frontier, work_dir: str | os.PathLike) -> Path:
         heads=HEADS,
         amount=format_quantity,
         held_out=frontier.points[0].held_out is not None,
-        machine=_machine(frontier.identity['machine']),
+        machine=machine_line(frontier.identity['machine']),
         command=shlex.join([*command, '--min-metric', '97%', '--work-dir', str(pruned)]),
     )
     save_text(text, work_dir / 'frontier.html')
@@ -88,9 +89,3 @@ def _draw(axes: Axes, frontier: Frontier, name: str) -> None:
     axes.set_xlabel(f'{HEADS[name]} kept')
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(True)
-
-
-def _machine(machine: dict) -> str:
-    return (
-        f'{machine["gpu"] or machine["processor"]}, {machine["threads"]} thread{"" if machine["threads"] == 1 else "s"}'
-    )

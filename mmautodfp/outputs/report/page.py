@@ -16,9 +16,9 @@ from mmautodfp.utils.fileio import load_json, load_tensors, save_text
 
 from .evidence import ChannelMap, Evidence, first_line
 from .markup import data_uri, templates
-from .part_plots import grouped_strategy_figure, parts_figure
+from .part_plots import parts_figure, strategy_figure
 from .parts import part_of
-from .plots import channels_figure, pictures_figure, save_png, search_figure, strategy_figure, to_svg
+from .plots import channels_figure, pictures_figure, save_png, search_figure, to_svg
 
 FOLDER = 'report'
 #: Row of the table to what :func:`mmautodfp.outputs.latency.measure_latency` calls it; uniform plans are equally fast.
@@ -188,14 +188,13 @@ class Report:
     def _strategy_figure(self) -> Figure:
         strategy = load_json(self.work_dir / 'strategy.json', 'the plan')
         units, layers = strategy['units'], strategy.get('layers', [])
-        # Of several parts, the groups' paths begin with the part.
-        draw = grouped_strategy_figure if self.has_parts else strategy_figure
-        return draw(
+        return strategy_figure(
             list(units),
             [len(unit['keep']) / unit['num_channels'] for unit in units.values()],
             [unit['lam'] for unit in units.values()],
             [layer['noise_ratio'] for layer in layers],
             [layer['bias_small'] for layer in layers],
+            by_part=self.has_parts,
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Pictures of a detector that was pruned as a whole, part by part."""
+"""Pictures of what is kept, group by group and part by part."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .parts import part_of
-from .plots import BLUE, GREY, ORANGE, WIDTH, new_figure, strategy_figure, strategy_legend, styled
+from .plots import BLUE, GREY, ORANGE, WIDTH, new_figure, styled
 
 if TYPE_CHECKING:
     from .parts import PartCounts
@@ -45,30 +45,33 @@ def _draw_parts(axes: Axes, counts: Sequence[Sequence[int]], label: str) -> None
 
 
 @styled
-def grouped_strategy_figure(
-    names: Sequence[str], ratios: Sequence[float], lams: Sequence[float], noise: Sequence[float], small: Sequence[float]
+def strategy_figure(
+    names: Sequence[str],
+    ratios: Sequence[float],
+    lams: Sequence[float],
+    noise: Sequence[float],
+    small: Sequence[float],
+    by_part: bool = False,
 ) -> Figure:
-    """What :func:`.plots.strategy_figure` shows, of a whole model: each part below a heading of its own.
+    """What is kept of every group, and what the agent saw there (the paper's Fig. 4 and 5).
 
     Args:
-        names (Sequence[str]): [L], the groups, by their paths in the model.
+        names (Sequence[str]): [L], the groups.
         ratios (Sequence[float]): [L], share of the channels that stays, p.
         lams (Sequence[float]): [L], lambda of Eq. 16.
-        noise (Sequence[float]): [L], C_noise; may be empty.
-        small (Sequence[float]): [L], P_{B<t}; may be empty.
+        noise (Sequence[float]): [L], C_noise, the share of channels in no cluster; may be empty.
+        small (Sequence[float]): [L], P_{B<t}, the share of small left-over constants; may be empty.
+        by_part (bool): The names are paths in a whole model; where they are of several parts, each part stands below a
+            heading of its own. Defaults to False.
     """
-    parts = [part_of(name) for name in names]
-    kinds = list(dict.fromkeys(parts))
-    if len(kinds) < 2:
-        return strategy_figure(names, ratios, lams, noise, small)
-    places, headings, row = {}, {}, 0
-    for kind in kinds:
-        headings[kind] = row
-        for index in (index for index, part in enumerate(parts) if part == kind):
-            row += 1
-            places[index] = row
-        row += 1
-    figure = new_figure(WIDTH, 1.2 + ROW * row)
+    parts = [part_of(name) if by_part else '' for name in names]
+    members = {part: [index for index, other in enumerate(parts) if other == part] for part in dict.fromkeys(parts)}
+    headings = list(members) if len(members) > 1 else []
+    # From above: the index of a group, or a heading.
+    rows = [row for part, indices in members.items() for row in ([part, *indices] if headings else indices)]
+    places = {row: place for place, row in enumerate(rows)}
+    height, size = (ROW, 7) if headings else (0.2, 8)
+    figure = new_figure(WIDTH, 1.2 + height * len(rows))
     panels = figure.subplots(1, 2, sharey=True)
     columns = (
         (ratios, 'channels kept, p', noise, 'in no cluster, C$_{noise}$'),
@@ -76,23 +79,21 @@ def grouped_strategy_figure(
     )
     for axes, (bars, label, dots, dots_label) in zip(panels, columns, strict=True):
         axes.barh([places[i] for i in range(len(bars))], bars, color=BLUE, alpha=0.8, label=label)
-        for number, kind in enumerate(kinds if len(dots) else ()):  # no line from one part to the next
-            own = [index for index, part in enumerate(parts) if part == kind]
+        for number, own in enumerate(members.values() if len(dots) else ()):  # no line from one part to the next
             style = dict(color=ORANGE, markersize=3, linewidth=0.8, label='_' if number else dots_label)
             axes.plot([dots[i] for i in own], [places[i] for i in own], 'o-', **style)
         axes.set(xlim=(0, 1.04), xticks=(0, 0.5, 1))
         axes.grid(True, axis='x')
-        for heading in list(headings.values())[1:]:
-            axes.axhline(heading - 0.5, color=GREY, linewidth=0.6)
-        strategy_legend(axes)
-    labels = {places[i]: name.removeprefix(f'{parts[i]}.') for i, name in enumerate(names)}
-    labels |= {row: kind for kind, row in headings.items()}
-    panels[0].set_yticks(sorted(labels), [labels[place] for place in sorted(labels)], fontsize=7)
-    for place, text in zip(sorted(labels), panels[0].get_yticklabels(), strict=True):
-        if place in headings.values():
-            text.set_fontweight('bold')
-            text.set_fontsize(8)
-    for axes in panels:
-        axes.tick_params(axis='y', length=0)
-    panels[0].set_ylim(row - 0.4, -0.6)
+        for heading in headings[1:]:
+            axes.axhline(places[heading] - 0.5, color=GREY, linewidth=0.6)
+        legend = axes.legend(loc='lower left', bbox_to_anchor=(-0.02, 1.0), fontsize=9)
+        for text in legend.get_texts():
+            text.set_parse_math(True)
+        if headings:
+            axes.tick_params(axis='y', length=0)
+    shown = lambda row: row if row in headings else names[row].removeprefix(f'{parts[row]}.' if headings else '')
+    panels[0].set_yticks(range(len(rows)), map(shown, rows), fontsize=size)
+    for heading in headings:
+        panels[0].get_yticklabels()[places[heading]].set(fontweight='bold', fontsize=8)
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)
     return figure

@@ -104,45 +104,6 @@ def search_figure(rewards: Sequence[float], baselines: dict[str, float], metric:
 
 
 @styled
-def strategy_figure(
-    names: Sequence[str], ratios: Sequence[float], lams: Sequence[float], noise: Sequence[float], small: Sequence[float]
-) -> Figure:
-    """What is kept of every layer, and what the agent saw there (the paper's Fig. 4 and 5).
-
-    Args:
-        names (Sequence[str]): [L], the units.
-        ratios (Sequence[float]): [L], share of the channels that stays, p.
-        lams (Sequence[float]): [L], lambda of Eq. 16.
-        noise (Sequence[float]): [L], C_noise, the share of channels in no cluster; may be empty.
-        small (Sequence[float]): [L], P_{B<t}, the share of small left-over constants; may be empty.
-    """
-    figure = new_figure(WIDTH, 1.2 + 0.2 * len(names))
-    places = range(len(names))
-    left, right = figure.subplots(1, 2, sharey=True)
-    _draw_layers(left, ratios, 'channels kept, p', noise, 'in no cluster, C$_{noise}$')
-    _draw_layers(right, lams, 'λ', small, 'small constants, P$_{B<t}$')
-    left.set_yticks(places, names, fontsize=8)
-    left.set_ylim(len(names) - 0.4, -0.6)
-    return figure
-
-
-def _draw_layers(axes: Axes, bars: Sequence[float], label: str, dots: Sequence[float], dots_label: str) -> None:
-    axes.barh(range(len(bars)), bars, color=BLUE, alpha=0.8, label=label)
-    if len(dots):
-        axes.plot(dots, range(len(dots)), 'o-', color=ORANGE, markersize=4, linewidth=0.8, label=dots_label)
-    axes.set(xlim=(0, 1.04), xticks=(0, 0.5, 1))
-    axes.grid(True, axis='x')
-    strategy_legend(axes)
-
-
-def strategy_legend(axes: Axes) -> None:
-    """A legend above a panel, whose words may be formulas."""
-    legend = axes.legend(loc='lower left', bbox_to_anchor=(-0.02, 1.0), fontsize=9)
-    for text in legend.get_texts():
-        text.set_parse_math(True)
-
-
-@styled
 def channels_figure(maps: Sequence['ChannelMap']) -> Figure:
     """Channels as t-SNE places them, coloured by cluster; lines lead from pruned ones to their stand-ins (Fig. 2).
 
