@@ -239,7 +239,7 @@ def test_the_rows_of_searches_on_top_of_least_squares_are_those_of_their_files()
             cells += [
                 f'{statistics.mean(row[k]):.3f} ± {statistics.stdev(row[k]):.3f}' for k in ('search', EPISODE, FINISHED)
             ]
-            assert len(row['search']) == 3
+            assert len(row['search']) == 5
         assert f'| {label} | {" | ".join(cells)} |' in text
 
 

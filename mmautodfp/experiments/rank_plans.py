@@ -17,8 +17,8 @@ from .bench import prepare_hook
 
 #: Settings of :class:`SyntheticReward` beside those of its images.
 REWARDS: dict[str, dict] = {
-    'error, batch statistics': dict(),
-    'cosine, batch statistics': dict(measure='cosine'),
+    'error': dict(),
+    'cosine': dict(measure='cosine'),
 }
 
 
