@@ -1,7 +1,7 @@
 """Settings without any data, shared by the detectors: least squares on synthetic images, and no search.
 
-The reconstructor chooses the widths itself. More episodes search around its plan, rewarded with how much the answers of
-the pruned model's heads are like those of the dense one's, on further synthetic images.
+The reconstructor chooses the widths itself. More episodes search around its plan; they are rewarded with how much the
+pruned model's heads answer as the dense one's do, on further synthetic images.
 """
 
 autodfp = dict(
