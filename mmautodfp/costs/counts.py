@@ -9,7 +9,7 @@ from itertools import product
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from mmautodfp.graph import ChannelGroup, hooks, outputs_first
+from mmautodfp.graph import ChannelGroup, hook_handles, outputs_first
 
 
 class Cost(ABC):
@@ -136,7 +136,7 @@ def measure_positions(model: nn.Module, run: Callable[[], object]) -> dict[nn.Mo
             places = output.numel() // (layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
         positions[layer] = positions.get(layer, 0) + places
 
-    with hooks() as handles:
+    with hook_handles() as handles:
         handles += [layer.register_forward_hook(count) for layer in model.modules() if _multiplies(layer)]
         run()
     return positions

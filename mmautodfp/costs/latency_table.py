@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmautodfp.graph import ChannelGroup, hooks, is_batch_norm, outputs_first
+from mmautodfp.graph import ChannelGroup, hook_handles, is_batch_norm, outputs_first
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json
 from mmautodfp.utils.timing import describe_machine, median_in_turns, wait_for_gpu
@@ -235,7 +235,7 @@ def time_in_place(
 
     known = set(layers)
     rounds = []
-    with hooks() as handles:
+    with hook_handles() as handles:
         for layer in {*parts, *known}:
             handles += [layer.register_forward_pre_hook(begin), layer.register_forward_hook(end)]
         for _ in range(repeat + 3):
@@ -276,7 +276,7 @@ def _record(
 
     kinds = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
     measurable = [layer for layer in roles if isinstance(layer, kinds) or is_batch_norm(layer)]
-    with hooks() as handles:
+    with hook_handles() as handles:
         handles += [layer.register_forward_hook(record) for layer in {*measurable, module}]
         run()
     if not inputs or not all(isinstance(value, torch.Tensor) for args in inputs for value in args):

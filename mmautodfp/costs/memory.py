@@ -11,7 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from mmautodfp.graph import ChannelGroup, hooks, outputs_first
+from mmautodfp.graph import ChannelGroup, hook_handles, outputs_first
 from mmautodfp.graph.numbering import Numbers, along_axis, shrunk, tensors_in
 
 from .counts import Cost, CostModel, Role, shares, tensor_terms, unit_roles
@@ -75,7 +75,7 @@ def measure_memory_costs(
         what it is given, and what it makes of that.
     """
     parts = parts or [module]
-    with hooks() as handles, _Watch(handles, model, module, units, parts) as watch:
+    with hook_handles() as handles, _Watch(handles, model, module, units, parts) as watch:
         said = run()  # held until the end, as a caller would
     del said
     dense, roles = [unit.num_channels for unit in units], unit_roles(module, units, moves_constants)

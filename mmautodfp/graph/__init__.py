@@ -5,7 +5,7 @@ from .finders import ChainFinder, ChannelPath, InvertedResidualFinder, ResidualB
 from .forward import (
     flat_tensors,
     has_plain_second_stage,
-    hooks,
+    hook_handles,
     is_detector,
     outputs_by_kind,
     outputs_of,
@@ -51,7 +51,7 @@ __all__ = [
     'flat_tensors',
     'groups_of',
     'has_plain_second_stage',
-    'hooks',
+    'hook_handles',
     'is_batch_norm',
     'is_detector',
     'outputs_by_kind',

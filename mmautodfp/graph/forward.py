@@ -77,7 +77,7 @@ def run_model(model: nn.Module, *inputs: Any) -> Any:
 
 
 @contextmanager
-def hooks() -> Iterator[list]:
+def hook_handles() -> Iterator[list]:
     """A list for hook handles, which are removed at the end."""
     handles: list = []
     try:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .forward import flat_tensors, hooks
+from .forward import flat_tensors, hook_handles
 from .numbering import Numbers, along_axis, tensors_in
 from .units import is_batch_norm
 
@@ -74,7 +74,7 @@ def trace_channels(model: nn.Module, run: Callable[[], Any]) -> Trace:
         model (nn.Module): In eval mode.
         run (Callable): Runs it on a small input and returns its outputs, whose channels stay.
     """
-    with hooks() as handles, _Tracer(handles, model) as tracer:
+    with hook_handles() as handles, _Tracer(handles, model) as tracer:
         said = run()
     numbers = tracer.numbers
     for tensor in flat_tensors(said):

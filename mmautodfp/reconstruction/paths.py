@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mmautodfp.graph import flat_tensors, run_model
+from mmautodfp.graph import flat_tensors, hook_handles, run_model
 
-from .synthetic import Stopped, hooks, require_reached
+from .synthetic import Stopped, require_reached
 
 
 @dataclass
@@ -116,7 +116,7 @@ def watch_layers(
     def await_sum(path: str, output: Tensor) -> None:
         sums.waiting[id(output)] = (output, seen[path][-1])
 
-    with hooks() as handles:
+    with hook_handles() as handles:
         for path, watched in layers.items():
             layer = module.get_submodule(path)
             if not (watched.output or watched.shortcut):
@@ -268,7 +268,7 @@ def _entering(net: nn.Module, block: str, inputs: tuple) -> _Given:
         seen.append(copy_tensors((args, kwargs)))
         raise Stopped
 
-    with hooks() as handles:
+    with hook_handles() as handles:
         handles.append(net.get_submodule(block).register_forward_pre_hook(stop, with_kwargs=True))
         with suppress(Stopped):
             run_model(net, *inputs)
@@ -321,7 +321,7 @@ def take_census(net: nn.Module, inputs: tuple) -> Census:
 
         return hook
 
-    with hooks() as handles:
+    with hook_handles() as handles:
         for path, part in net.named_modules():
             if not path:
                 continue

@@ -94,7 +94,7 @@ def refine(
     for group in groups:
         prune_unit(slim, group, planned[group.name], reconstructor, cut)
     most = -(-settings.positions // len(foregrounds))
-    this = _Pass(twin, slim, cut, planned, reconstructor, settings, most)
+    full_pass = _Pass(twin, slim, cut, planned, reconstructor, settings, most)
     paths = Paths(twin, slim, batches, settings.cache_gb)
     order = {path: place for place, path in enumerate(paths.census.calls)}
     readers: dict[str, list[tuple[ChannelGroup, Consumer]]] = {}
@@ -110,7 +110,7 @@ def refine(
         paths.enter(block, {path: norms[path] for step in steps for path in step}, settings.shortcut > 0)
         for first in range(0, len(steps), settings.units_per_pass):
             together = [path for step in steps[first : first + settings.units_per_pass] for path in step]
-            fits = [_LayerFit(this, readers[path]) for path in together]
+            fits = [_LayerFit(full_pass, readers[path]) for path in together]
             for (dense, now), foreground in zip(paths.watch(together), foregrounds, strict=True):
                 for fit in fits:
                     fit.update(dense[fit.path], now[fit.path], foreground)
@@ -180,32 +180,32 @@ class _LayerFit:
     """New weights of one layer.
 
     Args:
-        this (_Pass): The full pass.
+        full_pass (_Pass): The full pass.
         reads (list[tuple[ChannelGroup, Consumer]]): The groups that it reads, and what of its inputs belongs to them.
     """
 
-    def __init__(self, this: _Pass, reads: list[tuple[ChannelGroup, Consumer]]):
-        self.consumer, self.settings, self.most = reads[0][1], this.settings, this.most
+    def __init__(self, full_pass: _Pass, reads: list[tuple[ChannelGroup, Consumer]]):
+        self.consumer, self.settings, self.most = reads[0][1], full_pass.settings, full_pass.most
         self.path = self.consumer.name
-        self.layer, dense = this.slim.get_submodule(self.path), this.twin.get_submodule(self.path)
+        self.layer, dense = full_pass.slim.get_submodule(self.path), full_pass.twin.get_submodule(self.path)
         dense_weight = outputs_first(dense)
         device = dense_weight.device
-        self.rows = this.cut.places(self.layer, 0, len(dense_weight)).to(device)
+        self.rows = full_pass.cut.places(self.layer, 0, len(dense_weight)).to(device)
         num_inputs = dense_weight.shape[1]
         self.weight = dense_weight[self.rows].flatten(1).unflatten(1, (num_inputs, -1))  # [M, C, taps]
         zeros = self.weight.new_zeros(len(self.rows))
         bias = getattr(dense, 'bias', None)
         self.bias = zeros if bias is None else bias[self.rows]
-        norm = this.twin.get_submodule(self.consumer.norm) if self.consumer.norm else None
+        norm = full_pass.twin.get_submodule(self.consumer.norm) if self.consumer.norm else None
         self.mean = None if norm is None else norm.running_mean[self.rows]
         self.slope = zeros + 1 if norm is None else _slope(norm)[self.rows]
-        places = this.cut.places(self.layer, 1, num_inputs)
+        places = full_pass.cut.places(self.layer, 1, num_inputs)
         self.parts = [
-            _Part(this, group, consumer, places, num_inputs)
+            _Part(full_pass, group, consumer, places, num_inputs)
             for group, consumer in sorted(reads, key=lambda pair: pair[1].offset)
         ]
         width = outputs_first(self.layer)[0].numel()
-        self.patches = Moments(width, len(self.rows), device) if width <= this.settings.max_patch else None
+        self.patches = Moments(width, len(self.rows), device) if width <= full_pass.settings.max_patch else None
         if not can_unfold(self.layer):
             self.patches = None
         self.random = torch.Generator().manual_seed(0)
@@ -275,22 +275,22 @@ class _Part:
     """The inputs of a layer that are a group's: what is read of its retained channels, and of all.
 
     Args:
-        this (_Pass): The full pass.
+        full_pass (_Pass): The full pass.
         group (ChannelGroup): The group.
         consumer (Consumer): Where its channels lie among the layer's inputs.
         places (Tensor): Dense inputs that the pruned layer still has.
         num_inputs (int): Of the dense layer.
     """
 
-    def __init__(self, this: _Pass, group: ChannelGroup, consumer: Consumer, places: Tensor, num_inputs: int):
-        plan, device = this.planned[group.name], this.twin.get_submodule(consumer.name).weight.device
+    def __init__(self, full_pass: _Pass, group: ChannelGroup, consumer: Consumer, places: Tensor, num_inputs: int):
+        plan, device = full_pass.planned[group.name], full_pass.twin.get_submodule(consumer.name).weight.device
         self.width, self.offset, self.size = group.width, consumer.offset, consumer.num_inputs or num_inputs
         keep = torch.tensor(plan.keep, device=device)
         self.kept = len(keep) * group.block
         self.start = int((places < self.offset).sum())
         self.prior = torch.eye(group.width, device=device)
         if plan.width < group.num_channels:
-            self.prior = this.reconstructor.reconstruct(group, keep, plan.lam).for_consumer(consumer.key).delivery
+            self.prior = full_pass.reconstructor.reconstruct(group, keep, plan.lam).for_consumer(consumer.key).delivery
         self.moments = Moments(self.kept, self.width, device)
 
     def update(self, dense: Tensor, pruned: Tensor, weights: Tensor | None) -> None:

@@ -17,7 +17,7 @@ from mmautodfp.graph import (
     ChannelGroup,
     Consumer,
     has_plain_second_stage,
-    hooks,
+    hook_handles,
     is_batch_norm,
     outputs_first,
     regions_of,
@@ -110,7 +110,7 @@ def inputs_of(model: nn.Module, module: nn.Module, images: Tensor) -> tuple:
         seen.append(args)
         raise Stopped
 
-    with hooks() as handles:
+    with hook_handles() as handles:
         handles.append(module.register_forward_pre_hook(stop))
         try:
             run_model(model, images)
@@ -252,7 +252,7 @@ def input_moments(
     def collect(path):
         return lambda _, args: [found.update(args[0], current[0]) for found in readers[path]] and None
 
-    with hooks() as handles, batch_statistics(module, statistics.watch), torch.no_grad():
+    with hook_handles() as handles, batch_statistics(module, statistics.watch), torch.no_grad():
         for path in readers:
             handles.append(module.get_submodule(path).register_forward_pre_hook(collect(path)))
         for inputs, current[0] in zip(batches, foregrounds, strict=False):

@@ -14,7 +14,7 @@ from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
-from mmautodfp.graph import hooks, second_stage_of
+from mmautodfp.graph import hook_handles, second_stage_of
 from mmautodfp.graph.numbering import tensors_in
 
 from .model import FastModel, replace_module
@@ -104,7 +104,7 @@ class FastDetector(FastModel):
             return []
         calls: list[tuple[str, Any, Any]] = []
         data = self._lay_out(inputs)
-        with hooks() as handles:
+        with hook_handles() as handles:
             handles += [
                 child.register_forward_hook(lambda _, args, out, name=name: calls.append((name, args, out)))
                 for name, child in backbone.named_children()
