@@ -98,6 +98,8 @@ def main(argv: list[str] | None = None) -> None:
     for name, kinds in KINDS_OF.items():
         if args.what not in kinds and getattr(args, name) != parser.get_default(name):
             parser.error(f'{args.what} has no --{name.replace("_", "-")}')
+    if args.divisors != parser.get_default('divisors') and not args.whole:
+        parser.error('--divisors is for latency --whole')
 
     from mmautodfp.experiments import benchmark, benchmark_kernels
     from mmautodfp.experiments.benchmark_fine_tuning import benchmark_fine_tuning

@@ -64,7 +64,7 @@ def measure_cost(
         limit, example = FlopBudget(ratio, 'model'), dict(inputs=images, data_samples=samples_of(images), mode='tensor')
     task = PruningTask.build(model, survey, example, limit, reconstructor, allocate=False)
     marks.append(clock())
-    task.allocate()
+    task.allocated_widths()
     marks.append(clock())
     plan = task.plan(round_widths(ratio, task.dense_widths)) if example is None else task.uniform_plan()
     task.apply(plan)()

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-from mmautodfp.hooks.settings import DROPPED
+from mmautodfp.hooks.settings import DROPPED, HookSettings
 from mmautodfp.outputs.latency import measure_latency
 from mmautodfp.outputs.report import draw_pareto
 from mmautodfp.runs import load_search_config
@@ -103,7 +103,7 @@ def _run(
     if (folder / 'summary.json').is_file():
         _require_same(load_json(folder / 'summary.json', 'a search').get('autodfp'), settings, folder)
     options = dict(preserve_ratio=ratio, seed=seed, cfg_options=cfg_options)
-    return search_in(folder, config, settings['num_episodes'], **options)
+    return search_in(folder, config, settings.get('num_episodes', HookSettings.num_episodes), **options)
 
 
 def _require_same(found: dict[str, Any] | None, wanted: dict[str, Any], folder: Path) -> None:

@@ -42,7 +42,7 @@ def neuron_merging_delivery(
         Tensor: [N, K].
 
     Raises:
-        ValueError: As :meth:`.ChannelSimilarity.delivery`.
+        ValueError: As :meth:`.ChannelSimilarity.delivery`, or ``bn`` belongs to another number of channels.
     """
     alive = alive_channels(weight, bn) & (bn.var > 1e-12)
     norm = torch.where(alive, flat_channels(weight).norm(dim=1), 1)

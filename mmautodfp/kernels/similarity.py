@@ -240,7 +240,11 @@ class ChannelSimilarity:
 
     @classmethod
     def from_weight(cls, weight: Tensor, bn: BatchNormStats) -> 'ChannelSimilarity':
-        """Compare the channels of ``weight`` ([N, C, kH, kW] or [N, C]) under ``bn`` ([N] each)."""
+        """Compare the channels of ``weight`` ([N, C, kH, kW] or [N, C]) under ``bn`` ([N] each).
+
+        Raises:
+            ValueError: ``bn`` belongs to another number of channels.
+        """
         scale = reconstruction_scale(weight, bn)
         return cls(
             distance=cosine_distance(weight),

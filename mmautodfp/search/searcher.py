@@ -91,7 +91,7 @@ class Searcher:
     def run(self) -> PruningPlan:
         """Play the episodes that are still to come.
 
-        Whatever ends it early, an error or an interrupt, the finished episodes are in the checkpoint.
+        Whatever ends it early, an error or an interrupt, the checkpoint holds all rounds before the one that it ended.
 
         Returns:
             PruningPlan: The best plan of all episodes.

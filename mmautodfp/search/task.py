@@ -154,7 +154,7 @@ class PruningTask:
         )
         # Sums on other devices may differ in their last digits, and the order of channels with them.
         task.rankings, task.l2_rankings = on_main(task._rank)
-        task.allocation = on_main(task.allocate) if allocate else None
+        task.allocation = on_main(task.allocated_widths) if allocate else None
         return task
 
     def _rank(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -167,7 +167,7 @@ class PruningTask:
         """[N + 1] each, L of them, see :meth:`.Reconstructor.error_curves`; computed on the ranks that ask for them."""
         return self.reconstructor.error_curves(self.groups, self.rankings)
 
-    def allocate(self) -> list[int] | None:
+    def allocated_widths(self) -> list[int] | None:
         """The widths [L] that the reconstructor would choose without a search; None if it cannot tell."""
         if self.error_curves is None:
             return None
@@ -177,6 +177,7 @@ class PruningTask:
         """Keep channels in another order, and begin at other widths, than were found; arguments as attributes."""
         self.rankings, self.allocation = rankings, allocation
         vars(self).pop('error_curves', None)
+        self.env.set_channels(rankings, allocation)
 
     @property
     def _widest(self) -> list[int]:

@@ -171,7 +171,10 @@ def pickle_allowed(trust: bool) -> Iterator[None]:
 
 
 def load_weights(model: nn.Module, checkpoint: str | os.PathLike, trust: bool = False) -> None:
-    """Load a checkpoint into a model; it is refused as :func:`read_state` and :func:`fit_state` say."""
+    """Load a checkpoint into a model; it is refused as :func:`read_state` and :func:`fit_state` say.
+
+    Weights that the model has no place for are left out, as MMEngine does.
+    """
     model.load_state_dict(fit_state(read_state(checkpoint, trust), model, checkpoint), strict=False)
 
 
@@ -194,6 +197,9 @@ def fit_state(state: dict[str, Tensor], model: nn.Module, source: str | os.PathL
             classifier takes that of a bare network too.
         model (nn.Module): The model that is to receive it.
         source (str | os.PathLike): Where the state came from, for the message.
+
+    Returns:
+        dict[str, Tensor]: The same tensors, names put right.
 
     Raises:
         AutoDFPError: A parameter or buffer of the model is missing or has another shape.

@@ -61,7 +61,7 @@ def describe_machine() -> dict[str, Any]:
     with contextlib.suppress(OSError):
         models = [line for line in Path('/proc/cpuinfo').read_text().splitlines() if line.startswith('model name')]
     return dict(
-        processor=models[0].partition(': ')[2] if models else platform.processor(),
+        processor=models[0].partition(': ')[2] if models else platform.processor() or platform.machine(),
         threads=torch.get_num_threads(),
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         torch=str(torch.__version__),
@@ -71,4 +71,4 @@ def describe_machine() -> dict[str, Any]:
 def machine_line(machine: dict[str, Any]) -> str:
     """What :func:`describe_machine` told, in few words: the GPU, or the processor and how many threads."""
     threads = f'{machine["threads"]} thread{"" if machine["threads"] == 1 else "s"}'
-    return machine['gpu'] or f'{machine["processor"] or platform.machine()}, {threads}'
+    return machine['gpu'] or f'{machine["processor"]}, {threads}'

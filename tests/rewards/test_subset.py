@@ -104,7 +104,8 @@ def test_as_much_is_kept_as_fits_and_it_is_the_same_images(digits, cache_gb, kep
     assert len(batches.cache) == kept
     assert bool(batches.cache and batches.all_preprocessed) == preprocessed
     before = getattr(preprocess, 'calls', 0)
-    for ours, expected in zip(batches, fresh, strict=True):
+    assert len(batches) == len(fresh) == 5
+    for ours, expected in ((batches[number], fresh[number]) for number in range(5)):
         assert torch.equal(ours['inputs'], expected['inputs'])
         assert 'gt_instances' not in ours['data_samples'][0]
     assert preprocess.calls - before == (0 if preprocessed else 5)

@@ -12,7 +12,7 @@ from mmautodfp.rewards import AccuracyReward, Reward
 from mmautodfp.runs import find_checkpoint
 from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import load_weights
+from mmautodfp.utils.fileio import fit_state, read_state
 from mmautodfp.utils.registry import MODELS
 from mmautodfp.utils.timing import median_in_turns
 
@@ -39,7 +39,9 @@ class NetworkBench:
         self.model = MODELS.build(cfg.model).to(get_device()).eval()
         self.reward = AccuracyReward(num_images, batch_size=cfg.test_dataloader.batch_size)
         self.reward.prepare(self.model, cfg.test_dataloader)
-        load_weights(self.model, find_checkpoint(checkpoint, config))
+        source = find_checkpoint(checkpoint, config)
+        # A deeper network of the same names must not pass for this one.
+        self.model.load_state_dict(fit_state(read_state(source), self.model, source))
         self.reconstructors: dict[str, Reconstructor] = {name: make() for name, make in RECONSTRUCTORS.items()}
         self.accuracy = lru_cache(maxsize=None)(self._accuracy)
 

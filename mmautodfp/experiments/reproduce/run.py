@@ -192,5 +192,5 @@ class _Laboratory:
         if pruned_only:
             options['autodfp.reconstructor.type'] = 'PruneOnly'
         asked = dict(search_images=settings.search_images, cfg_options=portable(settings.cfg_options))
-        options = dict(preserve_ratio=ratio, seed=settings.seed, cfg_options=options)
-        return search_in(work_dir, self.config, settings.episodes, asked, checkpoint=self.checkpoint, **options)
+        further = dict(checkpoint=self.checkpoint, preserve_ratio=ratio, seed=settings.seed, cfg_options=options)
+        return search_in(work_dir, self.config, settings.episodes, asked, **further)
