@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ import torch
 from mmautodfp.experiments import bench
 from mmautodfp.experiments import sweep as sweeping
 from mmautodfp.experiments.sweep import markdown, sweep
+from mmautodfp.hooks.settings import HookSettings
 from mmautodfp.outputs.latency import measure_latency, median_in_turns
 from mmautodfp.utils import AutoDFPError
 
@@ -74,6 +76,15 @@ def test_a_run_that_fails_does_not_stop_the_others(folder, small_demo, tmp_path)
     with pytest.raises(AutoDFPError, match=r'1 runs of the sweep failed, the others are done; .*0\.05_seed0: .*reach'):
         sweep([CONFIG], [0.05, 0.9], [0], root, episodes=2, latency_repeat=0, cfg_options=dict(small_demo))
     assert [cell['preserve_ratio'] for cell in json.loads((root / 'sweep.json').read_text())] == [0.9]
+
+
+def test_a_config_that_leaves_the_number_of_episodes_out_has_as_many_as_the_hook(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(sweeping, 'search_in', lambda folder, config, episodes, **_: told.append(episodes) or {})
+    config = tmp_path / 'plain.py'
+    config.write_text(f"_base_ = {str(Path(CONFIG).resolve())!r}\nautodfp = dict(_delete_=True, type='AutoDFPHook')\n")
+    sweeping._run(str(config), 0.9, 0, tmp_path, None, None)
+    assert told == [HookSettings.num_episodes]
 
 
 def test_a_run_of_other_settings_is_not_passed_off_as_this_one(folder, small_demo):

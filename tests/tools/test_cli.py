@@ -86,6 +86,7 @@ def test_a_report_of_no_run_ends_with_code_2_and_a_sentence(tmp_path):
         ('benchmark', ['search'], 'search needs a config'),
         ('benchmark', ['racing', DEMO, '--only', 'SAC'], 'racing has no --only'),
         ('benchmark', ['racing', DEMO, '--lr-factors', '1'], 'racing has no --lr-factors'),
+        ('benchmark', ['latency', DEMO, '--divisors', '4'], '--divisors is for latency --whole'),
         ('benchmark', ['fine_tuning', 'absent.py', '--share', '2'], 'fine-tuning was asked for share=2.0'),
         ('benchmark', ['robustness', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
         ('benchmark', ['robustness', 'absent.py', '--repeat', '3'], 'robustness has no --repeat'),
