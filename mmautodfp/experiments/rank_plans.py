@@ -68,7 +68,7 @@ def rank_plans(
                 images=len(hook.reward.images),
                 synthetic_images=dict(images or {}),
                 reconstructor=hook.settings.reconstructor,
-                preserve_ratio=task.constraint.preserve_ratio,
+                budget=task.constraint.describe(),
                 plans=number + 1,
                 correlation={name: _correlations(values['truth'], values[name]) for name in rewards},
                 values=values,

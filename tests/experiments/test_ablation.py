@@ -60,8 +60,11 @@ def test_figures_are_of_what_is_reported_whatever_rewards_a_search():
     assert to_report(dict(type='CocoReward', metric='segm')) == dict(type='CocoReward', metric='segm', num_images=None)
 
 
-def test_plans_are_ranked_by_every_reward(small_demo):
-    result = rank_plans(CONFIG, 3, images=dict(num_images=2, size=64), cfg_options=small_demo)
+def test_plans_are_ranked_by_every_reward_within_one_budget_or_several(small_demo):
+    limits = [dict(type=f'{kind}Budget', preserve_ratio=0.7, scope='module') for kind in ('Param', 'Flop')]
+    options = dict(small_demo) | {'autodfp.budget': limits}
+    result = rank_plans(CONFIG, 3, images=dict(num_images=2, size=64), cfg_options=options)
+    assert result['budget'] == limits
     assert {len(values) for values in result['values'].values()} == {3}
     for name, rho in result['correlation'].items():
         expected = spearmanr(result['values']['truth'], result['values'][name]).statistic
