@@ -147,6 +147,7 @@ FURTHER = (
 OTHERS = {
     '_base_': 'settings that other configs share',
     'bytetrack': 'a tracker in videos',
+    'clrnet': 'a detector of lanes, which the maintained forks alone have',
     'common': 'settings that other configs share',
     'deepsort': 'a tracker in videos',
     'dsdl': 'data sets for the detectors of other folders',
