@@ -2,8 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -12,21 +10,6 @@ from torch import Tensor, nn
 from .agent import AgentSpec
 
 LOG_STD_RANGE = (-5.0, 2.0)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep torch to one CPU thread, inside; coming and going takes milliseconds, so not around a single action.
-
-    Matrices as small as these lose by being shared out, fortyfold where the cores are busy; and sums taken by one
-    thread are the same on a machine with more cores.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def tanh_log_prob(pre_tanh: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

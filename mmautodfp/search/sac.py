@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from mmautodfp.utils.registry import AGENTS
 from mmautodfp.utils.settings import Count, Positive, Several, Share, settings
+from mmautodfp.utils.timing import torch_threads
 
 from .agent import Agent, AgentSpec, Trajectory, require_settings
 from .baselines import RandomSearch
-from .networks import Actor, Critic, one_thread
+from .networks import Actor, Critic
 from .objectives import draw_preferences
 from .replay import Batch, ReplayBuffer, relabel
 
@@ -171,7 +172,9 @@ class SAC(Agent):
         states = torch.cat([state.to(self.log_alpha), self.preference]).unsqueeze(0)
         return _to_public(self.actor.sample(states, self.random)[0]).squeeze(0)
 
-    @one_thread()
+    # Matrices as small as these lose by being shared out, fortyfold where the cores are busy; and sums taken by one
+    # thread are the same on a machine with more cores. Coming and going takes milliseconds: not around single actions.
+    @torch_threads(1)
     def learn(self, trajectory: Trajectory) -> dict[str, float]:
         """Store the episode and, after the warm-up, update ``config.updates_per_episode`` times.
 
