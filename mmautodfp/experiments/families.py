@@ -143,23 +143,16 @@ FURTHER = (
     'centernet/centernet-update_r50_fpn_8xb8-amp-lsj-200e_coco',
 )
 
+TRACKERS = ['bytetrack', 'deepsort', 'mask2former_vis', 'masktrack_rcnn', 'ocsort', 'qdtrack', 'sort', 'strongsort']
 #: Folders that hold something else, and what.
-OTHERS = {
+OTHERS = dict.fromkeys(TRACKERS, 'a tracker in videos') | {
     '_base_': 'settings that other configs share',
-    'bytetrack': 'a tracker in videos',
     'clrnet': 'a detector of lanes, which the maintained forks alone have',
     'common': 'settings that other configs share',
-    'deepsort': 'a tracker in videos',
     'dsdl': 'data sets for the detectors of other folders',
     'legacy_1.x': 'detectors of other folders, with weights of MMDetection 1',
-    'mask2former_vis': 'a tracker in videos',
-    'masktrack_rcnn': 'a tracker in videos',
-    'ocsort': 'a tracker in videos',
-    'qdtrack': 'a tracker in videos',
     'reid': 'a part of trackers in videos',
     'soft_teacher': 'a way of training two copies of a detector of another folder',
-    'sort': 'a tracker in videos',
-    'strongsort': 'a tracker in videos',
 }
 
 #: What the survey's reasons mean, in plain words; predictors stay always and are not named.

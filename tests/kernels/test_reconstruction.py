@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from delivery_loops import delivery_of, largest, loop_delivery, loop_neuron_merging, random_layer
 
 from mmautodfp.kernels import (
     BatchNormStats,
@@ -12,93 +13,9 @@ from mmautodfp.kernels import (
     cosine_distance,
     merge_input_channels,
     neuron_merging_delivery,
-    rank_channels,
 )
 
 SHAPES = [(6, 3, 3, 3), (24, 5, 1, 1), (13, 10)]
-
-
-def random_layer(shape, dtype=torch.float64, seed=0, negative=True):
-    generator = torch.Generator().manual_seed(seed)
-    rand = lambda *size: torch.rand(*size, generator=generator, dtype=torch.float64)
-    randn = lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)
-    n = shape[0]
-    gamma = (0.2 + rand(n)) * torch.where(rand(n) < 0.2 * negative, -1.0, 1.0)
-    weight = randn(*shape) * (0.5 + rand(n)).view(n, *[1] * (len(shape) - 1))
-    tensors = [tensor.to(dtype) for tensor in (gamma, randn(n), randn(n), 0.1 + rand(n))]
-    return weight.to(dtype), BatchNormStats(*tensors, eps=1e-3)
-
-
-def largest(weight, num_keep):
-    """[K], ascending: the channels with the largest l2 norms."""
-    return rank_channels(weight)[:num_keep].sort().values
-
-
-def delivery_of(weight, bn, *settings, **more):
-    return ChannelSimilarity.from_weight(weight, bn).delivery(*settings, **more)
-
-
-def columns(bn):
-    return [tensor.tolist() for tensor in (bn.weight, bn.bias, bn.mean, bn.var)]
-
-
-def normalized(values, how):
-    low = min(values) if how == 'minmax' else 0.0
-    span = max(values) - low
-    return [(value - low) / span if span else 0.0 for value in values]
-
-
-def loop_pick(distances, penalties, lam, how):
-    """Eq. 16: the position of the first candidate with the least score."""
-    scores = [lam * d + (1 - lam) * b for d, b in zip(distances, normalized(penalties, how), strict=True)]
-    return scores.index(min(scores))
-
-
-def loop_delivery(weight, bn, keep, lam, how, min_cosine=None, dead=()):
-    """Eqs. 12, 16 and 18, channel by channel."""
-    gamma, beta, mu, var = columns(bn)
-    sigma = [math.sqrt(v + bn.eps) for v in var]
-    norm = [float(row.norm()) for row in weight]
-    delivery = torch.zeros(len(weight), len(keep), dtype=torch.float64)
-    candidates = [r for r in keep if r not in dead]
-    for p in range(len(weight)):
-        if p in keep:
-            delivery[p, keep.index(p)] = 1
-        elif p not in dead and candidates:
-            distances, biases, scales = [], [], []
-            for r in candidates:
-                s = norm[p] / norm[r] * (sigma[r] / gamma[r]) * (gamma[p] / sigma[p])
-                b = s * (gamma[r] * mu[r] / sigma[r] - beta[r]) - gamma[p] * mu[p] / sigma[p] + beta[p]
-                distances.append(1 - float((weight[p] * weight[r]).sum()) / norm[p] / norm[r])
-                biases.append(abs(b))
-                scales.append(s)
-            best = loop_pick(distances, biases, lam, how)
-            if min_cosine is None or 1 - distances[best] >= min_cosine:
-                delivery[p, keep.index(candidates[best])] = scales[best]
-    return delivery
-
-
-def loop_neuron_merging(weight, bn, keep, lam, min_cosine):
-    """Neuron Merging as method.md describes its released form, channel by channel."""
-    gamma, beta, mu, var = columns(bn)
-    norm = [float(row.norm()) for row in weight]
-    delivery = torch.zeros(len(weight), len(keep), dtype=torch.float64)
-    for p in range(len(weight)):
-        if p in keep:
-            delivery[p, keep.index(p)] = 1
-            continue
-        distances, biases, scales = [], [], []
-        for r in keep:
-            n = norm[p] / norm[r]
-            scale = n * (gamma[r] / gamma[p]) * (var[p] / var[r])
-            constant = gamma[r] / var[r] * (n * (mu[p] - var[p] * beta[p] / gamma[p]) - mu[r]) + beta[r]
-            distances.append(1 - float((weight[p] * weight[r]).sum()) / norm[p] / norm[r])
-            biases.append(abs(constant) / scale)
-            scales.append(scale)
-        best = loop_pick(distances, biases, lam, 'minmax')
-        if 1 - distances[best] >= min_cosine:
-            delivery[p, best] = scales[best]
-    return delivery
 
 
 @pytest.mark.parametrize('shape', SHAPES)
@@ -361,59 +278,6 @@ def test_neuron_merging_is_exact_for_multiples_with_the_same_norm():
     merged = merge_input_channels(consumer, neuron_merging_delivery(weight, bn, keep))
     dense = F.conv2d(forward(images, weight, bn, slice(None)), consumer)
     torch.testing.assert_close(F.conv2d(forward(images, weight, bn, keep), merged), dense, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize('tail', [(), (1, 1), (3, 3), (2, 3, 4)])
-def test_merging_inputs_equals_a_loop(tail):
-    generator = torch.Generator().manual_seed(0)
-    next_weight = torch.randn(4, 6, *tail, generator=generator, dtype=torch.float64)
-    delivery = torch.randn(6, 3, generator=generator, dtype=torch.float64)
-    expected = torch.zeros(4, 3, *tail, dtype=torch.float64)
-    for m in range(4):
-        for k in range(3):
-            for n in range(6):
-                expected[m, k] += next_weight[m, n] * delivery[n, k]
-    torch.testing.assert_close(merge_input_channels(next_weight, delivery), expected)
-
-
-def test_columns_of_a_flattened_map_move_with_their_channel():
-    delivery = torch.tensor([[1.0, 0], [0, 1], [0, 0.5]])
-    next_weight = torch.arange(24.0).view(2, 12)  # 3 channels of 2x2 positions
-    expected = torch.cat([next_weight[:, 0:4], next_weight[:, 4:8] + 0.5 * next_weight[:, 8:12]], 1)
-    assert torch.equal(merge_input_channels(next_weight, delivery), expected)
-
-
-def test_a_one_hot_delivery_is_slicing():
-    next_weight = torch.randn(4, 6, 3, 3)
-    assert torch.equal(merge_input_channels(next_weight, torch.eye(6)[:, [1, 4]]), next_weight[:, [1, 4]])
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_merged_weights_keep_their_dtype_and_carry_no_gradient(dtype):
-    next_weight = torch.randn(4, 6, 3, 3).to(dtype).requires_grad_()
-    delivery = torch.eye(6)[:, [0, 2]]
-    delivery[5, 0] = 0.5
-    merged = merge_input_channels(next_weight, delivery)
-    assert merged.dtype == dtype
-    assert not merged.requires_grad
-    expected = next_weight[:, 0].double() + 0.5 * next_weight[:, 5].double()
-    torch.testing.assert_close(merged[:, 0], expected.to(dtype))
-
-
-@pytest.mark.parametrize('shape', [(4, 5, 3, 3), (4, 12, 3, 3), (4, 13), (4, 0), (6,)])
-def test_a_consumer_of_other_channels_is_refused(shape):
-    with pytest.raises(ValueError, match=r'should read 6 channels, but its weight has shape \('):
-        merge_input_channels(torch.zeros(shape), torch.eye(6)[:, :2])
-
-
-def test_merging_is_the_same_as_expressing_every_channel_by_the_kept_ones():
-    weight, bn = random_layer((10, 4, 3, 3), negative=False)
-    keep = largest(weight, 4)
-    delivery = delivery_of(weight, bn, keep, 0.5)
-    consumer, kept_maps = torch.randn(5, 10, 3, 3, dtype=torch.float64), torch.rand(2, 4, 8, 8, dtype=torch.float64)
-    all_maps = torch.einsum('nk,bkhw->bnhw', delivery, kept_maps)
-    expected = F.conv2d(all_maps, consumer)
-    torch.testing.assert_close(F.conv2d(kept_maps, merge_input_channels(consumer, delivery)), expected)
 
 
 def test_the_partner_is_the_nearest_direction_at_lambda_one():
