@@ -252,6 +252,8 @@ def build_model(settings: ConfigDict) -> nn.Module:
     register_all_modules()
     torch.manual_seed(0)
     model = MODELS.build(settings)
+    if isinstance(levels := getattr(model, 'level_embed', None), nn.Parameter):
+        nn.init.normal_(levels)  # deformable DETRs leave there what was in memory
     model.eval()  # a student's returns nothing
     return model
 

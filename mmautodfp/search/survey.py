@@ -67,8 +67,15 @@ def survey_target(
             up. Defaults to None: if the target is 'model' or a list.
 
     Raises:
-        AutoDFPError: There is no such part, nothing to prune in it, or the model cannot be run to find out.
+        AutoDFPError: There is no such part, nothing to prune in it, the model cannot be run to find out, or a weight
+            is nan or infinite.
     """
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise AutoDFPError(
+                f'{target!r} of the {type(model).__name__} was to be pruned, but {name} of the model holds nan or '
+                'infinite numbers; look for them in the checkpoint, or load one'
+            )
     whole = target == 'model' and not hasattr(model, 'model')
     several = not isinstance(target, str)
     parts = tuple(target) if several else ('',)

@@ -29,3 +29,11 @@ def test_blocks_that_are_known_are_pruned_and_the_reason_for_no_more_is_told():
 def test_a_model_of_unknown_blocks_that_cannot_be_run_is_refused():
     with pytest.raises(AutoDFPError, match=r'cannot be run on images of .*\(no words were given\); give an example'):
         survey_target(WantsWords(nn.Conv2d(3, 8, 3)).eval(), 'model')
+
+
+def test_a_weight_that_is_no_finite_number_is_named():
+    model = build_resnet(18)
+    model.layer2[0].conv1.weight.data[0, 0, 0, 0] = float('inf')
+    for target in ('model', ''):
+        with pytest.raises(AutoDFPError, match=r'layer2\.0\.conv1\.weight of the model holds nan or infinite numbers'):
+            survey_target(model, target)
