@@ -14,6 +14,7 @@ from .forward import (
     samples_of,
     second_stage_of,
 )
+from .replay import Replay
 from .tracing import trace_channels
 from .units import (
     UNIT_FINDERS,
@@ -43,6 +44,7 @@ __all__ = [
     'InvertedResidualFinder',
     'Producer',
     'PrunableUnit',
+    'Replay',
     'ResidualBlockFinder',
     'UnitFinder',
     'UnitSurvey',

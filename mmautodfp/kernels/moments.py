@@ -150,7 +150,8 @@ def output_variance(weight: Tensor, covariance: Tensor, taps: Tensor) -> Tensor:
     """
     weight, covariance, taps = (part.float() for part in (weight, covariance, taps))
     spread = weight @ taps
-    return ((covariance @ weight) * spread).sum((1, 2)).clamp_min(0).double()
+    read = (covariance @ weight.transpose(0, 1).flatten(1)).unflatten(1, (len(weight), -1))  # one product of matrices
+    return torch.einsum('nmt,mnt->m', read, spread).clamp_min(0).double()
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 
 import torch
@@ -142,7 +142,8 @@ class SyntheticLeastSquares(Reconstructor):
             moments, statistics = input_moments(module, units, self._batches(), self._foregrounds)
             few = -(-self.recalibration // self.images.batch_size)
             if few:
-                self._recalibration = Recalibration(module, units, lambda: islice(self._batches(), few))
+                few_batches = lambda: islice(self._batches(), few)
+                self._recalibration = Recalibration(module, units, few_batches, statistics.of_first(few))
         finally:
             for part, mode in modes:
                 part.training = mode
@@ -196,12 +197,10 @@ class SyntheticLeastSquares(Reconstructor):
         images = replace(self.images, num_images=max(2, count), batch_size=size).normalized_as(model)
         device = next(module.parameters()).device
         batches = [inputs_of(model, model, batch) for batch in images.batches(device)]
-
-        def say() -> list[list[list[Tensor]]]:
-            with batch_statistics(model):
-                return [outputs_by_kind(model, *inputs) for inputs in batches]
-
-        errors = output_errors(module, units, rankings, self, say, _foregrounds(model, batches))
+        runs = [partial(outputs_by_kind, model, *inputs) for inputs in batches]
+        foregrounds = _foregrounds(model, batches)
+        with batch_statistics(model):
+            errors = output_errors(model, module, units, rankings, self, runs, foregrounds)
         return [scaled_curve(curve.cpu(), found) for curve, found in zip(curves, errors, strict=True)]
 
     def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:

@@ -1,4 +1,4 @@
-"""What the pruning of single groups does to all that a model says, so that unlike groups can be compared."""
+"""What the pruning of single groups does to a model's outputs, so that unlike groups can be compared."""
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import ChannelGroup
+from mmautodfp.graph import ChannelGroup, Replay
 from mmautodfp.surgery import PruningPlan, Restore, prune_unit
 
 from .foreground import Foreground
@@ -16,7 +16,7 @@ from .foreground import Foreground
 if TYPE_CHECKING:
     from .base import Reconstructor
 
-Said = list[list[Tensor]]  # of one batch, as of `outputs_by_kind`
+Outputs = list[list[Tensor]]  # for one batch, as of `outputs_by_kind`
 # Shares of a group's channels at which it is measured, falling.
 MEASURED = (0.75, 0.5, 0.25)
 # How steeply an error may rise beyond what was measured, on logarithmic scales; and how far that goes.
@@ -26,54 +26,62 @@ FAR = 100.0
 
 @torch.no_grad()
 def output_errors(
+    model: nn.Module,
     module: nn.Module,
     groups: Sequence[ChannelGroup],
     rankings: Sequence[Tensor],
     reconstructor: 'Reconstructor',
-    say: Callable[[], list[Said]],
+    runs: Sequence[Callable[[], Outputs]],
     foregrounds: Sequence[Foreground | None],
 ) -> list[dict[int, float]]:
-    """Prune one group at a time to a few widths, and measure how far what the model says moves.
+    """Prune one group at a time to a few widths, and measure how far the model's outputs move.
 
     Args:
-        module (nn.Module): Dense, in eval mode.
+        model (nn.Module): Dense, in eval mode.
+        module (nn.Module): The part that is pruned, or the model itself.
         groups (Sequence[ChannelGroup]): Of the module, L of them.
         rankings (Sequence[Tensor]): [N] each, the groups' channels in the order in which they stay.
         reconstructor (Reconstructor): Fitted to the module.
-        say (Callable): What the model that the module is a part of says of fixed images, batch by batch.
+        runs (Sequence[Callable]): Each runs the model on a batch and gives its outputs, the same every time.
         foregrounds (Sequence[Foreground | None]): Which places of each batch count more.
 
     Returns:
         list[dict[int, float]]: [L], by width the share of the outputs' variance that is missed (:func:`shares_missed`),
             of the kind of answer that misses most: a detection is no better than the worst that is said of it.
     """
-    dense = say()
-    found = []
-    for group, ranking in zip(groups, rankings, strict=True):
-        errors = {}
-        for share in MEASURED:
-            width = max(1, round(share * group.num_channels))
-            if width == group.num_channels or width in errors:
-                continue
-            plan = PruningPlan.of([group.name], [ranking], [width]).units[group.name]
+    plans = {
+        (group.name, width): PruningPlan.of([group.name], [ranking], [width]).units[group.name]
+        for group, ranking in zip(groups, rankings, strict=True)
+        for width in _measured_widths(group)
+    }
+    by_name = {group.name: group for group in groups}
+    sums: dict[tuple[str, int], list[Tensor]] = {}
+    for run, foreground in zip(runs, foregrounds, strict=True):  # outermost, as a replay holds all feature maps
+        replay = Replay(model, run)
+        for key, plan in plans.items():
             with Restore() as restore:
-                prune_unit(module, group, plan, reconstructor, restore)
-                errors[width] = max(shares_missed(say(), dense, foregrounds))
-        found.append(errors)
-    return found
+                prune_unit(module, by_name[key[0]], plan, reconstructor, restore)
+                kinds = _sums_of_kinds(replay.again(restore.layers), replay.outputs, foreground, missed)
+            sums[key] = [old + new for old, new in zip(sums[key], kinds, strict=True)] if key in sums else kinds
+    return [{width: max(_shares(sums[group.name, width])) for width in _measured_widths(group)} for group in groups]
+
+
+def _measured_widths(group: ChannelGroup) -> list[int]:
+    widths = {max(1, round(share * group.num_channels)) for share in MEASURED}
+    return sorted(widths - {group.num_channels}, reverse=True)
 
 
 def shares_missed(
-    found: Iterable[Said],
-    dense: Iterable[Said],
+    found: Iterable[Outputs],
+    dense: Iterable[Outputs],
     foregrounds: Iterable[Foreground | None] = repeat(None),
     compare: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None,
 ) -> list[float]:
-    """How much of what a model says is missed, as a share of what there is to miss.
+    """How much of a model's outputs is missed, as a share of what there is to miss.
 
     Args:
-        found (Iterable[Said]): What it says now, batch by batch.
-        dense (Iterable[Said]): What it said when dense.
+        found (Iterable[Outputs]): What it gives now, batch by batch.
+        dense (Iterable[Outputs]): What it gave when dense.
         foregrounds (Iterable[Foreground | None]): Which places of each batch count more. Defaults to none anywhere.
         compare (Callable | None): Two outputs and the weights of their places to what is missed and what there is,
             [2]. Defaults to None: :func:`missed`.
@@ -81,14 +89,20 @@ def shares_missed(
     Returns:
         list[float]: For each kind of answer of which there is something to miss; a single 0 if there is none.
     """
-    compare = compare or missed
-    sums: list[Tensor] | None = None
-    for said, known, foreground in zip(found, dense, foregrounds, strict=False):
-        kinds = [
-            sum(compare(a, b.to(a), foreground and foreground.weights(b)) for a, b in zip(*pair, strict=True))
-            for pair in zip(said, known, strict=True)
-        ]
-        sums = kinds if sums is None else [a + b for a, b in zip(sums, kinds, strict=True)]
+    batches = zip(found, dense, foregrounds, strict=False)
+    by_kind = zip(*(_sums_of_kinds(*batch, compare or missed) for batch in batches), strict=True)
+    return _shares([sum(kind) for kind in by_kind])
+
+
+def _sums_of_kinds(found: Outputs, dense: Outputs, foreground: Foreground | None, compare: Callable) -> list[Tensor]:
+    """[2] of each kind of answer, all of its levels together."""
+    return [
+        sum(compare(a, b.to(a), foreground and foreground.weights(b)) for a, b in zip(*pair, strict=True))
+        for pair in zip(found, dense, strict=True)
+    ]
+
+
+def _shares(sums: Iterable[Tensor]) -> list[float]:
     return [float(part / whole) for part, whole in sums if whole > 0] or [0.0]
 
 

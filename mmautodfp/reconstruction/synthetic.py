@@ -162,26 +162,49 @@ def channels_first(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class NormStatistics:
-    """Mean and variance of what each BatchNorm of a module is given, over all batches."""
+    """Mean and variance of what each BatchNorm of a module is given, batch by batch of images."""
 
     def __init__(self):
-        self._moments: dict[str, Moments] = {}
+        self._batches: list[dict[str, list[tuple[int, Tensor, Tensor]]]] = []
 
-    def watch(self, name: str, x: Tensor) -> None:
-        """Take in the input [B, C, ...] of norm ``name``."""
-        samples = as_channels(x, x.shape[1])
-        moments = self._moments.setdefault(name, Moments(0, x.shape[1], x.device))
-        moments.update(samples[:, :0], samples)
+    @torch.no_grad()
+    def run(self, module: nn.Module, inputs: tuple) -> None:
+        """Run a module on a batch, each norm with the statistics of its own inputs, and take in what they are."""
+        parts: dict[str, list[tuple[int, Tensor, Tensor]]] = {}
+
+        def watch(name: str, x: Tensor) -> None:
+            variance, mean = torch.var_mean(x, [axis for axis in range(x.ndim) if axis != 1], correction=0)
+            parts.setdefault(name, []).append((x.numel() // x.shape[1], mean.double(), variance.double()))
+
+        with batch_statistics(module, watch):
+            run_model(module, *inputs)
+        self._batches.append(parts)
+
+    def of_first(self, count: int | None = None) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mean and variance [C] by path of the norm, over the first ``count`` batches; None for all."""
+        pooled: dict[str, list[tuple[int, Tensor, Tensor]]] = {}
+        for parts in self._batches[:count]:
+            for name, found in parts.items():
+                pooled.setdefault(name, []).extend(found)
+        return {name: _pool(parts) for name, parts in pooled.items()}
 
     def twin(self, module: nn.Module) -> nn.Module:
         """A copy of ``module`` whose norms hold these statistics: on the images it works as it did when trained."""
         twin = copy.deepcopy(module)
         twin.eval()  # mmdet's ResNet returns nothing here
-        for name, moments in self._moments.items():
+        for name, (mean, variance) in self.of_first().items():
             norm = twin.get_submodule(name)
-            norm.running_mean = moments.target_mean.to(norm.running_mean)
-            norm.running_var = moments.target_variance.to(norm.running_var)
+            norm.running_mean, norm.running_var = mean.to(norm.running_mean), variance.to(norm.running_var)
         return twin
+
+
+def _pool(parts: list[tuple[int, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of all samples, from counts, means and variances of some."""
+    counts = torch.tensor([count for count, _, _ in parts], dtype=torch.float64, device=parts[0][1].device)
+    means, variances = (torch.stack([part[index] for part in parts]) for index in (1, 2))
+    weights = (counts / counts.sum())[:, None]
+    mean = (weights * means).sum(0)
+    return mean, (weights * (variances + (means - mean) ** 2)).sum(0)
 
 
 class InputMoments:
@@ -252,11 +275,11 @@ def input_moments(
     def collect(path):
         return lambda _, args: [found.update(args[0], current[0]) for found in readers[path]] and None
 
-    with hook_handles() as handles, batch_statistics(module, statistics.watch), torch.no_grad():
+    with hook_handles() as handles:
         for path in readers:
             handles.append(module.get_submodule(path).register_forward_pre_hook(collect(path)))
         for inputs, current[0] in zip(batches, foregrounds, strict=False):
-            run_model(module, *inputs)
+            statistics.run(module, inputs)
     require_reached([path for path in readers if not readers[path][0].moments.count], module)
     return moments, statistics
 

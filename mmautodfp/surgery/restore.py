@@ -1,6 +1,6 @@
 """The dense weights kept aside while a module is pruned."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,11 @@ class Restore:
     def __init__(self):
         self._saved: dict[nn.Module, tuple[dict, dict, dict]] = {}
         self._places: dict[tuple[nn.Module, int], Tensor] = {}
+
+    @property
+    def layers(self) -> Collection[nn.Module]:
+        """All layers that have been remembered, and so may have changed."""
+        return self._saved.keys()
 
     def remember(self, layer: nn.Module) -> nn.Module:
         """Keep what ``layer`` holds now, unless it has been kept before, and return the layer."""

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmautodfp.graph import find_units
 from mmautodfp.reconstruction import PruneOnly, SyntheticLeastSquares
 from mmautodfp.reconstruction.recalibration import Recalibration
+from mmautodfp.reconstruction.synthetic import NormStatistics
 from mmautodfp.surgery import PruningPlan, Restore, UnitPlan, apply_plan
 
 IMAGES = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -19,6 +20,13 @@ IMAGES = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 @pytest.fixture
 def resnet():
     return build_resnet(18)
+
+
+def recalibration_of(module: nn.Module, units, batches) -> Recalibration:
+    seen = NormStatistics()
+    for batch in batches:
+        seen.run(module, (batch,))
+    return Recalibration(module, units, lambda: [(batch,) for batch in batches], seen.of_first())
 
 
 def statistics(module: nn.Module) -> dict[str, tuple]:
@@ -45,7 +53,7 @@ def as_trained_on(module: nn.Module, images: torch.Tensor) -> dict[str, tuple]:
 
 def test_norms_move_as_far_as_pruning_moves_what_torch_measures_in_training(resnet):
     units = find_units(resnet)
-    recalibrate = Recalibration(resnet, units, lambda: [(IMAGES,)])
+    recalibrate = recalibration_of(resnet, units, [IMAGES])
     before, dense = statistics(resnet), as_trained_on(resnet, IMAGES)
     plan = random_plan(resnet, 1)
     keeps = {unit.norm: list(plan.units[unit.name].keep) for unit in units}
@@ -68,9 +76,8 @@ def test_the_batches_do_not_matter_where_every_image_is_the_same(resnet):
     plan = random_plan(resnet, 2)
     found = []
     for sizes in ([8], [2, 4, 2]):
-        recalibrate = Recalibration(
-            resnet, find_units(resnet), lambda sizes=sizes: [(image.expand(size, -1, -1, -1),) for size in sizes]
-        )
+        batches = [image.expand(size, -1, -1, -1) for size in sizes]
+        recalibrate = recalibration_of(resnet, find_units(resnet), batches)
         with apply_plan(resnet, plan, PruneOnly()) as restore:
             recalibrate(resnet, plan, restore)
             found.append(statistics(resnet))
@@ -80,18 +87,21 @@ def test_the_batches_do_not_matter_where_every_image_is_the_same(resnet):
 
 
 def test_variances_of_several_batches_are_pooled():
-    norm = nn.BatchNorm2d(2)
-    batches = [torch.randn(n, 2, 3, 3, generator=torch.Generator().manual_seed(n)) * n for n in (2, 5)]
-    found = Recalibration(nn.Sequential(norm), [], lambda: [(x,) for x in batches])._measure(nn.Sequential(norm))
-    samples = torch.cat(batches).transpose(0, 1).flatten(1)
-    assert torch.allclose(found['0'][0], samples.mean(1), atol=1e-5)
-    assert torch.allclose(found['0'][1], samples.var(1, correction=0), rtol=1e-4)
+    module, seen = nn.Sequential(nn.BatchNorm2d(2)), NormStatistics()
+    batches = [torch.randn(n, 2, 3, 3, generator=torch.Generator().manual_seed(n)) * n for n in (2, 5, 3)]
+    for batch in batches:
+        seen.run(module, (batch,))
+    for count in (1, 2, None):
+        samples = torch.cat(batches[:count]).transpose(0, 1).flatten(1)
+        mean, variance = seen.of_first(count)['0']
+        torch.testing.assert_close(mean.float(), samples.mean(1), atol=1e-5, rtol=0)
+        torch.testing.assert_close(variance.float(), samples.var(1, correction=0), atol=0, rtol=1e-4)
 
 
 def test_a_plan_that_prunes_nothing_moves_nothing(resnet):
     plan = PruningPlan({u.name: UnitPlan(tuple(range(u.num_channels)), u.num_channels) for u in find_units(resnet)})
     before = {name: [value.clone() for value in pair] for name, pair in statistics(resnet).items()}
-    Recalibration(resnet, find_units(resnet), lambda: [(IMAGES,)])(resnet, plan, Restore())
+    recalibration_of(resnet, find_units(resnet), [IMAGES])(resnet, plan, Restore())
     for name, pair in statistics(resnet).items():
         assert all(torch.allclose(one, other) for one, other in zip(pair, before[name], strict=True))
 
@@ -119,5 +129,6 @@ def test_as_many_images_as_asked_for_are_seen(resnet):
 
 def test_a_module_without_norms_is_left_alone():
     module = enliven(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3)))
-    Recalibration(module, [], lambda: [(IMAGES,)])(module, PruningPlan({}), Restore())
-    assert Recalibration(module, [], lambda: [(IMAGES,)])._dense == {}
+    before = copy.deepcopy(module.state_dict())
+    recalibration_of(module, [], [IMAGES])(module, PruningPlan({}), Restore())
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())

@@ -1,4 +1,4 @@
-"""Errors of single groups, measured in what the model says."""
+"""Errors of single groups, measured in the model's outputs."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def test_each_kind_has_the_share_of_all_that_is_missed_of_it():
     random = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=random)
     batches = [[[draw(2, 3, 8, 8), 5 * draw(2, 3, 4, 4)], [draw(6, 5)]] for _ in range(2)]
-    found = [[[level + 0.1 * torch.randn_like(level) for level in kind] for kind in said] for said in batches]
+    found = [[[level + 0.1 * torch.randn_like(level) for level in kind] for kind in outputs] for outputs in batches]
 
     def sums(a, b):
         b, a = b.transpose(0, 1).flatten(1), a.transpose(0, 1).flatten(1)
@@ -40,20 +40,20 @@ def test_places_count_as_often_as_their_weights_say():
 
 def test_each_group_is_measured_alone_and_the_module_is_left_as_it_was():
     module = build_resnet(18)
-    images = torch.randn(4, 3, 32, 32)
+    batches = torch.randn(2, 4, 3, 32, 32)
     units = find_units(module)[:3]
     rankings = [rank_channels(module.get_submodule(unit.name).weight) for unit in units]
     before = dict(module.named_parameters())
-    say = lambda: [[[level] for level in module(images)]]  # each level as a kind of its own
+    runs = [lambda images=images: [[level] for level in module(images)] for images in batches]  # each level a kind
     with torch.no_grad():
-        dense = say()
-    found = output_errors(module, units, rankings, PruneOnly(), say, [None])
+        dense = [run() for run in runs]
+    found = output_errors(module, module, units, rankings, PruneOnly(), runs, [None, None])
     assert all(before[name] is tensor for name, tensor in module.named_parameters())
     for unit, ranking, errors in zip(units, rankings, found, strict=True):
         assert list(errors) == [round(share * unit.num_channels) for share in MEASURED]
         width = min(errors)
         with apply_plan(module, PruningPlan.of([unit.name], [ranking], [width]), PruneOnly()), torch.no_grad():
-            shares = shares_missed(say(), dense)
+            shares = shares_missed([run() for run in runs], dense)
         assert min(shares) < max(shares)
         assert errors[width] == pytest.approx(max(shares), rel=1e-6)
 
