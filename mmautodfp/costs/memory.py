@@ -76,8 +76,8 @@ def measure_memory_costs(
     """
     parts = parts or [module]
     with hook_handles() as handles, _Watch(handles, model, module, units, parts) as watch:
-        said = run()  # held until the end, as a caller would
-    del said
+        outputs = run()  # held until the end, as a caller would
+    del outputs
     dense, roles = [unit.num_channels for unit in units], unit_roles(module, units, moves_constants)
     inside = {layer for part in parts for layer in part.modules()}
     found = {}

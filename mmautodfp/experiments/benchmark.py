@@ -210,7 +210,7 @@ def _reward_parts(hook: AutoDFPHook, plan: PruningPlan, repeat: int) -> dict[str
 
         return run
 
-    heads = reward.detector.predictors() if reward.detector else []
+    heads = reward.stand_in.predictors() if reward.stand_in else []
     with torch_threads(1), contextlib.ExitStack() as patches:
         for head in heads:
             patches.enter_context(patch.object(head, 'predict_by_feat', timed('post_processing', head.predict_by_feat)))

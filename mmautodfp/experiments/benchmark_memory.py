@@ -97,9 +97,9 @@ def allocated_peaks(run: Callable[[], Any]) -> tuple[int, int]:
     """
     run()  # some things are made at the first call, and kept
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        said = run()  # held until the end
+        outputs = run()  # held until the end
     events = list(profiler.profiler.kineto_results.events())
-    del said
+    del outputs
     changes = sorted((_start(event), event.nbytes()) for event in events if event.name() == '[memory]')
     times, held = [time for time, _ in changes], [0, *accumulate(change for _, change in changes)]
     between, end = 0, -1

@@ -64,10 +64,10 @@ def run_model(model: nn.Module, *inputs: Any) -> Any:
         features = model.extract_feat(images)
         first = model.rpn_head(features) if getattr(model, 'rpn_head', None) is not None else []
         regions = inputs[1] if len(inputs) > 1 else random_regions(images)
-        said = second_stage_of(model.roi_head, features, regions)
+        second = second_stage_of(model.roi_head, features, regions)
         if getattr(model, 'semantic_head', None) is not None:  # of panoptic detectors; it reads the same features
-            said['semantic'] = model.semantic_head(features)
-        return first, said
+            second['semantic'] = model.semantic_head(features)
+        return first, second
     if _is_plain_single_stage(model):
         return model.bbox_head(model.extract_feat(images))
     if _makes_masks_of_instances(model):
@@ -146,7 +146,7 @@ def second_stage_of(head: nn.Module, features: Any, regions: Tensor) -> dict[str
     """
     from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 
-    said: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
     for kind in ('bbox', 'mask'):
         method = f'_{kind}_forward'
         own = getattr(type(head), method, None)
@@ -159,16 +159,16 @@ def second_stage_of(head: nn.Module, features: Any, regions: Tensor) -> dict[str
         else:
             continue
         names = ('cls_score', 'bbox_pred', 'mask_preds')
-        said |= {name + stage: out[name] for stage, out in found.items() for name in names if name in out}
+        outputs |= {name + stage: out[name] for stage, out in found.items() for name in names if name in out}
         if kind == 'mask' and hasattr(head, 'mask_iou_head'):
             # It reads a mask of the class that a box was found to be of; here the classes take turns.
             rows = torch.arange(len(regions), device=regions.device)
             masks = found['']['mask_preds']
-            said['mask_iou'] = head.mask_iou_head(found['']['mask_feats'], masks[rows, rows % masks.shape[1]])
+            outputs['mask_iou'] = head.mask_iou_head(found['']['mask_feats'], masks[rows, rows % masks.shape[1]])
     if hasattr(head, 'grid_head') and not head.with_shared_head:
         levels = features[: head.grid_roi_extractor.num_inputs]
-        said['grid'] = head.grid_head(head.grid_roi_extractor(levels, regions))['fused']
-    return said
+        outputs['grid'] = head.grid_head(head.grid_roi_extractor(levels, regions))['fused']
+    return outputs
 
 
 def flat_tensors(value: Any) -> list[Tensor]:

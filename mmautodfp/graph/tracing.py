@@ -75,9 +75,9 @@ def trace_channels(model: nn.Module, run: Callable[[], Any]) -> Trace:
         run (Callable): Runs it on a small input and returns its outputs, whose channels stay.
     """
     with hook_handles() as handles, _Tracer(handles, model) as tracer:
-        said = run()
+        outputs = run()
     numbers = tracer.numbers
-    for tensor in flat_tensors(said):
+    for tensor in flat_tensors(outputs):
         numbers.fix(tensor, 'gives an output of the model')
     tracer.find_norms()
     return Trace(tracer.layers, numbers.count, numbers.together, numbers.fixed, tracer.extractors, tracer.find_unrun())

@@ -1,23 +1,10 @@
 """What a search asks of a reward."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
-from pydantic import AfterValidator
 from torch import nn
-
-
-def _ascending(shares: Sequence[float]) -> Sequence[float]:
-    if any(low >= high for low, high in pairwise([0, *shares, 1])):
-        raise ValueError('shares of the images must ascend and lie between 0 and 1')
-    return shares
-
-
-# How rewards on a data set are evaluated, as their constructors are asked for it.
-Stages = Annotated[Sequence[float], AfterValidator(_ascending)]
-Precision = Literal['auto', 'float32', 'bfloat16', 'float16']
 
 
 class Reward(ABC):
@@ -108,13 +95,3 @@ class Reward(ABC):
     @abstractmethod
     def images(self) -> list[str]:
         """What was chosen, a name an image: tells whether two rewards are the same, and whether they overlap."""
-
-
-def stage_ends(shares: Sequence[float], num_images: int) -> list[int]:
-    """How many images there are after each stage: ascending, at least one, the same number once only."""
-    return sorted({max(1, round(share * num_images)) for share in shares}) if num_images else []
-
-
-def kept_for_report(images: Iterable[str], reported: Iterable[str]) -> set[str]:
-    """Every other one of the images that could judge and could be reported: so that both are left with some."""
-    return set(sorted(set(images) & set(reported))[::2])

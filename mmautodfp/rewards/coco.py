@@ -2,31 +2,29 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.dataset import pseudo_collate
 from pycocotools.mask import encode
 from torch import nn
 
 from mmautodfp.rewards.fast.detector import FastDetector
-from mmautodfp.rewards.fast.model import choose_precision, in_threads
+from mmautodfp.rewards.fast.model import in_threads
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import REWARDS
 from mmautodfp.utils.settings import Count, NotNegative, checked
 
-from .base import Precision, Reward, Stages, kept_for_report, stage_ends
 from .coco_map import CocoTruth, read_annotations
+from .dataset import DatasetReward, Precision, Stages
 from .subset import ImageBatches, build_dataset, choose_covering
 
 IOU_TYPES = {'bbox': ['bbox'], 'segm': ['segm'], 'mean': ['bbox', 'segm']}
 
 
 @REWARDS.register_module()
-class CocoReward(Reward):
+class CocoReward(DatasetReward):
     """Box or mask mAP (IoU 0.50:0.95) of a detector on some images of a COCO-format data set.
 
     It is the raw ``COCOeval.stats[0]``; mmdet's ``CocoMetric`` rounds it to three decimals. No detections at all are
@@ -48,11 +46,14 @@ class CocoReward(Reward):
 
     Attributes:
         truth (CocoTruth): What is annotated on the images, once prepared.
-        detector (FastDetector | None): The stand-in, once prepared; None if the model itself is evaluated.
+        stand_in (FastDetector | None): The stand-in, once prepared; None if the model itself is evaluated.
 
     Raises:
         AutoDFPError: An argument is of another type or out of its range.
     """
+
+    batches_type = ImageBatches
+    stand_in_type = FastDetector
 
     @checked('CocoReward')
     def __init__(
@@ -66,99 +67,46 @@ class CocoReward(Reward):
         precision: Precision = 'float32',
         fast: bool = True,
     ):
-        self.num_images = num_images
-        self.seed = seed
+        super().__init__(num_images, seed, batch_size, cache_gb, stages, precision, fast)
         self.metric = metric
         self.name = f'{metric}_mAP'
-        self.batch_size = batch_size
-        self.cache_gb = cache_gb
-        self.shares = (*stages, 1)
-        self.precision = precision
-        self.fast = fast
 
     def prepare(self, model: nn.Module, dataloader: dict, units: Sequence[str] = ()) -> None:
-        self._prepare(model, dataloader, units, excluded=set())
+        super().prepare(model, dataloader, units)
+        if self.stand_in is None or not self._batches.all_preprocessed:
+            return
+        # The stem, which is the same for all plans, is run once and for all.
+        stem = self.stand_in.split_stem(self._batches[0]['inputs'], units)
+        if stem:
+            for data in self._batches.cache:
+                data['inputs'] = self.stand_in.run_stem(data['inputs'], stem)
+            self.stand_in.drop_stem(stem)
 
-    def _prepare(self, model: nn.Module, dataloader: dict, units: Sequence[str], excluded: set[str]) -> None:
-        self._dataset = build_dataset(dataloader['dataset'])
-        self._preprocess = model.data_preprocessor
-        paths = _paths_of(self._dataset)
-        infos = {i: self._dataset.get_data_info(i) for i, path in enumerate(paths) if path not in excluded}
+    def _open(self, config: dict) -> tuple[Any, list[str]]:
+        dataset = build_dataset(config)
+        # The same image has the same path, however it is named.
+        paths = [os.path.realpath(dataset.get_data_info(index)['img_path']) for index in range(len(dataset))]
+        return dataset, paths
+
+    def _choose(self, indices: Sequence[int]) -> list[int]:
+        infos = {index: self._dataset.get_data_info(index) for index in indices}
         labels = {  # of crowds there is no AP
             index: {box['bbox_label'] for box in info['instances'] if not box.get('ignore_flag')}
             for index, info in infos.items()
         }
-        self.indices = choose_covering(labels, self.num_images, self.seed)
-        self._paths = [paths[index] for index in self.indices]
-        self._taken = set(self._paths)
-        self._image_ids = [infos[index]['img_id'] for index in self.indices]
+        chosen = choose_covering(labels, self.num_images, self.seed)
+        self._image_ids = [infos[index]['img_id'] for index in chosen]
         self.truth = CocoTruth(read_annotations(self._dataset.ann_file), self._image_ids, self._dataset.cat_ids)
-        self._batch_size = self.batch_size or dataloader.get('batch_size', 1)
-        self._ends = stage_ends(self.shares, len(self.indices))
-        stages = [self.indices[start:end] for start, end in pairwise([0, *self._ends])]
-        self._batches = ImageBatches(self._dataset, self._preprocess, stages, self._batch_size, self.cache_gb)
-        self.detector: FastDetector | None = None
-        if self.fast and self.indices:
-            self._speed_up(model, units)
-        if self.detector is None:
-            self.precision = 'float32'
-
-    @torch.no_grad()
-    def _speed_up(self, model: nn.Module, units: Sequence[str]) -> None:
-        """Set up the stand-in, if it answers as the model does, and run the stem once and for all."""
-        self.precision = choose_precision(self.precision, next(model.parameters(), torch.empty(0)).device)
-        batch = self._batches[0]
-        self.detector = FastDetector.instead_of(model, self.precision, batch['inputs'], batch['data_samples'])
-        if self.detector is None or not self._batches.all_preprocessed:
-            return
-        stem = self.detector.split_stem(batch['inputs'], units)
-        if stem:
-            for data in self._batches.cache:
-                data['inputs'] = self.detector.run_stem(data['inputs'], stem)
-            self.detector.drop_stem(stem)
+        return chosen
 
     @property
-    def images(self) -> list[str]:
-        return self._paths
-
-    @property
-    def stages(self) -> list[int]:
-        return self._ends
-
-    @property
-    def identity(self) -> str:
-        return f'{self.name}, {self.precision}, stages {self.shares}'
+    def _has_truth(self) -> bool:
+        return self.truth.has_objects
 
     @property
     def annotation_file(self) -> str:
         """The data set's COCO file."""
         return self._dataset.ann_file
-
-    def judge(self, model: nn.Module, dataloader: dict, reported: dict | None = None) -> 'CocoReward | None':
-        left = set(_paths_of(build_dataset(dataloader['dataset']))) - set(self._paths)
-        kept = kept_for_report(left, _paths_of(build_dataset(reported['dataset']))) if reported else set()
-        other = self._beside(model, dataloader, len(self.indices), excluded=kept.union(self._paths))
-        self._taken = set(self._paths).union(other._paths if other else ())
-        return other
-
-    def held_out(self, model: nn.Module, dataloader: dict) -> 'CocoReward | None':
-        return self._beside(model, dataloader, None, excluded=self._taken)
-
-    def _beside(
-        self, model: nn.Module, dataloader: dict, num_images: int | None, excluded: set[str]
-    ) -> 'CocoReward | None':
-        """The same metric in float32 on images that are not excluded; None if none of them is annotated."""
-        fast = self.detector is not None  # why not has been said
-        other = CocoReward(num_images, self.seed, self.metric, self._batch_size, cache_gb=0, stages=(), fast=fast)
-        other._prepare(model, dataloader, (), excluded)
-        if not other.indices or not other.truth.has_objects:
-            return None
-        other.one_batch()  # an image that is missing is better missed now than after the search
-        return other
-
-    def one_batch(self) -> dict[str, Any]:
-        chunk = self._batches.chunks[len(self._batches) // 2]  # by aspect ratio: neither the narrowest nor the widest
-        return self._preprocess(pseudo_collate([self._batches.load(chunk[len(chunk) // 2])]), False)
 
     def __call__(self, model: nn.Module) -> float:
         return self.score(self.detect(model))
@@ -177,18 +125,17 @@ class CocoReward(Reward):
             stage (int | None): Run it on the images that this stage adds. Defaults to None: on all.
         """
         numbers = range(len(self._batches)) if stage is None else self._batches.stages[stage]
-        if self.detector is not None:
-            self.detector.update(model)
-            predict = self.detector.predict
+        if self.stand_in is not None:
+            self.stand_in.update(model)
+            predict = self.stand_in.predict
         else:
             predict = torch.no_grad()(lambda **data: model(**data, mode='predict'))
-        device = next(model.parameters(), torch.empty(0)).device
 
         def run(number: int) -> list[dict]:
             samples = predict(**self._batches[number])
             return [detection for sample in samples for detection in self._to_coco(sample)]
 
-        found = in_threads(run, numbers, device)
+        found = in_threads(run, numbers, self._device)
         return [detection for batch in found for detection in batch]
 
     def score(self, detections: list[dict], image_ids: Sequence[int] | None = None) -> float:
@@ -215,8 +162,3 @@ class CocoReward(Reward):
             return []
         masks = found.masks.cpu().numpy().astype(np.uint8)
         return [dict(segmentation=code) for code in encode(np.asfortranarray(masks.transpose(1, 2, 0)))]
-
-
-def _paths_of(dataset) -> list[str]:
-    """Where the images of a data set lie; the same image has the same path, however it is named."""
-    return [os.path.realpath(dataset.get_data_info(index)['img_path']) for index in range(len(dataset))]

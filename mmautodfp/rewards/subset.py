@@ -51,8 +51,8 @@ class ImageBatches:
     """Batches of some images of a data set, kept in memory as far as they fit.
 
     Args:
-        dataset: A COCO-format data set in test mode.
-        preprocess: The detector's data preprocessor.
+        dataset: A COCO-format data set in test mode; subclasses may take others.
+        preprocess: The model's data preprocessor.
         stages (Sequence[Sequence[int]]): Indices into the data set. A batch is of one stage.
         batch_size (int): Images in a batch.
         cache_gb (float): Memory for the preprocessed images in GB, on the model's device. If they do not fit, they
@@ -67,9 +67,7 @@ class ImageBatches:
         self.chunks: list[list[int]] = []
         self.stages: list[range] = []
         for stage in stages:
-            # Neighbours of one shape need no padding.
-            infos = {index: dataset.get_data_info(index) for index in stage}
-            ordered = sorted(stage, key=lambda i: (infos[i]['width'] / infos[i]['height'], i))
+            ordered = self._ordered(stage)
             first = len(self.chunks)
             self.chunks += [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
             self.stages.append(range(first, len(self.chunks)))
@@ -85,7 +83,7 @@ class ImageBatches:
         else:
             data = self._read(self.chunks[number])
         if isinstance(data['inputs'], list):  # not preprocessed yet
-            data = self._preprocess(dict(data), False)
+            data = self._prepared(data)
         return dict(inputs=data['inputs'], data_samples=data['data_samples'])
 
     @property
@@ -114,6 +112,20 @@ class ImageBatches:
                 delattr(data['data_samples'], key)  # the truth comes from the annotation file
         return data
 
+    def middle_image(self) -> dict[str, Any]:
+        """A batch of one image as the model takes it, though a stem has run on the others."""
+        chunk = self.chunks[len(self) // 2]  # by aspect ratio: neither the narrowest nor the widest
+        middle = len(chunk) // 2
+        return self._prepared(self._read(chunk[middle : middle + 1]))
+
+    def _ordered(self, stage: Sequence[int]) -> list[int]:
+        """Images of a stage, side by side as they are put in batches: neighbours of one shape need no padding."""
+        infos = {index: self._dataset.get_data_info(index) for index in stage}
+        return sorted(stage, key=lambda i: (infos[i]['width'] / infos[i]['height'], i))
+
+    def _prepared(self, data: dict) -> dict:
+        return self._preprocess(dict(data), False)
+
     def _read(self, chunk: Sequence[int]) -> dict:
         return pseudo_collate([self.load(index) for index in chunk])
 
@@ -122,12 +134,12 @@ class ImageBatches:
         cache: list[dict] = []
         room = self._room
         middle = self.chunks[len(self.chunks) // 2]
-        first = self._preprocess(self._read(middle[:1]), False)['inputs'][0]
+        first = self._prepared(self._read(middle[:1]))['inputs'][0]
         preprocessed = first.numel() * first.element_size() * sum(map(len, self.chunks)) <= room
         for number, chunk in enumerate(self.chunks):
             batch = self._read(chunk)
             if preprocessed:
-                batch = self._preprocess(batch, False)
+                batch = self._prepared(batch)
             room -= sum(image.numel() * image.element_size() for image in batch['inputs'])
             if room < 0:
                 print_log(

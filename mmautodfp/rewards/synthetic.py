@@ -57,7 +57,7 @@ class SyntheticReward(Reward):
         settings = self._settings.normalized_as(model)
         images = settings.batches(next(model.parameters()).device)
         self._batches = [inputs_of(model, model, batch) for batch in images]
-        self._dense = [[[level.cpu() for level in kind] for kind in said] for said in self._outputs(model)]
+        self._dense = [[[level.cpu() for level in kind] for kind in outputs] for outputs in self._outputs(model)]
         self._foregrounds = list(self._each(model, foreground_of))
 
     @property

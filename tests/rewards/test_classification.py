@@ -46,6 +46,17 @@ def test_it_is_the_share_of_right_answers_on_its_images(model, settings):
     assert reward(model) == pytest.approx(expected)  # what is cached is not used up
 
 
+# 70 images of 8 x 8 are 18 kB as float32, 4.5 kB as uint8; three batches.
+@pytest.mark.parametrize('fast', [True, False])
+@pytest.mark.parametrize(('cache_gb', 'kept'), [(1e-5, 3), (3e-6, 1)])
+def test_images_that_do_not_fit_are_kept_as_uint8_or_read_again(model, cache_gb, kept, fast):
+    reward = prepared(model, num_images=70, cache_gb=cache_gb, fast=fast, stages=())
+    assert len(reward._batches.cache) == kept
+    assert {image.dtype for batch in reward._batches.cache for image in batch['inputs']} == {torch.uint8}
+    expected = slow_accuracy(model, 'val', set(reward.images))
+    assert [reward(model), reward(model)] == pytest.approx([expected] * 2)
+
+
 @pytest.mark.parametrize('fast', [True, False])
 def test_the_probability_of_the_right_class_may_reward_a_search_but_is_not_what_is_held_out(model, fast):
     reward = prepared(model, metric='probability', num_images=60, fast=fast)
@@ -126,6 +137,20 @@ def test_a_judge_has_other_images_than_the_reward_and_than_the_report(model):
         expected.append(logits.softmax(1)[0, data.labels[index]].item())
     assert judge(model) == pytest.approx(sum(expected) / 100, abs=1e-5)
     assert len(prepared(model, num_images=200).judge(model, LOADER).images) == 100  # nothing is reported
+
+
+class Wrong(AccuracyReward):
+    """Share of wrong answers."""
+
+    def __call__(self, model):
+        return 1 - super().__call__(model)
+
+
+def test_a_subclass_judges_and_reports_with_its_own_metric(model):
+    reward = Wrong(100)
+    reward.prepare(model, LOADER)
+    for other in (reward.judge(model, LOADER), reward.held_out(model, LOADER)):
+        assert other(model) == pytest.approx(1 - slow_accuracy(model, 'val', set(other.images)))
 
 
 def test_one_batch_holds_one_preprocessed_image(model):

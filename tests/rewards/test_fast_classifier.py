@@ -99,8 +99,8 @@ def test_a_network_that_runs_in_another_order_or_gives_no_logits_is_evaluated_as
         fast, plain = (AccuracyReward(100, fast=choice, precision='bfloat16') for choice in (True, False))
         fast.prepare(model, DIGITS)
         plain.prepare(model, DIGITS)
-        assert reason in FastClassifier(model).disagrees(model, fast._batch(0)['inputs'])
-        assert fast.classifier is None
+        assert reason in FastClassifier(model).disagrees(model, fast._batches[0]['inputs'])
+        assert fast.stand_in is None
         assert fast.identity == plain.identity == 'top1, float32, stages (0.25, 0.5, 1)'
         assert list(fast.evaluate(model)) == list(plain.evaluate(model))
 
@@ -120,7 +120,7 @@ def test_why_a_network_is_evaluated_as_it_is_is_told_once():
     with warnings_told() as told:
         reward.prepare(model, DIGITS)
         held_out = reward.held_out(model, DIGITS)
-    assert reward.classifier is held_out.classifier is None
+    assert reward.stand_in is held_out.stand_in is None
     assert told == [
         'episodes are evaluated by the model itself, not faster: '
         "AttributeError: 'Identity' object has no attribute 'num_features'"
@@ -133,8 +133,8 @@ def test_predictions_of_the_model_itself_do_not_pile_up_in_the_samples():
     reward = AccuracyReward(50, fast=False)
     reward.prepare(model, DIGITS)
     reward(model)
-    assert all('pred_label' not in sample for batch in reward._cache for sample in batch['data_samples'])
-    assert isinstance(reward._cache[0]['data_samples'][0], BaseDataElement)
+    assert all('pred_label' not in sample for batch in reward._batches.cache for sample in batch['data_samples'])
+    assert isinstance(reward._batches.cache[0]['data_samples'][0], BaseDataElement)
 
 
 def test_the_dense_model_is_left_as_it_is(model):

@@ -142,7 +142,7 @@ def test_the_dense_model_is_left_as_it_is(digits_root):
     for precision in ('float32', 'bfloat16'):
         reward = CocoReward(4, batch_size=2, precision=precision)
         reward.prepare(model, digits_loader(digits_root), unit_names(model))
-        assert reward.detector is not None
+        assert reward.stand_in is not None
         reward(model)
     after = model.state_dict(keep_vars=True)
     assert all(after[name] is tensor and torch.equal(tensor, copied) for name, (tensor, copied) in before.items())
@@ -197,7 +197,7 @@ def test_a_network_that_runs_in_another_order_is_noticed_and_evaluated_as_it_is(
             rewards[-1].prepare(model, digits_loader(digits_root), unit_names(model))
     (reason,) = told
     assert 'not faster: the features of level' in reason
-    assert rewards[0].detector is None
+    assert rewards[0].stand_in is None
     assert rewards[0].identity.split(', ')[1] == 'float32'
     assert rewards[0].detect(model) == rewards[1].detect(model)
 
@@ -214,7 +214,7 @@ def test_a_detector_of_its_own_kind_is_evaluated_as_it_is(digits_root):
     model.roi_head.predict = lambda feats, *args, **kwargs: head(tuple(feats.values()), *args, **kwargs)
     reward = CocoReward(4, batch_size=2)
     reward.prepare(model, digits_loader(digits_root))
-    assert reward.detector is None
+    assert reward.stand_in is None
     assert reward(model) == value
 
 
@@ -227,7 +227,7 @@ def test_predictions_that_fail_are_noticed_before_the_search(digits_root, monkey
     monkeypatch.setattr(FastDetector, 'predict', fail)
     reward = CocoReward(4, batch_size=2)
     reward.prepare(model, digits_loader(digits_root))
-    assert reward.detector is None
+    assert reward.stand_in is None
     assert reward(model) > 0.3
 
 
@@ -239,9 +239,9 @@ def test_the_stem_is_run_once_and_changes_nothing(model, digits_root):
     assert split._batches[0]['inputs'].shape[1:] == (16, 32, 32)
     with apply_plan(model.backbone, gentle_plan(model.backbone, 3), SimilarityReconstructor()):
         for reward in (plain, split):
-            reward.detector.update(model)
-        expected = answers(plain.detector.predict, plain._batches)
-        assert assert_all_same(answers(split.detector.predict, split._batches), expected, scores=1e-5, boxes=1e-3)
+            reward.stand_in.update(model)
+        expected = answers(plain.stand_in.predict, plain._batches)
+        assert assert_all_same(answers(split.stand_in.predict, split._batches), expected, scores=1e-5, boxes=1e-3)
         assert assert_all_same(model_answers(model, plain._batches), expected)
 
 
@@ -258,9 +258,9 @@ def test_a_stem_of_several_layers_is_left_alone_by_plans_that_move_norms(digits_
         behind_stem = model.backbone.maxpool(model.backbone.stem(images['inputs']))
     reconstructor = SyntheticLeastSquares(dict(num_images=4, size=64), refinement=False)
     with apply_plan(model.backbone, gentle_plan(model.backbone, 3), reconstructor), torch.no_grad():
-        reward.detector.update(model)
+        reward.stand_in.update(model)
         expected = model.extract_feat(images['inputs'])
-        found = reward.detector._features(behind_stem)
+        found = reward.stand_in._features(behind_stem)
     for level, (a, b) in enumerate(zip(found, expected, strict=True)):
         assert ((a - b).norm() / b.norm()).item() < 1e-4, level
 
@@ -306,7 +306,7 @@ def test_a_reward_in_bfloat16_is_near_the_exact_one(faster_rcnn, digits_root):
     for precision in ('float32', 'bfloat16'):
         reward = CocoReward(8, batch_size=8, precision=precision)
         reward.prepare(faster_rcnn, digits_loader(digits_root), unit_names(faster_rcnn))
-        assert reward.detector.dtype == getattr(torch, precision)
+        assert reward.stand_in.dtype == getattr(torch, precision)
         values.append(reward(faster_rcnn))
     held_out = reward.held_out(faster_rcnn, digits_loader(digits_root) | dict(dataset=small_rest(digits_root)))
     assert held_out.precision == 'float32'
@@ -351,8 +351,8 @@ def test_the_fast_reward_is_the_slow_one(name, metric, digits_root):
     for fast in (True, False):
         rewards.append(CocoReward(6, metric=metric, batch_size=3, fast=fast))
         rewards[-1].prepare(model, digits_loader(digits_root), unit_names(model))
-    assert rewards[0].detector is not None
-    assert rewards[1].detector is None
+    assert rewards[0].stand_in is not None
+    assert rewards[1].stand_in is None
     for plan in (gentle_plan(model.backbone, 5, 0.9), PruningPlan({})):
         with apply_plan(model.backbone, plan, SimilarityReconstructor()):
             values = [reward(model) for reward in rewards]
@@ -421,7 +421,7 @@ def test_a_network_of_its_own_kind_is_evaluated_as_it_is_and_the_reason_is_told_
         reward = CocoReward(4, batch_size=2)
         reward.prepare(model, digits_loader(digits_root))
         held_out = reward.held_out(model, digits_loader(digits_root) | dict(dataset=small_rest(digits_root)))
-    assert reward.detector is held_out.detector is None
+    assert reward.stand_in is held_out.stand_in is None
     assert told == [
         'episodes are evaluated by the model itself, not faster: '
         "AttributeError: 'Identity' object has no attribute 'num_features'"

@@ -1,5 +1,7 @@
 """Predictions of a classifier, sooner."""
 
+from collections.abc import Sequence
+
 import torch
 from mmengine.utils import apply_to
 from torch import Tensor, nn
@@ -30,7 +32,7 @@ class FastClassifier(FastModel):
         return self._copy(self._lay_out(inputs)).float()
 
     @torch.inference_mode()
-    def disagrees(self, model: nn.Module, inputs: Tensor) -> str | None:
+    def disagrees(self, model: nn.Module, inputs: Tensor, data_samples: Sequence = ()) -> str | None:
         """Compare the logits of a batch with the model's own, see :meth:`FastModel.disagrees`."""
         expected = model(inputs)
         if not isinstance(expected, Tensor) or expected.ndim != 2:

@@ -1,0 +1,132 @@
+"""A metric on some images of a data set, as a reward."""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import AfterValidator
+from torch import nn
+
+from mmautodfp.rewards.fast.model import FastModel, choose_precision
+from mmautodfp.utils import AutoDFPError
+
+from .base import Reward
+from .subset import ImageBatches
+
+
+def _ascending(shares: Sequence[float]) -> Sequence[float]:
+    if any(low >= high for low, high in pairwise([0, *shares, 1])):
+        raise ValueError('shares of the images must ascend and lie between 0 and 1')
+    return shares
+
+
+# How rewards on a data set are evaluated, as their constructors are asked for it.
+Stages = Annotated[Sequence[float], AfterValidator(_ascending)]
+Precision = Literal['auto', 'float32', 'bfloat16', 'float16']
+
+
+class DatasetReward(Reward):
+    """What rewards on a data set share: all but the data set's kind, the choice among its images, and the metric.
+
+    The settings are described, and checked, where the subclasses ask for them.
+
+    Attributes:
+        indices (list[int]): The chosen images, as places in the data set, once prepared.
+        stand_in (FastModel | None): What is evaluated, once prepared; None if the model itself is evaluated.
+        batches_type (type[ImageBatches]): Keeps the images ready.
+        stand_in_type (type[FastModel]): Stands in for a model, if it answers as the model does.
+    """
+
+    batches_type: ClassVar[type[ImageBatches]]
+    stand_in_type: ClassVar[type[FastModel]]
+
+    def __init__(self, num_images, seed, batch_size, cache_gb, stages, precision, fast):
+        self.num_images = num_images
+        self.seed = seed
+        self.batch_size = batch_size
+        self.cache_gb = cache_gb
+        self.shares = (*stages, 1)
+        self.precision = precision
+        self.fast = fast
+
+    @abstractmethod
+    def _open(self, config: dict) -> tuple[Any, list[str]]:
+        """The data set of a loader's config, and its images' names; an image is known by its name in any data set."""
+
+    @abstractmethod
+    def _choose(self, indices: Sequence[int]) -> list[int]:
+        """Choose :attr:`num_images` of these images; the first stage of a race takes the first of them."""
+
+    @property
+    def _has_truth(self) -> bool:
+        """Whether there is something to measure on the chosen images, of which there may be none."""
+        return bool(self.indices)
+
+    def prepare(self, model: nn.Module, dataloader: dict, units: Sequence[str] = ()) -> None:
+        self._prepare(model, dataloader, excluded=set())
+        if not self.indices:
+            raise AutoDFPError(f'{self.name} was to be measured, but the data set of val_dataloader has no image')
+
+    def _prepare(self, model: nn.Module, dataloader: dict, excluded: set[str]) -> None:
+        self._dataset, names = self._open(dataloader['dataset'])
+        self.indices = self._choose([index for index, name in enumerate(names) if name not in excluded])
+        self._images = [names[index] for index in self.indices]
+        self._taken = set(self._images)
+        self._batch_size = self.batch_size or dataloader.get('batch_size', 1)
+        num = len(self.indices)
+        self._ends = sorted({max(1, round(share * num)) for share in self.shares}) if num else []
+        stages = [self.indices[start:end] for start, end in pairwise([0, *self._ends])]
+        preprocess = model.data_preprocessor
+        self._batches = self.batches_type(self._dataset, preprocess, stages, self._batch_size, self.cache_gb)
+        self._device = next(model.parameters(), torch.empty(0)).device
+        self.stand_in = None
+        if self.fast and self.indices:
+            self.precision = choose_precision(self.precision, self._device)
+            self.stand_in = self.stand_in_type.instead_of(model, self.precision, *self._batches[0].values())
+        if self.stand_in is None:
+            self.precision = 'float32'
+
+    @property
+    def images(self) -> list[str]:
+        return self._images
+
+    @property
+    def stages(self) -> list[int]:
+        return self._ends
+
+    @property
+    def identity(self) -> str:
+        return f'{self.name}, {self.precision}, stages {self.shares}'
+
+    def one_batch(self) -> dict[str, Any]:
+        return self._batches.middle_image()
+
+    def judge(self, model: nn.Module, dataloader: dict, reported: dict | None = None) -> 'DatasetReward | None':
+        kept: set[str] = set()
+        if reported:
+            # Every other one of the images that could judge and could be reported: so that both are left with some.
+            left = {*self._open(dataloader['dataset'])[1]}.difference(self._images)
+            kept = set(sorted(left.intersection(self._open(reported['dataset'])[1]))[::2])
+        other = self._beside(model, dataloader, len(self.indices), self.name, kept.union(self._images))
+        self._taken = set(self._images).union(other.images if other else ())
+        return other
+
+    def held_out(self, model: nn.Module, dataloader: dict) -> 'DatasetReward | None':
+        return self._beside(model, dataloader, None, self.reported_name, self._taken)
+
+    def _beside(
+        self, model: nn.Module, dataloader: dict, num_images: int | None, name: str, excluded: set[str]
+    ) -> 'DatasetReward | None':
+        """A metric in float32 on images that are not excluded; None if there is nothing to measure on them."""
+        other = copy.copy(self)
+        other.name, other.num_images, other.batch_size = name, num_images, self._batch_size
+        other.cache_gb, other.shares, other.precision = 0, (1,), 'float32'
+        other.fast = self.stand_in is not None  # if there is none, the reason has been logged
+        other._prepare(model, dataloader, excluded)
+        if not other._has_truth:
+            return None
+        other.one_batch()  # an image that is missing is better missed now than after the search
+        return other
