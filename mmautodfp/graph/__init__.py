@@ -14,7 +14,7 @@ from .forward import (
     samples_of,
     second_stage_of,
 )
-from .replay import Replay
+from .rerun import Rerun
 from .tracing import trace_channels
 from .units import (
     UNIT_FINDERS,
@@ -44,7 +44,7 @@ __all__ = [
     'InvertedResidualFinder',
     'Producer',
     'PrunableUnit',
-    'Replay',
+    'Rerun',
     'ResidualBlockFinder',
     'UnitFinder',
     'UnitSurvey',

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import ChannelGroup, Replay
+from mmautodfp.graph import ChannelGroup, Rerun
 from mmautodfp.surgery import PruningPlan, Restore, prune_unit
 
 from .foreground import Foreground
@@ -56,12 +56,12 @@ def output_errors(
     }
     by_name = {group.name: group for group in groups}
     sums: dict[tuple[str, int], list[Tensor]] = {}
-    for run, foreground in zip(runs, foregrounds, strict=True):  # outermost, as a replay holds all feature maps
-        replay = Replay(model, run)
+    for run, foreground in zip(runs, foregrounds, strict=True):  # outermost, as a rerun holds all feature maps
+        rerun = Rerun(model, run)
         for key, plan in plans.items():
             with Restore() as restore:
                 prune_unit(module, by_name[key[0]], plan, reconstructor, restore)
-                kinds = _sums_of_kinds(replay.again(restore.layers), replay.outputs, foreground, missed)
+                kinds = _sums_of_kinds(rerun.again(restore.layers), rerun.outputs, foreground, missed)
             sums[key] = [old + new for old, new in zip(sums[key], kinds, strict=True)] if key in sums else kinds
     return [{width: max(_shares(sums[group.name, width])) for width in _measured_widths(group)} for group in groups]
 

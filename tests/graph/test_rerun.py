@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from conftest import build_resnet
 from torch import nn
 
-from mmautodfp.graph import Replay
+from mmautodfp.graph import Rerun
 
 
 class Branches(nn.Module):
@@ -63,16 +63,16 @@ def test_only_what_changed_or_reads_something_else_is_run_again(model, changed, 
     images = torch.randn(2, 3, 8, 8)
     run = lambda: model(images, scale=2.0)
     with torch.no_grad():
-        replay = Replay(model, run)
-        for once in (replay.outputs, run()):
+        rerun = Rerun(model, run)
+        for once in (rerun.outputs, run()):
             assert all(map(torch.equal, once, run()))
         if changed:
             model.get_submodule(changed).weight.data.mul_(1.5)
-        found, ran = counted(model, lambda: replay.again([model.get_submodule(changed)] if changed else []))
+        found, ran = counted(model, lambda: rerun.again([model.get_submodule(changed)] if changed else []))
         assert ran == expected
         assert all(map(torch.equal, found, run()))
         # A second time nothing is left of the first.
-        assert all(map(torch.equal, replay.again([model.get_submodule(changed)] if changed else []), run()))
+        assert all(map(torch.equal, rerun.again([model.get_submodule(changed)] if changed else []), run()))
 
 
 def test_other_arguments_are_another_call(model):
@@ -80,9 +80,9 @@ def test_other_arguments_are_another_call(model):
     outer = nn.ModuleDict(dict(inner=model)).eval()
     run = lambda: outer['inner'](images, scale=scale[0])
     with torch.no_grad():
-        replay = Replay(outer, run)
+        rerun = Rerun(outer, run)
         scale[0] = 3.0
-        assert all(map(torch.equal, replay.again([]), run()))
+        assert all(map(torch.equal, rerun.again([]), run()))
 
 
 def test_each_layer_of_a_resnet_may_change_and_the_model_is_left_as_it_was():
@@ -91,14 +91,14 @@ def test_each_layer_of_a_resnet_may_change_and_the_model_is_left_as_it_was():
     activations = [part for part in resnet.modules() if getattr(part, 'inplace', False)]
     run = lambda: resnet(images)
     with torch.no_grad():
-        replay = Replay(resnet, run)
-        assert all(map(torch.equal, replay.outputs, run()))
+        rerun = Rerun(resnet, run)
+        assert all(map(torch.equal, rerun.outputs, run()))
         work = []
         for path, layer in resnet.named_modules():
             if isinstance(layer, nn.Conv2d):
                 before = layer.weight.data
                 layer.weight.data = before * 1.5
-                found, ran = counted(resnet, lambda layer=layer: replay.again([layer]))
+                found, ran = counted(resnet, lambda layer=layer: rerun.again([layer]))
                 assert all(map(torch.equal, found, run())), path
                 layer.weight.data = before
                 work.append(len(ran))

@@ -27,7 +27,7 @@ class _Call(NamedTuple):
         return form == other and all(map(_is_same, mine, theirs))
 
 
-class Replay(Generic[Outputs]):
+class Rerun(Generic[Outputs]):
     """A run of a model that is remembered part by part.
 
     When it is run again, a part that is called with the very tensors of the first run gives what it gave then, unless
