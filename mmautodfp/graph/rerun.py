@@ -5,34 +5,31 @@ from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 Outputs = TypeVar('Outputs')
+_Flat = tuple[list, Any]  # what lists, tuples and dicts hold, and how they hold it
+SIMPLE = bool | int | float | str | None
 
 
 class _Call(NamedTuple):
     """A call of a part, and what it gave."""
 
-    given: tuple[list, Any]  # flat, with the structure
-    output: Any
+    given: _Flat
+    output: _Flat
     versions: list[int]
 
     def holds(self) -> bool:
         """Whether nothing has worked in place on what was given or came out, since it was given or came out."""
-        return self.versions == _versions(self.given[0]) + _versions(self.output)
-
-    def matches(self, given: tuple[list, Any]) -> bool:
-        """Whether a part is given the very same."""
-        (mine, form), (theirs, other) = self.given, given
-        return form == other and all(map(_is_same, mine, theirs))
+        return self.versions == _versions(self.given, self.output)
 
 
 class Rerun(Generic[Outputs]):
     """A run of a model that is remembered part by part.
 
     When it is run again, a part that is called with the very tensors of the first run gives what it gave then, unless
-    one of its layers has changed. The outputs are those of an ordinary run, bit for bit. All that the parts gave is
-    held in memory; activations do not work in place meanwhile, or what came before them would be lost.
+    one of its layers has changed. The outputs are those of an ordinary run, bit for bit, but that activations do not
+    work in place, or what came before them would be lost. All that the parts gave is held in memory.
 
     Args:
         model (nn.Module): In eval mode, so that it gives the same whenever it is given the same.
@@ -87,23 +84,34 @@ class Rerun(Generic[Outputs]):
 
     def _remember(self, part: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
         given = tree_flatten((args, kwargs))
-        versions = _versions(given[0])
+        versions = _versions(given)
         output = forward(*args, **kwargs)
-        self._calls.setdefault(part, []).append(_Call(given, output, versions + _versions(output)))
+        flat = tree_flatten(output)  # of its own: the caller may write into the lists that it gets
+        # A part may also write into the lists that it is given, and what is held by anything else is out of sight.
+        if _is_same(given, tree_flatten((args, kwargs))) and _is_plain(given) and _is_plain(flat):
+            self._calls.setdefault(part, []).append(_Call(given, flat, versions + _versions(flat)))
         return output
 
     def _recall(self, part: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
         given = tree_flatten((args, kwargs))
         for call in self._calls[part]:
-            if call.matches(given):
-                return tree_map(lambda leaf: leaf, call.output)  # lists of its own, which the caller may change
+            if _is_same(call.given, given) and call.holds():
+                return tree_unflatten(*call.output)
         return forward(*args, **kwargs)
 
 
-def _versions(value: Any) -> list[int]:
+def _versions(*values: _Flat) -> list[int]:
     """How often each tensor has been worked on in place."""
-    return [leaf._version for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
+    return [leaf._version for leaves, _ in values for leaf in leaves if isinstance(leaf, Tensor)]
 
 
-def _is_same(one: Any, other: Any) -> bool:
-    return one is other or (isinstance(one, bool | int | float | str) and type(one) is type(other) and one == other)
+def _is_plain(value: _Flat) -> bool:
+    return all(isinstance(leaf, Tensor | SIMPLE) for leaf in value[0])
+
+
+def _is_same(one: _Flat, other: _Flat) -> bool:
+    """Whether these are the very same tensors and equal numbers, held in the same way."""
+    if one[1] != other[1]:
+        return False
+    pairs = zip(one[0], other[0], strict=True)
+    return all(a is b or (isinstance(a, SIMPLE) and type(a) is type(b) and a == b) for a, b in pairs)

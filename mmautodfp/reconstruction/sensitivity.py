@@ -63,6 +63,7 @@ def output_errors(
                 prune_unit(module, by_name[key[0]], plan, reconstructor, restore)
                 kinds = _sums_of_kinds(rerun.again(restore.layers), rerun.outputs, foreground, missed)
             sums[key] = [old + new for old, new in zip(sums[key], kinds, strict=True)] if key in sums else kinds
+        del rerun  # before the next one comes
     return [{width: max(_shares(sums[group.name, width])) for width in _measured_widths(group)} for group in groups]
 
 

@@ -30,7 +30,7 @@ class LabelledBatches(ImageBatches):
             ) from None
 
     def _ordered(self, stage: Sequence[int]) -> list[int]:
-        return list(stage)  # they are of one size
+        return list(stage)  # all of one size, or they make no batch
 
     def _prepared(self, data: dict) -> dict:
         data = super()._prepared(data)

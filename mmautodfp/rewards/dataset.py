@@ -85,7 +85,9 @@ class DatasetReward(Reward):
         self.stand_in = None
         if self.fast and self.indices:
             self.precision = choose_precision(self.precision, self._device)
-            self.stand_in = self.stand_in_type.instead_of(model, self.precision, *self._batches[0].values())
+            batch = self._batches[0]
+            inputs = (batch['inputs'], batch['data_samples'])
+            self.stand_in = self.stand_in_type.instead_of(model, self.precision, *inputs)
         if self.stand_in is None:
             self.precision = 'float32'
 

@@ -67,14 +67,16 @@ def survey_target(
             up. Defaults to None: if the target is 'model' or a list.
 
     Raises:
-        AutoDFPError: There is no such part, nothing to prune in it, the model cannot be run to find out, or a weight
-            is nan or infinite.
+        AutoDFPError: There is no such part, nothing to prune in it, the model cannot be run to find out, or a
+            weight or a norm's statistic is nan or infinite.
     """
-    for name, weight in model.named_parameters():
+    # Of the buffers only the norms' statistics: a mask may be infinite.
+    statistics = [(name, buffer) for name, buffer in model.named_buffers() if '.running_' in f'.{name}']
+    for name, weight in (*model.named_parameters(), *statistics):
         if not weight.isfinite().all():
             raise AutoDFPError(
-                f'{target!r} of the {type(model).__name__} was to be pruned, but {name} of the model holds nan or '
-                'infinite numbers; look for them in the checkpoint, or load one'
+                f'a {type(model).__name__} was to be pruned, but its {name} holds nan or infinite numbers; look for '
+                'them in the checkpoint, or load one'
             )
     whole = target == 'model' and not hasattr(model, 'model')
     several = not isinstance(target, str)

@@ -3,10 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import build_resnet
+from conftest import build_resnet, enliven
+from mmdet.registry import MODELS
 from torch import nn
 
 from mmautodfp.graph import Rerun
+from mmautodfp.reconstruction import batch_statistics
 
 
 class Branches(nn.Module):
@@ -83,6 +85,90 @@ def test_other_arguments_are_another_call(model):
         rerun = Rerun(outer, run)
         scale[0] = 3.0
         assert all(map(torch.equal, rerun.again([]), run()))
+
+
+class Levels(nn.Module):
+    """A part that writes into the list that it is given, as HRNet's modules do, and one whose list is written into."""
+
+    class Split(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convs = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(2))
+
+        def forward(self, levels):
+            for index, conv in enumerate(self.convs):
+                levels[index] = conv(levels[index])
+            levels.append(levels[0] + levels[1])
+            return levels
+
+    class Pair(nn.Module):
+        def forward(self, x):
+            return [x, 2 * x]
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.pair, self.first, self.second = self.Pair(), self.Split(), self.Split()
+
+    def forward(self, x):
+        levels = self.pair(x)
+        levels.reverse()
+        self.first(levels)
+        return self.second(levels[:2])
+
+
+def build_hrnet() -> nn.Module:
+    stage = lambda modules, branches: dict(
+        num_modules=modules,
+        num_branches=branches,
+        block='BASIC',
+        num_blocks=(1,) * branches,
+        num_channels=tuple(4 * 2**i for i in range(branches)),
+    )
+    first = dict(num_modules=1, num_branches=1, block='BOTTLENECK', num_blocks=(1,), num_channels=(4,))
+    stages = dict(stage1=first, stage2=stage(1, 2), stage3=stage(2, 3), stage4=stage(2, 4))
+    return enliven(MODELS.build(dict(type='mmdet.HRNet', extra=stages)), 0)
+
+
+@pytest.mark.parametrize('build', [Levels, build_hrnet])
+def test_lists_that_parts_write_into_are_not_taken_for_what_they_were(build):
+    model = build()
+    model.eval()  # mmdet's HRNet returns nothing here
+    images = torch.randn(2, 3, 32, 32)
+    run = lambda: model(images)
+    with torch.no_grad():
+        rerun = Rerun(model, run)
+        for path, layer in model.named_modules():
+            if isinstance(layer, nn.Conv2d):
+                before = layer.weight.data
+                layer.weight.data = before * 1.5
+                assert all(map(torch.equal, rerun.again([layer]), run())), path
+                layer.weight.data = before
+
+
+def test_a_run_that_fails_leaves_the_model_as_it_was(model):
+    images = torch.randn(2, 3, 8, 8)
+    rerun = Rerun(model, lambda: model(images))
+    for call in (lambda: Rerun(model, lambda: model('no image')), lambda: rerun.again(None)):
+        with pytest.raises(TypeError):
+            call()
+    assert not any('forward' in part.__dict__ for part in model.modules())
+    assert model.left[2].inplace
+
+
+def test_norms_with_the_statistics_of_the_batch_are_rerun_as_such():
+    resnet = build_resnet(18)
+    images = torch.randn(2, 3, 32, 32)
+    layer = resnet.layer2[0].conv2
+    with torch.no_grad(), batch_statistics(resnet):
+        rerun = Rerun(resnet, lambda: resnet(images))
+        layer.weight.data *= torch.linspace(0.5, 2, len(layer.weight)).view(-1, 1, 1, 1).flip(1)
+        resnet.layer2[0].bn2.weight.data *= 2
+        found = rerun.again([layer, resnet.layer2[0].bn2])
+        assert all(map(torch.equal, found, resnet(images)))
+        norms = [norm for norm in resnet.modules() if isinstance(norm, nn.BatchNorm2d)]
+        assert all('forward' in norm.__dict__ for norm in norms)  # still those of the batch
+    assert not any(torch.equal(a, b) for a, b in zip(found, resnet(images), strict=True))
 
 
 def test_each_layer_of_a_resnet_may_change_and_the_model_is_left_as_it_was():

@@ -31,9 +31,10 @@ def test_a_model_of_unknown_blocks_that_cannot_be_run_is_refused():
         survey_target(WantsWords(nn.Conv2d(3, 8, 3)).eval(), 'model')
 
 
-def test_a_weight_that_is_no_finite_number_is_named():
+@pytest.mark.parametrize('name', ['layer2.0.conv1.weight', 'layer3.1.bn2.running_var'])
+def test_what_is_no_finite_number_is_named(name):
     model = build_resnet(18)
-    model.layer2[0].conv1.weight.data[0, 0, 0, 0] = float('inf')
+    model.state_dict()[name].view(-1)[0] = float('inf')
     for target in ('model', ''):
-        with pytest.raises(AutoDFPError, match=r'layer2\.0\.conv1\.weight of the model holds nan or infinite numbers'):
+        with pytest.raises(AutoDFPError, match=f'its {name} holds nan or infinite numbers'):
             survey_target(model, target)
