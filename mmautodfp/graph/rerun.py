@@ -1,6 +1,6 @@
 """Running a model again after a few of its layers have changed, without what they do not reach."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -58,7 +58,7 @@ class Rerun(Generic[Outputs]):
             return self._run()
 
     @contextmanager
-    def _intercepted(self, parts: Collection[nn.Module] | Iterator[nn.Module], answer: Callable) -> Iterator[None]:
+    def _intercepted(self, parts: Iterable[nn.Module], answer: Callable) -> Iterator[None]:
         """Let ``answer(part, forward, args, kwargs)`` stand in for what parts do when they are called."""
         before = [(part, part.__dict__.get('forward')) for part in parts]
         in_place = [part for part in self.model.modules() if getattr(part, 'inplace', False) is True]
