@@ -1,4 +1,7 @@
-"""The figures of docs/results.md: what `make demo` wrote is kept in configs/demo/results and measured again here."""
+"""The figures of docs/measurements.md and docs/results.md are those of the files in the configs' results folders.
+
+What `make demo` wrote is measured again.
+"""
 
 import hashlib
 import re
@@ -71,7 +74,7 @@ def test_the_docs_show_the_demo_as_it_was_recorded(recorded):
         'uniform, Eq. 12 + 16 (lambda 0.5)': 'uniform, same compensation',
         '**AutoDFP**': 'AutoDFP',
     }
-    lines = (REPO / 'docs/results.md').read_text().splitlines()
+    lines = (REPO / 'docs/measurements.md').read_text().splitlines()
     for label, name in rows.items():
         row = recorded[name]
         params, flops = row['module_params'], row['module_flops']
@@ -85,14 +88,14 @@ def test_the_docs_show_the_demo_as_it_was_recorded(recorded):
 
 def test_the_docs_show_the_sweep_as_it_was_measured():
     cells = load_json(RESULTS / 'sweep.json', 'the recorded sweep')
-    lines = (REPO / 'docs/results.md').read_text().splitlines()
+    lines = (REPO / 'docs/measurements.md').read_text().splitlines()
     assert len(cells) == 16
     for line in markdown(cells):
         assert line in lines
 
 
 def test_the_docs_show_the_searches_of_other_agents_as_they_were_measured():
-    text = (REPO / 'docs/results.md').read_text()
+    text = (REPO / 'docs/measurements.md').read_text()
     section = text.partition('### Other agents')[2].partition('| search | mean')[0]
     found = re.findall(r'^\| \w.*\| (\S+) \| (\S+) \|$', section, re.MULTILINE)
     names = ('random_search', 'credit_bootstrap', 'credit_monte_carlo', 'summary')
@@ -102,7 +105,7 @@ def test_the_docs_show_the_searches_of_other_agents_as_they_were_measured():
 
 
 def test_the_docs_tell_what_an_episode_costs_as_it_was_measured():
-    lines = (REPO / 'docs/results.md').read_text().splitlines()
+    lines = (REPO / 'docs/measurements.md').read_text().splitlines()
     names = ['Faster R-CNN', 'RetinaNet', 'FCOS', 'Mask R-CNN, boxes and masks']
     for label, name in zip(names, ('faster_rcnn', 'retinanet', 'fcos', 'mask_rcnn'), strict=True):
         found = load_json(RESULTS / f'reward_{name}.json', 'the costs')
@@ -111,7 +114,7 @@ def test_the_docs_tell_what_an_episode_costs_as_it_was_measured():
 
 
 def test_the_docs_tell_the_tools_own_costs_as_they_were_measured():
-    text = ' '.join((REPO / 'docs/results.md').read_text().split())
+    text = ' '.join((REPO / 'docs/measurements.md').read_text().split())
 
     def of(name: str) -> dict:
         return load_json(RESULTS / f'{name}.json', 'the costs')
@@ -143,7 +146,7 @@ def test_the_docs_tell_the_tools_own_costs_as_they_were_measured():
 
 
 def test_the_rows_of_whole_detectors_are_those_of_their_files():
-    text = (REPO / 'docs/results.md').read_text()
+    text = (REPO / 'docs/measurements.md').read_text()
     files = sorted(RESULTS.glob('whole_*.json'))
     assert files
     for path in files:
@@ -167,7 +170,7 @@ def test_the_readme_tells_what_whole_detectors_keep_as_it_was_measured():
 
 
 def test_the_rows_of_whole_latencies_are_those_of_their_file():
-    text = (REPO / 'docs/results.md').read_text()
+    text = (REPO / 'docs/measurements.md').read_text()
     for found in load_json(RESULTS / 'latency_whole.json', 'latencies').values():
         for name, model in found['models'].items():
             if name == 'dense':
@@ -182,7 +185,7 @@ def test_the_rows_of_whole_latencies_are_those_of_their_file():
 
 
 def test_the_rows_of_latencies_on_a_gpu_are_those_of_their_file():
-    text = (REPO / 'docs/results.md').read_text()
+    text = (REPO / 'docs/measurements.md').read_text()
     models = load_json(RESULTS / 'latency_gpu.json', 'latencies')['retinanet_autodfp']['models']
     for model in models.values():
         cells = []
@@ -196,7 +199,7 @@ def test_the_rows_of_latencies_on_a_gpu_are_those_of_their_file():
 
 
 def test_the_docs_show_the_hypervolumes_as_they_were_measured():
-    text = (REPO / 'docs/results.md').read_text()
+    text = (REPO / 'docs/measurements.md').read_text()
     names = ('objectives_vgg_digits', 'objectives_vgg_digits_least_squares')
     files = [load_json(RESULTS / f'{name}.json', 'the hypervolumes') for name in names]
     labels = dict(
@@ -224,7 +227,7 @@ def test_the_docs_show_the_hypervolumes_as_they_were_measured():
 
 
 def test_the_rows_of_searches_on_top_of_least_squares_are_those_of_their_files():
-    text = (REPO / 'docs/results.md').read_text()
+    text = (REPO / 'docs/measurements.md').read_text()
     names = ('searches_retinanet_whole_35', 'searches_resnet56_30')
     files = [load_json(RESULTS / f'least_squares/{name}.json', 'the searches') for name in names]
     for label, name in {'uniform, no search': 'uniform', 'allocated, no search': 'allocated'}.items():
@@ -244,7 +247,7 @@ def test_the_rows_of_searches_on_top_of_least_squares_are_those_of_their_files()
 
 
 def test_the_rows_of_worse_photographs_are_those_of_their_file():
-    text = (REPO / 'docs/results.md').read_text()
+    text = (REPO / 'docs/measurements.md').read_text()
     found = load_json(REPO / 'configs/bccd/results/robustness_faster_rcnn.json', 'the robustness')
     dense, *pruned = found['rows'].values()
     for condition, metric in dense.items():
@@ -262,7 +265,7 @@ CELLS = dict(FasterRCNN='Faster R-CNN', CascadeRCNN='Cascade R-CNN', RTMDet='RTM
 
 
 def test_the_tables_of_blood_cells_are_those_of_their_file():
-    text, readme = ((REPO / name).read_text() for name in ('docs/results.md', 'README.md'))
+    text, readme = ((REPO / name).read_text() for name in ('docs/measurements.md', 'README.md'))
     found, whole = (load_json(REPO / f'configs/bccd/results/{name}.json', 'the table') for name in ('table5', 'whole'))
     lines = detectors.markdown(found) + detectors.markdown(whole)
     for model, name in CELLS.items():
@@ -296,8 +299,46 @@ def test_the_tables_of_blood_cells_are_those_of_their_file():
     assert f'keep, of their dense mAP: {", ".join(told)}.' in ' '.join(text.split())
 
 
+def test_the_page_for_practitioners_tells_the_figures_of_the_files():
+    page = (REPO / 'docs/results.md').read_text()
+    text = ' '.join(page.split())
+    found, whole = (load_json(REPO / f'configs/bccd/results/{name}.json', 'the table') for name in ('table5', 'whole'))
+    for one, all_of_it in zip(found, whole, strict=True):
+        dense, half, shares = one['dense'], one['rows']['backbone']['0.5'], all_of_it['rows']['model']
+        kept = [half[name]['metric'] for name in ('pruned only, uniform', 'Neuron Merging, uniform', OURS)]
+        kept += [shares[share][OURS]['metric'] for share in ('0.7', '0.5', '0.35')]
+        cells = [f'{metric:.3f} ({metric / dense:.1%})' for metric in kept]
+        cells[2] = f'**{cells[2]}**'
+        assert f'| {CELLS.get(one["model"], one["model"])} | {dense:.3f} | {" | ".join(cells)} |' in page
+        at_90 = one['rows']['backbone']['0.9']
+        if searched := at_90.get(detectors.AUTODFP):
+            paper_dense, paper = detectors.PAPER[one['model']]
+            changes = (paper / paper_dense, searched['metric'] / dense, at_90[OURS]['metric'] / dense)
+            cells = [f'{ratio - 1:+.1%}'.replace('+0.0', '0.0').replace('-0.0', '0.0') for ratio in changes]
+            assert f'| {CELLS.get(one["model"], one["model"])} | {" | ".join(cells)} |' in page
+    digits = {}
+    for name in ('faster_rcnn', 'mask_rcnn', 'retinanet', 'fcos'):
+        table = load_json(RESULTS / f'whole_{name}.json', 'a whole detector')
+        digits[name] = f'{table["rows"]["0.5"][OURS]["metric"] / table["dense"]:.1%}'.replace('%', ' %')
+    assert 'Faster R-CNN keeps {}, Mask R-CNN {}, RetinaNet {} and FCOS {}.'.format(*digits.values()) in text
+    for one in load_json(RESULTS / 'latency_whole.json', 'latencies').values():
+        model = one['models']['whole, divisor 8']
+        cells = [
+            f'{model[threads][engine].get("sum", model[threads][engine])["ratio"]:.0%}'
+            for engine in ('torch', 'onnxruntime')
+            for threads in ('threads_1', 'threads_2')
+        ]
+        assert f' | {" | ".join(cells)} |' in page
+    searches = load_json(RESULTS / 'least_squares/searches_resnet56_30.json', 'the searches')
+    gain = statistics.mean(searches['searches']['SAC'][FINISHED]) - searches['plans']['allocated']['finished']
+    assert f'they bring {100 * gain:.1f} points of top-1' in text
+    tuned = load_json(REPO / 'configs/bccd/results/fine_tuning_faster_rcnn.json', 'the fine-tuning')['chosen']
+    uniform = tuned['pruned only, uniform']
+    assert f'uniform pruning from {uniform["before"]:.3f} to {uniform["mean"]:.3f}' in text
+
+
 def test_the_rows_of_fine_tuning_are_those_of_their_file():
-    text = (REPO / 'docs/results.md').read_text()
+    text = (REPO / 'docs/measurements.md').read_text()
     found = load_json(REPO / 'configs/bccd/results/fine_tuning_faster_rcnn.json', 'the fine-tuning')
     assert f'Dense it has {found["dense"]:.3f}.' in ' '.join(text.split())
     for name, chosen in found['chosen'].items():

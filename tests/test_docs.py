@@ -84,7 +84,7 @@ def test_files_that_are_named_are_there(page):
 
 def test_result_files_that_are_named_are_there():
     recorded = {path.name for path in (REPO / 'configs').rglob('*.json')}
-    for page in (REPO / 'docs/results.md', REPO / 'docs/reproduction.md'):
+    for page in (REPO / 'docs/measurements.md', REPO / 'docs/reproduction.md'):
         names = re.findall(r'`(?:\w+/)*([\w*]+\.json)`', page.read_text())
         assert len(names) > 1
         for name in set(names) - {'summary.json'}:

@@ -1,4 +1,4 @@
-"""Print the tables of docs/results.md and docs/reproduction.md from the measured figures, or draw the README's picture.
+"""Print tables of docs/measurements.md and docs/reproduction.md from the measured figures, or draw README's picture.
 
 Example:
     python tools/tables.py configs/demo/results/least_squares

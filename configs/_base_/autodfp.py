@@ -21,7 +21,7 @@ autodfp = dict(
         credit='monte_carlo',  # the paper's is 'td', which only teaches the last unit; see SACConfig
     ),
     reconstructor=dict(type='SimilarityReconstructor'),
-    # 'auto': bfloat16 or float16 where the device is faster in it; it ranks plans as float32 does (docs/results.md)
+    # 'auto': bfloat16 or float16 where the device is faster in it; ranks plans as float32 does (docs/measurements.md)
     reward=dict(type='CocoReward', num_images=500, seed=0, precision='auto'),
     clustering=dict(eps=None, min_samples=5),  # the paper's 0.5, 0.3 or 1 find no clusters, or one
     bias_threshold=0.5,  # the paper does not tell it

@@ -71,7 +71,7 @@ class SyntheticLeastSquares(Reconstructor):
             to 64.
         error_power (float): What a unit's share of lost variance is raised to before the units' errors are added up to
             allocate a plan; above 1, pruning is shared out more evenly. Defaults to 1; on ResNet-56 1.5 is the better
-            one at most shares (see docs/results.md).
+            one at most shares (see docs/measurements.md).
         sensitivity (int | None): Images on which the errors of the groups are brought to one scale, by what pruning
             each of them alone does to all that the model says; 0 compares their shares of lost variance as they are.
             Defaults to None: 8 where a model is pruned as a whole, 0 where a part of it is, whose groups are alike.

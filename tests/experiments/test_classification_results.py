@@ -10,11 +10,11 @@ from mmautodfp.utils.fileio import load_json
 
 RESULTS = REPO / 'configs/classification/results'
 REPRODUCTION = (REPO / 'docs/reproduction.md').read_text()
-RESULTS_PAGE = (REPO / 'docs/results.md').read_text()
+RESULTS_PAGE = (REPO / 'docs/measurements.md').read_text()
 
 
 def cells(start: str) -> list[str]:
-    """Of the row of docs/results.md that begins with ``start``."""
+    """Of the row of docs/measurements.md that begins with ``start``."""
     line = next(line for line in RESULTS_PAGE.splitlines() if line.startswith(f'| {start} |'))
     return [cell.strip() for cell in line.strip('|').split('|')]
 
