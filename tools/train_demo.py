@@ -27,6 +27,11 @@ def main(argv: list[str] | None = None) -> None:
         action='store_true',
         help='go on after the last epoch that --work-dir has; log and seconds are of the rest',
     )
+    parser.add_argument(
+        '--bfloat16',
+        action='store_true',
+        help='train backbone and neck in bfloat16, on processors that have it in about 0.6 of the time',
+    )
     args = parser.parse_args(argv)
 
     import torch
@@ -43,6 +48,8 @@ def main(argv: list[str] | None = None) -> None:
         make_digits(cfg.data_root)  # the detectors'; the classifiers' come with scikit-learn
     cfg.resume = args.resume
     runner = Runner.from_cfg(cfg)
+    if args.bfloat16:
+        train_in_bfloat16(runner.model)
     start = time.time()
     runner.train()
     seconds = time.time() - start
@@ -61,12 +68,31 @@ def main(argv: list[str] | None = None) -> None:
         epochs=cfg.max_epochs,
         seed=cfg.randomness['seed'],
         seconds=round(seconds),
+        bfloat16=args.bfloat16,
         versions={key: env[key] for key in ('PyTorch', 'TorchVision', 'OpenCV', 'MMEngine')},
     )
     out.with_suffix('.json').write_text(json.dumps(record, indent=2) + '\n')
     scalars = next(Path(runner.log_dir).glob('vis_data/scalars.json'))
     out.with_suffix('.log').write_text(scalars.read_text())
     print(f'wrote {out} ({out.stat().st_size / 1e6:.1f} MB) and its record and log beside it')
+
+
+def train_in_bfloat16(detector) -> None:
+    """Lets backbone and neck of ``detector`` compute in bfloat16 while it trains; weights and heads stay in float32.
+
+    mmengine's AmpOptimWrapper wants a GPU, and mmcv's RoIAlign takes no bfloat16.
+    """
+    import torch
+
+    extract_feat = detector.extract_feat
+
+    def extract_feat_in_bfloat16(batch_inputs):
+        batch_inputs = batch_inputs.to(memory_format=torch.channels_last)
+        with torch.autocast('cpu', torch.bfloat16, enabled=detector.training):
+            features = extract_feat(batch_inputs)
+        return tuple(feature.float() for feature in features)
+
+    detector.extract_feat = extract_feat_in_bfloat16
 
 
 if __name__ == '__main__':
