@@ -1,8 +1,7 @@
 """Faster R-CNN with a whole ResNet-50, its FPN and heads as wide as mmdet's own, on photographs of blood cells.
 
-Trained from scratch with
-`python tools/train_demo.py configs/bccd/faster_rcnn_r50_bccd.py --out data/faster_rcnn_r50_bccd.pth`: its checkpoint is
-too large to come with the project.
+Its checkpoint is too large to come with the project. It is made with
+`python tools/train_demo.py configs/bccd/faster_rcnn_r50_bccd.py --bfloat16 --out data/faster_rcnn_r50_bccd.pth`.
 """
 
 _base_ = './faster_rcnn_bccd.py'
