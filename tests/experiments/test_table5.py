@@ -112,6 +112,8 @@ def test_a_table_tells_what_was_not_measured_and_the_papers_figures(tmp_path):
     assert f'| RetinaNet (0.800) | {OURS} | 0.500 ± 0.010 (62.5%) |' in lines
     assert '| RetinaNet, COCO (36.3) | the paper | 35.2 (97.0%) |' in lines
     assert lines[-1] == '- b: no weights: b.pth is not there'
+    lines = markdown([known, known | dict(config='c')]).splitlines()
+    assert [line.split()[1] for line in lines if OURS in line] == ['a', 'c']
     config = tmp_path / 'gone.py'
     config.write_text(f"_base_ = {str(CONFIG)!r}\nload_from = 'nowhere/retinanet_digits.pth'\n")
     (found,) = reproduce_detectors(DetectorSettings(tmp_path, [config]), lambda _: None)

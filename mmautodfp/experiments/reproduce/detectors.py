@@ -1,6 +1,7 @@
 """Table 5: detectors, pruned without a search and by searches of several seeds; the paper has its first row alone."""
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -186,10 +187,13 @@ def _add(row: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
 def markdown(detectors: Sequence[dict[str, Any]]) -> str:
     """A table for what is pruned, a line for each detector and method; in brackets the share of the dense metric.
 
+    Detectors go by their type, or by their config if there are several of a type.
+
     Args:
         detectors (Sequence[dict]): What :func:`reproduce_detectors` gave.
     """
     parts: list[str] = []
+    types = Counter(one.get('model') for one in detectors)
     for target in OF:
         shares = sorted({share for one in detectors for share in one['rows'].get(target, {})}, key=float, reverse=True)
         if not shares:
@@ -199,10 +203,11 @@ def markdown(detectors: Sequence[dict[str, Any]]) -> str:
         parts += ['|---|---|' + '---|' * len(shares)]
         for one in detectors:
             rows = one['rows'].get(target, {})
+            name = one.get('model') if types[one.get('model')] == 1 else one['config']
             for method in METHODS:
                 cells = [_cell(rows.get(share, {}).get(method), one) for share in shares]
                 if any(cell != '-' for cell in cells):
-                    parts.append(f'| {one["model"]} ({one["dense"]:.3f}) | {method} | {" | ".join(cells)} |')
+                    parts.append(f'| {name} ({one["dense"]:.3f}) | {method} | {" | ".join(cells)} |')
             if target == 'backbone' and one.get('model') in PAPER:
                 dense, pruned = PAPER[one['model']]
                 cells = [f'{pruned} ({pruned / dense:.1%})' if share == '0.9' else '-' for share in shares]
