@@ -90,7 +90,7 @@ def train_in_bfloat16(detector) -> None:
         batch_inputs = batch_inputs.to(memory_format=torch.channels_last)
         with torch.autocast('cpu', torch.bfloat16, enabled=detector.training):
             features = extract_feat(batch_inputs)
-        return tuple(feature.float() for feature in features)
+        return tuple(feature.float().contiguous() for feature in features)  # RoIAlign reads them as they lie
 
     detector.extract_feat = extract_feat_in_bfloat16
 

@@ -16,4 +16,10 @@ model = dict(
     ),
 )
 # Four times as wide as ./faster_rcnn_bccd.py, a quarter of its rate.
+max_epochs = 30
+train_cfg = dict(max_epochs=max_epochs)
 optim_wrapper = dict(optimizer=dict(lr=5e-4))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=100),
+    dict(type='CosineAnnealingLR', T_max=max_epochs, eta_min=1e-5, convert_to_iter_based=True),
+]

@@ -23,7 +23,7 @@ def test_features_are_those_of_bfloat16_while_training_and_those_of_float32_afte
     expected = detector.extract_feat(images)
     load_tool('train_demo').train_in_bfloat16(detector)
     found = detector.extract_feat(images)
-    assert {x.dtype for x in found} == {torch.float32}
+    assert all(x.dtype == torch.float32 and x.is_contiguous() for x in found)
     error = (found[0] - expected[0]).norm() / expected[0].norm()  # the last norms see too few values to be steady
     assert 0 < error < 0.05
     sum(x.sum() for x in found).backward()
