@@ -71,7 +71,7 @@ class _Sums(TorchFunctionMode):
         for index, tensor in enumerate(tensors):
             if id(tensor) not in self.waiting:
                 continue
-            if name in self.SUMS and len(tensors) == 2:
+            if name in self.SUMS and len(tensors) == 2 and tensors[0].shape == tensors[1].shape:
                 self.waiting.pop(id(tensor))[1].shortcut = tensors[1 - index].clone()
             elif name.endswith('_') and not name.startswith('__'):
                 self.waiting.pop(id(tensor))  # changed in place: no longer the norm's output

@@ -116,6 +116,15 @@ def test_a_layer_in_no_residual_block_has_no_shortcut():
     assert seen['layer1.0.conv2'][0].shortcut is None
 
 
+@pytest.mark.parametrize('shape', [(), (8, 1, 1)])
+def test_numbers_that_are_added_to_channels_are_no_shortcut(shape):
+    block = nn.Sequential(nn.Conv2d(3, 8, 1))
+    block.forward = lambda x: block[0](x) + torch.ones(shape)
+    module = nn.Sequential(block, nn.Conv2d(8, 4, 1))
+    seen = watch_layers(module, (torch.randn(2, 3, 8, 8),), {'0.0': Watched()})
+    assert seen['0.0'][0].shortcut is None
+
+
 def test_a_refinement_can_be_left_out(resnet):
     reconstructor = SyntheticLeastSquares(IMAGES, refinement=False)
     plan = uniform(resnet, 0.5)
