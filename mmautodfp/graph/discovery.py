@@ -97,6 +97,8 @@ def _describe(trace: Trace, places: Places, component: np.ndarray, members: Sequ
             parts = _parts(rows, block)
             if parts is None or (len(parts) > 1 and isinstance(call.layer, nn.ConvTranspose2d)):
                 return f'feeds {path} in an order that is not known'
+            if not isinstance(call.layer, nn.Linear) and rows.shape[1] > len(parts) * block:
+                return f'feeds {path} several channels for each, as pixel_unshuffle makes'
             size = None if len(parts) == 1 and rows.size == len(call.inputs) else rows.size // len(parts)
             consumers += [Consumer(path, call.norm, offset, size) for offset in parts]
             continue

@@ -190,9 +190,14 @@ def survey_units(module: nn.Module) -> UnitSurvey:
 def _repeated_layers(module: nn.Module) -> set[nn.Module]:
     """Layers that stand in several places of a module, or whose weights do: what is cut in one is cut in all."""
     places = Counter(layer for _, layer in module.named_modules(remove_duplicate=False))
-    owners = Counter(tensor for layer in places for tensor in layer._parameters.values())
-    twice = {tensor for tensor, count in owners.items() if tensor is not None and count > 1}
-    return {layer for layer, count in places.items() if count > 1 or not twice.isdisjoint(layer._parameters.values())}
+    return {layer for layer, count in places.items() if count > 1} | layers_with_tied_weights(module)
+
+
+def layers_with_tied_weights(module: nn.Module) -> set[nn.Module]:
+    """Layers one of whose parameters is another layer's too."""
+    layers = list(module.modules())
+    owners = Counter(tensor for layer in layers for tensor in layer._parameters.values() if tensor is not None)
+    return {layer for layer in layers if any(owners[tensor] > 1 for tensor in layer._parameters.values())}
 
 
 def find_units(module: nn.Module) -> list[ChannelGroup]:

@@ -7,7 +7,7 @@ from .neuron_merging import NeuronMerging
 from .refine import Refinement
 from .sensitivity import shares_missed
 from .similarity import SimilarityReconstructor
-from .synthetic import SyntheticImages, batch_statistics, inputs_of
+from .synthetic import Stopped, SyntheticImages, batch_statistics, inputs_of
 
 __all__ = [
     'Foreground',
@@ -18,6 +18,7 @@ __all__ = [
     'Reconstructor',
     'Refinement',
     'SimilarityReconstructor',
+    'Stopped',
     'SyntheticImages',
     'SyntheticLeastSquares',
     'batch_statistics',

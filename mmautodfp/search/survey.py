@@ -1,8 +1,10 @@
 """What of a model a task is about, and which channels of it can be pruned."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +14,14 @@ from mmautodfp.graph import (
     UnitSurvey,
     flat_tensors,
     groups_of,
+    hook_handles,
     is_detector,
+    layers_with_tied_weights,
     outputs_of,
     survey_units,
     trace_channels,
 )
-from mmautodfp.reconstruction import SyntheticImages
+from mmautodfp.reconstruction import Stopped, SyntheticImages
 from mmautodfp.surgery import prove_groups
 from mmautodfp.utils import AutoDFPError
 
@@ -26,6 +30,9 @@ from .example import call_model
 Target = str | Sequence[str]
 # Sides of the images that a model is traced with: some have too many steps for small ones.
 TRACED_SIZES = (128, 320, 512)
+PRODUCING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
+
+Result = TypeVar('Result')
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,9 @@ def survey_target(
 ) -> Survey:
     """Find the channel groups of a part of a model, of several parts, or of all of it.
 
-    The blocks of a single part are found by those who know them; where nobody does, and for everything else, the model
-    is run once and its channels are followed. Groups that were found so are proven on the live model.
+    The blocks of a single part are found by those who know them by name; where nobody does, where what they say is not
+    true of the part, and for everything else, the model is run once and its channels are followed. Groups that were
+    found so are proven on the live model.
 
     Args:
         model (nn.Module): In eval mode.
@@ -90,13 +98,40 @@ def survey_target(
     streams = whole or several if residual_streams is None else residual_streams
     known = survey_units(module)
     found = known
-    if whole or several or streams or not known.units:
+    if whole or several or streams or not known.units or not _holds(model, module, known, example_input):
         found = _traced(model, module, path, parts, known, example_input, streams)
     if not found.units:
         reasons = '; '.join(found.describe_left()) or 'no convolution and no linear layer'
         named = ', '.join(parts) if several else target
         raise AutoDFPError(f'there is nothing to prune in the {type(module).__name__} {named!r}, which has {reasons}')
     return Survey(','.join(parts) if several else target, module, path, parts, found.units, found.describe_left())
+
+
+def _holds(model: nn.Module, module: nn.Module, known: UnitSurvey, example_input: Any) -> bool:
+    """Whether a part does what finders take it to do, as far as it can be run: classes of one name may differ."""
+
+    def prove(run: Callable[[], list[Tensor]]) -> bool:
+        run = run if module is model else partial(_outputs_within, module, run)
+        return len(run()) > 0 and not prove_groups(module, known.units, run)
+
+    try:
+        return _run_small(model, example_input, prove)
+    except AutoDFPError:
+        return True
+
+
+def _outputs_within(module: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
+    """What a part gives while ``run`` runs the model around it; nothing if it is not called itself."""
+    seen: list[Tensor] = []
+
+    def stop(_, __, output):
+        seen.extend(flat_tensors(output))
+        raise Stopped
+
+    with hook_handles() as handles, suppress(Stopped):
+        handles.append(module.register_forward_hook(stop))
+        run()
+    return seen
 
 
 def _traced(
@@ -110,7 +145,7 @@ def _traced(
 ) -> UnitSurvey:
     """The groups of a module as its channels are followed, in place of what finders know."""
     try:
-        run, trace = _run_and_trace(model, example_input)
+        run, trace = _run_small(model, example_input, lambda run: (run, trace_channels(model, run)))
     except AutoDFPError as error:
         if known.units:
             return UnitSurvey(known.units, known.left | {'all but the blocks that finders know': str(error)})
@@ -119,16 +154,22 @@ def _traced(
     prefix = f'{path}.' if path else ''
     left = {name.removeprefix(prefix): why for name, why in survey.left.items() if name.startswith(prefix)}
     inside, by_name = [], {unit.name: unit for unit in known.units}
+    tied = layers_with_tied_weights(model)
     for group in survey.units:
+        layers = {name: model.get_submodule(name) for name in group.layers}
         reason = None
-        if not all(name.startswith(prefix) for name in group.layers):
+        if (name := next((name for name, layer in layers.items() if layer in tied), None)) is not None:
+            reason = f'the weights of {name.removeprefix(prefix)} are those of another layer too'
+        elif (name := next((name for name, layer in layers.items() if _makes_weight(layer)), None)) is not None:
+            reason = f'{name.removeprefix(prefix)} makes its weight anew at each call, as weight_norm does'
+        elif not all(name.startswith(prefix) for name in group.layers):
             reason = f'goes beyond {path!r}'
         elif not all(_within(name.removeprefix(prefix), parts) for name in group.layers):
             reason = f'goes beyond {", ".join(parts)}'
         elif (part := _unseen_reader(group, trace.unrun)) is not None:
             reason = f'may feed {part}, which was not run, so what it reads is not known'
         elif not streams and _is_stream(model, group):
-            reason = 'feeds a residual sum'
+            reason = 'is added to or multiplied with other channels; residual_streams=True prunes such layers too'
         if reason is None:
             group = _relative(group, prefix)
             inside.append(_with_activation(group, by_name.get(group.name)))
@@ -139,27 +180,36 @@ def _traced(
     return UnitSurvey([group for group in inside if group.name not in bad], left | bad)
 
 
-def _run_and_trace(model: nn.Module, example_input: Any) -> tuple[Callable[[], list[Tensor]], Any]:
-    """How to run a model on something small, and what was found out when it ran."""
+def _run_small(model: nn.Module, example_input: Any, look: Callable[[Callable[[], list[Tensor]]], Result]) -> Result:
+    """What ``look`` says of a way to run a model on something small; asked anew for larger images if it fails."""
     device = next(model.parameters()).device
     problem: Exception | None = None
+    pictures = is_detector(model) or example_input is None
     for size in TRACED_SIZES:
-        if is_detector(model) or example_input is None:
+        if pictures:
             (images,) = SyntheticImages(num_images=2, batch_size=2, size=size).normalized_as(model).batches(device)
-            run = lambda images=images: outputs_of(model, images)
+            run = partial(outputs_of, model, images)
         else:
             run = lambda: flat_tensors(call_model(model, example_input))
         try:
             with torch.no_grad():
                 run()  # some things are made at the first call
-                return run, trace_channels(model, run)
+                return look(run)
         except Exception as error:  # a model's own code may end with anything
             problem = error
+        if not pictures:
+            break
     first = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+    given = f'images of {TRACED_SIZES} pixels' if pictures else 'the example_input'
+    advice = 'give an example_input' if pictures else 'give another one'
     raise AutoDFPError(
         f'the channels of the {type(model).__name__} were to be followed from layer to layer, but it cannot be run on '
-        f'images of {TRACED_SIZES} pixels ({first}); give an example_input, or prune a part that finders know'
+        f'{given} ({first}); {advice}, or prune a part that finders know'
     ) from problem
+
+
+def _makes_weight(layer: nn.Module) -> bool:
+    return isinstance(layer, PRODUCING) and 'weight' not in layer._parameters
 
 
 def _within(name: str, parts: Sequence[str]) -> bool:

@@ -56,9 +56,10 @@ class Restore:
         self._places[layer, axis] = left[~torch.isin(left, gone.cpu())]
 
     def __call__(self) -> None:
-        for layer, (parameters, buffers, sizes) in self._saved.items():
-            layer._parameters.update(parameters)
-            layer._buffers.update(buffers)
+        for layer, (*tensors, sizes) in self._saved.items():
+            for now, before in zip((layer._parameters, layer._buffers), tensors, strict=True):
+                now.clear()  # of what was not there before
+                now.update(before)
             set_sizes(layer, sizes)
         self._saved.clear()
         self._places.clear()

@@ -1,7 +1,8 @@
 """What a task is about, where a model cannot be run to find out."""
 
 import pytest
-from conftest import build_resnet
+import torch
+from conftest import build_resnet, enliven
 from torch import nn
 
 from mmautodfp.search.survey import survey_target
@@ -38,3 +39,81 @@ def test_what_is_no_finite_number_is_named(name):
     for target in ('model', ''):
         with pytest.raises(AutoDFPError, match=f'its {name} holds nan or infinite numbers'):
             survey_target(model, target)
+
+
+class BasicBlock(nn.Module):
+    """A residual block with its norms in front, whose class has the name of one with its norms behind."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.bn1, self.bn2 = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+        self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(2))
+
+    def forward(self, x):
+        return x + self.conv2(self.bn2(self.conv1(self.bn1(x).relu())).relu())
+
+
+class Pyramid(nn.Module):
+    """Reads what each layer of its chain gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.chain = nn.Sequential(*(nn.Conv2d(inputs, 8, 3, padding=1) for inputs in (3, 8, 8)))
+        self.head = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        maps = []
+        for layer in self.chain:
+            x = layer(x).relu()
+            maps.append(x.mean(1, keepdim=True))
+        return self.head(torch.cat(maps, 1))
+
+
+class Chain(nn.Module):
+    """Three convolutions one after the other."""
+
+    def __init__(self, between=nn.Identity(), read: int = 8):
+        super().__init__()
+        self.between = between
+        self.first, self.second, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(read, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        return self.last(self.second(self.between(self.first(x).relu())).relu())
+
+
+def test_a_block_that_is_not_what_its_name_says_is_followed_instead():
+    model = enliven(nn.Sequential(nn.Conv2d(3, 8, 3), BasicBlock(8), nn.Conv2d(8, 4, 1)))
+    found = survey_target(model, '')
+    assert [(group.name, group.norm) for group in found.groups] == [('1.conv1', '1.bn2')]
+
+
+def test_a_chain_whose_layers_are_read_one_by_one_is_left_alone():
+    with pytest.raises(AutoDFPError, match=r"nothing to prune in the Sequential 'chain', which has 3 x feeds mean"):
+        survey_target(Pyramid().eval(), 'chain')
+    assert len(survey_target(Pyramid().eval().chain, '').groups) == 2
+
+
+def test_layers_of_one_weight_stay_and_their_readers_go():
+    model = Chain().eval()
+    model.second.weight = model.last.weight = nn.Parameter(torch.randn(8, 8, 1, 1))
+    model.last.bias = nn.Parameter(torch.zeros(8))
+    model.further = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1))
+    model.forward = lambda x: model.further(Chain.forward(model, x))
+    found = survey_target(model, 'model')
+    assert [group.name for group in found.groups] == ['further.0']
+    assert any('the weights of second are those of another layer too' in line for line in found.left)
+
+
+def test_a_layer_that_makes_its_weight_anew_stays_and_is_left_as_it_was():
+    model, images = Chain().eval(), torch.randn(1, 3, 8, 8)
+    nn.utils.weight_norm(model.second)
+    before = model(images)
+    with pytest.raises(AutoDFPError, match='second makes its weight anew at each call'):
+        survey_target(model, 'model')
+    assert torch.equal(model(images), before)
+
+
+def test_places_that_become_channels_of_a_convolution_stay():
+    found = survey_target(Chain(nn.PixelUnshuffle(2), read=32).eval(), 'model')
+    assert [group.name for group in found.groups] == ['second']
+    assert any('several channels for each' in line for line in found.left)
