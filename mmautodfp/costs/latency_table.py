@@ -20,8 +20,9 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json
 from mmautodfp.utils.timing import describe_machine, median_in_turns, wait_for_gpu
 
-from .constraints import LatencyBudget, allowed_widths
+from .budgets import LatencyBudget
 from .counts import Cost, shares, unit_roles
+from .widths import allowed_widths
 
 Shares = list[tuple[int | None, int]]
 
