@@ -32,9 +32,6 @@ from .units import (
     walk_units,
 )
 
-#: As version 0.1 called it; finders that users wrote import it.
-PrunableUnit = ChannelGroup
-
 __all__ = [
     'UNIT_FINDERS',
     'ChainFinder',
@@ -43,7 +40,6 @@ __all__ = [
     'Consumer',
     'InvertedResidualFinder',
     'Producer',
-    'PrunableUnit',
     'Rerun',
     'ResidualBlockFinder',
     'UnitFinder',
