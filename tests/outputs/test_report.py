@@ -2,13 +2,12 @@
 
 import base64
 import re
-import shutil
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import REPO, build_resnet, random_plan
+from conftest import build_resnet, random_plan
 
 from mmautodfp import runs as apis
 from mmautodfp.api import PruningTask
@@ -266,14 +265,3 @@ def test_the_layers_shown_are_those_with_most_clusters_then_most_pruned():
     assert choose_layers(maps, 4) == [1, 2, 3, 5]
     assert choose_layers(maps, 1) == [1]
     assert choose_layers(maps[4:5], 4) == []  # four channels are no map
-
-
-def test_the_files_of_a_run_of_version_0_1_are_read(tmp_path):
-    old = shutil.copytree(REPO / 'tests/files/version_0_1', tmp_path / 'run')
-    page = Page(remake_report(old).read_text())
-    summary = load_json(old / 'summary.json', 'the summary')
-    assert summary['versions']['mmautodfp'] == '0.1.0'
-    words = ' '.join(page.words)
-    for row in summary['results']:
-        assert row['name'] in words
-        assert f'{row["held_out_metric"]:.3f}' in words
