@@ -24,7 +24,6 @@ from mmautodfp.outputs.report import (
     draw_pareto,
     pareto,
     remake_report,
-    write_report,
 )
 from mmautodfp.outputs.report.evidence import choose_layers, map_channels
 from mmautodfp.outputs.report.plots import search_figure
@@ -126,7 +125,7 @@ def test_classified_images_that_differ_come_first(run):
 
 
 def test_a_report_can_be_made_again_with_and_without_the_models(run, page):
-    assert write_report(run) == run / 'report.html'
+    assert Report(run).write() == run / 'report.html'
     assert (run / 'report.html').read_text() == page.text
     before = Evidence.from_json(run / 'report/evidence.json')
     (run / 'report/evidence.json').unlink()
@@ -144,7 +143,7 @@ def test_the_command_runs_the_same_search_again(run):
 def test_a_page_without_some_files_says_what_is_missing(run, tmp_path):
     for name in ('summary.json', 'vgg_digits_autodfp.py'):
         save_text((run / name).read_text(), tmp_path / name)
-    page = Page(write_report(tmp_path).read_text())
+    page = Page(Report(tmp_path).write().read_text())
     assert [attributes['id'] for attributes in page.all('section')] == SECTIONS
     for name in ('search.pth', 'strategy.json', 'evidence.json'):
         assert any(name in reason for reason in page.absent), name
@@ -218,7 +217,7 @@ def test_words_of_the_user_stay_words(run, tmp_path):
         missing=dict(latency=evil),
     )
     evidence.to_json(tmp_path / 'report/evidence.json')
-    page = Page(write_report(tmp_path).read_text())
+    page = Page(Report(tmp_path).write().read_text())
     assert not page.all('script')
     assert not [attributes for _, attributes in page.tags if 'onerror' in attributes]
     assert {tag for tag, _ in page.tags} <= {tag for tag, _ in Page((run / 'report.html').read_text()).tags} | {

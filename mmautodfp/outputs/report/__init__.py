@@ -2,7 +2,7 @@
 
 from .again import measure_times, remake_report
 from .evidence import ChannelMap, Evidence, collect
-from .page import Report, write_report
+from .page import Report
 from .pareto import Panel, draw_panels, draw_pareto
 from .pictures import Finding, Picture
 
@@ -18,5 +18,4 @@ __all__ = [
     'draw_pareto',
     'measure_times',
     'remake_report',
-    'write_report',
 ]

@@ -234,8 +234,3 @@ def _merges(found: ChannelMap) -> dict[str, Any]:
         groups=sorted(groups.items()),
         dropped=[channel for channel in pruned if found.partner[channel] == -1],
     )
-
-
-def write_report(work_dir: str | os.PathLike) -> Path:
-    """Make a run's ``report.html`` and PNGs from the files in its work dir; see :class:`Report`."""
-    return Report(work_dir).write()
