@@ -11,7 +11,6 @@ from conftest import build_resnet, random_plan
 
 from mmautodfp import runs as apis
 from mmautodfp.api import PruningTask
-from mmautodfp.experiments.sweep import METHODS
 from mmautodfp.graph import unit_statistics
 from mmautodfp.kernels import BatchNormStats
 from mmautodfp.outputs import RunArtifacts
@@ -21,8 +20,6 @@ from mmautodfp.outputs.report import (
     Finding,
     Picture,
     Report,
-    draw_pareto,
-    pareto,
     remake_report,
 )
 from mmautodfp.outputs.report.evidence import choose_layers, map_channels
@@ -168,18 +165,13 @@ def test_what_cannot_be_gathered_is_told_with_its_reason():
     assert (evidence.sizes, evidence.missing) == ({'dense': 1}, {})
 
 
-def test_figures_draw_every_row_of_a_comparison(monkeypatch):
+def test_the_figure_of_a_search_draws_every_row_of_a_comparison():
     baselines = {f'baseline {number}': 0.1 * number for number in range(5)}
     figure = search_figure([0.3, 0.5], baselines, 'bbox_mAP')
     texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     assert [text for text in texts if text.startswith('baseline')] == [f'{k} ({v:.3f})' for k, v in baselines.items()]
     levels = [line.get_ydata()[0] for line in figure.axes[0].lines[-5:]]
     assert levels == list(baselines.values())
-    drawn = {}
-    monkeypatch.setattr(pareto, 'draw_panels', lambda path, panels, styles, *_, **__: drawn.update(styles))
-    draw_pareto('unused.png', [dict(config='a', model='A', metric='m', params={}, held_out={})], METHODS)
-    assert list(drawn) == list(METHODS.values())
-    assert len({str(style) for style in drawn.values()}) == len(METHODS)
 
 
 def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
