@@ -289,7 +289,7 @@ def tensor_terms(
     Yields:
         tuple[int, int | None, int | None]: Elements of each channel, or pair of channels, of one group or two.
     """
-    weight = outputs_first(layer) if name == 'weight' and isinstance(layer, nn.ConvTranspose2d) else tensor
+    weight = outputs_first(layer) if name == 'weight' else tensor
     if not weight.ndim:
         yield 1, None, None
         return
