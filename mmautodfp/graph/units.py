@@ -316,5 +316,5 @@ def is_batch_norm(layer: nn.Module | None) -> bool:
     return isinstance(layer, _BatchNorm) and layer.running_mean is not None
 
 
-def _shorten(names: list[str], most: int = 4) -> str:
-    return ', '.join(names) if len(names) <= most else f'{", ".join(names[: most - 1])}, ... {names[-1]}'
+def _shorten(names: list[str]) -> str:
+    return ', '.join(names) if len(names) <= 4 else f'{", ".join(names[:3])}, ... {names[-1]}'

@@ -32,7 +32,7 @@ NETWORKS = {
     'vgg16': (lambda: VGG(16, channels=NARROW), 32),
     'vgg19': (lambda: VGG(19, channels=NARROW), 32),
     'vgg with four columns a channel': (
-        lambda: VGG(None, in_channels=1, image_size=8, channels=(8, 12), stages=(1, 2)),
+        lambda: VGG(in_channels=1, image_size=8, channels=(8, 12), stages=(1, 2)),
         8,
     ),
     'resnet56': (lambda: CifarResNet(56), 32),
