@@ -15,6 +15,7 @@ from .forward import (
     second_stage_of,
 )
 from .rerun import Rerun
+from .statistics import outputs_first, path_statistics, unit_statistics
 from .tracing import trace_channels
 from .units import (
     UNIT_FINDERS,
@@ -25,10 +26,7 @@ from .units import (
     UnitSurvey,
     find_units,
     is_batch_norm,
-    outputs_first,
-    path_statistics,
     survey_units,
-    unit_statistics,
     walk_units,
 )
 
