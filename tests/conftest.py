@@ -67,7 +67,7 @@ def masked_dense(module: nn.Module, plan: PruningPlan, reconstructor: Reconstruc
         spread = layer.weight.new_zeros(unit.num_channels, unit.num_channels)
         spread[:, keep] = found.delivery.to(spread)
         spread = torch.kron(spread, torch.eye(columns, dtype=spread.dtype))
-        layer.weight.data = torch.tensordot(layer.weight.data, spread, dims=([1], [0])).movedim(-1, 1)
+        layer.weight.data.copy_(torch.tensordot(layer.weight.data, spread, dims=([1], [0])).movedim(-1, 1))
         mask = spread.new_zeros(unit.num_channels)
         mask[keep] = 1
         mask = mask.repeat_interleave(columns).view((1, -1) if isinstance(layer, nn.Linear) else (1, -1, 1, 1))
