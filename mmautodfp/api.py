@@ -40,7 +40,7 @@ class PruningResult:
 def prune(
     model: nn.Module,
     reward: Callable[[nn.Module], float] | None = None,
-    constraint: Constraint | dict | Sequence[dict | Budget] | float | str | None = None,
+    constraint: Constraint | Budget | dict | Sequence[Budget | dict] | float | str | None = None,
     target: str = 'backbone',
     example_input: Any = None,
     num_episodes: Count = 500,
@@ -53,7 +53,7 @@ def prune(
         model (nn.Module): Trained; it is put into eval mode.
         reward (Callable | None): As of :func:`search`. Defaults to None: no search, the plan is the one that the
             reconstructor allocates, or the uniform one if it cannot tell.
-        constraint (Constraint | dict | Sequence[dict | Budget] | float | str | None): As of
+        constraint (Constraint | Budget | dict | Sequence[Budget | dict] | float | str | None): As of
             :meth:`PruningTask.build`.
         target (str): Likewise. Defaults to 'backbone'.
         example_input (Any): Likewise.

@@ -1,5 +1,6 @@
 """Shared by all tests: networks with lively norms, the digits data set, the demo detector."""
 
+import copy
 import os
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from mmautodfp.graph import find_units
+from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.runs import prune
 from mmautodfp.surgery import PruningPlan, UnitPlan
 from mmautodfp.utils.fileio import load_json, save_json
@@ -50,6 +52,27 @@ def random_plan(module: nn.Module, seed: int = 0) -> PruningPlan:
         keep = torch.randperm(unit.num_channels, generator=generator)[:width].sort().values
         units[unit.name] = UnitPlan(tuple(keep.tolist()), unit.num_channels, torch.rand((), generator=generator).item())
     return PruningPlan(units)
+
+
+def masked_dense(module: nn.Module, plan: PruningPlan, reconstructor: Reconstructor) -> nn.Module:
+    """No surgery: a dense copy, its consumers' weights merged, with pruned channels zeroed where a consumer reads."""
+    reconstructor.ensure_fitted(module)
+    dense = copy.deepcopy(module)
+    for unit in find_units(module):
+        keep = torch.tensor(plan.units[unit.name].keep)
+        found = reconstructor.reconstruct(unit, keep, plan.units[unit.name].lam)
+        (consumer,) = unit.consumers
+        layer = dense.get_submodule(consumer.name)
+        columns = layer.weight.shape[1] // unit.num_channels  # of one channel, above 1 behind a flatten
+        spread = layer.weight.new_zeros(unit.num_channels, unit.num_channels)
+        spread[:, keep] = found.delivery.to(spread)
+        spread = torch.kron(spread, torch.eye(columns, dtype=spread.dtype))
+        layer.weight.data.copy_(torch.tensordot(layer.weight.data, spread, dims=([1], [0])).movedim(-1, 1))
+        mask = spread.new_zeros(unit.num_channels)
+        mask[keep] = 1
+        mask = mask.repeat_interleave(columns).view((1, -1) if isinstance(layer, nn.Linear) else (1, -1, 1, 1))
+        layer.register_forward_pre_hook(lambda _, inputs, mask=mask: inputs[0] * mask)
+    return dense
 
 
 def build_resnet(depth: int = 50, seed: int = 0, **settings) -> nn.Module:

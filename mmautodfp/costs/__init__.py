@@ -1,28 +1,17 @@
 """What a plan costs, exactly, and the limits on it."""
 
-from .constraints import (
-    Budget,
-    Constraint,
-    Constraints,
-    FlopBudget,
-    LatencyBudget,
-    MemoryBudget,
-    ParamBudget,
-    allowed_widths,
-    divisors_of,
-    round_widths,
-)
+from .budgets import Budget, FlopBudget, LatencyBudget, MemoryBudget, ParamBudget
+from .constraints import Constraint, read_constraint
 from .counts import Cost, CostModel, ModelCosts, measure_positions, model_costs
 from .latency_table import LatencyCost, LatencyTable, measure_latency_costs
 from .memory import MemoryCost, measure_memory_costs
 from .quantities import UNITS, Limit, format_quantity, parse_limit
-from .reading import read_constraint
+from .widths import allowed_widths, divisors_of, round_widths
 
 __all__ = [
     'UNITS',
     'Budget',
     'Constraint',
-    'Constraints',
     'Cost',
     'CostModel',
     'FlopBudget',

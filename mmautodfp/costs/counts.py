@@ -11,6 +11,10 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from mmautodfp.graph import ChannelGroup, hook_handles, outputs_first
 
+#: What a layer's outputs or inputs consist of: index of a group, and how many of them each of its channels is; under
+#: None, how many belong to no group.
+Shares = list[tuple[int | None, int]]
+
 
 class Cost(ABC):
     """What a budget asks of a cost; it must never fall when a unit gets wider.
@@ -52,15 +56,14 @@ class CostModel(Cost):
         constant (int): What no plan changes.
         linear (list[int]): [L].
         pairs (dict[tuple[int, int], int]): Products of two units' widths.
-        biases (list[tuple[list[int], list[tuple[int | None, int]]]]): Units, and what is there only if one of them is
-            pruned, as :func:`shares` gives it.
+        biases (list[tuple[list[int], Shares]]): Units, and what is there only if one of them is pruned.
     """
 
     dense: list[int]
     constant: int = 0
     linear: list[int] = field(init=False)
     pairs: dict[tuple[int, int], int] = field(default_factory=dict)
-    biases: list[tuple[list[int], list[tuple[int | None, int]]]] = field(default_factory=list)
+    biases: list[tuple[list[int], Shares]] = field(default_factory=list)
 
     def __post_init__(self):
         self.linear = [0] * len(self.dense)
@@ -83,7 +86,7 @@ class CostModel(Cost):
         # One that goes when its last unit gets all channels is less than the weights that these bring along.
         for units, parts in self.biases:
             if any(widths[unit] < self.dense[unit] for unit in units):
-                total += sum(each * (1 if unit is None else widths[unit]) for unit, each in parts)
+                total += size_of(parts, widths)
         return total
 
 
@@ -172,16 +175,20 @@ def model_costs(
         ModelCosts: Exact costs for any widths.
     """
     roles = unit_roles(module, units, moves_constants)
-    inside = {layer for part in parts or [module] for layer in part.modules()}
     params, flops = {}, {}
-    for scope in ('module', 'model'):
+    for scope, layers in layers_by_scope(model, parts or [module]).items():
         params[scope] = CostModel([unit.num_channels for unit in units])
         flops[scope] = CostModel([unit.num_channels for unit in units])
         counted: set[nn.Parameter] = set()  # heads share parameters between levels
-        for layer in model.modules():
-            if scope == 'model' or layer in inside:
-                _count_layer(layer, roles.get(layer, Role()), params[scope], flops[scope], counted, positions)
+        for layer in layers:
+            _count_layer(layer, roles.get(layer, Role()), params[scope], flops[scope], counted, positions)
     return ModelCosts(params, flops)
+
+
+def layers_by_scope(model: nn.Module, parts: Sequence[nn.Module]) -> dict[str, list[nn.Module]]:
+    """What the scopes of a budget mean: 'module', the layers of the parts, and 'model', all of them."""
+    inside = {layer for part in parts for layer in part.modules()}
+    return dict(module=[layer for layer in model.modules() if layer in inside], model=list(model.modules()))
 
 
 @dataclass
@@ -226,8 +233,8 @@ def unit_roles(
     return roles
 
 
-def shares(size: int, parts: Sequence[tuple[int, int]], dense: Sequence[int]) -> list[tuple[int | None, int]]:
-    """A layer's outputs or inputs as ``size of each channel`` by group, the fixed rest under None.
+def shares(size: int, parts: Sequence[tuple[int, int]], dense: Sequence[int]) -> Shares:
+    """What a layer's outputs or inputs consist of.
 
     Args:
         size (int): All of them.
@@ -236,6 +243,11 @@ def shares(size: int, parts: Sequence[tuple[int, int]], dense: Sequence[int]) ->
     """
     rest = size - sum(dense[unit] * each for unit, each in parts)
     return [*parts, *([(None, rest)] if rest else [])]
+
+
+def size_of(parts: Shares, widths: Sequence[int]) -> int:
+    """How many outputs or inputs a layer has where the groups keep ``widths`` [L]."""
+    return sum(each * (1 if unit is None else widths[unit]) for unit, each in parts)
 
 
 def _count_layer(
@@ -277,13 +289,12 @@ def tensor_terms(
     Yields:
         tuple[int, int | None, int | None]: Elements of each channel, or pair of channels, of one group or two.
     """
-    weight = outputs_first(layer) if name == 'weight' and isinstance(layer, nn.ConvTranspose2d) else tensor
+    weight = outputs_first(layer) if name == 'weight' else tensor
     if not weight.ndim:
         yield 1, None, None
         return
     rows = shares(len(weight), role.outputs, dense)
     columns = shares(weight.shape[1], role.inputs, dense) if role.inputs and name == 'weight' else [(None, 1)]
-    size = lambda parts: sum(each * (1 if unit is None else dense[unit]) for unit, each in parts)
-    rest = weight.numel() // max(1, size(rows) * size(columns))
+    rest = weight.numel() // max(1, size_of(rows, dense) * size_of(columns, dense))
     for (i, row), (j, column) in product(rows, columns):
         yield rest * row * column, i, j

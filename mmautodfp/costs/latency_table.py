@@ -20,10 +20,9 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json
 from mmautodfp.utils.timing import describe_machine, median_in_turns, wait_for_gpu
 
-from .constraints import LatencyBudget, allowed_widths
-from .counts import Cost, shares, unit_roles
-
-Shares = list[tuple[int | None, int]]
+from .budgets import LatencyBudget
+from .counts import Cost, Shares, shares, size_of, unit_roles
+from .widths import allowed_widths
 
 
 def step_of(parts: Shares) -> int:
@@ -38,7 +37,7 @@ def fixed_part(parts: Shares) -> int:
 
 def width_in_steps(parts: Shares, widths: Sequence[int]) -> int:
     """How wide a side of a layer is where groups keep ``widths`` [L], in steps."""
-    return sum(each * (1 if unit is None else widths[unit]) for unit, each in parts) // step_of(parts)
+    return size_of(parts, widths) // step_of(parts)
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,8 @@ class LayerCall:
     Attributes:
         layer (nn.Module): Convolution, linear layer or batch norm.
         shape (tuple[int, ...]): Of its input in the dense model, [B, C, ...].
-        outputs (list[tuple[int | None, int]]): What its outputs consist of, see :func:`mmautodfp.costs.counts.shares`.
-        inputs (list[tuple[int | None, int]]): Likewise its inputs; one fixed place where these are the outputs (norms,
-            grouped convolutions).
+        outputs (Shares): What its outputs consist of.
+        inputs (Shares): Likewise its inputs; one fixed place where these are the outputs (norms, grouped convolutions).
     """
 
     layer: nn.Module

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from mmautodfp.graph import ChannelGroup, hook_handles, outputs_first
 from mmautodfp.graph.numbering import Numbers, along_axis, shrunk, tensors_in
 
-from .counts import Cost, CostModel, Role, shares, tensor_terms, unit_roles
+from .counts import Cost, CostModel, Role, layers_by_scope, shares, tensor_terms, unit_roles
 
 
 @dataclass
@@ -79,13 +79,11 @@ def measure_memory_costs(
         outputs = run()  # held until the end, as a caller would
     del outputs
     dense, roles = [unit.num_channels for unit in units], unit_roles(module, units, moves_constants)
-    inside = {layer for part in parts for layer in part.modules()}
     found = {}
-    for scope in ('module', 'model'):
+    for scope, layers in layers_by_scope(model, parts).items():
         weights, counted = CostModel(dense), set()
-        for layer in model.modules():
-            if scope == 'model' or layer in inside:
-                _count_bytes(layer, roles.get(layer, Role()), weights, counted)
+        for layer in layers:
+            _count_bytes(layer, roles.get(layer, Role()), weights, counted)
         found[scope] = MemoryCost(dense, weights, *watch.moments(scope))
     return found
 

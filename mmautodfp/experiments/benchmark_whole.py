@@ -16,7 +16,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmautodfp.api import PruningTask
-from mmautodfp.costs import FlopBudget
+from mmautodfp.costs import FlopBudget, read_constraint
 from mmautodfp.deploy.onnx import Part, build_model, input_size, open_session, parts_of, write_onnx
 from mmautodfp.graph import has_plain_second_stage, samples_of
 from mmautodfp.outputs.latency import infer
@@ -122,7 +122,7 @@ def _plan_all(
                 plan = task.plan(least)
             else:
                 blocks = [group.block for group in task.groups]
-                task.constraint = FlopBudget(ratio, 'model')
+                task.constraint = read_constraint(FlopBudget(ratio, 'model'))
                 task.constraint.bind(task.costs, least, divisor, blocks)
                 plan = task.uniform_plan()
             found[f'{"whole" if target == "model" else target}, divisor {divisor}'] = task, plan

@@ -11,12 +11,12 @@ from mmengine.logging import print_log
 
 from mmautodfp.hooks.settings import DROPPED, HookSettings
 from mmautodfp.outputs.latency import measure_latency
-from mmautodfp.outputs.report import draw_pareto
 from mmautodfp.runs import load_search_config
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json, save_text
 
 from .bench import search_in
+from .pareto import draw_pareto
 
 METHODS = {
     'uniform, pruned only': 'pruned only',

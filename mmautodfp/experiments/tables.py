@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmautodfp.outputs.report import draw_pareto
+from .pareto import draw_pareto
 
 NAMES = {
     'faster_rcnn': 'Faster R-CNN, demo',

@@ -49,8 +49,7 @@ class Choice:
         Raises:
             AutoDFPError: The task has another model, or other settings that the pruned model depends on.
         """
-        asked = frontier_identity(task)
-        self.frontier.require(asked, list(asked), self.source)
+        self.frontier.require(frontier_identity(task), self.source)
         on_every_rank(lambda: task.layer_states)  # as after a search: told later, but of the dense model
         return SearchResult(self.frontier.plan(self.index), self.point.metric, History(), 0.0, {})
 

@@ -117,7 +117,7 @@ def _begin(
     identity = json.loads(json.dumps(identity))
     if file is not None and Path(file).is_file():
         found = Frontier.load(file)
-        found.require(identity, list(identity), file)
+        found.require(identity, file)
         return found
     names, rankings = [group.name for group in task.groups], [ranking.tolist() for ranking in task.rankings]
     path, chosen = task.nested_widths(num_points)

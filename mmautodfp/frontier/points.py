@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,18 +133,17 @@ class Frontier:
             raise AutoDFPError(f'{path} lacks what a frontier holds: {type(error).__name__} {error}') from None
         return cls(**known, points=points)
 
-    def require(self, asked: Mapping[str, Any], names: Sequence[str], source: str | os.PathLike) -> None:
+    def require(self, asked: Mapping[str, Any], source: str | os.PathLike) -> None:
         """Refuse to use the points for something that they were not measured with.
 
         Args:
-            asked (Mapping): What they should depend on, as plain data.
-            names (Sequence[str]): What of it must be the same.
+            asked (Mapping): What they should depend on, as plain data; what it does not name is not looked at.
             source (str | os.PathLike): Where the points came from, for the message.
 
         Raises:
             AutoDFPError: Something differs; it is named.
         """
-        different = [name for name in names if self.identity.get(name) != asked.get(name)]
+        different = [name for name, value in asked.items() if self.identity.get(name) != value]
         if different:
             others = ' and other '.join(different).replace('_', ' ')
             raise AutoDFPError(

@@ -15,6 +15,7 @@ from .forward import (
     second_stage_of,
 )
 from .rerun import Rerun
+from .statistics import outputs_first, path_statistics, unit_statistics
 from .tracing import trace_channels
 from .units import (
     UNIT_FINDERS,
@@ -26,15 +27,9 @@ from .units import (
     find_units,
     is_batch_norm,
     layers_with_tied_weights,
-    outputs_first,
-    path_statistics,
     survey_units,
-    unit_statistics,
     walk_units,
 )
-
-#: As version 0.1 called it; finders that users wrote import it.
-PrunableUnit = ChannelGroup
 
 __all__ = [
     'UNIT_FINDERS',
@@ -44,7 +39,6 @@ __all__ = [
     'Consumer',
     'InvertedResidualFinder',
     'Producer',
-    'PrunableUnit',
     'Rerun',
     'ResidualBlockFinder',
     'UnitFinder',

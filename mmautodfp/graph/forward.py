@@ -104,35 +104,34 @@ def samples_of(images: Tensor) -> list:
     return [DetDataSample(metainfo=sizes | dict(img_id=i, scale_factor=(1.0, 1.0))) for i in range(len(images))]
 
 
-def regions_of(model: nn.Module, images: Tensor, count: int = NUM_REGIONS) -> Tensor:
+def regions_of(model: nn.Module, images: Tensor) -> Tensor:
     """What the first stage of a detector proposes to the second, filled up with random boxes.
 
     Args:
         model (nn.Module): A detector with two stages.
         images (Tensor): [B, C, H, W], preprocessed.
-        count (int): Boxes of each image. Defaults to 48.
 
     Returns:
-        Tensor: [count * B, 5], number of the image, left, top, right, bottom; the images take turns.
+        Tensor: [48 * B, 5], number of the image, left, top, right, bottom; the images take turns.
     """
-    filled = random_regions(images, count).view(count, len(images), 5)
+    filled = random_regions(images).view(NUM_REGIONS, len(images), 5)
     if getattr(model, 'rpn_head', None) is not None:
         found = model.rpn_head.predict(model.extract_feat(images), samples_of(images), rescale=False)
         for index, proposals in enumerate(found):
-            boxes = proposals.bboxes[:count]
+            boxes = proposals.bboxes[:NUM_REGIONS]
             filled[: len(boxes), index, 1:] = boxes
     return filled.flatten(0, 1)
 
 
-def random_regions(images: Tensor, count: int = NUM_REGIONS) -> Tensor:
+def random_regions(images: Tensor) -> Tensor:
     """Random boxes of all sizes, the same for images of one size; shapes as of :func:`regions_of`."""
     random = np.random.RandomState(0)
     batch, (height, width) = len(images), images.shape[-2:]
-    number = count * batch
+    number = NUM_REGIONS * batch
     # Sides of a sixteenth of the image to all of it, on a logarithmic scale.
     sides = np.stack([width, height], 0)[:, None] * 2.0 ** -random.uniform(0, 4, (2, number))
     corner = random.uniform(0, 1, (2, number)) * (np.array([[width], [height]]) - sides)
-    boxes = np.concatenate([np.tile(np.arange(batch), count)[None], corner, corner + sides])
+    boxes = np.concatenate([np.tile(np.arange(batch), NUM_REGIONS)[None], corner, corner + sides])
     # mmcv's RoIAlign takes its memory as it lies, row by row, and a table of other strides for garbage.
     return images.new_tensor(boxes.T).contiguous()
 

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from mmautodfp.kernels import BatchNormStats
-
 
 @dataclass(frozen=True)
 class Producer:
@@ -205,75 +203,6 @@ def find_units(module: nn.Module) -> list[ChannelGroup]:
     return survey_units(module).units
 
 
-def unit_statistics(module: nn.Module, unit: ChannelGroup) -> tuple[Tensor, BatchNormStats]:
-    """Weight [N, C, ...] and norm statistics ([N] each) of a group's producer, detached; N counts single channels.
-
-    A producer's own bias is moved into the running mean; without a norm it becomes beta. Several producers are taken
-    together as if they were one: the rows of all weights one behind the other, each scaled as its norm scales it.
-    """
-    found = [_producer_statistics(module, unit, producer) for producer in unit.producers]
-    if len(found) == 1:
-        return found[0]
-    weight = torch.cat([weight.flatten(1) * bn.slope[:, None] for weight, bn in found], 1)
-    return weight, BatchNormStats.identity(unit.width, sum(bn.shift for _, bn in found))
-
-
-def _producer_statistics(module: nn.Module, unit: ChannelGroup, producer: Producer) -> tuple[Tensor, BatchNormStats]:
-    layer = module.get_submodule(producer.name)
-    rows = slice(producer.offset, producer.offset + unit.width)
-    weight = outputs_first(layer).detach()[rows]
-    bias = getattr(layer, 'bias', None)  # mmcv's DeformConv2d has none
-    bias = None if bias is None else bias.detach()[rows]
-    if producer.norm is None:
-        return weight, BatchNormStats.identity(unit.width, bias, dtype=weight.dtype, device=weight.device)
-    norm = module.get_submodule(producer.norm)
-    ones = torch.ones_like(norm.running_mean)
-    return weight, BatchNormStats(
-        weight=ones if norm.weight is None else norm.weight.detach(),
-        bias=ones * 0 if norm.bias is None else norm.bias.detach(),
-        mean=norm.running_mean if bias is None else norm.running_mean - bias,
-        var=norm.running_var,
-        eps=norm.eps,
-    )
-
-
-def outputs_first(layer: nn.Module) -> Tensor:
-    """A layer's weight as [M, N, ...]: a transposed convolution keeps its inputs on the first axis."""
-    return layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
-
-
-def path_statistics(module: nn.Module, unit: ChannelGroup) -> tuple[Tensor, BatchNormStats]:
-    """As :func:`unit_statistics`, of all that a unit's channels go through until their consumer.
-
-    Two channels can stand in for one another only if their depthwise kernels on the way are alike too. So the producer
-    is taken together with these, as if there were no activation between them: the weight is the product of both
-    [N, C * kH * kW * ...], and Eqs. 12 and 16 see how much of one whole path the other is worth.
-
-    Returns:
-        tuple[Tensor, BatchNormStats]: Those of the producer alone where no layer lies between.
-    """
-    weight, bn = unit_statistics(module, unit)
-    if not unit.between:
-        return weight, bn
-    weight = weight.flatten(1)
-    slope, shift = bn.slope, bn.shift
-    for layer in map(module.get_submodule, unit.between):
-        if is_depthwise(layer):
-            kernel = layer.weight.detach().flatten(1)  # [N, kH * kW]
-            weight = (weight[:, :, None] * kernel[:, None]).flatten(1)
-            shift = shift * kernel.sum(1)
-            if layer.bias is not None:
-                shift = shift + layer.bias.detach()
-        elif is_batch_norm(layer):
-            scale = (layer.running_var + layer.eps).rsqrt()
-            gain = scale if layer.weight is None else scale * layer.weight.detach()
-            slope, shift = slope * gain, (shift - layer.running_mean) * gain
-            if layer.bias is not None:
-                shift = shift + layer.bias.detach()
-    ones = torch.ones_like(slope)
-    return weight, BatchNormStats(weight=slope, bias=shift, mean=ones * 0, var=ones, eps=0.0)
-
-
 def walk_units(module: nn.Module, name: str, known: bool = True) -> Iterator[ChannelGroup | tuple[str, str]]:
     """Ask the finders about a module and, where none knows it, about its children; for finders with blocks inside.
 
@@ -321,5 +250,5 @@ def is_batch_norm(layer: nn.Module | None) -> bool:
     return isinstance(layer, _BatchNorm) and layer.running_mean is not None
 
 
-def _shorten(names: list[str], most: int = 4) -> str:
-    return ', '.join(names) if len(names) <= most else f'{", ".join(names[: most - 1])}, ... {names[-1]}'
+def _shorten(names: list[str]) -> str:
+    return ', '.join(names) if len(names) <= 4 else f'{", ".join(names[:3])}, ... {names[-1]}'

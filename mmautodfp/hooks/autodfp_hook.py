@@ -155,11 +155,11 @@ class AutoDFPHook(Hook):
             scalars = dict(reward=progress.reward, best=progress.best_reward, **progress.scalars)
             scalars |= dict(params=task.costs.params[task.constraint.budgets[0].scope].ratio(progress.widths))
             runner.visualizer.add_scalars({f'autodfp/{k}': v for k, v in scalars.items()}, step=progress.episode)
-            line.tell(progress)
+            tell_line(progress)
 
         dataset = cfg.val_dataloader.dataset.to_dict() if self.reward.needs_data else {}
         dataset.pop('data_root', None)  # the data may move
-        with search_line(self.logger, told.num_episodes, told.log_interval) as line:
+        with search_line(self.logger, told.num_episodes, told.log_interval) as tell_line:
             return search(
                 *(task, self.reward, told.num_episodes, self.agent, told.opening_lams, told.racing),
                 checkpoint=Path(runner.work_dir) / 'search.pth',

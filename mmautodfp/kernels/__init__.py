@@ -6,16 +6,9 @@ precision is computed in, and returned as, float32.
 """
 
 from .images import dead_leaves, white_noise
-from .moments import (
-    Moments,
-    TapCorrelation,
-    least_squares_delivery,
-    output_variance,
-    rank_by_explanation,
-    solve_ridge,
-    unexplained_shares,
-)
+from .moments import Moments, TapCorrelation, output_variance
 from .reconstruction import merge_input_channels, neuron_merging_delivery
+from .regression import least_squares_delivery, rank_by_explanation, solve_ridge, unexplained_shares
 from .selection import rank_channels
 from .similarity import (
     BatchNormStats,

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+NUM_LEAVES = 30  # ellipses in each image
+TEXTURE = 0.15  # deviation of each pixel's own noise, in deviations of the ellipses' grey
+
 
 @torch.no_grad()
 def dead_leaves(
@@ -14,8 +17,6 @@ def dead_leaves(
     std: Sequence[float] | Tensor = (1.0,),
     seed: int = 0,
     first: int = 0,
-    num_leaves: int = 30,
-    texture: float = 0.15,
 ) -> Tensor:
     """Images of overlapping random ellipses on a plain ground, as a data preprocessor would hand them on.
 
@@ -29,24 +30,22 @@ def dead_leaves(
         std (Sequence[float] | Tensor): [C], what they are divided by then. Defaults to one channel's 1.
         seed (int): Seed. Defaults to 0.
         first (int): Number of the first image. Defaults to 0.
-        num_leaves (int): Ellipses in each image. Defaults to 30.
-        texture (float): Deviation of each pixel's own noise, in deviations of the ellipses' grey. Defaults to 0.15.
 
     Returns:
         Tensor: [M, C, H, W], float32.
     """
     height, width = (size, size) if isinstance(size, int) else size
     channels = len(mean)
-    drawn = [_draw_leaves(seed, first + i, channels, height, width, num_leaves) for i in range(num_images)]
+    drawn = [_draw_leaves(seed, first + i, channels, height, width) for i in range(num_images)]
     place, colour, noise = (torch.stack(parts) for parts in zip(*drawn, strict=True))
     y, x = torch.arange(height)[:, None], torch.arange(width)
     top = torch.zeros(num_images, height, width, dtype=torch.long)  # the ground is leaf 0
-    for leaf in range(num_leaves):
+    for leaf in range(NUM_LEAVES):
         cy, cx, radius, stretch = place[:, leaf, :, None, None].unbind(1)
         inside = ((y - cy) * stretch) ** 2 + ((x - cx) / stretch) ** 2 < radius**2
         top.masked_fill_(inside, leaf + 1)
     index = top.flatten(1)[:, None].expand(-1, channels, -1)
-    image = colour.gather(2, index).unflatten(2, (height, width)) + texture * noise
+    image = colour.gather(2, index).unflatten(2, (height, width)) + TEXTURE * noise
     return normalize(image, mean, std)
 
 
@@ -77,18 +76,16 @@ def _generator(seed: int, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + number)
 
 
-def _draw_leaves(
-    seed: int, number: int, channels: int, height: int, width: int, num_leaves: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _draw_leaves(seed: int, number: int, channels: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """One image's places [leaves, 4], colours [C, 1 + leaves] (the ground first) and noise [1, H, W]."""
     generator = _generator(seed, number)
     extent = torch.tensor([height, width, 1, 1])
-    place = torch.rand(num_leaves, 4, generator=generator)
+    place = torch.rand(NUM_LEAVES, 4, generator=generator)
     # From a 16th to half of the image, small ones more often.
     place[:, 2] = min(height, width) * (1 / 16 + place[:, 2] ** 3 * 7 / 16)
     place[:, 3] += 0.5
     place = place * extent
-    grey = torch.randn(1, 1 + num_leaves, generator=generator)
-    tint = torch.randn(channels, 1 + num_leaves, generator=generator)
+    grey = torch.randn(1, 1 + NUM_LEAVES, generator=generator)
+    tint = torch.randn(channels, 1 + NUM_LEAVES, generator=generator)
     noise = torch.randn(1, height, width, generator=generator)
     return place, grey + 0.5 * tint, noise

@@ -21,7 +21,7 @@ from mmautodfp.rewards import Reward
 from mmautodfp.surgery import Restore
 from mmautodfp.utils.fileio import save_json, save_tensors, save_text
 
-from .config import search_settings, slim_config
+from .config import slim_config
 
 if TYPE_CHECKING:
     from .report import Evidence
@@ -138,7 +138,8 @@ class RunArtifacts:
             held_out_images=len(held_out.images) if held_out else 0,
             flops_input=shape,
             **self.settings,
-            autodfp=search_settings(self.cfg),
+            # As it can be compared with another run's.
+            autodfp={key: value for key, value in self.cfg.get('autodfp', {}).items() if key != 'resume'},
         )
         if found.objectives:
             self.summary |= dict(
@@ -193,12 +194,12 @@ class RunArtifacts:
         Returns:
             str | None: Why there is no report, if so; a run does not fail for want of one.
         """
-        from .report import measure_times, write_report
+        from .report import Report, measure_times
 
         try:
             measure_times(self.evidence, self.work_dir)
             self.evidence.to_json(self.work_dir / 'report' / 'evidence.json')
-            write_report(self.work_dir)
+            Report(self.work_dir).write()
         except Exception as error:
             return f'{type(error).__name__}: {error}'
         return None

@@ -70,8 +70,3 @@ def read_metainfo(runner: Runner, may_open: bool) -> dict[str, Any]:
     dataset = loader.get('dataset') or {}
     cls = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
     return {**getattr(cls, 'METAINFO', {}), **(dataset.get('metainfo') or runner.cfg.get('metainfo') or {})}
-
-
-def search_settings(cfg: Config) -> dict[str, Any]:
-    """The search's settings as they can be compared with another run's."""
-    return {key: value for key, value in cfg.get('autodfp', {}).items() if key != 'resume'}

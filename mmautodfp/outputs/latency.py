@@ -11,9 +11,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
 
 from mmautodfp.graph import is_detector, samples_of
-from mmautodfp.surgery import Slim, shrink
+from mmautodfp.surgery import Slim
 from mmautodfp.utils.fileio import load_json
-from mmautodfp.utils.registry import MODELS
 from mmautodfp.utils.timing import device_at_hand, median_in_turns
 
 #: Rows of a comparison that are measured, one of each shape.
@@ -44,8 +43,7 @@ def measure_latency(run: str | os.PathLike, repeat: int = 50) -> dict[str, dict[
     summary = load_json(Path(run) / 'summary.json', 'the summary of the run')
     known = {row['name'] for row in summary['results']}
     models = build_models(run, [name for name, row in ROWS.items() if row in known])
-    device = device_at_hand()
-    image = torch.rand(summary['flops_input'], device=device)
+    image = torch.rand(summary['flops_input'], device=device_at_hand())
     calls = {name: partial(infer, model, image) for name, model in models.items()}
     return {name: dict(module=seconds) for name, seconds in median_in_turns(calls, repeat).items()}
 
@@ -61,8 +59,13 @@ def build_models(run: str | os.PathLike, names: Sequence[str]) -> dict[str, torc
     summary = load_json(run / 'summary.json', 'the summary of the run')
     rows = dict(dense=dict(layers={})) | {row['name']: row for row in summary['results']}
     config = dense_config(Config.fromfile(run / 'pruned.py').model, summary['module'])
-    device = device_at_hand()
-    return {name: _build(config, rows[ROWS[name]], device) for name in names}
+    if DefaultScope.get_current_instance() is None:
+        init_default_scope('mmdet')
+    models = {name: Slim(config, rows[ROWS[name]]['layers']) for name in names}
+    for model in models.values():
+        model.eval()
+        model.to(device_at_hand())
+    return models
 
 
 def dense_config(model: dict, module: str) -> dict:
@@ -79,15 +82,3 @@ def dense_config(model: dict, module: str) -> dict:
 def infer(model: torch.nn.Module, images: torch.Tensor) -> Any:
     """What a detector finds in preprocessed images [B, C, H, W], or what another model says of them."""
     return model(images, samples_of(images), mode='predict') if is_detector(model) else model(images)
-
-
-def _build(module: dict, row: dict, device: str) -> torch.nn.Module:
-    if DefaultScope.get_current_instance() is None:
-        init_default_scope('mmdet')
-    model = MODELS.build(module).to(device)
-    if 'layers' in row:
-        Slim(model, row['layers'])
-    else:  # of version 0.1
-        shrink(model, row['widths'])
-    model.eval()  # mmdet's ResNet returns None
-    return model.to(device)

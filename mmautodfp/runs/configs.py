@@ -76,7 +76,6 @@ def load_search_config(
     preserve_ratio: float | None = None,
     episodes: int | None = None,
     seed: int | None = None,
-    launcher: str = 'none',
     cfg_options: dict[str, Any] | None = None,
 ) -> Config:
     """A config that has settings of a search, with the overrides that :func:`mmautodfp.runs.prune` takes.
@@ -84,7 +83,7 @@ def load_search_config(
     Raises:
         AutoDFPError: It cannot be read, or has no such settings.
     """
-    cfg = load_config(config, work_dir, launcher, cfg_options)
+    cfg = load_config(config, work_dir, cfg_options=cfg_options)
     if not isinstance(cfg.get('autodfp'), dict):
         raise AutoDFPError(
             f"{config} was to be pruned, but it has no 'autodfp' entry; put '_base_/autodfp.py' among its bases"

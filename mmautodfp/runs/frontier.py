@@ -131,7 +131,6 @@ def take_point(cfg: Config, file: str | os.PathLike, limits: Mapping[str, str]) 
     ready_settings(cfg, choice.frontier.about.get('no_data', False))
     costs = choice.point.costs
     budget = budgets_at(cfg, lambda budget: costs[f'{budget.scope}_{budget.metric}']['ratio'])
-    cfg.autodfp.update(
-        budget=budget, allocate=False
-    )  # the point is what the reconstructor would choose, or close to it
+    # No other plan is allocated: the point is what the reconstructor would choose, or close to it.
+    cfg.autodfp.update(budget=budget, allocate=False)
     return choice

@@ -90,7 +90,7 @@ class PruningTask:
         model: nn.Module,
         target: str | Sequence[str] | Survey = 'backbone',
         example_input: Any = None,
-        constraint: Constraint | dict | Sequence[dict | Budget] | float | str | None = None,
+        constraint: Constraint | Budget | dict | Sequence[Budget | dict] | float | str | None = None,
         reconstructor: Reconstructor | dict | None = None,
         channel_divisor: Count = 1,
         p_min: float = 0.2,
@@ -112,9 +112,9 @@ class PruningTask:
             example_input (Any): What the model is called with, to count FLOPs and memory and to measure latency: a
                 tuple of arguments, a dict of named ones, or a single one. Defaults to None: only parameters are
                 counted.
-            constraint (Constraint | dict | Sequence[dict | Budget] | float | str | None): The limit, or its config, or
-                several, or the share of the target's parameters that stays, as a number or such as '60%'. Defaults to
-                None: 0.9.
+            constraint (Constraint | Budget | dict | Sequence[Budget | dict] | float | str | None): The limit, or its
+                config, or several, or the share of the target's parameters that stays, as a number or such as '60%'.
+                Defaults to None: 0.9.
             reconstructor (Reconstructor | dict | None): The compensation, or its config. Defaults to None:
                 :class:`mmautodfp.reconstruction.SyntheticLeastSquares`, which needs no data.
             channel_divisor (int): Groups keep a multiple of it or all channels. Defaults to 1.

@@ -131,11 +131,9 @@ def _hand_over(
     else:
         own = _merged(module, consumer, own, reconstruction.for_consumer(consumer.key), restore)
     weight = torch.cat([before, own, after], 1)
-    replace_tensor(layer, 'weight', weight.transpose(0, 1) if _is_transposed(layer) else weight)
+    replace_weight(layer, weight)
     set_sizes(layer, dict(in_features=weight.shape[1], in_channels=weight.shape[1]))
-    gone = torch.ones(unit.width, dtype=torch.bool)
-    gone[channels.cpu()] = False
-    steps = gone.nonzero() * columns + torch.arange(columns)
+    steps = _gone(unit.width, channels)[:, None] * columns + torch.arange(columns)
     restore.take_out(layer, 1, consumer.offset + steps.flatten())
 
 
@@ -173,12 +171,17 @@ def _keep_outputs(layer: nn.Module, offset: int, width: int, channels: Tensor, r
         channels.device
     )
     for name, tensor in _own_outputs(layer).items():
-        kept = tensor[chosen]
-        replace_tensor(layer, name, kept.transpose(0, 1) if name == 'weight' and _is_transposed(layer) else kept)
+        if name == 'weight':
+            replace_weight(layer, tensor[chosen])
+        else:
+            replace_tensor(layer, name, tensor[chosen])
     set_sizes(layer, dict.fromkeys(('num_features', 'out_features', 'out_channels', 'num_channels'), len(chosen)))
-    gone = torch.ones(width, dtype=torch.bool)
-    gone[channels.cpu()] = False
-    restore.take_out(layer, 0, offset + gone.nonzero().flatten())
+    restore.take_out(layer, 0, offset + _gone(width, channels))
+
+
+def _gone(width: int, channels: Tensor) -> Tensor:
+    """Which of ``width`` channels are not among those that stay, ascending."""
+    return torch.ones(width, dtype=torch.bool).index_fill(0, channels.cpu(), False).nonzero().flatten()
 
 
 def _own_outputs(layer: nn.Module) -> dict[str, Tensor]:
@@ -197,6 +200,11 @@ def shift_outputs(module: nn.Module, consumer: Consumer, shift: Tensor, restore:
         replace_tensor(norm, 'running_mean', norm.running_mean - shift)
     elif hasattr(layer, 'bias'):  # mmcv's DeformConv2d cannot have one
         replace_tensor(layer, 'bias', shift if layer.bias is None else layer.bias + shift)
+
+
+def replace_weight(layer: nn.Module, weight: Tensor) -> None:
+    """Put a weight, laid out as :func:`mmautodfp.graph.outputs_first` gives it, in place of the old one."""
+    replace_tensor(layer, 'weight', weight.transpose(0, 1) if _is_transposed(layer) else weight)
 
 
 def replace_tensor(layer: nn.Module, name: str, tensor: Tensor) -> None:

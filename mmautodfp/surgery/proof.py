@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmautodfp.graph import ChannelGroup, outputs_first
 
-from .apply import prune_unit, replace_tensor
+from .apply import prune_unit, replace_weight
 from .plan import UnitPlan
 from .restore import Restore
 
@@ -106,13 +106,12 @@ def _difference(
 
 def mask_group(module: nn.Module, group: ChannelGroup, plan: UnitPlan, restore: Restore) -> None:
     """Let the consumers of a dense module read zeros in place of the channels that a plan takes out."""
-    layer = module.get_submodule(group.name)
-    gone = torch.ones(group.width, dtype=torch.bool, device=layer.weight.device)
-    gone[group.channels(torch.tensor(plan.keep, device=gone.device))] = False
+    gone = torch.ones(group.width, dtype=torch.bool)
+    gone[group.channels(torch.tensor(plan.keep))] = False
     for consumer in group.consumers:
         layer = restore.remember(module.get_submodule(consumer.name))
         weight = outputs_first(layer).clone()
         size = consumer.num_inputs or weight.shape[1]
         own = weight[:, consumer.offset : consumer.offset + size].unflatten(1, (group.width, -1))
-        own[:, gone] = 0  # a view of the copy
-        replace_tensor(layer, 'weight', weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight)
+        own[:, gone.to(own.device)] = 0  # a view of the copy
+        replace_weight(layer, weight)

@@ -1,4 +1,4 @@
-"""MobileNet-V1 and -V2, for CIFAR and ImageNet."""
+"""MobileNet-V1, for CIFAR and ImageNet, and -V2, for CIFAR."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -109,7 +109,6 @@ class MobileNetV2(nn.Sequential):
 
     Args:
         num_classes (int): Defaults to 10.
-        stem_stride (int): 1 for CIFAR, 2 for ImageNet. Defaults to 1.
         stem (int): Channels of the stem. Defaults to 32.
         last (int): Channels of the last convolution. Defaults to 1280.
         stages (Sequence[tuple[int, int, int, int]]): Expansion, channels, number of blocks and stride of the first
@@ -119,7 +118,6 @@ class MobileNetV2(nn.Sequential):
     def __init__(
         self,
         num_classes: int = 10,
-        stem_stride: int = 1,
         stem: int = 32,
         last: int = 1280,
         stages: Sequence[tuple[int, int, int, int]] = V2_CIFAR,
@@ -131,7 +129,7 @@ class MobileNetV2(nn.Sequential):
                 inputs = width
         super().__init__(
             OrderedDict(
-                conv1=_conv(3, stem, 3, stem_stride),
+                conv1=_conv(3, stem, 3),
                 bn1=nn.BatchNorm2d(stem),
                 relu1=nn.ReLU6(),
                 layers=nn.Sequential(*layers),

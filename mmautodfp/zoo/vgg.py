@@ -18,7 +18,7 @@ class VGG(nn.Sequential):
     """Plain convolutions with BatchNorm and one linear layer behind them: ``features.N`` and ``classifier``.
 
     Args:
-        depth (int | None): 11, 13, 16 or 19: the original's number of layers. Defaults to 16. None takes ``stages``.
+        depth (int): 11, 13, 16 or 19: the original's number of layers. Defaults to 16.
         num_classes (int): Defaults to 10.
         in_channels (int): Channels of an image. Defaults to 3.
         image_size (int): Side of an image in pixels. Defaults to 32.
@@ -31,7 +31,7 @@ class VGG(nn.Sequential):
 
     def __init__(
         self,
-        depth: int | None = 16,
+        depth: int = 16,
         num_classes: int = 10,
         in_channels: int = 3,
         image_size: int = 32,

@@ -14,7 +14,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmautodfp.costs import (
-    Constraints,
+    Constraint,
     CostModel,
     FlopBudget,
     ModelCosts,
@@ -118,16 +118,20 @@ def test_layers_that_share_a_weight_have_it_once_and_use_it_each():
     assert costs.flops['model']([]) == 4 * 4 * 9 * (36 + 16)
 
 
-def play(budget, costs, ask, p_min=0.2, divisor=1):
+def bound(*budgets, costs, divisor=1) -> Constraint:
+    limits = Constraint(budgets)
+    limits.bind(costs, round_widths(0.2, costs.params['module'].dense, divisor), divisor)
+    return limits
+
+
+def play(*budgets, costs, ask, divisor=1):
     """Algorithm 1 as the environment runs it: ask(N) channels of each unit, rounded and bounded."""
-    min_widths = round_widths(p_min, costs.params['module'].dense, divisor)
-    budget.bind(costs, min_widths, divisor)
-    chosen = []
-    for index, channels in enumerate(costs.params['module'].dense):
-        bound = budget.max_width(chosen)
-        assert min_widths[index] <= bound <= channels
+    limits, chosen = bound(*budgets, costs=costs, divisor=divisor), []
+    for least, channels in zip(limits.min_widths, costs.params['module'].dense, strict=True):
+        most = limits.max_width(chosen)
+        assert least <= most <= channels
         (asked,) = round_widths(ask(channels) / channels, [channels], divisor)
-        chosen.append(min(max(min_widths[index], asked), bound))
+        chosen.append(min(max(least, asked), most))
     return chosen
 
 
@@ -139,7 +143,7 @@ def test_200_random_agents_are_never_over_the_budget(resnet50_costs, kind, scope
     for _ in range(200):
         budget = kind(ratio, scope)
         greed = rng.random()  # from timid agents to those that want nearly everything
-        chosen = play(budget, resnet50_costs, lambda n, g=greed: round(n * (g + (1 - g) * rng.random())))
+        chosen = play(budget, costs=resnet50_costs, ask=lambda n, g=greed: round(n * (g + (1 - g) * rng.random())))
         assert budget.cost(chosen) <= ratio * budget.cost(budget.cost.dense)
 
 
@@ -147,7 +151,7 @@ def test_200_random_agents_are_never_over_the_budget(resnet50_costs, kind, scope
 @pytest.mark.parametrize('ratio', [0.9, 0.7, 0.5, 0.3])
 def test_always_asking_for_everything_ends_within_one_channel_of_the_budget(resnet50_costs, kind, ratio):
     budget = kind(ratio)
-    chosen = play(budget, resnet50_costs, lambda n: n)
+    chosen = play(budget, costs=resnet50_costs, ask=lambda n: n)
     spare = ratio * budget.cost(budget.cost.dense) - budget.cost(chosen)
     wider = [[*chosen[:unit], chosen[unit] + 1, *chosen[unit + 1 :]] for unit, n in enumerate(chosen)]
     wider = [widths for widths, old, n in zip(wider, chosen, budget.cost.dense, strict=True) if old < n]
@@ -159,22 +163,17 @@ def test_the_uniform_ratio_is_the_largest_that_fits(resnet50_costs):
     for ratio in (0.9, 0.7, 0.5, 0.3):
         budget = ParamBudget(ratio)
         dense = resnet50_costs.params['module'].dense
-        budget.bind(resnet50_costs, round_widths(0.2, dense))
-        p = budget.uniform_ratio()
+        p = bound(budget, costs=resnet50_costs).uniform_ratio()
         assert budget.cost(round_widths(p, dense)) <= budget.limit
         assert budget.cost(round_widths(p + 0.01, dense)) > budget.limit
-    budget = ParamBudget(1.0)
-    budget.bind(resnet50_costs, round_widths(0.2, dense))
-    assert budget.uniform_ratio() == 1.0
+    assert bound(ParamBudget(1.0), costs=resnet50_costs).uniform_ratio() == 1.0
 
 
 def test_the_uniform_ratio_survives_rounding_to_float32_as_an_action(resnet50_costs):
     dense = resnet50_costs.params['module'].dense
     for kind in (ParamBudget, FlopBudget):
         for percent in range(30, 100, 3):
-            budget = kind(percent / 100)
-            budget.bind(resnet50_costs, round_widths(0.2, dense))
-            p = budget.uniform_ratio()
+            p = bound(kind(percent / 100), costs=resnet50_costs).uniform_ratio()
             action = torch.tensor((p - 0.2) / 0.8).item()
             assert round_widths(0.2 + 0.8 * action, dense) == round_widths(p, dense)
 
@@ -183,37 +182,34 @@ def test_an_unreachable_ratio_is_refused_with_the_reachable_range(resnet50_costs
     dense = resnet50_costs.params['module'].dense
     least = resnet50_costs.params['module'].ratio(round_widths(0.2, dense))
     with pytest.raises(AutoDFPError, match=rf'can only reach {least:.4f} to 1'):
-        ParamBudget(0.2).bind(resnet50_costs, round_widths(0.2, dense))
-
-
-def bound(budget, costs, p_min=0.2):
-    budget.bind(costs, round_widths(p_min, costs.params['module'].dense))
-    return budget
+        bound(ParamBudget(0.2), costs=resnet50_costs)
 
 
 @pytest.mark.parametrize('scope', ['module', 'model'])
 def test_a_share_is_the_same_limit_however_it_is_written(resnet50_costs, scope):
-    words, ratio = (bound(budget, resnet50_costs) for budget in (FlopBudget(0.9, scope, '60%'), FlopBudget(0.6, scope)))
+    words, ratio = FlopBudget(0.9, scope, '60%'), FlopBudget(0.6, scope)
+    bound(words, ratio, costs=resnet50_costs)
     assert words.limit == ratio.limit == int(0.6 * ratio.cost(ratio.cost.dense))
     assert words.describe() == ratio.describe() == dict(type='FlopBudget', preserve_ratio=0.6, scope=scope)
     assert words.identity == ratio.identity
 
 
 def test_an_amount_is_kept_to_and_told(resnet50_costs):
-    budget = bound(ParamBudget(limit='15M'), resnet50_costs)
+    budget = ParamBudget(limit='15M')
+    limits = bound(budget, costs=resnet50_costs)
     assert budget.limit == 15_000_000
-    assert 0.99 * budget.limit < budget.cost(play(budget, resnet50_costs, lambda n: n)) <= budget.limit
+    assert 0.99 * budget.limit < budget.cost(play(budget, costs=resnet50_costs, ask=lambda n: n)) <= budget.limit
     assert budget.describe() == dict(type='ParamBudget', limit='15M', scope='module')
     assert budget.identity == ParamBudget(limit='15000k').identity != ParamBudget(limit='16M').identity
-    least = budget.cost(budget.min_widths)
+    least = budget.cost(limits.min_widths)
     asked = f'{least / 1e6:.4g}M ({least / 23_508_032:.0%})  15M (64%)  23.51M  reachable'
-    assert budget.table()[1].split() == ['params', 'of', 'the', 'module', *asked.split()]
+    assert limits.table()[1].split() == ['params', 'of', 'the', 'module', *asked.split()]
 
 
 def test_an_amount_above_the_dense_cost_limits_nothing(resnet50_costs):
-    budget = bound(ParamBudget(limit='1G'), resnet50_costs)
-    assert budget.uniform_ratio() == 1
-    assert play(budget, resnet50_costs, lambda n: n) == budget.cost.dense
+    budget = ParamBudget(limit='1G')
+    assert bound(budget, costs=resnet50_costs).uniform_ratio() == 1
+    assert play(budget, costs=resnet50_costs, ask=lambda n: n) == budget.cost.dense
 
 
 @pytest.mark.parametrize(
@@ -223,13 +219,13 @@ def test_an_unreachable_limit_is_refused_with_the_range_in_its_own_unit(resnet50
     cost = resnet50_costs.params['module']
     least = cost(round_widths(0.2, cost.dense))
     with pytest.raises(AutoDFPError, match=rf"a limit of {limit} of the module's params was asked for") as caught:
-        bound(ParamBudget(limit=limit), resnet50_costs)
+        bound(ParamBudget(limit=limit), costs=resnet50_costs)
     low, high = re.search(
         rf'can only reach ([\d.]+){unit} to ([\d.]+){unit}; raise the limit', str(caught.value)
     ).groups()
     assert 0 <= float(low) * size - least < 1e-3 * least
     assert 0 <= 23_508_032 - float(high) * size < 1e-3 * 23_508_032
-    assert bound(ParamBudget(limit=f'{low}{unit}'), resnet50_costs).limit >= least
+    assert bound(ParamBudget(limit=f'{low}{unit}'), costs=resnet50_costs).budgets[0].limit >= least
 
 
 @pytest.mark.parametrize('ratio', [0, -1, 1.01])
@@ -292,16 +288,17 @@ def test_with_a_divisor_random_agents_keep_multiples_within_the_budget(resnet50_
     for _ in range(100):
         budget, greed = kind(ratio), rng.random()
         ask = lambda n, g=greed: round(n * (g + (1 - g) * rng.random()))
-        chosen = play(budget, resnet50_costs, ask, divisor=8)
+        chosen = play(budget, costs=resnet50_costs, ask=ask, divisor=8)
         assert all(width % 8 == 0 or width == n for width, n in zip(chosen, dense, strict=True))
         assert budget.cost(chosen) <= ratio * budget.cost(dense)
 
 
 def test_with_a_divisor_the_bound_is_the_widest_allowed_width_that_fits(resnet50_costs):
     budget = ParamBudget(0.5)
-    chosen = play(budget, resnet50_costs, lambda n: n, divisor=8)
+    chosen = play(budget, costs=resnet50_costs, ask=lambda n: n, divisor=8)
+    least = round_widths(0.2, budget.cost.dense, 8)
     for unit, n in enumerate(budget.cost.dense):
-        wider = [*chosen[:unit], min(n, chosen[unit] + 8), *budget.min_widths[unit + 1 :]]
+        wider = [*chosen[:unit], min(n, chosen[unit] + 8), *least[unit + 1 :]]
         assert chosen[unit] == n or budget.cost(wider) > budget.limit
 
 
@@ -309,8 +306,7 @@ def test_with_a_divisor_the_bound_is_the_widest_allowed_width_that_fits(resnet50
 def test_with_a_divisor_the_uniform_ratio_is_the_largest_that_fits(resnet50_costs, ratio):
     budget = FlopBudget(ratio)
     dense = resnet50_costs.flops['module'].dense
-    budget.bind(resnet50_costs, round_widths(0.2, dense, 8), 8)
-    p = budget.uniform_ratio()
+    p = bound(budget, costs=resnet50_costs, divisor=8).uniform_ratio()
     fitting = [q / 2000 for q in range(2001) if budget.cost(round_widths(q / 2000, dense, 8)) <= budget.limit]
     assert round_widths(p, dense, 8) == round_widths(max(fitting), dense, 8)
 
@@ -320,43 +316,41 @@ def test_a_ratio_that_only_the_divisor_makes_unreachable_is_refused_with_the_ran
     least = round_widths(0.2, dense, 128)
     reachable = resnet50_costs.params['module'].ratio(least)
     ratio = reachable - 0.01
-    ParamBudget(ratio).bind(resnet50_costs, round_widths(0.2, dense))
+    bound(ParamBudget(ratio), costs=resnet50_costs)
     with pytest.raises(AutoDFPError, match=rf'can only reach {reachable:.4f} to 1; .*lower p_min or channel_divisor'):
-        ParamBudget(ratio).bind(resnet50_costs, least, 128)
+        bound(ParamBudget(ratio), costs=resnet50_costs, divisor=128)
 
 
 def test_several_budgets_hold_at_once_and_each_can_be_the_one_that_binds(resnet50_costs):
     dense = resnet50_costs.params['module'].dense
     for params, flops in ((0.4, 0.9), (0.9, 0.4), (0.5, 0.5)):
-        budget = Constraints([ParamBudget(params), FlopBudget(flops)])
+        budgets = ParamBudget(params), FlopBudget(flops)
         rng = random.Random(0)
+        ask = lambda n, rng=rng: round(n * rng.uniform(0.3, 1))
         for divisor in (1, 8):
             for _ in range(50):
-                chosen = play(
-                    budget, resnet50_costs, lambda n, rng=rng: round(n * rng.uniform(0.3, 1)), divisor=divisor
-                )
+                chosen = play(*budgets, costs=resnet50_costs, ask=ask, divisor=divisor)
                 assert resnet50_costs.params['module'].ratio(chosen) <= params
                 assert resnet50_costs.flops['module'].ratio(chosen) <= flops
-        uniform = round_widths(budget.uniform_ratio(), dense, 8)
-        assert all(one.cost(uniform) <= one.limit for one in budget.budgets)
-        assert budget.uniform_ratio() == min(one.uniform_ratio() for one in budget.budgets)
+        together, *alone = (bound(*some, costs=resnet50_costs, divisor=8) for some in (budgets, *zip(budgets)))
+        assert together.allows(round_widths(together.uniform_ratio(), dense, 8))
+        assert together.uniform_ratio() == min(one.uniform_ratio() for one in alone)
 
 
 def test_a_limit_lies_at_its_own_share_of_the_way_from_least_to_dense(resnet50_costs):
-    budgets = [bound(kind(ratio), resnet50_costs) for kind, ratio in ((ParamBudget, 0.7), (FlopBudget, 0.4))]
+    budgets = ParamBudget(0.7), FlopBudget(0.4)
+    limits = bound(*budgets, costs=resnet50_costs)
     for budget in budgets:
-        least, dense = budget.cost(budget.min_widths), budget.cost(budget.cost.dense)
+        least, dense = budget.cost(limits.min_widths), budget.cost(budget.cost.dense)
         assert budget.share == pytest.approx((budget.limit - least) / (dense - least))
         assert abs(budget.at(budget.share).limit - budget.limit) <= 1
-    several = bound(Constraints(budgets), resnet50_costs)
-    assert several.share == min(budget.share for budget in budgets) < 0.7
-    assert all(one.limit <= own.limit for one, own in zip(several.at(several.share).budgets, budgets, strict=True))
-    assert bound(ParamBudget(limit='1G'), resnet50_costs).share == 1
+    assert limits.share == min(budget.share for budget in budgets) < 0.7
+    assert all(one.limit <= own.limit for one, own in zip(limits.at(limits.share).budgets, budgets, strict=True))
+    assert bound(ParamBudget(limit='1G'), costs=resnet50_costs).share == 1
 
 
 def test_an_unreachable_one_of_several_budgets_is_named(resnet50_costs):
-    least = round_widths(0.2, resnet50_costs.params['module'].dense)
     with pytest.raises(AutoDFPError, match=r"0\.01 of the module's flops was asked for"):
-        Constraints([ParamBudget(0.9), FlopBudget(0.01)]).bind(resnet50_costs, least)
+        bound(ParamBudget(0.9), FlopBudget(0.01), costs=resnet50_costs)
     with pytest.raises(AutoDFPError, match='it is empty'):
-        Constraints([])
+        Constraint([])

@@ -10,6 +10,7 @@ from conftest import build_resnet, enliven
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from mmautodfp.costs import (
+    Constraint,
     LatencyBudget,
     LatencyCost,
     LatencyTable,
@@ -177,14 +178,13 @@ def test_random_agents_are_never_over_the_latency_budget(divisor):
     terms = [(table, [(unit, 1)], [(unit - 1 if unit else None, 1)]) for unit, table in enumerate(tables)]
     tables[0].inputs, tables[0].nanoseconds = [1], [row[:1] for row in tables[0].nanoseconds]
     cost = LatencyCost(dense, 100, terms)
-    budget = LatencyBudget(0.95)
-    budget.bind(ModelCosts({}, {}, dict(module=cost)), round_widths(0.2, dense, divisor), divisor)
+    limits = Constraint([LatencyBudget(0.95)])
+    limits.bind(ModelCosts({}, {}, dict(module=cost)), round_widths(0.2, dense, divisor), divisor)
     for _ in range(200):
         chosen = []
         for channels in dense:
-            bound = budget.max_width(chosen)
             (asked,) = round_widths(rng.uniform(0.2, 1), [channels], divisor)
-            chosen.append(min(asked, bound))
+            chosen.append(min(asked, limits.max_width(chosen)))
             assert chosen[-1] in allowed_widths(channels, divisor)
         assert cost(chosen) <= 0.95 * cost(dense)
 
@@ -192,4 +192,4 @@ def test_random_agents_are_never_over_the_latency_budget(divisor):
 def test_an_unreachable_latency_is_refused_with_the_reachable_range():
     cost = LatencyCost([4], 1000, [(LatencyTable([1, 4], [1], [[0], [1000]]), [(0, 1)], [(None, 1)])])
     with pytest.raises(AutoDFPError, match=r"0.3 of the module's latency was asked for, but .* reach 0.5000 to 1"):
-        LatencyBudget(0.3).bind(ModelCosts({}, {}, dict(module=cost)), [1])
+        Constraint([LatencyBudget(0.3)]).bind(ModelCosts({}, {}, dict(module=cost)), [1])

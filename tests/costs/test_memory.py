@@ -13,7 +13,15 @@ from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from mmautodfp.api import PruningTask
-from mmautodfp.costs import CostModel, MemoryBudget, MemoryCost, ModelCosts, measure_memory_costs, round_widths
+from mmautodfp.costs import (
+    Constraint,
+    CostModel,
+    MemoryBudget,
+    MemoryCost,
+    ModelCosts,
+    measure_memory_costs,
+    round_widths,
+)
 from mmautodfp.costs.memory import _largest
 from mmautodfp.graph import outputs_of
 from mmautodfp.search.survey import survey_target
@@ -176,15 +184,15 @@ def test_random_agents_are_never_over_a_memory_budget():
     rng = random.Random(0)
     for seed in range(5):
         cost = random_cost(random.Random(seed))
-        budget = MemoryBudget(0.6)
-        budget.bind(ModelCosts({}, {}, memory=dict(module=cost)), round_widths(0.2, cost.dense))
+        limits = Constraint([MemoryBudget(0.6)])
+        limits.bind(ModelCosts({}, {}, memory=dict(module=cost)), round_widths(0.2, cost.dense))
         for _ in range(100):
             chosen = []
             for channels in cost.dense:
                 (asked,) = round_widths(rng.uniform(0.2, 1), [channels])
-                chosen.append(min(asked, budget.max_width(chosen)))
+                chosen.append(min(asked, limits.max_width(chosen)))
             assert cost(chosen) <= 0.6 * cost(cost.dense)
-        p = budget.uniform_ratio()
+        p, (budget,) = limits.uniform_ratio(), limits.budgets
         assert cost(round_widths(p, cost.dense)) <= budget.limit < cost(round_widths(min(1, p + 0.2), cost.dense))
 
 

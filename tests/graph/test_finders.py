@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torchvision
-from conftest import enliven, random_plan
+from conftest import enliven, masked_dense, random_plan
 from mmengine.analysis import FlopAnalyzer
 from torch import nn
 
@@ -32,7 +32,7 @@ NETWORKS = {
     'vgg16': (lambda: VGG(16, channels=NARROW), 32),
     'vgg19': (lambda: VGG(19, channels=NARROW), 32),
     'vgg with four columns a channel': (
-        lambda: VGG(None, in_channels=1, image_size=8, channels=(8, 12), stages=(1, 2)),
+        lambda: VGG(in_channels=1, image_size=8, channels=(8, 12), stages=(1, 2)),
         8,
     ),
     'resnet56': (lambda: CifarResNet(56), 32),
@@ -56,27 +56,6 @@ def build(name: str) -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(0)
     model = enliven(make()).double()
     return model, images(model, size)
-
-
-def masked_dense(module, plan, reconstructor) -> nn.Module:
-    """No surgery: a dense copy, its consumers' weights merged, with pruned channels zeroed where a consumer reads."""
-    reconstructor.ensure_fitted(module)
-    dense = copy.deepcopy(module)
-    for unit in find_units(module):
-        keep = torch.tensor(plan.units[unit.name].keep)
-        found = reconstructor.reconstruct(unit, keep, plan.units[unit.name].lam)
-        (consumer,) = unit.consumers
-        layer = dense.get_submodule(consumer.name)
-        columns = layer.weight.shape[1] // unit.num_channels  # of one channel, above 1 behind a flatten
-        spread = torch.zeros(unit.num_channels, unit.num_channels, dtype=torch.float64)
-        spread[:, keep] = found.delivery.double()
-        spread = torch.kron(spread, torch.eye(columns, dtype=torch.float64))
-        layer.weight.data = torch.tensordot(layer.weight.data, spread, dims=([1], [0])).movedim(-1, 1)
-        mask = torch.zeros(unit.num_channels, dtype=torch.float64)
-        mask[keep] = 1
-        mask = mask.repeat_interleave(columns).view((1, -1) if isinstance(layer, nn.Linear) else (1, -1, 1, 1))
-        layer.register_forward_pre_hook(lambda _, inputs, mask=mask: inputs[0] * mask)
-    return dense
 
 
 @pytest.mark.parametrize('name', NETWORKS)

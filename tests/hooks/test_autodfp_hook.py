@@ -1,6 +1,5 @@
 """The whole way, on the demo's detector and a few images: prune, reload, evaluate, fine-tune."""
 
-import copy
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from conftest import random_plan
+from conftest import masked_dense, random_plan
 from demo_helpers import CHECKPOINT, CONFIG, prepared_hook, read
 from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
@@ -16,7 +15,6 @@ from mmengine.runner import Runner
 
 from mmautodfp import runs as apis
 from mmautodfp.api import SearchResult, search
-from mmautodfp.graph import find_units
 from mmautodfp.outputs import compare, slim_config
 from mmautodfp.reconstruction import SimilarityReconstructor
 from mmautodfp.search import History
@@ -116,19 +114,10 @@ def test_fine_tuning_starts_from_the_pruned_weights(demo_run, tmp_path):
 
 def test_slim_demo_detector_detects_what_the_masked_dense_one_detects(demo_config, digits_root):
     # The layout of features matters to RoIAlign, which the backbone's output alone would not show.
-    model = init_detector(demo_config, CHECKPOINT, device='cpu')
-    backbone, plan = model.backbone, random_plan(init_detector(demo_config, CHECKPOINT, device='cpu').backbone, 5)
-    reconstructor = SimilarityReconstructor()
-    reconstructor.ensure_fitted(backbone)
-    masked = copy.deepcopy(model)
-    for unit in find_units(backbone):
-        unit_plan = plan.units[unit.name]
-        delivery = reconstructor.reconstruct(unit, torch.tensor(unit_plan.keep), unit_plan.lam).delivery
-        layer = masked.backbone.get_submodule(unit.consumers[0].name)
-        spread = torch.zeros(unit.num_channels, unit.num_channels)
-        spread[:, list(unit_plan.keep)] = delivery
-        layer.weight.data.copy_(torch.einsum('mnhw,nk->mkhw', layer.weight.data, spread))
-    apply_plan(backbone, plan, reconstructor)
+    model, masked = (init_detector(demo_config, CHECKPOINT, device='cpu') for _ in range(2))
+    plan, reconstructor = random_plan(model.backbone, 5), SimilarityReconstructor()
+    masked.backbone = masked_dense(model.backbone, plan, reconstructor)
+    apply_plan(model.backbone, plan, reconstructor)
     for number in range(1, 4):
         image = cv2.imread(str(digits_root / 'test' / f'{number:05d}.png'))
         slim, dense = (inference_detector(m, image).pred_instances for m in (model, masked))

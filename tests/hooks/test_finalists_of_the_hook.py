@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmautodfp import runs as apis
-from mmautodfp.outputs.report import write_report
+from mmautodfp.outputs.report import Report
 from mmautodfp.rewards import AccuracyReward
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils.registry import HOOKS, build
@@ -100,7 +100,7 @@ def test_the_judges_choice_is_pruned_and_told_and_a_resumed_run_goes_on(tmp_path
     apis.prune(CONFIG, work_dir=str(tmp_path), resume=True, cfg_options=options)
     assert read(tmp_path / 'summary.json')['finalists'] == finalists
     assert len(judged) == 4
-    page = write_report(tmp_path).read_text()
+    page = Report(tmp_path).write().read_text()
     for row in finalists:
         assert f'<td>episode {row["episode"] + 1}{", chosen" if row["chosen"] else ""}</td>' in page
         assert f'<td>{row["reward"]:.3f}</td><td>{row["metric"]:.3f}</td>' in page
@@ -115,4 +115,4 @@ def test_the_judges_choice_is_pruned_and_told_and_a_resumed_run_goes_on(tmp_path
     assert off['results'][-1]['search_metric'] == max(state['history']['rewards'].tolist())
     assert len(judged) == 4
     assert '<th>finalist</th>' in page
-    assert '<th>finalist</th>' not in write_report(tmp_path / 'off').read_text()
+    assert '<th>finalist</th>' not in Report(tmp_path / 'off').write().read_text()

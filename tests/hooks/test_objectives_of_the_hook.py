@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from mmautodfp import runs as apis
 from mmautodfp.hooks import read_settings
-from mmautodfp.outputs.report import write_report
+from mmautodfp.outputs.report import Report
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 
@@ -49,7 +49,7 @@ def test_a_run_prunes_the_plan_of_the_highest_utility_and_resumed_with_other_wei
     for episode, point in front.items():
         assert list(point['outcome'].values()) == outcomes[episode]
         assert point['outcome']['memory'] == pytest.approx(1 - point['model_memory']['ratio'])
-    page = write_report(tmp_path).read_text()
+    page = Report(tmp_path).write().read_text()
     assert f'<td>episode {best + 1}, chosen</td>' in page
     assert page.count('<td>episode ') == len(front)
 

@@ -52,7 +52,7 @@ def prepare(rank: int, folder: Path, failing: tuple[str, int] | None):
         patch.object(Budget, 'bind', lambda *args: step('binding', bind, *args)),
     ):
         hook.prepare(runner)
-    return measured.call_count, hook.task.constraint.limit
+    return measured.call_count, hook.task.constraint.budgets[0].limit
 
 
 def test_the_first_rank_measures_and_all_keep_to_its_limit(tmp_path):

@@ -261,8 +261,9 @@ def test_synthetic_images_are_on_the_scale_that_the_preprocessor_gives(draw):
     assert 30 < pixels.std() < 90
 
 
-def test_dead_leaves_have_surfaces_and_edges():
-    image = dead_leaves(4, 64, [127.5], [58.0], texture=0)
+def test_dead_leaves_have_surfaces_and_edges(monkeypatch):
+    monkeypatch.setattr('mmautodfp.kernels.images.TEXTURE', 0)
+    image = dead_leaves(4, 64, [127.5], [58.0])
     steps = image.diff(dim=-1)
     assert (steps == 0).float().mean() > 0.5
     assert steps.abs().max() > 0.5

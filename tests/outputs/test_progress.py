@@ -36,10 +36,21 @@ def logger(tmp_path, request, screen):
     return logger
 
 
+@contextlib.contextmanager
+def line_to(file, logger, screen):
+    """The live line on stderr, and the log's on stdout."""
+    with (
+        contextlib.redirect_stdout(screen),
+        contextlib.redirect_stderr(file),
+        search_line(logger, total=7, interval=3) as tell,
+    ):
+        yield tell
+
+
 def play(logger, screen, file):
-    with contextlib.redirect_stdout(screen), search_line(logger, total=7, interval=3, file=file) as line:
+    with line_to(file, logger, screen) as tell:
         for episode in range(1, 7):
-            line.tell(progress(episode, improved=episode == 3))
+            tell(progress(episode, improved=episode == 3))
 
 
 def told(text):
@@ -80,7 +91,7 @@ def test_the_loggers_handlers_are_as_before_even_after_an_error(logger, screen):
     before = list(logger.handlers)
 
     def interrupted():
-        with contextlib.redirect_stdout(screen), search_line(logger, 7, 3, file=Terminal()):
+        with line_to(Terminal(), logger, screen):
             assert logger.handlers != before
             raise KeyboardInterrupt
 

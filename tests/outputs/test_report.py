@@ -2,17 +2,15 @@
 
 import base64
 import re
-import shutil
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import REPO, build_resnet, random_plan
+from conftest import build_resnet, random_plan
 
 from mmautodfp import runs as apis
 from mmautodfp.api import PruningTask
-from mmautodfp.experiments.sweep import METHODS
 from mmautodfp.graph import unit_statistics
 from mmautodfp.kernels import BatchNormStats
 from mmautodfp.outputs import RunArtifacts
@@ -22,10 +20,7 @@ from mmautodfp.outputs.report import (
     Finding,
     Picture,
     Report,
-    draw_pareto,
-    pareto,
     remake_report,
-    write_report,
 )
 from mmautodfp.outputs.report.evidence import choose_layers, map_channels
 from mmautodfp.outputs.report.plots import search_figure
@@ -127,7 +122,7 @@ def test_classified_images_that_differ_come_first(run):
 
 
 def test_a_report_can_be_made_again_with_and_without_the_models(run, page):
-    assert write_report(run) == run / 'report.html'
+    assert Report(run).write() == run / 'report.html'
     assert (run / 'report.html').read_text() == page.text
     before = Evidence.from_json(run / 'report/evidence.json')
     (run / 'report/evidence.json').unlink()
@@ -145,7 +140,7 @@ def test_the_command_runs_the_same_search_again(run):
 def test_a_page_without_some_files_says_what_is_missing(run, tmp_path):
     for name in ('summary.json', 'vgg_digits_autodfp.py'):
         save_text((run / name).read_text(), tmp_path / name)
-    page = Page(write_report(tmp_path).read_text())
+    page = Page(Report(tmp_path).write().read_text())
     assert [attributes['id'] for attributes in page.all('section')] == SECTIONS
     for name in ('search.pth', 'strategy.json', 'evidence.json'):
         assert any(name in reason for reason in page.absent), name
@@ -170,18 +165,13 @@ def test_what_cannot_be_gathered_is_told_with_its_reason():
     assert (evidence.sizes, evidence.missing) == ({'dense': 1}, {})
 
 
-def test_figures_draw_every_row_of_a_comparison(monkeypatch):
+def test_the_figure_of_a_search_draws_every_row_of_a_comparison():
     baselines = {f'baseline {number}': 0.1 * number for number in range(5)}
     figure = search_figure([0.3, 0.5], baselines, 'bbox_mAP')
     texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     assert [text for text in texts if text.startswith('baseline')] == [f'{k} ({v:.3f})' for k, v in baselines.items()]
     levels = [line.get_ydata()[0] for line in figure.axes[0].lines[-5:]]
     assert levels == list(baselines.values())
-    drawn = {}
-    monkeypatch.setattr(pareto, 'draw_panels', lambda path, panels, styles, *_, **__: drawn.update(styles))
-    draw_pareto('unused.png', [dict(config='a', model='A', metric='m', params={}, held_out={})], METHODS)
-    assert list(drawn) == list(METHODS.values())
-    assert len({str(style) for style in drawn.values()}) == len(METHODS)
 
 
 def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
@@ -219,7 +209,7 @@ def test_words_of_the_user_stay_words(run, tmp_path):
         missing=dict(latency=evil),
     )
     evidence.to_json(tmp_path / 'report/evidence.json')
-    page = Page(write_report(tmp_path).read_text())
+    page = Page(Report(tmp_path).write().read_text())
     assert not page.all('script')
     assert not [attributes for _, attributes in page.tags if 'onerror' in attributes]
     assert {tag for tag, _ in page.tags} <= {tag for tag, _ in Page((run / 'report.html').read_text()).tags} | {
@@ -266,14 +256,3 @@ def test_the_layers_shown_are_those_with_most_clusters_then_most_pruned():
     assert choose_layers(maps, 4) == [1, 2, 3, 5]
     assert choose_layers(maps, 1) == [1]
     assert choose_layers(maps[4:5], 4) == []  # four channels are no map
-
-
-def test_the_files_of_a_run_of_version_0_1_are_read(tmp_path):
-    old = shutil.copytree(REPO / 'tests/files/version_0_1', tmp_path / 'run')
-    page = Page(remake_report(old).read_text())
-    summary = load_json(old / 'summary.json', 'the summary')
-    assert summary['versions']['mmautodfp'] == '0.1.0'
-    words = ' '.join(page.words)
-    for row in summary['results']:
-        assert row['name'] in words
-        assert f'{row["held_out_metric"]:.3f}' in words

@@ -288,7 +288,7 @@ def test_a_limit_serves_two_tasks_and_so_does_a_compensation():
         return PruningTask.build(net, '', None, limit, compensation)
 
     small, large = build(8), build(64)
-    assert small.constraint.limit < large.constraint.limit
+    assert small.constraint.budgets[0].limit < large.constraint.budgets[0].limit
     assert limit.cost is None
     for task in (small, large, small):
         with task.apply(task.uniform_plan()):
@@ -304,5 +304,5 @@ def test_several_limits_are_given_as_objects_or_configs():
 
 def test_a_share_in_words_is_one_of_the_parameters():
     words, number = make_task(share='60%'), make_task(share=0.6)
-    assert words.constraint.limit == number.constraint.limit
+    assert words.constraint.budgets[0].limit == number.constraint.budgets[0].limit
     assert words.identity['constraint'] == number.identity['constraint'] == ['ParamBudget', 0.6, 'module']

@@ -72,9 +72,9 @@ class Pyramid(nn.Module):
 class Chain(nn.Module):
     """Three convolutions one after the other."""
 
-    def __init__(self, between=nn.Identity(), read: int = 8):
+    def __init__(self, between: nn.Module | None = None, read: int = 8):
         super().__init__()
-        self.between = between
+        self.between = between or nn.Identity()
         self.first, self.second, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(read, 8, 1), nn.Conv2d(8, 4, 1)
 
     def forward(self, x):

@@ -50,7 +50,7 @@ def test_the_best_plan_has_the_highest_utility_within_the_limit(agent):
     assert result.metric == task.evaluate(result.plan, fidelity) == history.stages[result.episode][-1]
     assert result.pareto == brute_force(history.outcomes)
     assert result.episode in result.pareto
-    assert all(task.costs.params['module'](widths) <= task.constraint.limit for widths in history.widths)
+    assert all(map(task.constraint.allows, history.widths))
     assert [(one.scalars['metric'], one.scalars['params']) for one in told] == list(map(tuple, history.outcomes))
 
 
@@ -80,7 +80,8 @@ def test_plans_from_the_limit_down_to_the_least_are_played_first(tmp_path):
     assert nested[-1] == task.constraint.min_widths
     # In even steps, each as near as whole channels come to it from below.
     for step, cost in enumerate(costs):
-        bound = task.constraint.limit - step * (task.constraint.limit - least) / 4
+        limit = task.constraint.budgets[0].limit
+        bound = limit - step * (limit - least) / 4
         assert bound - 100 < cost <= bound + 1
     assert all(a >= b for wider, narrower in itertools.pairwise(nested) for a, b in zip(wider, narrower, strict=True))
     plain = run(make_task(p_min=0.1), 12, fidelity, objectives=CHEAP, opening_points=0).history

@@ -8,7 +8,7 @@ import torch
 from conftest import build_resnet
 
 from mmautodfp.costs import (
-    Constraints,
+    Constraint,
     CostModel,
     FlopBudget,
     LatencyBudget,
@@ -28,9 +28,9 @@ IMAGES = dict(num_images=12, size=32, batch_size=4)
 
 def bound(
     costs: CostModel, ratio: float, least, divisor=1, flops: CostModel | None = None, flop_ratio=1.0
-) -> Constraints:
+) -> Constraint:
     both = dict.fromkeys(('module', 'model'), costs)
-    limit = Constraints([ParamBudget(ratio), FlopBudget(flop_ratio)])
+    limit = Constraint([ParamBudget(ratio), FlopBudget(flop_ratio)])
     limit.bind(ModelCosts(both, dict.fromkeys(both, flops or costs)), least, divisor)
     return limit
 
@@ -126,8 +126,8 @@ def latency(dense: list[int], nanoseconds: list[list[int]]) -> LatencyCost:
     return LatencyCost(dense, 0, terms)
 
 
-def latency_limit(cost: LatencyCost, ratio: float) -> LatencyBudget:
-    limit = LatencyBudget(ratio)
+def latency_limit(cost: LatencyCost, ratio: float) -> Constraint:
+    limit = Constraint([LatencyBudget(ratio)])
     both = dict.fromkeys(('module', 'model'), cost)
     limit.bind(ModelCosts(both, both, both), [8] * len(cost.dense))
     return limit
@@ -191,7 +191,7 @@ def test_units_whose_channels_have_twins_are_narrowed_first():
     costs = model_costs(module, module, units, {})
     place = next(index for index, unit in enumerate(units) if unit.name == 'layer3.1.conv2')
     spared = costs.params['module']([n // 2 if index == place else n for index, n in enumerate(dense)])
-    limit = ParamBudget(spared / costs.params['module'](dense))
+    limit = Constraint([ParamBudget(spared / costs.params['module'](dense))])
     limit.bind(costs, [1] * len(dense))
     curves = [reconstructor.error_curve(unit, reconstructor.ranking(unit)) for unit in units]
     widths = allocate_widths(curves, limit, dense)

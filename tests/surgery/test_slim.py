@@ -1,9 +1,7 @@
-import copy
-
 import pytest
 import torch
 import torchvision
-from conftest import build_resnet, enliven, random_plan
+from conftest import build_resnet, enliven, masked_dense, random_plan
 from torch import nn
 
 from mmautodfp.graph import find_units
@@ -11,25 +9,6 @@ from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconst
 from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import MODELS
-
-
-def masked_dense(module: nn.Module, plan: PruningPlan, reconstructor) -> nn.Module:
-    """The same surgery without surgery: a dense copy whose pruned channels are zeroed behind the activation.
-
-    The consumers' weights are merged and keep their dense shape.
-    """
-    reconstructor.ensure_fitted(module)
-    dense = copy.deepcopy(module)
-    for unit in find_units(module):
-        unit_plan = plan.units[unit.name]
-        mask = torch.zeros(unit.num_channels)
-        mask[list(unit_plan.keep)] = 1
-        delivery = reconstructor.reconstruct(unit, torch.tensor(unit_plan.keep), unit_plan.lam).delivery
-        for consumer in unit.consumers:
-            layer = dense.get_submodule(consumer.name)
-            layer.weight.data[:, unit_plan.keep] = torch.einsum('mnyx,nk->mkyx', layer.weight.data, delivery)
-            layer.register_forward_pre_hook(lambda _, inputs, mask=mask: inputs[0] * mask.view(1, -1, 1, 1))
-    return dense
 
 
 def outputs(module: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:

@@ -100,17 +100,3 @@ def test_files_of_version_0_1_still_load():
     kept = {name: len(unit.keep) for name, unit in PruningPlan.from_json(OLD / 'strategy.json').units.items()}
     assert dict(cfg.model.network.widths) == kept
     assert all(model.network.get_submodule(name).out_channels == width for name, width in kept.items())
-
-
-def test_what_users_imported_from_version_0_1_is_still_found():
-    with pytest.warns(FutureWarning, match='mmautodfp.surgery.UNIT_FINDERS is mmautodfp.graph.UNIT_FINDERS'):
-        from mmautodfp.surgery import UNIT_FINDERS
-    assert UNIT_FINDERS is mmautodfp.graph.UNIT_FINDERS
-    with pytest.warns(FutureWarning):
-        from mmautodfp.surgery import Reconstructor
-    assert issubclass(SimilarityReconstructor, Reconstructor)
-    from mmautodfp.registry import RECONSTRUCTORS
-
-    assert RECONSTRUCTORS.get('SimilarityReconstructor') is SimilarityReconstructor
-    with pytest.raises(ImportError, match='cannot import name'):
-        from mmautodfp.surgery import NoSuchThing  # noqa: F401

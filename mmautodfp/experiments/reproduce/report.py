@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmautodfp.outputs.report import Panel, draw_panels
 from mmautodfp.utils.fileio import save_json, save_text
 from mmautodfp.utils.timing import describe_machine
 
+from ..pareto import Panel, draw_panels
 from .paper import ALL_TABLES, METHODS, NETWORKS
 
 TITLES = {

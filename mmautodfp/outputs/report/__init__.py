@@ -2,21 +2,16 @@
 
 from .again import measure_times, remake_report
 from .evidence import ChannelMap, Evidence, collect
-from .page import Report, write_report
-from .pareto import Panel, draw_panels, draw_pareto
+from .page import Report
 from .pictures import Finding, Picture
 
 __all__ = [
     'ChannelMap',
     'Evidence',
     'Finding',
-    'Panel',
     'Picture',
     'Report',
     'collect',
-    'draw_panels',
-    'draw_pareto',
     'measure_times',
     'remake_report',
-    'write_report',
 ]

@@ -91,7 +91,7 @@ def _look_again(report: Report, trust: bool) -> Evidence:
     plan = PruningPlan.from_json(report.work_dir / 'strategy.json')
     pruned = _load_pruned(task, plan, report.work_dir / 'pruned.pth')
     pruned.swap()
-    widths = {row['name']: row['widths'] for row in report.summary['results'] if 'widths' in row}
+    widths = {row['name']: row['widths'] for row in report.summary['results']}
     needs_data = build(REWARDS, dict(type='CocoReward') | (told.get('reward') or {})).needs_data
     return collect(task, plan, pruned.swap, cfg, widths, needs_data)
 

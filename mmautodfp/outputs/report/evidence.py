@@ -88,7 +88,7 @@ class Evidence:
         content = load_json(path, 'what the report shows')
         content.pop('format')
         content['channels'] = [ChannelMap(**item) for item in content['channels']]
-        content['parts'] = [PartCounts(**item) for item in content.get('parts', [])]
+        content['parts'] = [PartCounts(**item) for item in content['parts']]
         for picture in content['pictures']:
             for side in ('dense', 'pruned'):
                 picture[side] = [Finding(**finding) for finding in picture[side]]

@@ -67,7 +67,7 @@ class Report:
     @property
     def has_parts(self) -> bool:
         """Whether the run pruned more than one part of a model, or all of it."""
-        return not self.summary['module'] and bool(self.summary.get('target'))
+        return not self.summary['module'] and bool(self.summary['target'])
 
     def miss(self, names: Sequence[str], reason: str) -> None:
         """Let the page say why something is not shown; of parts only if there are any."""
@@ -94,7 +94,7 @@ class Report:
         budgets = self.summary['budget']
         parts = self._try('parts', self._parts) or []
         content = dict(
-            title=f'{self.summary.get("model", "Model")}, pruned',
+            title=f'{self.summary["model"]}, pruned',
             summary=self.summary,
             about=self._about(),
             budgets=budgets if isinstance(budgets, list) else [budgets],
@@ -154,7 +154,7 @@ class Report:
 
     def _about(self) -> dict[str, str]:
         """What was pruned: in the header, and in the heads of the table."""
-        module, target = self.summary['module'], self.summary.get('target', '')
+        module, target = self.summary['module'], self.summary['target']
         if module:
             return dict(header=module, short=module)
         return dict(header=target if target not in ('', 'model') else 'the whole model', short='whole model')
@@ -187,7 +187,7 @@ class Report:
 
     def _strategy_figure(self) -> Figure:
         strategy = load_json(self.work_dir / 'strategy.json', 'the plan')
-        units, layers = strategy['units'], strategy.get('layers', [])
+        units, layers = strategy['units'], strategy['layers']
         return strategy_figure(
             list(units),
             [len(unit['keep']) / unit['num_channels'] for unit in units.values()],
@@ -234,8 +234,3 @@ def _merges(found: ChannelMap) -> dict[str, Any]:
         groups=sorted(groups.items()),
         dropped=[channel for channel in pruned if found.partner[channel] == -1],
     )
-
-
-def write_report(work_dir: str | os.PathLike) -> Path:
-    """Make a run's ``report.html`` and PNGs from the files in its work dir; see :class:`Report`."""
-    return Report(work_dir).write()

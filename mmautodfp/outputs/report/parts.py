@@ -31,11 +31,6 @@ class PartCounts:
     flops: list[int]
 
 
-def is_whole_detector(model: nn.Module, module: str) -> bool:
-    """Whether a run pruned more than one part of a detector; ``module`` is the path that its summary tells."""
-    return not module and is_detector(model)
-
-
 @torch.no_grad()
 def count_parts(run: str | os.PathLike) -> list[PartCounts]:
     """Count the parts of a run's models, built once more with random weights.
@@ -50,7 +45,7 @@ def count_parts(run: str | os.PathLike) -> list[PartCounts]:
     if summary['module']:
         return []
     models = build_models(run, ('dense', 'AutoDFP'))
-    if not is_whole_detector(models['dense'], summary['module']):
+    if not is_detector(models['dense']):
         return []
     row = next(row for row in summary['results'] if row['name'] == 'AutoDFP')
     pruned = row['model_flops']['count']

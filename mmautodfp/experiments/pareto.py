@@ -10,9 +10,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mmautodfp.outputs.report.plots import BLUE, GREY, ORANGE
 from mmautodfp.utils.fileio import atomic_path
-
-from .plots import BLUE, GREY, ORANGE
 
 
 @dataclass(frozen=True)
