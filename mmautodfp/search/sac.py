@@ -2,13 +2,12 @@
 
 import copy
 import math
-import warnings
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from mmautodfp.utils.registry import AGENTS
@@ -23,16 +22,6 @@ from .replay import Batch, ReplayBuffer, relabel
 
 POLICY_STREAM, INIT_STREAM = 1, 2
 OPTIMIZERS = ('actor_optimizer', 'critic_optimizer', 'alpha_optimizer')
-RENAMED_CREDITS = dict(episode='monte_carlo', bootstrap='td')  # of version 0.1
-
-
-def read_credit(value: Any) -> Any:
-    """The kind of credit by its present name; a warning tells a name of version 0.1."""
-    if not isinstance(value, str) or value not in RENAMED_CREDITS:
-        return value
-    name = RENAMED_CREDITS[value]
-    warnings.warn(f'credit={value!r} is called {name!r} since version 0.2', FutureWarning, stacklevel=2)
-    return name
 
 
 @settings('SAC')
@@ -62,7 +51,7 @@ class SACConfig:
             bootstraps from what the target critics say of the next state. As the paper's states do not depend on
             what was done before, that is the same for every action: only the last unit's is learned. 'monte_carlo'
             is the return, the discounted reward that the rest of the episode brought. Defaults to 'monte_carlo', not
-            the paper's. Version 0.1 called them 'bootstrap' and 'episode'.
+            the paper's.
         drawn_preferences (float): Of a search with several objectives, the share of episodes that are played, and of
             transitions that are learned from, under a preference drawn for them, in place of the one that is asked
             for; 0 learns for that one alone. Defaults to 0.5. The paper has one objective.
@@ -85,7 +74,7 @@ class SACConfig:
     target_entropy: float | None = None
     updates_per_episode: Count | None = None
     reward_scale: Positive = 1.0
-    credit: Annotated[Literal['monte_carlo', 'td'], BeforeValidator(read_credit)] = 'monte_carlo'
+    credit: Literal['monte_carlo', 'td'] = 'monte_carlo'
     drawn_preferences: Share = 0.5
 
 
@@ -265,8 +254,7 @@ class SAC(Agent):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        # What an earlier version did not know was as it is by default.
-        require_settings('agent', self._plain_config(), asdict(SACConfig()) | state['config'])
+        require_settings('agent', self._plain_config(), state['config'])
         state = copy.deepcopy(state)  # an optimizer would take the tensors over and write to them
         self.random.set_state(state['random'])
         for name in ('explorer', 'buffer', *self.networks):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from test_run import IMAGES, make_task, run
-from test_sac import SMALL, make_spec
+from test_sac import SMALL
 
 from mmautodfp.costs import MemoryBudget, ParamBudget
-from mmautodfp.search import SAC, AgentSpec, SACConfig, Trajectory, hypervolume, pareto_set
+from mmautodfp.search import SAC, AgentSpec, Trajectory, hypervolume, pareto_set
 from mmautodfp.search.objectives import Objectives, draw_preferences, read_weights
 from mmautodfp.utils import AutoDFPError
 
@@ -236,14 +236,6 @@ def test_a_conditioned_agent_resumes_bit_for_bit(tmp_path):
     for (preference, outcome), (other, known) in zip(play(again, range(4, 8)), expected[4:], strict=True):
         assert torch.equal(preference, other)
         assert torch.equal(outcome, known)
-
-
-def test_a_saved_agent_that_knew_of_no_preferences_is_resumed():
-    agent, other = SAC(make_spec(), **SMALL), SAC(make_spec(), **SMALL)
-    state = agent.state_dict()
-    del state['config']['drawn_preferences']
-    other.load_state_dict(state)
-    assert other.config.drawn_preferences == SACConfig().drawn_preferences
 
 
 def test_other_agents_are_rewarded_with_the_weighted_sum():

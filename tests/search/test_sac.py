@@ -299,12 +299,6 @@ def test_unknown_setting_is_refused_with_the_known_ones():
         AGENTS.build(dict(type='SAC', spec=make_spec(), learning_rate=1e-3))
 
 
-@pytest.mark.parametrize(('old', 'new'), [('episode', 'monte_carlo'), ('bootstrap', 'td')])
-def test_credits_of_version_0_1_are_read_with_a_warning(old, new):
-    with pytest.warns(FutureWarning, match=f"credit='{old}' is called '{new}'"):
-        assert SACConfig(credit=old).credit == new
-
-
 def test_a_saved_state_with_another_credit_is_refused():
     state = SAC(make_spec(), credit='td', **SMALL).state_dict()
     with pytest.raises(AutoDFPError, match="credit='td', but credit='monte_carlo'"):
