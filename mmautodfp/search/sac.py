@@ -46,7 +46,6 @@ class SACConfig:
         target_entropy (float | None): What the policy's entropy is held at, in nats, for actions in [-1, 1]. The
             paper does not tell it. Defaults to None, which is minus the action's length.
         updates_per_episode (int | None): Updates after an episode. Defaults to None, one a unit as in Algorithm 1.
-        reward_scale (float): Factor on all rewards. Defaults to 1.
         credit (str): What the critics are drawn towards. 'td', as in Algorithm 1, is the TD target, which
             bootstraps from what the target critics say of the next state. As the paper's states do not depend on
             what was done before, that is the same for every action: only the last unit's is learned. 'monte_carlo'
@@ -73,7 +72,6 @@ class SACConfig:
     initial_alpha: Positive = 0.01
     target_entropy: float | None = None
     updates_per_episode: Count | None = None
-    reward_scale: Positive = 1.0
     credit: Literal['monte_carlo', 'td'] = 'monte_carlo'
     drawn_preferences: Share = 0.5
 
@@ -203,13 +201,12 @@ class SAC(Agent):
     @torch.no_grad()
     def critic_targets(self, batch: Batch) -> Tensor:
         """What the critics are drawn towards, [B]: the returns, or reward plus the soft value of what may follow."""
-        rewards = self.config.reward_scale * batch.rewards
         if self.config.credit == 'monte_carlo':
-            return rewards  # what follows is already in it
+            return batch.rewards  # what follows is already in them
         actions, log_probs = self.actor.sample(batch.next_states, self.random)
         values = torch.minimum(self.qf1_target(batch.next_states, actions), self.qf2_target(batch.next_states, actions))
         soft_values = values - self.log_alpha.exp() * log_probs
-        return torch.where(batch.dones, rewards, rewards + self.config.gamma * soft_values)
+        return torch.where(batch.dones, batch.rewards, batch.rewards + self.config.gamma * soft_values)
 
     def _update_critics(self, batch: Batch) -> dict[str, float]:
         targets = self.critic_targets(batch)

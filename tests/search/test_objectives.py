@@ -159,7 +159,7 @@ def test_preferences_are_the_asked_one_or_drawn_evenly_from_the_simplex():
 
 @pytest.mark.parametrize('credit', ['monte_carlo', 'td'])
 def test_relabelled_targets_are_the_outcome_weighed_by_the_preference_in_the_state(credit):
-    agent = SAC(make_conditioned_spec(), gamma=0.5, credit=credit, reward_scale=2.0, **SMALL)
+    agent = SAC(make_conditioned_spec(), gamma=0.5, credit=credit, **SMALL)
     states, outcomes = torch.rand(2, 3, 3), torch.rand(2, 2)
     for state, outcome in zip(states, outcomes, strict=True):
         rewards = torch.zeros(3, 2)
@@ -174,7 +174,7 @@ def test_relabelled_targets_are_the_outcome_weighed_by_the_preference_in_the_sta
         (episode, step), *_ = (states == batch.states[row, :3]).all(2).nonzero().tolist()
         preference = batch.states[row, 3:]
         if credit == 'monte_carlo' or step == 2:
-            expected = 2 * 0.5 ** (2 - step) * sum(p * o for p, o in zip(preference, outcomes[episode], strict=True))
+            expected = 0.5 ** (2 - step) * sum(p * o for p, o in zip(preference, outcomes[episode], strict=True))
             assert targets[row].item() == pytest.approx(expected.item(), abs=1e-6)
 
 

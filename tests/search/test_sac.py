@@ -110,11 +110,11 @@ def test_bootstrapping_carries_a_late_reward_back_where_states_tell_what_was_don
 
 @pytest.mark.parametrize('junk', [0.0, 1e6, float('inf'), float('nan')])
 def test_terminal_target_is_the_reward_whatever_the_target_networks_say(junk):
-    agent, batch = SAC(make_spec(), reward_scale=2.0, credit='td', **SMALL), make_batch()
+    agent, batch = SAC(make_spec(), credit='td', **SMALL), make_batch()
     for network in (agent.qf1_target, agent.qf2_target):
         torch.nn.init.constant_(network.net[-1].bias, junk)
     targets = agent.critic_targets(batch)
-    assert torch.equal(targets[batch.dones], 2 * batch.rewards[batch.dones])
+    assert torch.equal(targets[batch.dones], batch.rewards[batch.dones])
 
 
 def test_other_targets_add_the_discounted_soft_minimum_of_the_twins():
@@ -131,10 +131,10 @@ def test_other_targets_add_the_discounted_soft_minimum_of_the_twins():
 
 
 def test_monte_carlo_targets_are_the_discounted_rewards_still_to_come():
-    agent = SAC(make_spec(), credit='monte_carlo', gamma=0.5, reward_scale=2.0, **SMALL)
+    agent = SAC(make_spec(), credit='monte_carlo', gamma=0.5, **SMALL)
     agent.learn(Trajectory(torch.rand(3, 3), torch.rand(3, 2), torch.tensor([1.0, 0.0, 8.0])))
     stored = Batch(*(column[:3] for column in agent.buffer.data))
-    assert agent.critic_targets(stored).tolist() == [2 * (1 + 0.25 * 8), 2 * 0.5 * 8, 2 * 8]
+    assert agent.critic_targets(stored).tolist() == [1 + 0.25 * 8, 0.5 * 8, 8]
 
 
 def test_critics_see_the_executed_actions_between_minus_one_and_one():
@@ -327,7 +327,6 @@ def test_a_saved_state_with_another_credit_is_refused():
         dict(initial_alpha=0.0),
         dict(target_entropy=float('inf')),
         dict(updates_per_episode=0),
-        dict(reward_scale=-1.0),
     ],
 )
 def test_setting_out_of_range_is_refused_by_name(setting):
