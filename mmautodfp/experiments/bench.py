@@ -86,9 +86,8 @@ def search_in(
     record, summary = folder / 'asked.json', folder / 'summary.json'
     done = load_json(summary, 'a search') if summary.is_file() else {}
     if asked is not None:
-        # Older versions kept no record; the summary tells some of it.
-        stored = load_json(record, 'the settings of a search') if record.is_file() else asked | done
-        require_same(stored, asked, f'the search {folder.name}')
+        if record.is_file():
+            require_same(load_json(record, 'the settings of a search'), asked, f'the search {folder.name}')
         save_json(asked, record)
     if 'test' not in done or done['episodes'] < episodes:
         resume = (folder / 'search.pth').is_file()

@@ -89,7 +89,7 @@ def test_a_config_that_leaves_the_number_of_episodes_out_has_as_many_as_the_hook
 
 def test_a_run_of_other_settings_is_not_passed_off_as_this_one(folder, small_demo):
     options = dict(small_demo) | {'autodfp.reconstructor.type': 'PruneOnly'}
-    with pytest.raises(AutoDFPError, match=r"other settings .*reconstructor=.*Similarity.* instead of .*'PruneOnly'"):
+    with pytest.raises(AutoDFPError, match=r"was measured with reconstructor=.*Similarity.*, but .*'PruneOnly'"):
         sweep([CONFIG], [0.9], [0], folder[0], episodes=2, latency_repeat=0, cfg_options=options)
 
 
