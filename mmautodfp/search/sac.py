@@ -132,11 +132,6 @@ class SAC(Agent):
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=config.alpha_lr)
 
     @property
-    def alpha(self) -> float:
-        """Entropy coefficient."""
-        return self.log_alpha.exp().item()
-
-    @property
     def warming_up(self) -> bool:
         """Whether the present episode only fills the buffer."""
         return self.episode < self.config.warmup_episodes
