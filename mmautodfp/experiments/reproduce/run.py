@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmautodfp import runs as apis
 from mmautodfp.rewards import Reward
+from mmautodfp.runs import load_config
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import portable
@@ -175,7 +175,7 @@ class _Laboratory:
     @cached_property
     def _held_out(self) -> Reward:
         """What judges a search: the test images beside those that reward it."""
-        cfg = apis.load_config(self.config, None, 'none', self._options | {'autodfp.reward.cache_gb': 0})
+        cfg = load_config(self.config, None, 'none', self._options | {'autodfp.reward.cache_gb': 0})
         reward = build(REWARDS, cfg.autodfp.reward.to_dict())
         reward.prepare(self.bench.model, cfg.val_dataloader)
         judge = reward.held_out(self.bench.model, cfg.test_dataloader)
