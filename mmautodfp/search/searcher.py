@@ -170,7 +170,6 @@ class Searcher:
             improved=improved,
             seconds=history.seconds[-1],
             widths=history.widths[-1],
-            stages=len(history.stages[-1]),
             eta=sum(recent) / len(recent) * (self.num_episodes - len(history)),
             scalars=scalars,
         )
