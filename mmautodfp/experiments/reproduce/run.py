@@ -130,16 +130,14 @@ class _Laboratory:
 
     def _uniform(self, claim: Claim) -> dict:
         bench = self.bench
+        images = len(bench.reward.images)
         if claim.method == 'dense':
-            return dict(ours=bench.accuracy(None, 'prune'), params_ratio=1.0, ours_flops_ratio=1.0) | dict(
-                images=len(bench.reward.images)
-            )
+            return dict(ours=bench.accuracy(None, 'prune'), params_ratio=1.0, ours_flops_ratio=1.0, images=images)
         widths = bench.uniform_widths(claim.preserve_ratio, UNIFORM_OF.get(self.network, 'params'))
-        shares = bench.shares(widths)
-        found = dict(params_ratio=shares['params_ratio'], ours_flops_ratio=shares['flops_ratio'])
+        found = bench.shares(widths)
         if claim.unit == 'ms':
             return found | dict(ours=bench.milliseconds(bench.task.plan(widths)))
-        return found | dict(ours=bench.accuracy(widths, claim.method), images=len(bench.reward.images))
+        return found | dict(ours=bench.accuracy(widths, claim.method), images=images)
 
     def _searched(self, claim: Claim) -> dict:
         settings = self.settings
