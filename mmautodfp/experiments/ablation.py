@@ -96,7 +96,7 @@ def ablate(
         refinement (Mapping | None): Likewise, settings of the full pass.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
         known (dict | None): An earlier result with the same settings; what it holds is not measured again.
-        report (Callable | None): Told the result so far whenever it grows.
+        report (Callable): Told the result so far whenever it grows.
 
     Returns:
         dict[str, Any]: Metric and seconds by variant and share; the dense metric; what the shares are of; the machine.
