@@ -35,10 +35,10 @@ def main(argv: list[str] | None = None) -> None:
     from mmautodfp.experiments.benchmark_cost import measure_cost
     from mmautodfp.utils.fileio import load_json, save_json
 
+    options = read_options(args.cfg_options)
     images = dict(size=args.image_size, num_images=args.num_images)
     refinement = dict(units_per_pass=args.units_per_pass)
     if args.cost:
-        options = read_options(args.cfg_options)
         result = measure_cost(args.config, dict(images=images, refinement=refinement), cfg_options=options)
         save_json(result, args.out)
         print(f'{result["seconds"]} s, {result["peak_memory_gb"]} GB')
@@ -52,8 +52,7 @@ def main(argv: list[str] | None = None) -> None:
             save_json(result, args.out)
             print(line, flush=True)
 
-        ratios, options = args.ratios or WHOLE_SHARES, read_options(args.cfg_options)
-        measure_shares(args.config, 'model', ratios, args.checkpoint, options, known, keep)
+        measure_shares(args.config, 'model', args.ratios or WHOLE_SHARES, args.checkpoint, options, known, keep)
         return
 
     def report(result: dict) -> None:
@@ -71,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         args.channels,
         images,
         refinement,
-        read_options(args.cfg_options),
+        options,
         known,
         report,
     )

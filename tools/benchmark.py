@@ -119,11 +119,9 @@ def main(argv: list[str] | None = None) -> None:
         if args.out:
             save_json(result, args.out)
 
-    def going_on() -> dict:
-        """What the benchmarks that take up an earlier result are told."""
-        known = load_json(args.out, 'the earlier result') if args.out and args.out.exists() else None
-        return dict(cfg_options=read_options(args.cfg_options), known=known, report=keep)
-
+    known = load_json(args.out, 'the earlier result') if args.out and args.out.exists() else None
+    options = read_options(args.cfg_options)
+    going_on = dict(cfg_options=options, known=known, report=keep)  # with what the earlier result has
     calls = dict(
         kernels=lambda n=15: benchmark_kernels.benchmark_kernels(repeat=n),
         latency=lambda n=10: benchmark_kernels.benchmark_latency(args.config, n, size=args.size),
@@ -133,26 +131,25 @@ def main(argv: list[str] | None = None) -> None:
         racing=lambda n=5: benchmark.benchmark_racing(args.config, range(n)),
         precision=lambda n=100: benchmark.benchmark_precision(args.config, n),
         ranks=lambda n=24: benchmark.benchmark_ranks(args.config, episodes=n),
-        search=lambda n=5: benchmark_search(args.config, args.episodes, n, args.only, **going_on()),
+        search=lambda n=5: benchmark_search(args.config, args.episodes, n, args.only, **going_on),
         objectives=lambda n=5: benchmark_objectives(
-            args.config, args.episodes, n, cfg_options=read_options(args.cfg_options), tell=tell_aside
+            args.config, args.episodes, n, cfg_options=options, tell=tell_aside
         ),
         fine_tuning=lambda n=3: benchmark_fine_tuning(
-            args.config, args.share, args.epochs, args.lr_factors, seeds=n, **going_on()
+            args.config, args.share, args.epochs, args.lr_factors, seeds=n, **going_on
         ),
-        robustness=lambda: benchmark_robustness(args.config, args.share, **going_on()),
+        robustness=lambda: benchmark_robustness(args.config, args.share, **going_on),
         families=lambda: measure_families([args.config] if args.config else None, tell=tell_aside),
     )
     if args.whole:
         calls['latency'] = lambda n=5: {detector: benchmark_whole(args.config, n, 0.5, args.divisors, args.size)}
     call = calls[args.what]
-    # Several detectors share a file.
-    shared = args.whole or args.what == 'memory'
-    known = json.loads(args.out.read_text()) if shared and args.out and args.out.exists() else {}
-    text = json.dumps(known | (call() if args.repeat is None else call(args.repeat)), indent=2)
-    print(text)
+    result = call() if args.repeat is None else call(args.repeat)
+    if args.whole or args.what == 'memory':  # several detectors share a file
+        result = (known or {}) | result
+    print(json.dumps(result, indent=2))
     if args.out:
-        args.out.write_text(text + '\n')
+        save_json(result, args.out)
 
 
 if __name__ == '__main__':

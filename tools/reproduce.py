@@ -48,13 +48,12 @@ def main(argv: list[str] | None = None) -> None:
     reproduce.require_known(others, args.networks or ())
     if '5' in tables:
         detectors = args.detectors or [CONFIGS / f'{name}_autodfp.py' for name in reproduce.DETECTORS]
-        told = dict(out=args.out, configs=detectors, checkpoints=args.checkpoints, episodes=args.episodes)
         asked = dict(backbone=args.shares, model=args.whole_shares)
-        shares = {
-            target: default if asked[target] is None else asked[target] for target, default in reproduce.SHARES.items()
-        }
-        told |= dict(seeds=args.seeds, shares=shares)
-        reproduce.reproduce_detectors(reproduce.DetectorSettings(**told, cfg_options=options))
+        shares = reproduce.SHARES | {target: found for target, found in asked.items() if found is not None}
+        settings = reproduce.DetectorSettings(
+            args.out, detectors, args.checkpoints, args.episodes, args.seeds, shares, options
+        )
+        reproduce.reproduce_detectors(settings)
         print(f'wrote {args.out}/table5.json and table5.md')
     if not others:
         return

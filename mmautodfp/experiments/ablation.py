@@ -1,7 +1,6 @@
 """What each part of the compensation is worth, on plans that need no search; ``tools/ablation.py`` runs it."""
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +9,11 @@ from typing import Any
 
 from mmautodfp.api import PruningTask
 from mmautodfp.costs import round_widths
-from mmautodfp.hooks import read_settings
-from mmautodfp.reconstruction import Reconstructor
-from mmautodfp.rewards import Reward
+from mmautodfp.reconstruction import PruneOnly, Reconstructor
 from mmautodfp.utils.fileio import portable
-from mmautodfp.utils.registry import RECONSTRUCTORS, REWARDS, build
+from mmautodfp.utils.registry import RECONSTRUCTORS, build
 
-from .bench import load_runner, take_up
+from .bench import Bench, take_up
 
 
 @dataclass(frozen=True)
@@ -73,81 +70,6 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-class Bench:
-    """A dense model with its metric on all images of the test data loader.
-
-    Args:
-        config (str | os.PathLike): Config with an ``autodfp`` entry.
-        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
-        images (Mapping | None): Settings of the synthetic images. Defaults to None: the reconstructor's own.
-        refinement (Mapping | None): Settings of the full pass. Defaults to None: its own.
-        cfg_options (dict | None): Overrides of the config, dotted keys to values.
-
-    Attributes:
-        cfg (Config): The config, with the overrides.
-    """
-
-    def __init__(
-        self,
-        config: str | os.PathLike,
-        checkpoint: str | None = None,
-        images: Mapping[str, Any] | None = None,
-        refinement: Mapping[str, Any] | None = None,
-        cfg_options: dict[str, Any] | None = None,
-    ):
-        with tempfile.TemporaryDirectory() as scratch:
-            runner = load_runner(config, scratch, checkpoint, cfg_options)
-        self.cfg = runner.cfg
-        self.checkpoint = Path(self.cfg.load_from).name
-        self.settings = read_settings(self.cfg.autodfp.to_dict())
-        self.images, self.refinement = dict(images or {}), dict(refinement or {})
-        self.model = runner.model
-        self.dense = self.task(dict(type='PruneOnly'))
-        self.reward = self.reward_on(self.cfg.test_dataloader)
-
-    def reward_on(self, dataloader: dict) -> Reward:
-        """The metric on all images of a data loader."""
-        reward = build(REWARDS, to_report(self.settings.reward))
-        reward.prepare(self.model, dataloader)
-        return reward
-
-    def task(self, reconstructor: Reconstructor | dict, ratio: float = 1.0, allocate: bool = False) -> PruningTask:
-        """The model with a compensation, limited to a share of the target's parameters."""
-        told = self.settings
-        p_min = told.p_min if allocate else 0.01
-        return PruningTask.build(self.model, told.target, None, ratio, reconstructor, p_min=p_min, allocate=allocate)
-
-    def reconstructor(self, config: dict) -> Reconstructor:
-        """Build a reconstructor and fit it to the dense module."""
-        if config['type'] == 'SyntheticLeastSquares':
-            own = {key: config.get(key, {}) for key in ('images', 'refinement')}
-            config = config | dict(images=self.images | own['images'], refinement=self.refinement | own['refinement'])
-        reconstructor = build(RECONSTRUCTORS, config)
-        reconstructor.ensure_fitted(self.dense.module, self.model)
-        return reconstructor
-
-    def widths(self, ratio: float, of_channels: bool) -> list[int]:
-        """Uniform widths [L] that keep a share of the module's parameters, or of each unit's channels."""
-        if of_channels:
-            return round_widths(ratio, self.dense.dense_widths)
-        return list(self.task(dict(type='PruneOnly'), ratio).uniform_plan().widths.values())
-
-    def score(self, task: PruningTask, widths: Sequence[int], final: bool) -> dict[str, float]:
-        """The metric of the model pruned to widths [L], and the seconds that pruning took."""
-        plan = task.plan(widths)
-        start = time.perf_counter()
-        with task.apply(plan, final):
-            seconds = time.perf_counter() - start
-            return dict(metric=self.reward(self.model), seconds=round(seconds, 3))
-
-
-def to_report(reward: dict) -> dict:
-    """Config of what reports, on all images and in float32, where another rewards a search."""
-    settings = reward | dict(num_images=None) | ({'precision': 'float32'} if 'precision' in reward else {})
-    built = build(REWARDS, settings)
-    return settings if built.name == built.reported_name else settings | dict(metric=built.reported_name)
-
-
 def ablate(
     config: str | os.PathLike,
     ratios: Sequence[float],
@@ -174,7 +96,7 @@ def ablate(
         refinement (Mapping | None): Likewise, settings of the full pass.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
         known (dict | None): An earlier result with the same settings; what it holds is not measured again.
-        report (Callable | None): Told the result so far whenever it grows.
+        report (Callable): Told the result so far whenever it grows.
 
     Returns:
         dict[str, Any]: Metric and seconds by variant and share; the dense metric; what the shares are of; the machine.
@@ -182,15 +104,17 @@ def ablate(
     Raises:
         AutoDFPError: The request cannot be met, or ``known`` was measured with other settings.
     """
-    bench = Bench(config, checkpoint, images, refinement, cfg_options)
+    bench = Bench(config, checkpoint, cfg_options)
+    images, refinement = dict(images or {}), dict(refinement or {})
+    dense = _task(bench, PruneOnly())
     settings = dict(
         config=Path(config).as_posix(),
         checkpoint=bench.checkpoint,
         cfg_options=portable(cfg_options),
         metric=bench.reward.name,
         images=len(bench.reward.images),
-        synthetic_images=bench.images,
-        refinement=bench.refinement,
+        synthetic_images=images,
+        refinement=refinement,
         shares_of='channels' if of_channels else 'module parameters',
     )
     older = dict(checkpoint=bench.checkpoint, cfg_options={})  # which older results do not name
@@ -204,17 +128,40 @@ def ablate(
         if not missing:
             continue
         start = time.perf_counter()
-        reconstructor = bench.reconstructor(variant.reconstructor)
+        reconstructor = _build(variant.reconstructor, images, refinement)
+        reconstructor.ensure_fitted(dense.module, bench.model)
         fit = round(time.perf_counter() - start, 3)
-        task = bench.task(reconstructor)
+        task = _task(bench, reconstructor)
         for ratio in missing:
-            widths = bench.widths(ratio, of_channels)
+            if of_channels:
+                widths = round_widths(ratio, dense.dense_widths)
+            else:
+                widths = list(_task(bench, PruneOnly(), ratio).uniform_plan().widths.values())
+            share = task.costs.params['module'].ratio(widths)
             if variant.allocated:  # within the parameters of the uniform ones
-                widths = bench.task(reconstructor, task.costs.params['module'].ratio(widths), allocate=True).allocation
-            score = bench.score(task, widths, variant.final)
-            rows[f'{ratio:g}'] = score | dict(fit_seconds=fit, params=task.costs.params['module'].ratio(widths))
+                widths = _task(bench, reconstructor, share, allocate=True).allocation
+            start = time.perf_counter()
+            with task.apply(task.plan(widths), variant.final):
+                seconds = round(time.perf_counter() - start, 3)
+                row = dict(metric=bench.reward(bench.model), seconds=seconds, fit_seconds=fit)
+            rows[f'{ratio:g}'] = row | dict(params=task.costs.params['module'].ratio(widths))
             report(result)
     return result
+
+
+def _task(bench: Bench, reconstructor: Reconstructor, ratio: float = 1.0, allocate: bool = False) -> PruningTask:
+    """The model with a compensation, limited to a share of the target's parameters."""
+    told = bench.settings
+    p_min = told.p_min if allocate else 0.01
+    return PruningTask.build(bench.model, told.target, None, ratio, reconstructor, p_min=p_min, allocate=allocate)
+
+
+def _build(config: dict, images: dict, refinement: dict) -> Reconstructor:
+    """A variant's reconstructor; its own settings override those of all."""
+    if config['type'] == 'SyntheticLeastSquares':
+        own = {key: config.get(key, {}) for key in ('images', 'refinement')}
+        config = config | dict(images=images | own['images'], refinement=refinement | own['refinement'])
+    return build(RECONSTRUCTORS, config)
 
 
 def _place(variant: str) -> int:

@@ -1,18 +1,25 @@
-"""What experiments have in common: a config's model, loaded, with its task; earlier results and searches."""
+"""What experiments have in common: a config's model, loaded, with its metric; earlier results and searches."""
 
 import contextlib
 import io
 import logging
 import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from mmengine.config import Config
 from mmengine.runner import Runner
+from torch import Tensor, nn
 
-from mmautodfp.hooks import AutoDFPHook
-from mmautodfp.runs import build_runner, find_checkpoint, load_search_config, prune
+from mmautodfp.deploy.onnx import build_model, input_size
+from mmautodfp.hooks import AutoDFPHook, read_settings
+from mmautodfp.rewards import Reward
+from mmautodfp.runs import build_runner, find_checkpoint, load_config, load_search_config, prune
 from mmautodfp.utils.fileio import load_json, require_same, save_json
-from mmautodfp.utils.registry import HOOKS, build
+from mmautodfp.utils.registry import HOOKS, REWARDS, build
 from mmautodfp.utils.timing import describe_machine
 
 
@@ -39,6 +46,65 @@ def load_runner(
         runner = build_runner(cfg)
         runner.load_or_resume()
     return runner
+
+
+def random_detector(config: str | os.PathLike, size: Sequence[int] | None = None) -> tuple[Config, nn.Module, Tensor]:
+    """A detector of random weights, whose values hardly matter to speed and memory; nothing is fetched.
+
+    Args:
+        config (str | os.PathLike): Its config.
+        size (Sequence[int] | None): Height and width. Defaults to None: the config's.
+
+    Returns:
+        tuple[Config, nn.Module, Tensor]: The config, the detector in eval mode, and an image for it, [1, 3, H, W].
+    """
+    cfg = load_config(config, None, 'none')
+    cfg.model.backbone.init_cfg = None
+    model = build_model(cfg)
+    with quiet():
+        model.init_weights()  # without, a head of one stage gives every class of every anchor half a chance
+    return cfg, model, torch.rand(1, 3, *(size or input_size(cfg, Path(config))))
+
+
+class Bench:
+    """A dense model with its metric on all images of the test data loader.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry.
+        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
+        cfg_options (dict | None): Overrides of the config, dotted keys to values.
+
+    Attributes:
+        cfg (Config): The config, with the overrides.
+        checkpoint (str): Name of the file of weights.
+        settings (HookSettings): Of the ``autodfp`` entry.
+        model (nn.Module): The dense model.
+        reward (Reward): The metric.
+    """
+
+    def __init__(
+        self, config: str | os.PathLike, checkpoint: str | None = None, cfg_options: dict[str, Any] | None = None
+    ):
+        with tempfile.TemporaryDirectory() as scratch:
+            runner = load_runner(config, scratch, checkpoint, cfg_options)
+        self.cfg = runner.cfg
+        self.checkpoint = Path(self.cfg.load_from).name
+        self.settings = read_settings(self.cfg.autodfp.to_dict())
+        self.model = runner.model.eval()
+        self.reward = self.reward_on(self.cfg.test_dataloader)
+
+    def reward_on(self, dataloader: dict) -> Reward:
+        """The metric on all images of a data loader."""
+        reward = build(REWARDS, to_report(self.settings.reward))
+        reward.prepare(self.model, dataloader)
+        return reward
+
+
+def to_report(reward: dict) -> dict:
+    """Config of what reports, on all images and in float32, where another rewards a search."""
+    settings = reward | dict(num_images=None) | ({'precision': 'float32'} if 'precision' in reward else {})
+    built = build(REWARDS, settings)
+    return settings if built.name == built.reported_name else settings | dict(metric=built.reported_name)
 
 
 def prepare_hook(
@@ -86,9 +152,8 @@ def search_in(
     record, summary = folder / 'asked.json', folder / 'summary.json'
     done = load_json(summary, 'a search') if summary.is_file() else {}
     if asked is not None:
-        # Older versions kept no record; the summary tells some of it.
-        stored = load_json(record, 'the settings of a search') if record.is_file() else asked | done
-        require_same(stored, asked, f'the search {folder.name}')
+        if record.is_file():
+            require_same(load_json(record, 'the settings of a search'), asked, f'the search {folder.name}')
         save_json(asked, record)
     if 'test' not in done or done['episodes'] < episodes:
         resume = (folder / 'search.pth').is_file()

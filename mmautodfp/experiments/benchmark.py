@@ -115,7 +115,7 @@ def benchmark_precision(config: str | os.PathLike, plans: int = 100, precision: 
     """
     with tempfile.TemporaryDirectory() as scratch:
         runner, hook = prepare_hook(config, scratch)
-        settings = dict(runner.cfg.autodfp.reward.to_dict())
+        settings = runner.cfg.autodfp.reward.to_dict()
         units = [f'{hook.task.target}.{group.name}' for group in hook.task.groups]
         rewards = {}
         for name in ('float32', precision):

@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmdet.registry import MODELS
-from mmdet.utils import register_all_modules
 
 from mmautodfp.api import PruningTask
 from mmautodfp.costs import FlopBudget, round_widths
-from mmautodfp.deploy.onnx import input_size
+from mmautodfp.deploy.onnx import build_model, input_size
 from mmautodfp.graph import is_detector, samples_of
 from mmautodfp.hooks import read_settings
 from mmautodfp.runs import load_config
@@ -44,11 +42,9 @@ def measure_cost(
         dict[str, Any]: Seconds by step, by the clock and summed over the processor's cores; peak resident memory of
         this process in GB, before and after; how many groups there are; the machine.
     """
-    register_all_modules()
     cfg = load_config(config, None, 'none', cfg_options)
     cfg.model.backbone.init_cfg = None
-    model = MODELS.build(cfg.model)
-    model.eval()
+    model = build_model(cfg)
     target = read_settings(cfg.get('autodfp') or {}).target
     memory = [_peak_memory()]
     clock = lambda: np.array([time.perf_counter(), time.process_time()])

@@ -23,8 +23,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import portable, save_tensors
 from mmautodfp.utils.settings import Count, Positive, Share, checked
 
-from .ablation import Bench
-from .bench import quiet, take_up
+from .bench import Bench, quiet, take_up
 from .shares import OURS, PrunedCopy, build_task, prune_copy, require_allocation
 
 UNIFORM, RANDOM = 'pruned only, uniform', 'random weights'

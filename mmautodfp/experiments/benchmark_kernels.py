@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmautodfp.api import PruningTask, search
 from mmautodfp.costs import FlopBudget, LatencyBudget, measure_latency_costs
 from mmautodfp.deploy.onnx import build_model, input_size
+from mmautodfp.hooks import read_settings
 from mmautodfp.kernels import BatchNormStats, ChannelSimilarity, rank_channels
 from mmautodfp.runs import load_config
 from mmautodfp.search.survey import find_module
@@ -114,17 +115,16 @@ def benchmark_latency(
         AutoDFPError: The ratio cannot be reached.
     """
     cfg = load_config(config, None, 'none')
-    settings = cfg.get('autodfp')
-    if not isinstance(settings, dict):
+    if not isinstance(cfg.get('autodfp'), dict):
         raise AutoDFPError(f"{config} was to be measured, but it has no 'autodfp' entry")
-    device = device_at_hand()
-    module = find_module(build_model(cfg), settings.get('target') or settings.get('module', 'backbone')).to(device)
+    settings, device = read_settings(cfg.autodfp), device_at_hand()
+    module = find_module(build_model(cfg), settings.target).to(device)
     channels = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d)).in_channels
     images = torch.rand(1, channels, *(size or input_size(cfg, Path(config))), device=device)
     task, widths = None, {}
     for divisor in divisors:
-        p_min = settings.get('p_min', 0.2)
-        task = PruningTask.build(module, '', images, FlopBudget(ratio), dict(type='PruneOnly'), divisor, p_min)
+        least = dict(channel_divisor=divisor, p_min=settings.p_min)
+        task = PruningTask.build(module, '', images, FlopBudget(ratio), dict(type='PruneOnly'), **least)
         widths[f'divisor {divisor}'] = task.uniform_plan().widths
     widths = dict(dense=dict(zip([group.name for group in task.groups], task.dense_widths, strict=True))) | widths
     models = {}

@@ -12,13 +12,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmautodfp.api import PruningTask
 from mmautodfp.costs import MemoryBudget, round_widths
-from mmautodfp.deploy.onnx import build_model, input_size
 from mmautodfp.graph import samples_of
-from mmautodfp.runs import load_config
 from mmautodfp.search.example import call_model
 from mmautodfp.utils.timing import describe_machine, device_at_hand
 
-from .bench import quiet
+from .bench import random_detector
 
 
 def benchmark_memory(
@@ -44,14 +42,9 @@ def benchmark_memory(
         are the weights, the input and what torch allocated at once beside them, and the ``ratio`` of the two; and, on a
         processor, what was measured ``between_operations``, without what these take only while they work. The machine.
     """
-    cfg = load_config(config, None, 'none')
-    cfg.model.backbone.init_cfg = None  # nothing is fetched
-    model = build_model(cfg)
-    with quiet():
-        model.init_weights()
+    _, model, images = random_detector(config, size)
     device = device or device_at_hand()
-    model.to(device)
-    images = torch.rand(1, 3, *(size or input_size(cfg, Path(config))), device=device)
+    model, images = model.to(device), images.to(device)
     example = dict(inputs=images, data_samples=samples_of(images), mode='tensor')
     run = lambda: call_model(model, example)
     models = {}

@@ -9,7 +9,9 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from mmautodfp.api import search
 from mmautodfp.hooks import AutoDFPHook
@@ -17,6 +19,7 @@ from mmautodfp.search import Objectives, hypervolume, pareto_set
 from mmautodfp.search.objectives import read_weights
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.settings import Count, checked
 from mmautodfp.utils.timing import describe_machine
 
 from .bench import prepare_hook
@@ -28,10 +31,11 @@ PREFERENCES = 5  # of the weighted searches, which share the episodes out
 Played = list[tuple[PruningPlan, list[float]]]
 
 
+@checked('a comparison of searches for several objectives')
 def benchmark_objectives(
     config: str | os.PathLike,
-    episodes: int = 100,
-    seeds: int = 5,
+    episodes: Annotated[int, Field(ge=PREFERENCES)] = 100,
+    seeds: Count = 5,
     cfg_options: dict[str, Any] | None = None,
     tell: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -60,9 +64,6 @@ def benchmark_objectives(
     Raises:
         AutoDFPError: A count is too small, the config's agent is not SAC, or there is nothing to hold out.
     """
-    for name, value, least in (('episodes', episodes, PREFERENCES), ('seeds', seeds, 1)):
-        if value < least:
-            raise AutoDFPError(f'{name}={value} was asked for; it must be {least} or more')
     with tempfile.TemporaryDirectory() as scratch:
         options = {f'autodfp.objectives.{name}': weight for name, weight in OBJECTIVES.items()}
         _, hook = prepare_hook(config, scratch, cfg_options=cfg_options)

@@ -13,8 +13,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.settings import Share, checked
 
-from .ablation import Bench
-from .bench import take_up
+from .bench import Bench, take_up
 from .shares import OURS, build_task, prune_copy, require_allocation
 
 #: By name, the settings of :class:`mmautodfp.zoo.Degrade`; none for images as they are.

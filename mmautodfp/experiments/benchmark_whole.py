@@ -17,17 +17,17 @@ from torch import nn
 
 from mmautodfp.api import PruningTask
 from mmautodfp.costs import FlopBudget, read_constraint
-from mmautodfp.deploy.onnx import Part, build_model, input_size, open_session, parts_of, write_onnx
+from mmautodfp.deploy.onnx import Part, open_session, parts_of, write_onnx
 from mmautodfp.graph import has_plain_second_stage, samples_of
+from mmautodfp.hooks import read_settings
 from mmautodfp.outputs.latency import infer
-from mmautodfp.runs import load_config
 from mmautodfp.search.example import call_model
 from mmautodfp.search.survey import find_module
 from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.timing import describe_machine, device_at_hand, median_in_turns, torch_threads
 
-from .bench import quiet
+from .bench import random_detector
 
 #: Batch sizes on a GPU; one image alone does not keep it busy.
 BATCHES = (1, 8)
@@ -42,13 +42,14 @@ def benchmark_whole(
     divisors: Sequence[int] = (8,),
     size: Sequence[int] | None = None,
     threads: Sequence[int] = (1, 2),
-    engines: Sequence[str] = ('torch', 'onnxruntime'),
     device: str | None = None,
 ) -> dict[str, Any]:
     """Latency of a detector, dense, pruned as a whole and pruned in its backbone alone, all with one ratio everywhere.
 
     Weights are random: their values do not matter to the speed, and no checkpoint is needed. They find next to nothing,
-    so that little is sorted out at the end; the second stage looks at as many regions as ever.
+    so that little is sorted out at the end; the second stage looks at as many regions as ever. On a processor 'torch'
+    is timed on the whole from images to boxes, 'onnxruntime' on its parts between images and what the heads say: of one
+    stage all at once, of two the first one, and the second on pooled features.
 
     Args:
         config (str | os.PathLike): Config of a detector; of its ``autodfp`` entry, if any, the range of ratios counts.
@@ -58,11 +59,7 @@ def benchmark_whole(
         divisors (Sequence[int]): Channel divisors. Defaults to (8,).
         size (Sequence[int] | None): Height and width. Defaults to None: the config's.
         threads (Sequence[int]): Numbers of threads of the processor to measure with. Defaults to (1, 2).
-        engines (Sequence[str]): 'torch', the whole from images to boxes, and 'onnxruntime', its parts between images
-            and what the heads say: of one stage all at once, of two the first one and the second on pooled features.
-            Defaults to both.
-        device (str | None): 'cpu', or 'cuda', for which threads and engines do not count. Defaults to None: a GPU if
-            there is one.
+        device (str | None): 'cpu', or 'cuda', for which threads do not count. Defaults to None: a GPU if there is one.
 
     Returns:
         dict[str, Any]: For each model FLOPs, parameters, widths and, by number of threads and engine, ``seconds`` by
@@ -74,13 +71,8 @@ def benchmark_whole(
     Raises:
         AutoDFPError: The config is of no detector, or the ratio cannot be reached by the whole.
     """
-    cfg = load_config(config, None, 'none')
-    cfg.model.backbone.init_cfg = None  # nothing is fetched
-    model = build_model(cfg)
-    with quiet():
-        model.init_weights()  # without, a head of one stage gives every class of every anchor half a chance
-    images = torch.rand(1, 3, *(size or input_size(cfg, Path(config))))
-    tasks = _plan_all(model, images, ratio, divisors, (cfg.get('autodfp') or {}).get('p_min', 0.2))
+    cfg, model, images = random_detector(config, size)
+    tasks = _plan_all(model, images, ratio, divisors, read_settings(cfg.get('autodfp') or {}).p_min)
     models, rows = {}, {}
     for name, (task, plan) in tasks.items():
         models[name] = _pruned(model, task, plan)
@@ -92,7 +84,7 @@ def benchmark_whole(
         threads = ()
     for count in threads:
         with torch_threads(count), tempfile.TemporaryDirectory() as scratch:
-            calls = _calls(models, images, cfg, engines, Path(scratch))
+            calls = _calls(models, images, cfg, Path(scratch))
             seconds = _in_turns(calls, repeat)
         for name, row in rows.items():
             own, dense = ({key: pair for (of, key), pair in seconds.items() if of == who} for who in (name, 'dense'))
@@ -137,15 +129,12 @@ def _pruned(model: nn.Module, task: PruningTask, plan: PruningPlan) -> nn.Module
 
 
 def _calls(
-    models: dict[str, nn.Module], images: torch.Tensor, cfg: Config, engines: Sequence[str], folder: Path
+    models: dict[str, nn.Module], images: torch.Tensor, cfg: Config, folder: Path
 ) -> dict[tuple[str, str], Callable[[], Any]]:
     """What is measured, by model and either engine or, of onnxruntime, part."""
     calls: dict[tuple[str, str], Callable[[], Any]] = {}
     for number, (name, model) in enumerate(models.items()):
-        if 'torch' in engines:
-            calls[name, 'torch'] = lambda model=model: infer(model, images)
-        if 'onnxruntime' not in engines:
-            continue
+        calls[name, 'torch'] = lambda model=model: infer(model, images)
         for part, shape in measured_parts(model, cfg):
             path = folder / f'{number}_{part.name}.onnx'
             is_image = shape is None
@@ -218,14 +207,10 @@ def _in_turns(calls: dict[Any, Callable[[], Any]], repeat: int) -> dict[Any, np.
 
 def _by_engine(own: dict[str, np.ndarray], dense: dict[str, np.ndarray]) -> dict[str, Any]:
     """Seconds and ratios of one model: of torch, and of onnxruntime by part and summed up."""
-    figures: dict[str, Any] = {}
-    if 'torch' in own:
-        figures['torch'] = _figures(own['torch'], dense['torch'])
-    parts = [key for key in own if key != 'torch']
-    if parts:
-        total = _figures(*(sum(values[key] for key in parts) for values in (own, dense)))
-        figures['onnxruntime'] = {key: _figures(own[key], dense[key]) for key in parts} | dict(sum=total)
-    return figures
+    figures = {key: _figures(own[key], dense[key]) for key in own}
+    whole = figures.pop('torch')
+    total = _figures(*(sum(values[key] for key in figures) for values in (own, dense)))
+    return dict(torch=whole, onnxruntime=figures | dict(sum=total))
 
 
 def _figures(own: np.ndarray, dense: np.ndarray) -> dict[str, float]:

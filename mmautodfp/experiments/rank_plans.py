@@ -38,7 +38,7 @@ def rank_plans(
         checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
         images (Mapping | None): Settings of the rewards' synthetic images. Defaults to None: their own.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
-        report (Callable | None): Told the result so far after each tenth plan.
+        report (Callable): Told the result so far after each tenth plan.
 
     Returns:
         dict[str, Any]: Metrics of each plan, and Spearman's rank correlation with the truth by reward; over all plans

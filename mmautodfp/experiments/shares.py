@@ -18,8 +18,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
 
-from .ablation import Bench
-from .bench import take_up
+from .bench import Bench, take_up
 
 OURS, BACKBONE = 'ours, allocated', 'ours, backbone alone'
 WHOLE_SHARES = (0.7, 0.5, 0.35)

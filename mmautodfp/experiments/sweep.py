@@ -1,6 +1,5 @@
 """Several detectors, ratios and seeds in one go; ``tools/sweep.py`` runs it."""
 
-import json
 import os
 import statistics
 from collections.abc import Sequence
@@ -9,11 +8,11 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-from mmautodfp.hooks.settings import DROPPED, HookSettings
+from mmautodfp.hooks import HookSettings
 from mmautodfp.outputs.latency import measure_latency
 from mmautodfp.runs import load_search_config
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import load_json, save_json, save_text
+from mmautodfp.utils.fileio import load_json, require_same, save_json, save_text
 
 from .bench import search_in
 from .pareto import draw_pareto
@@ -101,25 +100,11 @@ def _run(
     """The summary of a run, see :func:`search_in`."""
     settings = load_search_config(config, str(folder), ratio, episodes, seed, cfg_options=cfg_options).autodfp.to_dict()
     if (folder / 'summary.json').is_file():
-        _require_same(load_json(folder / 'summary.json', 'a search').get('autodfp'), settings, folder)
+        stored = load_json(folder / 'summary.json', 'a search')['autodfp']
+        names = sorted({*stored, *settings} - {'resume', 'num_episodes'})  # episodes can be added
+        require_same(stored, {name: settings.get(name) for name in names}, f'the run in {folder}')
     options = dict(preserve_ratio=ratio, seed=seed, cfg_options=cfg_options)
     return search_in(folder, config, settings.get('num_episodes', HookSettings.num_episodes), **options)
-
-
-def _require_same(found: dict[str, Any] | None, wanted: dict[str, Any], folder: Path) -> None:
-    """Refuse a finished run of other settings; more episodes can be added to it."""
-    wanted = json.loads(json.dumps({key: value for key, value in wanted.items() if key != 'resume'}))
-    found = found or {}
-    different = [
-        f'{key}={found.get(key)!r} instead of {wanted.get(key)!r}'
-        for key in sorted({*found, *wanted} - {'num_episodes', *DROPPED})
-        if found.get(key) != wanted.get(key)
-    ]
-    if different:
-        raise AutoDFPError(
-            f'{folder} holds a run with other settings than this sweep asks for: {", ".join(different)}; name another '
-            'work dir'
-        )
 
 
 def _cell(name: str, ratio: float, seeds: Sequence[int], done: Sequence[tuple[Path, dict]]) -> dict[str, Any]:

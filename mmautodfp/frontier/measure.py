@@ -19,7 +19,7 @@ from torch import nn
 
 from mmautodfp.search import on_main, share_out
 from mmautodfp.search.example import call_whole
-from mmautodfp.search.run import identify_reward
+from mmautodfp.search.reward_facts import RewardFacts
 from mmautodfp.search.task import PruningTask
 from mmautodfp.surgery import Restore
 from mmautodfp.utils import AutoDFPError
@@ -108,8 +108,8 @@ def _begin(
         channel_divisor=task.constraint.channel_divisor,
         p_min_and_p_max=[task.ratios.low, task.ratios.high],
         budget=[[budget.metric, budget.scope] for budget in task.constraint.budgets],
-        reward=identify_reward(reward),
-        held_out_images=held_out and identify_reward(held_out),
+        reward=RewardFacts.of(reward).identity,
+        held_out_images=held_out and RewardFacts.of(held_out).identity,
         number_of_points=num_points,
         input=[cost(cost.dense) for cost in task.costs.flops.values()],
         machine=describe_machine(),  # the seconds of two cannot be compared

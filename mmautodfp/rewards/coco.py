@@ -13,10 +13,11 @@ from torch import nn
 from mmautodfp.rewards.fast.detector import FastDetector
 from mmautodfp.rewards.fast.model import in_threads
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import load_json
 from mmautodfp.utils.registry import REWARDS
 from mmautodfp.utils.settings import Count, NotNegative, checked
 
-from .coco_map import CocoTruth, read_annotations
+from .coco_map import CocoTruth
 from .dataset import DatasetReward, Precision, Stages
 from .subset import ImageBatches, build_dataset, choose_covering
 
@@ -96,7 +97,8 @@ class CocoReward(DatasetReward):
         }
         chosen = choose_covering(labels, self.num_images, self.seed)
         self._image_ids = [infos[index]['img_id'] for index in chosen]
-        self.truth = CocoTruth(read_annotations(self._dataset.ann_file), self._image_ids, self._dataset.cat_ids)
+        content = load_json(self.annotation_file, 'the annotations')
+        self.truth = CocoTruth(content, self._image_ids, self._dataset.cat_ids)
         return chosen
 
     @property

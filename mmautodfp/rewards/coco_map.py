@@ -1,8 +1,5 @@
 """COCO mAP, unrounded and quick."""
 
-import contextlib
-import io
-import os
 from collections.abc import Iterable, Sequence
 
 from faster_coco_eval import COCO, COCOeval_faster
@@ -82,12 +79,6 @@ class CocoTruth:
     def _load(self, detections: Iterable[dict]) -> COCO:
         # Shallow copies: an id, an area and the like are added to each.
         return self._coco.loadRes([dict(detection) for detection in detections])
-
-
-def read_annotations(path: str | os.PathLike) -> dict:
-    """What a COCO annotation file holds."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return COCO(str(path)).dataset
 
 
 def _silent(*_, **__) -> None:

@@ -161,14 +161,12 @@ def build_dataset(config: dict):
             f'the reward needs the annotations {error.filename or config.get("ann_file")}, but there is no such file; '
             'check data_root and ann_file of val_dataloader.dataset'
         ) from None
-    except ValueError as error:
-        if 'at least one array' not in str(error):  # so mmengine says that a data set is empty
-            raise AutoDFPError(f'val_dataloader.dataset cannot be built: {str(error).splitlines()[-1]}') from None
-        raise AutoDFPError(
-            f'the reward was to use images of {config.get("ann_file")}, but the data set has none; check ann_file, '
-            'filter_cfg and indices of val_dataloader.dataset'
-        ) from None
     except Exception as error:  # mmengine fails in many ways on a wrong setting
+        if 'at least one array' in str(error):  # so it says that a data set is empty
+            raise AutoDFPError(
+                f'the reward was to use images of {config.get("ann_file")}, but the data set has none; check ann_file, '
+                'filter_cfg and indices of val_dataloader.dataset'
+            ) from None
         reason = (str(error).strip().splitlines() or [''])[-1]
         raise AutoDFPError(f'val_dataloader.dataset cannot be built: {type(error).__name__} {reason}') from None
     if not hasattr(dataset, 'cat_ids'):

@@ -83,7 +83,6 @@ class Progress:
         improved (bool): Whether this one is the highest so far.
         seconds (float): What it took.
         widths (list[int]): [L], channels that it kept.
-        stages (int): After how many stages it was known.
         eta (float): Seconds that the rest will take at the pace of the last ten.
         scalars (dict[str, float]): What the agent reports of its learning, and of several objectives what the plan is
             worth in each.
@@ -96,6 +95,5 @@ class Progress:
     improved: bool
     seconds: float
     widths: list[int]
-    stages: int
     eta: float
     scalars: dict[str, float]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from mmengine.dist import all_gather_object, broadcast_object_list, get_dist_info, get_world_size
+from mmengine.dist import all_gather_object, get_dist_info, get_world_size
 
 from mmautodfp.utils import AutoDFPError
 
@@ -43,24 +43,9 @@ def on_every_rank(call: Callable[[], None]) -> None:
 
 
 def on_main(call: Callable[[], T]) -> T:
-    """Run something on rank 0 alone and tell the result to all ranks.
+    """Run something on rank 0 alone and tell the result to all ranks, which must all call it.
 
     Raises:
         AutoDFPError: It failed on rank 0, which itself raises what went wrong.
     """
-    rank, world_size = get_dist_info()
-    if world_size == 1:
-        return call()
-    result, failure = None, None
-    if rank == 0:
-        try:
-            result = call()
-        except BaseException as error:
-            failure = error
-    content = [result, failure and f'{type(failure).__name__}: {failure}']
-    broadcast_object_list(content)
-    if failure is not None:
-        raise failure
-    if content[1] is not None:
-        raise AutoDFPError(f'rank 0 failed, which ends the job on all ranks: {content[1]}')
-    return content[0]
+    return share_out([call])[0]

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.settings import Count, Whole, checked
 
 from .agent import Trajectory, require_settings
 
@@ -46,13 +45,9 @@ class ReplayBuffer:
         state_dim (int): Length D of a state.
         action_dim (int): Length A of an action.
         num_objectives (int): Length M of a reward. Defaults to 0: a reward is a number.
-
-    Raises:
-        AutoDFPError: ``capacity`` is less than 1.
     """
 
-    @checked('a replay buffer')
-    def __init__(self, capacity: Count, state_dim: Count, action_dim: Count, num_objectives: Whole = 0):
+    def __init__(self, capacity: int, state_dim: int, action_dim: int, num_objectives: int = 0):
         self.capacity = capacity
         self.cursor = 0
         self.size = 0

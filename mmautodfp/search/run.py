@@ -1,10 +1,9 @@
 """A search from beginning to end: the episodes of a task, kept, gone on with, and told."""
 
-import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from .history import History, Progress
 from .objectives import Objectives, pareto_set
 from .racing import Racing
 from .ranks import on_every_rank, on_main
+from .reward_facts import RewardFacts
 from .searcher import Searcher, as_number, load_search
 from .task import PruningTask
 
@@ -130,11 +130,11 @@ def search(
     path = None if checkpoint is None else Path(checkpoint)
     if resume and path is None:
         raise AutoDFPError('a search was to be resumed, but no checkpoint is named; name the file that keeps it')
-    images, stages = describe_reward(reward)
+    told = RewardFacts.of(reward)
     # A judge that is not prepared is better known now than after the search.
-    judged_by = identify_reward(judge) if judge is not None and finalists else None
+    judged_by = RewardFacts.of(judge) if judge is not None and finalists else None
     saved = load_search(path) if resume else None
-    racing = _read_race(racing, stages, objectives, num_episodes, saved)
+    racing = _read_race(racing, told.stages, objectives, num_episodes, saved)
     goals = _read_objectives(objectives, task, reward, saved)
     spec = task.agent_spec(seed, [] if goals is None else goals.weights.values())
     player: Agent = build(AGENTS, agent or dict(type='SAC'), spec=spec)
@@ -146,9 +146,9 @@ def search(
         partial(_evaluate, task, reward, in_stages=racing is not None),
         num_episodes,
         checkpoint=path if is_main_process() else None,
-        identity=task.identity | _identify(reward, stages, racing, goals) | facts | dict(identity or {}),
+        identity=task.identity | _identify(told, racing, goals) | facts | dict(identity or {}),
         report=on_episode,
-        num_stages=len(stages) or 1,
+        num_stages=len(told.stages) or 1,
         racing=racing,
         objectives=goals,
     )
@@ -164,10 +164,10 @@ def search(
     judged: list[Finalist] = []
     if judged_by:
         finish = partial(task.evaluate, reward=judge, final=True)
-        judged = judge_finalists(searcher, finish, finalists, judged_by, logger, _images_of_both(reward, judge))
+        judged = judge_finalists(searcher, finish, finalists, judged_by.identity, logger, told.images_beside(judged_by))
     history = searcher.history
     best = next((one.episode for one in judged if one.chosen), history.best)
-    counts = {} if images is None else _count_images(len(images), stages if racing else None, history)
+    counts = {} if told.images is None else _count_images(len(told.images), told.stages if racing else None, history)
     seconds = time.perf_counter() - start
     return SearchResult(searcher.plan(best), history.rewards[best], history, seconds, counts, judged, goals)
 
@@ -194,14 +194,12 @@ def _read_race(
     return racing if stages else None  # there is nothing to stop between
 
 
-def _identify(
-    reward: Callable, stages: Sequence[int], racing: Racing | None, goals: Objectives | None
-) -> dict[str, Any]:
+def _identify(told: RewardFacts, racing: Racing | None, goals: Objectives | None) -> dict[str, Any]:
     """What the episodes of a search are rewarded by, as plain data."""
-    name, digest = identify_reward(reward)
+    name, digest = told.identity
     return dict(
         reward=name,
-        stages=list(stages) if racing else None,
+        stages=list(told.stages) if racing else None,
         racing=asdict(racing) if racing else None,
         images=digest,
         objectives=goals and goals.identity,
@@ -266,47 +264,10 @@ def _read_objectives(
     return Objectives.build(objectives, task.costs, task.constraint, dense_metric)
 
 
-def describe_reward(reward: Callable) -> tuple[Sequence[str] | None, Sequence[int]]:
-    """Names of the images and the stages of a reward that tells them; others may have other things of these names."""
-    if callable(getattr(reward, 'one_batch', None)):
-        try:
-            reward.one_batch()
-        except AttributeError as error:
-            raise AutoDFPError(
-                f'a search was to be rewarded by a {type(reward).__name__} that is not prepared ({error}); call its '
-                'prepare(model, dataloader) first'
-            ) from error
-    images, stages = getattr(reward, 'images', None), getattr(reward, 'stages', None)
-    names = isinstance(images, list | tuple) and all(isinstance(image, str) for image in images)
-    counts = isinstance(stages, list | tuple) and all(isinstance(count, int) for count in stages)
-    return images if names else None, stages if counts and callable(getattr(reward, 'evaluate', None)) else []
-
-
-def _images_of_both(reward: Callable, judge: Callable) -> tuple[int, int]:
-    """How many images a reward and a judge of one kind look at; (0, 1) if they do not tell, or are not of one kind."""
-    seen, judged = (describe_reward(one)[0] for one in (reward, judge))
-    names = [getattr(one, 'name', None) for one in (reward, judge)]
-    if not seen or not judged or type(reward) is not type(judge) or names[0] is None or names[0] != names[1]:
-        return 0, 1
-    return len(seen), len(judged)
-
-
-def identify_reward(reward: Callable) -> list[str | None]:
-    """What a reward measures, and a digest of the images that it measures on; None if it does not tell them."""
-    images, _ = describe_reward(reward)
-    name = getattr(reward, 'identity', getattr(reward, '__qualname__', type(reward).__qualname__))
-    return [name, None if images is None else digest_names(map(os.path.basename, images))]
-
-
 def _put_aside(path: Path, logger: logging.Logger) -> None:
     previous = path.with_name(f'{path.stem}.{time.strftime("%Y%m%d_%H%M%S")}_{os.getpid()}{path.suffix}')
     path.replace(previous)
     logger.warning(f'{path} holds an earlier search, which is not resumed; it is now {previous}')
-
-
-def digest_names(names: Iterable[str]) -> str:
-    """SHA-256 over names, in their order."""
-    return hashlib.sha256('\n'.join(names).encode()).hexdigest()
 
 
 def read_racing(settings: Racing | dict | bool) -> Racing | None:

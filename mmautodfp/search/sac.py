@@ -2,13 +2,12 @@
 
 import copy
 import math
-import warnings
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from mmautodfp.utils.registry import AGENTS
@@ -23,16 +22,6 @@ from .replay import Batch, ReplayBuffer, relabel
 
 POLICY_STREAM, INIT_STREAM = 1, 2
 OPTIMIZERS = ('actor_optimizer', 'critic_optimizer', 'alpha_optimizer')
-RENAMED_CREDITS = dict(episode='monte_carlo', bootstrap='td')  # of version 0.1
-
-
-def read_credit(value: Any) -> Any:
-    """The kind of credit by its present name; a warning tells a name of version 0.1."""
-    if not isinstance(value, str) or value not in RENAMED_CREDITS:
-        return value
-    name = RENAMED_CREDITS[value]
-    warnings.warn(f'credit={value!r} is called {name!r} since version 0.2', FutureWarning, stacklevel=2)
-    return name
 
 
 @settings('SAC')
@@ -57,12 +46,11 @@ class SACConfig:
         target_entropy (float | None): What the policy's entropy is held at, in nats, for actions in [-1, 1]. The
             paper does not tell it. Defaults to None, which is minus the action's length.
         updates_per_episode (int | None): Updates after an episode. Defaults to None, one a unit as in Algorithm 1.
-        reward_scale (float): Factor on all rewards. Defaults to 1.
         credit (str): What the critics are drawn towards. 'td', as in Algorithm 1, is the TD target, which
             bootstraps from what the target critics say of the next state. As the paper's states do not depend on
             what was done before, that is the same for every action: only the last unit's is learned. 'monte_carlo'
             is the return, the discounted reward that the rest of the episode brought. Defaults to 'monte_carlo', not
-            the paper's. Version 0.1 called them 'bootstrap' and 'episode'.
+            the paper's.
         drawn_preferences (float): Of a search with several objectives, the share of episodes that are played, and of
             transitions that are learned from, under a preference drawn for them, in place of the one that is asked
             for; 0 learns for that one alone. Defaults to 0.5. The paper has one objective.
@@ -84,8 +72,7 @@ class SACConfig:
     initial_alpha: Positive = 0.01
     target_entropy: float | None = None
     updates_per_episode: Count | None = None
-    reward_scale: Positive = 1.0
-    credit: Annotated[Literal['monte_carlo', 'td'], BeforeValidator(read_credit)] = 'monte_carlo'
+    credit: Literal['monte_carlo', 'td'] = 'monte_carlo'
     drawn_preferences: Share = 0.5
 
 
@@ -143,11 +130,6 @@ class SAC(Agent):
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=config.actor_lr)
         self.critic_optimizer = torch.optim.Adam(critics, lr=config.critic_lr)
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=config.alpha_lr)
-
-    @property
-    def alpha(self) -> float:
-        """Entropy coefficient."""
-        return self.log_alpha.exp().item()
 
     @property
     def warming_up(self) -> bool:
@@ -214,13 +196,12 @@ class SAC(Agent):
     @torch.no_grad()
     def critic_targets(self, batch: Batch) -> Tensor:
         """What the critics are drawn towards, [B]: the returns, or reward plus the soft value of what may follow."""
-        rewards = self.config.reward_scale * batch.rewards
         if self.config.credit == 'monte_carlo':
-            return rewards  # what follows is already in it
+            return batch.rewards  # what follows is already in them
         actions, log_probs = self.actor.sample(batch.next_states, self.random)
         values = torch.minimum(self.qf1_target(batch.next_states, actions), self.qf2_target(batch.next_states, actions))
         soft_values = values - self.log_alpha.exp() * log_probs
-        return torch.where(batch.dones, rewards, rewards + self.config.gamma * soft_values)
+        return torch.where(batch.dones, batch.rewards, batch.rewards + self.config.gamma * soft_values)
 
     def _update_critics(self, batch: Batch) -> dict[str, float]:
         targets = self.critic_targets(batch)
@@ -265,8 +246,7 @@ class SAC(Agent):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        # What an earlier version did not know was as it is by default.
-        require_settings('agent', self._plain_config(), asdict(SACConfig()) | state['config'])
+        require_settings('agent', self._plain_config(), state['config'])
         state = copy.deepcopy(state)  # an optimizer would take the tensors over and write to them
         self.random.set_state(state['random'])
         for name in ('explorer', 'buffer', *self.networks):

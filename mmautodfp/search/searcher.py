@@ -15,7 +15,6 @@ from torch import Tensor
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_tensors, save_tensors
-from mmautodfp.utils.settings import Count, checked
 
 from .agent import Agent, Trajectory, require_settings
 from .environment import PruningEnv, Rollout
@@ -54,23 +53,19 @@ class Searcher:
     Attributes:
         history (History): Of the episodes so far.
         judged (dict): What :func:`.finalists.judge_finalists` has found, plain; kept with the search.
-
-    Raises:
-        AutoDFPError: An argument is of another type or out of its range.
     """
 
-    @checked('a search')
     def __init__(
         self,
         env: PruningEnv,
         agent: Agent,
         evaluate: Callable[[PruningPlan], Generator[float, None, None]],
-        num_episodes: Count,
+        num_episodes: int,
         opening: Sequence[Tensor] = (),
         checkpoint: Path | None = None,
         identity: dict[str, Any] | None = None,
         report: Callable[[Progress], None] | None = None,
-        num_stages: Count = 1,
+        num_stages: int = 1,
         racing: Racing | None = None,
         objectives: Objectives | None = None,
     ):
@@ -94,22 +89,17 @@ class Searcher:
         Whatever ends it early, an error or an interrupt, the checkpoint holds all rounds before the one that it ended.
 
         Returns:
-            PruningPlan: The best plan of all episodes.
+            PruningPlan: The best plan of all episodes; of equal ones the first.
         """
         while len(self.history) < self.num_episodes:
             self._round()
             on_main(self.save)
-        return self.best_plan
+        return self.plan(self.history.best)
 
     def save(self) -> None:
         """Write the checkpoint, if there is one; between rounds: inside one, the agent's random state is ahead."""
         if self.checkpoint:
             save_tensors(self.state_dict(), self.checkpoint)
-
-    @property
-    def best_plan(self) -> PruningPlan:
-        """The plan with the highest reward so far; of equal ones the first."""
-        return self.plan(self.history.best)
 
     def plan(self, episode: int) -> PruningPlan:
         """The plan that an episode played."""
@@ -180,7 +170,6 @@ class Searcher:
             improved=improved,
             seconds=history.seconds[-1],
             widths=history.widths[-1],
-            stages=len(history.stages[-1]),
             eta=sum(recent) / len(recent) * (self.num_episodes - len(history)),
             scalars=scalars,
         )

@@ -3,40 +3,24 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.costs import (
-    Budget,
-    Constraint,
-    FlopBudget,
-    LatencyBudget,
-    MemoryBudget,
-    ModelCosts,
-    ParamBudget,
-    divisors_of,
-    measure_latency_costs,
-    measure_memory_costs,
-    measure_positions,
-    model_costs,
-    read_constraint,
-    round_widths,
-)
+from mmautodfp.costs import Budget, Constraint, ModelCosts, divisors_of, read_constraint, round_widths
 from mmautodfp.graph import ChannelGroup, outputs_first, unit_statistics
 from mmautodfp.kernels import rank_channels
 from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.surgery import PruningPlan, Restore, allocate_widths, allocation_path, apply_plan
-from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
 from mmautodfp.utils.settings import Count, checked
 
 from .agent import AgentSpec
+from .counting import count_costs
 from .environment import PruningEnv, RatioRange
-from .example import call_model, call_whole
 from .ranks import on_every_rank, on_main
 from .state import Clustering, LayerState, layer_state, scale_states
 from .survey import Survey, survey_target
@@ -140,8 +124,7 @@ class PruningTask:
         module, groups = survey.module, survey.groups
         if not isinstance(reconstructor, Reconstructor):
             reconstructor = build(RECONSTRUCTORS, reconstructor or dict(type='SyntheticLeastSquares'))
-        measured = _budgets_on(limit, also_measure)
-        costs = _count(model, survey, reconstructor, example_input, measured, channel_divisor)
+        costs = count_costs(model, survey, reconstructor, example_input, limit, also_measure, channel_divisor)
         dense, blocks = ([getattr(group, name) for group in groups] for name in ('num_channels', 'block'))
         least = round_widths(p_min, dense, divisors_of(blocks, channel_divisor))
         on_every_rank(lambda: limit.bind(costs, least, channel_divisor, blocks))
@@ -284,49 +267,6 @@ class PruningTask:
         """The task as an agent sees it; arguments as of :class:`.AgentSpec`."""
         share = 0.5 if self.allocation else self.ratios.to_action(self.constraint.uniform_ratio())
         return AgentSpec(len(self.groups), uniform_action=(share, 0.5), seed=seed, preference=tuple(preference))
-
-
-def _budgets_on(limit: Constraint, names: Sequence[str]) -> list[Budget]:
-    """The limit's budgets, and for costs that it is not on, budgets of all of the model, which limit nothing."""
-    limited = {budget.metric for budget in limit.budgets}
-    kinds = (ParamBudget, FlopBudget, LatencyBudget, MemoryBudget)
-    return [*limit.budgets, *(kind(1.0, 'model') for kind in kinds if kind.metric in set(names) - limited)]
-
-
-def _count(
-    model: nn.Module,
-    survey: Survey,
-    reconstructor: Reconstructor,
-    example_input: Any,
-    budgets: Sequence[Budget],
-    channel_divisor: int,
-) -> ModelCosts:
-    """What budgets are on, and FLOPs if there is an example; latency is measured on the first rank, for all alike."""
-    module, groups = survey.module, survey.groups
-    parts = [module.get_submodule(part) for part in survey.parts]
-    count = partial(model_costs, model, module, groups, moves_constants=reconstructor.moves_constants, parts=parts)
-    if example_input is None:
-        for budget in budgets:
-            if budget.metric != 'params':
-                raise AutoDFPError(
-                    f'the {budget.metric} was to be limited or to be an objective, but without an example_input it '
-                    'cannot be told; give one, or name the parameters in its place'
-                )
-        return replace(count(positions={}), flops={})
-    run = partial(call_model, model, example_input)
-    positions: dict[nn.Module, int] = {}
-    on_every_rank(lambda: positions.update(measure_positions(model, run)))
-    costs = count(positions=positions)
-    for budget in budgets:
-        if isinstance(budget, LatencyBudget):
-            run = partial(call_whole, model, example_input)
-            measure = partial(measure_latency_costs, model, module, groups, run, budget, channel_divisor, parts=parts)
-            costs = replace(costs, latency=on_main(measure))
-    if any(isinstance(budget, MemoryBudget) for budget in budgets):
-        run = partial(call_model, model, example_input)
-        measure = partial(measure_memory_costs, model, module, groups, run, reconstructor.moves_constants, parts)
-        costs = replace(costs, memory=on_main(measure))
-    return costs
 
 
 def _rank_by_norm(module: nn.Module, group: ChannelGroup) -> Tensor:

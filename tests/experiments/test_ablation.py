@@ -8,7 +8,8 @@ from conftest import REPO
 from in_process import load_tool
 from scipy.stats import spearmanr
 
-from mmautodfp.experiments.ablation import VARIANTS, ablate, to_report
+from mmautodfp.experiments.ablation import VARIANTS, ablate
+from mmautodfp.experiments.bench import to_report
 from mmautodfp.experiments.rank_plans import rank_plans
 from mmautodfp.utils import AutoDFPError
 

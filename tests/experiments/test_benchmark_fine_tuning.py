@@ -5,7 +5,7 @@ import torch
 from mmengine.config import Config
 
 from mmautodfp.experiments import benchmark_fine_tuning as module
-from mmautodfp.experiments.ablation import Bench
+from mmautodfp.experiments.bench import Bench
 from mmautodfp.experiments.benchmark_fine_tuning import RANDOM, UNIFORM, benchmark_fine_tuning
 from mmautodfp.experiments.shares import OURS, build_task
 from mmautodfp.utils import AutoDFPError

@@ -31,5 +31,5 @@ def test_all_ways_get_as_many_evaluations_and_are_judged_alike():
 
 
 def test_impossible_requests_are_refused():
-    with pytest.raises(AutoDFPError, match='episodes=4 was asked for; it must be 5 or more'):
+    with pytest.raises(AutoDFPError, match='asked for episodes=4; it must be greater than or equal to 5'):
         benchmark_objectives(CONFIG, episodes=4)

@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmautodfp.experiments import benchmark_robustness as module
-from mmautodfp.experiments.ablation import Bench
+from mmautodfp.experiments.bench import Bench
 from mmautodfp.experiments.benchmark_robustness import CONDITIONS, benchmark_robustness, degraded
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.zoo import Degrade

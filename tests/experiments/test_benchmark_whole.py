@@ -39,13 +39,11 @@ def test_a_detector_of_one_stage_is_timed_in_one_part():
     assert set(result['models']['dense']['threads_1']) == {'torch', 'onnxruntime'}
 
 
-def test_one_engine_is_enough_and_a_share_that_cannot_be_reached_is_refused():
+def test_the_backbone_alone_gives_up_what_it_can_and_a_share_that_cannot_be_reached_is_refused():
     config = DEMO / 'retinanet_digits_autodfp.py'
-    result = benchmark_whole(config, 1, divisors=(1, 8), size=(64, 64), engines=('torch',), device='cpu')
+    result = benchmark_whole(config, 1, divisors=(1, 8), size=(64, 64), threads=(), device='cpu')
     names = ['dense', 'whole, divisor 1', 'backbone, divisor 1', 'whole, divisor 8', 'backbone, divisor 8']
     assert list(result['models']) == names
-    for count in (1, 2):
-        assert list(result['models']['dense'][f'threads_{count}']) == ['torch']
     # The backbone alone cannot give up half: its units keep a fifth each, and nothing else is pruned.
     whole, backbone = (result['models'][name] for name in names[1:3])
     assert 0.48 < whole['flops']['ratio'] <= 0.5 < backbone['flops']['ratio'] < 1

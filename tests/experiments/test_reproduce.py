@@ -7,7 +7,6 @@ import pytest
 import torch
 from conftest import REPO, SHARED, enliven
 
-from mmautodfp import runs as apis
 from mmautodfp.experiments.reproduce import (
     NETWORKS,
     Claim,
@@ -21,6 +20,7 @@ from mmautodfp.experiments.reproduce import (
 )
 from mmautodfp.experiments.reproduce.run import _Laboratory
 from mmautodfp.reconstruction import NeuronMerging
+from mmautodfp.runs import load_config
 from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import REWARDS, build
@@ -116,7 +116,7 @@ def test_searching_and_then_merging_is_judged_on_what_did_not_reward_the_search(
     laboratory = _Laboratory('resnet56_cifar10', searches)
     row = laboratory.measure(Claim('1', 'resnet56_cifar10', 0.5, 'search+merging', None))
     assert (row['reason'], row['images']) == (None, 20)
-    cfg = apis.load_config(laboratory.config, None, 'none', laboratory._options)
+    cfg = load_config(laboratory.config, None, 'none', laboratory._options)
     reward = build(REWARDS, cfg.autodfp.reward.to_dict())
     reward.prepare(laboratory.bench.model, cfg.val_dataloader)
     content = np.load(searches.cifar10)

@@ -10,10 +10,10 @@ from conftest import REPO, SHARED
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
-from mmautodfp.experiments.ablation import Bench
+from mmautodfp.experiments.bench import Bench
 from mmautodfp.experiments.reproduce import DetectorSettings, reproduce_detectors
 from mmautodfp.experiments.reproduce.detectors import AUTODFP, SEARCHED, markdown, options_of
-from mmautodfp.experiments.shares import OURS
+from mmautodfp.experiments.shares import OURS, build_task
 from mmautodfp.reconstruction import PruneOnly
 from mmautodfp.utils import AutoDFPError
 
@@ -42,7 +42,7 @@ def test_rows_hold_what_the_pruned_detector_scores(table):
         CONFIG, cfg_options=settings.cfg_options | {'autodfp.reconstructor': dict(type='PruneOnly', _delete_=True)}
     )
     assert unsearched['dense'] == bench.reward(bench.model)
-    task = bench.task(PruneOnly(), 0.9)
+    task = build_task(bench, 'backbone', 0.9, PruneOnly())
     rows = unsearched['rows']['backbone']['0.9']
     assert rows['pruned only, uniform']['metric'] == task.evaluate(task.uniform_plan(), bench.reward)
     whole = unsearched['rows']['model']['0.7']

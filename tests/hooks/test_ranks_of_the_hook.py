@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 
 from mmautodfp.costs import Budget
 from mmautodfp.rewards import SyntheticReward
-from mmautodfp.search import task
+from mmautodfp.search import counting, task
 from mmautodfp.utils.registry import HOOKS, build
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -45,9 +45,9 @@ def prepare(rank: int, folder: Path, failing: tuple[str, int] | None):
             raise OSError('the disk is full')
         return call(*args, **kwargs)
 
-    measure, bind = partial(step, 'measuring', task.measure_latency_costs), Budget.bind
+    measure, bind = partial(step, 'measuring', counting.measure_latency_costs), Budget.bind
     with (
-        patch.object(task, 'measure_latency_costs', side_effect=measure) as measured,
+        patch.object(counting, 'measure_latency_costs', side_effect=measure) as measured,
         patch.object(SyntheticReward, 'prepare', partial(step, 'loading', hook.reward.prepare)),
         patch.object(Budget, 'bind', lambda *args: step('binding', bind, *args)),
     ):

@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
 
 
 def progress(episode, improved=False):
-    values = dict(reward=0.25, best_reward=0.5, improved=improved, seconds=1.0, widths=[], stages=1, eta=61.4)
+    values = dict(reward=0.25, best_reward=0.5, improved=improved, seconds=1.0, widths=[], eta=61.4)
     return Progress(episode=episode, num_episodes=7, scalars={}, **values)
 
 

@@ -126,6 +126,9 @@ class Oracle(nn.Module):
         return data_samples
 
 
+DEMOS = ['faster_rcnn', 'retinanet', 'fcos', 'mask_rcnn']
+
+
 def demo_detector(name: str, **overrides) -> nn.Module:
     """A demo's detector with its trained weights, on the CPU, in eval mode."""
     cfg = Config.fromfile(REPO / f'configs/demo/{name}_digits.py')
@@ -184,3 +187,23 @@ def assert_same_detections(found: InstanceData, expected: InstanceData, scores=1
     assert ('masks' in found) == ('masks' in expected)
     if 'masks' in expected:
         assert (found.masks ^ expected.masks).float().mean() < 1e-4
+
+
+def unit_names(model: nn.Module) -> list[str]:
+    return [f'backbone.{unit.name}' for unit in find_units(model.backbone)]
+
+
+@torch.no_grad()
+def answers(predict, batches) -> list:
+    return [sample.pred_instances for data in copy.deepcopy(list(batches)) for sample in predict(**data)]
+
+
+def model_answers(model: nn.Module, batches) -> list:
+    return answers(lambda **data: model(**data, mode='predict'), batches)
+
+
+def assert_all_same(found: list, expected: list, **tolerances) -> int:
+    """How many detections there were."""
+    for ours, theirs in zip(found, expected, strict=True):
+        assert_same_detections(ours, theirs, **tolerances)
+    return sum(map(len, expected))

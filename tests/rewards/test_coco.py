@@ -7,7 +7,6 @@ from mmdet.structures import DetDataSample
 from reward_data import Oracle, coco_annotations, coco_loader, demo_detector, digits_loader
 
 from mmautodfp.rewards import CocoReward, CocoTruth
-from mmautodfp.rewards.coco_map import read_annotations
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json
 
@@ -154,7 +153,7 @@ def test_classes_that_nobody_annotated_are_told(digits_root):
     reward.prepare(model, loader)
     assert reward(model) >= 0
     assert reward.truth.has_objects
-    content = read_annotations(reward.annotation_file) | dict(annotations=[])
+    content = reward.truth.content | dict(annotations=[])
     reward.truth = CocoTruth(content, reward._image_ids, reward._dataset.cat_ids)
     assert not reward.truth.has_objects
     with pytest.raises(AutoDFPError, match='no object of the classes is annotated'):
@@ -193,10 +192,7 @@ def test_a_stage_is_worth_the_map_of_its_images_and_the_last_one_that_of_all(dig
         chosen = set(single._image_ids)
         ours = [detection for detection in detections if detection['image_id'] in chosen]
         expected.append(single(model))
-        assert (
-            CocoTruth(read_annotations(reward.annotation_file), chosen, reward._dataset.cat_ids).mean_ap(ours)
-            == expected[-1]
-        )
+        assert CocoTruth(reward.truth.content, chosen, reward._dataset.cat_ids).mean_ap(ours) == expected[-1]
     assert list(reward.evaluate(model)) == pytest.approx(expected, abs=1e-12)
     assert expected[-1] == pytest.approx(reward(model), abs=1e-12)
     assert len(set(expected)) == len(ends)

@@ -10,7 +10,6 @@ from pycocotools.cocoeval import COCOeval
 from reward_data import coco_annotations
 
 from mmautodfp.rewards import CocoTruth
-from mmautodfp.rewards.coco_map import read_annotations
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json
 
@@ -157,9 +156,3 @@ def test_without_objects_there_is_no_map(content):
         for detections in ([], perturbed(content)):
             with pytest.raises(AutoDFPError, match='no object of the classes is annotated'):
                 truth.mean_ap(detections)
-
-
-def test_a_file_that_is_read_is_not_talked_about(digits_root, capsys):
-    path = digits_root / 'annotations/instances_val.json'
-    assert read_annotations(path)['images'] == load_json(path, 'annotations')['images']
-    assert capsys.readouterr().out == ''

@@ -11,7 +11,7 @@ from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
-from reward_data import CASCADE, assert_same_detections, demo_detector, small_detector
+from reward_data import CASCADE, DEMOS, assert_same_detections, demo_detector, small_detector
 from torch import nn
 from torchvision.ops import nms
 
@@ -26,7 +26,6 @@ METAS = [
 
 
 ATSS = {'base': 'atss/atss_r50_fpn_1x_coco.py', 'test_cfg.nms_pre': 60}
-DEMOS = ['faster_rcnn', 'retinanet', 'fcos', 'mask_rcnn']
 HEADS = dict(
     faster_rcnn=['rpn_head', 'roi_head.bbox_head'],
     retinanet=['bbox_head'],

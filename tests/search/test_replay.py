@@ -111,8 +111,6 @@ def test_other_capacity_is_refused_with_both_numbers():
         ReplayBuffer(20, STATE_DIM, ACTION_DIM).load_state_dict(state)
 
 
-def test_impossible_requests_are_refused():
-    with pytest.raises(AutoDFPError, match='capacity=0; it must be'):
-        ReplayBuffer(0, STATE_DIM, ACTION_DIM)
+def test_nothing_is_sampled_of_an_empty_buffer():
     with pytest.raises(AutoDFPError, match='empty'):
         ReplayBuffer(10, STATE_DIM, ACTION_DIM).sample(4, torch.Generator())

@@ -126,7 +126,7 @@ def test_a_resumed_search_goes_on_bit_for_bit_with_the_channels_that_were_kept(t
     assert again.evaluate(result.plan, brightness) == result.reward
 
 
-@pytest.mark.parametrize('bad', [float('nan'), float('-inf'), None])
+@pytest.mark.parametrize('bad', [float('nan'), float('-inf'), None, 'much'])
 def test_a_reward_that_is_not_finite_ends_in_a_sentence(tmp_path, bad):
     task, path, rewards = make_task(), tmp_path / 'search.pth', iter([0.25, 0.5, bad])
     dense = brightness(task.model)
@@ -217,6 +217,7 @@ def test_a_search_of_version_0_1_is_refused_by_name(tmp_path):
     [
         (dict(resume=True), 'no checkpoint is named'),
         (dict(num_episodes='many'), "a search was asked for num_episodes='many'; it must be a valid integer"),
+        (dict(num_episodes=0), 'num_episodes=0; it must be greater than or equal to 1'),
         (dict(opening_lams=[0.5, 2.0]), 'item 2 of it must be less than or equal to 1'),
         (dict(opening_lams=0.5), r'opening_lams=0\.5; it must be an instance of Sequence'),
         (dict(racing='fast'), "racing='fast'; it must be .* dictionary or a valid boolean"),

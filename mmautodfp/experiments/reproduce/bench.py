@@ -66,11 +66,11 @@ class NetworkBench:
             return tuple(max(1, int(n * ratio)) for n in self.task.dense_widths)
         return tuple(self._task(ratio).uniform_plan().widths.values())
 
-    def _accuracy(self, widths: tuple[int, ...] | None, method: str, lam: float = 0.5) -> float:
+    def _accuracy(self, widths: tuple[int, ...] | None, method: str) -> float:
         """Top-1 in percent at uniform ``widths`` [L] (None: dense); ``method`` names the compensation."""
         if widths is None:
             return 100 * self.reward(self.model)
-        return self.accuracy_of(self.task.plan(widths, lam), method)
+        return self.accuracy_of(self.task.plan(widths), method)
 
     def accuracy_of(self, plan: PruningPlan, method: str, reward: Reward | None = None) -> float:
         """Top-1 in percent under any plan, on the images of another reward if one is given."""
@@ -79,8 +79,9 @@ class NetworkBench:
 
     def shares(self, widths: tuple[int, ...]) -> dict[str, float]:
         """Preserved shares of parameters and FLOPs."""
-        return dict(params_ratio=self.task.costs.params['module'].ratio(widths)) | dict(
-            flops_ratio=self.task.costs.flops['module'].ratio(widths)
+        costs = self.task.costs
+        return dict(
+            params_ratio=costs.params['module'].ratio(widths), ours_flops_ratio=costs.flops['module'].ratio(widths)
         )
 
     def milliseconds(self, plan: PruningPlan, repeat: int = 30) -> float:

@@ -7,7 +7,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
-from mmautodfp import runs as apis
+from mmautodfp.runs import load_config, require_data
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, portable, save_json, save_text
 from mmautodfp.utils.settings import Count, Share, settings
@@ -97,9 +97,9 @@ def _measure(
     config: Path, settings: DetectorSettings, keep: Callable[[dict], None], say: Callable[[str], None]
 ) -> None:
     """One detector's rows, each kept as it is there."""
-    cfg = apis.load_config(config, None, 'none', settings.cfg_options)
+    cfg = load_config(config, None, 'none', settings.cfg_options)
     checkpoint = locate(cfg.load_from, settings.checkpoints)
-    apis.require_data(cfg, 'val', 'test')
+    require_data(cfg, 'val', 'test')
     entry: dict[str, Any] = dict(config=config.stem, model=cfg.model.type, reason=None, rows={})
     reward = cfg.autodfp.reward
     for target, shares in settings.shares.items():

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmautodfp import runs as apis
 from mmautodfp.rewards import Reward
+from mmautodfp.runs import load_config
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import portable
@@ -116,33 +116,30 @@ class _Laboratory:
             self.missing = str(error)
 
     def measure(self, claim: Claim) -> dict:
-        empty = dict(ours=None, params_ratio=None, ours_flops_ratio=None, images=None, episodes=None, reward=None)
+        found = dict(ours=None, params_ratio=None, ours_flops_ratio=None, images=None, episodes=None, reward=None)
         if self.bench is None:
-            return empty | dict(reason=self.missing)
-        if claim.method in SEARCHED:
-            if self.settings.episodes is None:
-                return empty | dict(reason='needs a search: --episodes')
-            try:
-                return empty | self._searched(claim) | dict(reason=None)
-            except AutoDFPError as error:  # such as a ratio that cannot be reached
-                return empty | dict(reason=str(error))
-        return empty | self._uniform(claim) | dict(reason=None)
+            return found | dict(reason=self.missing)
+        try:
+            measured = self._searched(claim) if claim.method in SEARCHED else self._uniform(claim)
+        except AutoDFPError as error:  # such as a ratio that cannot be reached
+            return found | dict(reason=str(error))
+        return found | measured | dict(reason=None)
 
     def _uniform(self, claim: Claim) -> dict:
         bench = self.bench
+        images = len(bench.reward.images)
         if claim.method == 'dense':
-            return dict(ours=bench.accuracy(None, 'prune'), params_ratio=1.0, ours_flops_ratio=1.0) | dict(
-                images=len(bench.reward.images)
-            )
+            return dict(ours=bench.accuracy(None, 'prune'), params_ratio=1.0, ours_flops_ratio=1.0, images=images)
         widths = bench.uniform_widths(claim.preserve_ratio, UNIFORM_OF.get(self.network, 'params'))
-        shares = bench.shares(widths)
-        found = dict(params_ratio=shares['params_ratio'], ours_flops_ratio=shares['flops_ratio'])
+        found = bench.shares(widths)
         if claim.unit == 'ms':
             return found | dict(ours=bench.milliseconds(bench.task.plan(widths)))
-        return found | dict(ours=bench.accuracy(widths, claim.method), images=len(bench.reward.images))
+        return found | dict(ours=bench.accuracy(widths, claim.method), images=images)
 
     def _searched(self, claim: Claim) -> dict:
-        settings = self.settings
+        settings, bench = self.settings, self.bench
+        if settings.episodes is None:
+            raise AutoDFPError('needs a search: --episodes')
         pruned_only = claim.method != 'autodfp'
         name = f'{self.network}_{claim.preserve_ratio:g}_{"prune" if pruned_only else "autodfp"}_seed{settings.seed}'
         work_dir = settings.out / 'searches' / name
@@ -153,11 +150,11 @@ class _Laboratory:
         found |= dict(episodes=summary['episodes'], images=summary['held_out_images'], reward=summary['metric'])
         plan = PruningPlan.from_json(work_dir / 'strategy.json')
         if claim.unit == 'ms':
-            return found | dict(ours=self.bench.milliseconds(plan), images=None)
+            return found | dict(ours=bench.milliseconds(plan), images=None)
         if claim.unit == 'h':
             return found | dict(ours=summary['seconds']['search'] / summary['episodes'] * 3000 / 3600, images=None)
         if claim.method == 'search+merging':
-            return found | dict(ours=self.bench.accuracy_of(plan, 'merging', judge), images=len(judge.images))
+            return found | dict(ours=bench.accuracy_of(plan, 'merging', judge), images=len(judge.images))
         if row['held_out_metric'] is None:
             raise AutoDFPError(f'the search in {name} was not judged on held-out images; leave autodfp.compare alone')
         return found | dict(ours=100 * row['held_out_metric'])
@@ -175,7 +172,7 @@ class _Laboratory:
     @cached_property
     def _held_out(self) -> Reward:
         """What judges a search: the test images beside those that reward it."""
-        cfg = apis.load_config(self.config, None, 'none', self._options | {'autodfp.reward.cache_gb': 0})
+        cfg = load_config(self.config, None, 'none', self._options | {'autodfp.reward.cache_gb': 0})
         reward = build(REWARDS, cfg.autodfp.reward.to_dict())
         reward.prepare(self.bench.model, cfg.val_dataloader)
         judge = reward.held_out(self.bench.model, cfg.test_dataloader)

@@ -91,9 +91,7 @@ def predict_dense(
         chosen = _per_prior(deltas, self.bbox_coder.encode_size)[image, prior]
         parts.append((image, priors[level][prior], chosen, found, label))
     image, priors, deltas, scores, labels = (torch.cat(column) for column in zip(*parts, strict=True))
-    boxes = _decode(self.bbox_coder, priors, deltas, image, batch_img_metas)
-    if rescale:
-        boxes = _rescale(boxes, image, batch_img_metas)
+    boxes = _decode(self.bbox_coder, priors, deltas, image, batch_img_metas, rescale)
     columns = _drop_small((image, boxes, scores, labels, labels), cfg.get('min_bbox_size', -1))
     return _suppress(*columns, len(batch_img_metas), cfg)
 
@@ -130,9 +128,7 @@ def predict_proposals(
         chosen = _per_prior(deltas, self.bbox_coder.encode_size)[image, prior]
         parts.append((image, priors[level][prior], chosen, scores.flatten(), torch.full_like(image, level)))
     image, priors, deltas, scores, levels = (torch.cat(column) for column in zip(*parts, strict=True))
-    boxes = _decode(self.bbox_coder, priors, deltas, image, batch_img_metas)
-    if rescale:
-        boxes = _rescale(boxes, image, batch_img_metas)
+    boxes = _decode(self.bbox_coder, priors, deltas, image, batch_img_metas, rescale)
     columns = (image, boxes, scores, levels, torch.zeros_like(levels))
     return _suppress(*_drop_small(columns, cfg.get('min_bbox_size', -1)), len(batch_img_metas), cfg)
 
@@ -148,9 +144,7 @@ def predict_rois(self, rois, cls_scores, bbox_preds, batch_img_metas, rcnn_test_
     image = roi[index, 0].long()
     deltas = deltas.unflatten(1, (-1, self.bbox_coder.encode_size))
     deltas = deltas[index, torch.zeros_like(label) if self.reg_class_agnostic else label]
-    boxes = _decode(self.bbox_coder, roi[index, 1:], deltas, image, batch_img_metas)
-    if rescale:
-        boxes = _rescale(boxes, image, batch_img_metas)
+    boxes = _decode(self.bbox_coder, roi[index, 1:], deltas, image, batch_img_metas, rescale)
     return _suppress(image, boxes, scores[index, label], label, label, len(batch_img_metas), rcnn_test_cfg)
 
 
@@ -177,8 +171,8 @@ def _first_of_each(group: Tensor, scores: Tensor, count: int) -> Tensor:
     return order[rank < count]
 
 
-def _decode(coder, priors: Tensor, deltas: Tensor, image: Tensor, metas: Sequence[dict]) -> Tensor:
-    """Boxes [n, 4], clipped to their own images' sizes."""
+def _decode(coder, priors: Tensor, deltas: Tensor, image: Tensor, metas: Sequence[dict], rescale: bool) -> Tensor:
+    """Boxes [n, 4], clipped to their own images' sizes, and if asked for brought to the sizes of the files."""
     if not len(priors):
         return priors.new_zeros(0, 4)
     boxes = coder.decode(priors, deltas)
@@ -186,12 +180,10 @@ def _decode(coder, priors: Tensor, deltas: Tensor, image: Tensor, metas: Sequenc
         heights, widths = (boxes.new_tensor([meta['img_shape'][side] for meta in metas])[image] for side in (0, 1))
         limits = torch.stack([widths, heights, widths, heights], dim=1)
         boxes = torch.minimum(boxes, limits).clamp_(min=0)
+    if rescale:
+        factors = boxes.new_tensor([[1 / side for side in meta['scale_factor']] for meta in metas])
+        boxes = boxes * factors[image].repeat(1, 2)
     return boxes
-
-
-def _rescale(boxes: Tensor, image: Tensor, metas: Sequence[dict]) -> Tensor:
-    factors = boxes.new_tensor([[1 / side for side in meta['scale_factor']] for meta in metas])
-    return boxes * factors[image].repeat(1, 2)
 
 
 def _drop_small(columns: Sequence[Tensor], least: float) -> Sequence[Tensor]:

@@ -1,0 +1,75 @@
+"""What a plan costs, by the widths of the groups, counted or measured on the model at hand."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from mmautodfp.costs import (
+    Budget,
+    Constraint,
+    FlopBudget,
+    LatencyBudget,
+    MemoryBudget,
+    ModelCosts,
+    ParamBudget,
+    measure_latency_costs,
+    measure_memory_costs,
+    measure_positions,
+    model_costs,
+)
+from mmautodfp.reconstruction import Reconstructor
+from mmautodfp.utils import AutoDFPError
+
+from .example import call_model, call_whole
+from .ranks import on_every_rank, on_main
+from .survey import Survey
+
+
+def count_costs(
+    model: nn.Module,
+    survey: Survey,
+    reconstructor: Reconstructor,
+    example_input: Any,
+    limit: Constraint,
+    also_measure: Sequence[str],
+    channel_divisor: int,
+) -> ModelCosts:
+    """What limits are on and what is to be known beside, and FLOPs if there is an example.
+
+    Arguments as of :meth:`.PruningTask.build`. Latency and memory are measured on the first rank, for all alike.
+    """
+    budgets = _budgets_on(limit, also_measure)
+    module, groups = survey.module, survey.groups
+    parts = [module.get_submodule(part) for part in survey.parts]
+    count = partial(model_costs, model, module, groups, moves_constants=reconstructor.moves_constants, parts=parts)
+    if example_input is None:
+        for budget in budgets:
+            if budget.metric != 'params':
+                raise AutoDFPError(
+                    f'the {budget.metric} was to be limited or to be an objective, but without an example_input it '
+                    'cannot be told; give one, or name the parameters in its place'
+                )
+        return replace(count(positions={}), flops={})
+    run = partial(call_model, model, example_input)
+    positions: dict[nn.Module, int] = {}
+    on_every_rank(lambda: positions.update(measure_positions(model, run)))
+    costs = count(positions=positions)
+    for budget in budgets:
+        if isinstance(budget, LatencyBudget):
+            whole = partial(call_whole, model, example_input)
+            measure = partial(measure_latency_costs, model, module, groups, whole, budget, channel_divisor, parts=parts)
+            costs = replace(costs, latency=on_main(measure))
+    if any(isinstance(budget, MemoryBudget) for budget in budgets):
+        measure = partial(measure_memory_costs, model, module, groups, run, reconstructor.moves_constants, parts)
+        costs = replace(costs, memory=on_main(measure))
+    return costs
+
+
+def _budgets_on(limit: Constraint, names: Sequence[str]) -> list[Budget]:
+    """The limit's budgets, and for costs that it is not on, budgets of all of the model, which limit nothing."""
+    limited = {budget.metric for budget in limit.budgets}
+    kinds = (ParamBudget, FlopBudget, LatencyBudget, MemoryBudget)
+    return [*limit.budgets, *(kind(1.0, 'model') for kind in kinds if kind.metric in set(names) - limited)]

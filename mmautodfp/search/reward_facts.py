@@ -1,0 +1,62 @@
+"""What a reward tells of itself: any callable rewards a search, one of ours says more."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mmautodfp.utils import AutoDFPError
+
+
+@dataclass(frozen=True)
+class RewardFacts:
+    """What a reward measures, and on what.
+
+    Attributes:
+        name (str): What two rewards that can be compared share.
+        kind (tuple[type, str | None]): Its class, and its metric if it names one.
+        images (Sequence[str] | None): Names of its images; None if it does not tell them.
+        stages (Sequence[int]): How many images there are after each step of its ``evaluate``; empty if it has no steps.
+    """
+
+    name: str
+    kind: tuple[type, str | None]
+    images: Sequence[str] | None
+    stages: Sequence[int]
+
+    @classmethod
+    def of(cls, reward: Callable) -> 'RewardFacts':
+        """Ask a reward; one that is none of ours may have other things of the same names.
+
+        Raises:
+            AutoDFPError: It is one of ours, and not prepared.
+        """
+        if callable(getattr(reward, 'one_batch', None)):
+            try:
+                reward.one_batch()
+            except AttributeError as error:
+                raise AutoDFPError(
+                    f'a search was to be rewarded by a {type(reward).__name__} that is not prepared ({error}); call '
+                    'its prepare(model, dataloader) first'
+                ) from error
+        name = getattr(reward, 'identity', getattr(reward, '__qualname__', type(reward).__qualname__))
+        images, stages = getattr(reward, 'images', None), getattr(reward, 'stages', None)
+        in_stages = _holds(stages, int) and callable(getattr(reward, 'evaluate', None))
+        kind = type(reward), getattr(reward, 'name', None)
+        return cls(name, kind, images if _holds(images, str) else None, stages if in_stages else [])
+
+    @property
+    def identity(self) -> list[str | None]:
+        """As plain data: the name, and a SHA-256 over the images' file names if it tells them."""
+        if self.images is None:
+            return [self.name, None]
+        return [self.name, hashlib.sha256('\n'.join(map(os.path.basename, self.images)).encode()).hexdigest()]
+
+    def images_beside(self, judge: 'RewardFacts') -> tuple[int, int]:
+        """How many images it and a judge of its kind look at; (0, 1) if they do not tell, or are not of one kind."""
+        alike = self.kind == judge.kind and self.kind[1] is not None
+        return (len(self.images), len(judge.images)) if alike and self.images and judge.images else (0, 1)
+
+
+def _holds(values: object, kind: type) -> bool:
+    return isinstance(values, list | tuple) and all(isinstance(value, kind) for value in values)
