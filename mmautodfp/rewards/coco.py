@@ -98,8 +98,17 @@ class CocoReward(DatasetReward):
         chosen = choose_covering(labels, self.num_images, self.seed)
         self._image_ids = [infos[index]['img_id'] for index in chosen]
         content = load_json(self.annotation_file, 'the annotations')
+        self._require_categories([category['name'] for category in content['categories']])
         self.truth = CocoTruth(content, self._image_ids, self._dataset.cat_ids)
         return chosen
+
+    def _require_categories(self, names: Sequence[str]) -> None:
+        classes = self._dataset.metainfo['classes']
+        if len(self._dataset.cat_ids) < len(classes):
+            raise AutoDFPError(
+                f'the data set names the classes {", ".join(classes)}, but {self.annotation_file} has the categories '
+                f'{", ".join(names)}; let metainfo name these'
+            )
 
     @property
     def _has_truth(self) -> bool:
@@ -152,9 +161,14 @@ class CocoReward(DatasetReward):
         boxes = found.bboxes.cpu().numpy().astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]
         scores, labels = found.scores.tolist(), found.labels.tolist()
+        categories = self._dataset.cat_ids
+        if max(labels, default=0) >= len(categories):
+            raise AutoDFPError(
+                f'the detector tells apart {max(labels) + 1} classes or more, but its data set has {len(categories)}; '
+                "let num_classes of its head and the data set's metainfo agree"
+            )
         for box, score, label, mask in zip(boxes.tolist(), scores, labels, masks, strict=True):
-            category = self._dataset.cat_ids[label]
-            yield dict(image_id=sample.img_id, bbox=box, score=score, category_id=category) | mask
+            yield dict(image_id=sample.img_id, bbox=box, score=score, category_id=categories[label]) | mask
 
     @staticmethod
     def _encode_masks(found) -> list[dict]:

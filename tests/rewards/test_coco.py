@@ -160,6 +160,25 @@ def test_classes_that_nobody_annotated_are_told(digits_root):
         reward(model)
 
 
+def test_classes_that_are_no_categories_are_told(digits_root, tmp_path):
+    loader, file = digits_loader(digits_root), digits_root / 'annotations/instances_val.json'
+    content = load_json(file, 'annotations')
+    content['categories'][0]['name'] = 'zero'
+    save_json(content, tmp_path / 'named.json')
+    loader['dataset'] |= dict(ann_file=str(tmp_path / 'named.json'))
+    with pytest.raises(AutoDFPError, match=r'names the classes 0, 1, .* has the categories zero, 1, .*let metainfo'):
+        CocoReward(4).prepare(Oracle(file), loader)
+
+
+def test_a_class_that_the_data_set_does_not_have_is_told(digits_root):
+    loader = digits_loader(digits_root)
+    loader['dataset'] |= dict(metainfo=dict(classes=('0', '1')))
+    reward = CocoReward(4)
+    reward.prepare(model := Oracle(digits_root / 'annotations/instances_val.json'), loader)
+    with pytest.raises(AutoDFPError, match=r'the detector tells apart \d+ classes or more, but its data set has 2'):
+        reward(model)
+
+
 @pytest.mark.parametrize('setting', ['num_images', 'batch_size'])
 def test_counts_below_one_are_refused(setting):
     with pytest.raises(
