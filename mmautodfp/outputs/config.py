@@ -21,6 +21,7 @@ def slim_config(
         cfg (Config): Config of the dense model.
         target (str): Path of the pruned module, which must also be its path in ``cfg.model``; '' for the whole model.
         layers (dict[str, dict[str, int | bool]]): Its changed layers, as :func:`mmautodfp.surgery.Slim` takes them.
+            They come after those that changed before, if the model had been pruned as a whole.
         checkpoint (str | os.PathLike | None): Becomes ``load_from``, so that a training starts from the pruned model.
 
     Returns:
@@ -30,7 +31,11 @@ def slim_config(
         AutoDFPError: The module has no place of its own in ``cfg.model``.
     """
     cfg = copy.deepcopy(cfg)
-    if target:
+    if str(cfg.model.type).rpartition('.')[2] == 'SlimModel':  # pruned as a whole before
+        before, prefix = cfg.model.layers, f'{target}.' if target else ''
+        now = {f'{prefix}{name}': sizes for name, sizes in layers.items()}
+        cfg.model.layers = [*(before if isinstance(before, list) else [before]), now]
+    elif target:
         place, key = cfg, 'model'
         for part in target.split('.'):
             place, key = place[key], part

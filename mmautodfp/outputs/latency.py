@@ -69,13 +69,20 @@ def build_models(run: str | os.PathLike, names: Sequence[str]) -> dict[str, torc
 
 
 def dense_config(model: dict, module: str) -> dict:
-    """Config of the dense module, from the model's of a ``pruned.py`` and the module's path ('' for the model)."""
-    if not module:
-        rest = {name: value for name, value in model.items() if name not in ('type', 'slim_type', 'layers')}
-        return dict(type=model['slim_type'], **rest)
-    for part in module.split('.'):
-        model = model[part]
-    return model['module']
+    """Config of a module before a run, from the model's of its ``pruned.py`` and the module's path ('': the model)."""
+    if 'slim_type' not in model:
+        for part in module.split('.'):
+            model = model[part]
+        return model['module']
+    found = {name: value for name, value in model.items() if name not in ('slim_type', 'layers')}
+    found['type'], layers = model['slim_type'], model['layers']
+    for part in module.split('.') if module else ():
+        found = found[part]
+    prefix = f'{module}.' if module else ''
+    for before in layers[:-1] if isinstance(layers, list) else ():  # it had been pruned before
+        inside = {name.removeprefix(prefix): sizes for name, sizes in before.items() if name.startswith(prefix)}
+        found = dict(type='mmautodfp.Slim', module=found, layers=inside)
+    return found
 
 
 @torch.inference_mode()

@@ -1,6 +1,6 @@
 """A pruned module built from its config."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,7 +49,11 @@ def Slim(
 
 
 @MODELS.register_module()
-def SlimModel(slim_type: str | type, layers: Mapping[str, Mapping[str, int | bool]], **config: Any) -> nn.Module:
+def SlimModel(
+    slim_type: str | type,
+    layers: Mapping[str, Mapping[str, int | bool]] | Sequence[Mapping[str, Mapping[str, int | bool]]],
+    **config: Any,
+) -> nn.Module:
     """Build a whole model and shrink it, as :func:`Slim` does a part of it.
 
     Every key of the dense model's config stays in its place, so that whatever reads ``cfg.model.backbone`` or
@@ -57,13 +61,17 @@ def SlimModel(slim_type: str | type, layers: Mapping[str, Mapping[str, int | boo
 
     Args:
         slim_type (str | type): The dense model's ``type``.
-        layers (Mapping[str, Mapping[str, int | bool]]): As of :func:`Slim`.
+        layers (Mapping[str, Mapping[str, int | bool]] | Sequence): As of :func:`Slim`; several, one after the other, of
+            a model that was pruned several times.
         **config: The rest of the dense model's config.
 
     Raises:
         AutoDFPError: As of :func:`Slim`.
     """
-    return Slim(dict(config, type=slim_type), layers)
+    model = dict(config, type=slim_type)
+    for one in layers if isinstance(layers, list | tuple) else [layers]:
+        model = Slim(model, one)
+    return model
 
 
 def shrink(module: nn.Module, widths: Mapping[str, int]) -> None:

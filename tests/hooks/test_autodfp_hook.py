@@ -296,3 +296,19 @@ def test_the_written_config_forgets_the_search_and_stale_weights():
     assert slim.custom_hooks == [dict(type='EMAHook')]
     assert not {'autodfp', 'work_dir'} & set(slim)
     assert cfg.model.backbone.type == 'ResNet'  # the run's own config is untouched
+
+
+def test_what_was_pruned_as_a_whole_can_be_pruned_again():
+    cfg = Config(dict(model=dict(type='D', backbone=dict(type='ResNet'))))
+    first = {'backbone.conv1': dict(out_channels=6), 'neck': dict(in_channels=6, bias=True)}
+    once = slim_config(cfg, '', first, 'pruned.pth')
+    twice = slim_config(once, '', {'backbone.conv1': dict(out_channels=4), 'neck': dict(in_channels=4)}, 'pruned.pth')
+    again = slim_config(twice, 'backbone', {'conv1': dict(out_channels=3), 'conv2': dict(in_channels=3)}, 'pruned.pth')
+    for slim in (once, twice, again):
+        assert (slim.model.type, slim.model.slim_type) == ('mmautodfp.SlimModel', 'D')
+        assert slim.model.backbone == dict(type='ResNet')
+    assert again.model.layers == [
+        first,
+        {'backbone.conv1': dict(out_channels=4), 'neck': dict(in_channels=4)},
+        {'backbone.conv1': dict(out_channels=3), 'backbone.conv2': dict(in_channels=3)},
+    ]

@@ -2,10 +2,14 @@
 
 import pytest
 import torch
-from conftest import build_resnet, enliven, random_plan
+from conftest import REPO, build_resnet, enliven, random_plan
+from mmdet.registry import MODELS
+from mmengine.config import Config
 
 from mmautodfp.api import prune
 from mmautodfp.graph import find_units
+from mmautodfp.outputs import slim_config
+from mmautodfp.outputs.latency import dense_config
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor, SyntheticLeastSquares
 from mmautodfp.surgery import Slim, apply_plan
 from mmautodfp.zoo import CifarResNet
@@ -45,6 +49,19 @@ def test_nested_slims_are_built_without_looking_for_units(monkeypatch):
     settings = {key: value for key, value in config.items() if key != 'type'}
     slim = Slim(**settings)
     slim.load_state_dict(model.state_dict())
+
+
+def test_a_config_tells_all_shapes_of_a_detector_that_was_pruned_several_times():
+    cfg = Config.fromfile(REPO / 'configs/demo/retinanet_digits.py')
+    model = MODELS.build(cfg.model).eval()
+    for target in ('model', 'model', 'backbone'):
+        result = prune(model, constraint=0.8, target=target, reconstructor=dict(type='PruneOnly'))
+        cfg = slim_config(cfg, result.task.path, result.layers, None)
+        rebuilt = MODELS.build(cfg.model)
+        rebuilt.load_state_dict(model.state_dict())
+        before = MODELS.build(dense_config(cfg.model.to_dict(), result.task.path))
+        Slim(before, result.layers).load_state_dict(result.task.module.state_dict())
+    assert len(cfg.model.layers) == 3
 
 
 def test_pruning_from_python_once_more_narrows_further():
