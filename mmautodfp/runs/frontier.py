@@ -58,6 +58,7 @@ def frontier(
     ready_settings(cfg, no_data)
     # Where the limit lies does not matter, and no single plan is asked for.
     cfg.autodfp.update(budget=budgets_at(cfg, lambda budget: 1.0), allocate=False, compare=True, resume=False)
+    cfg.autodfp.objectives = dict(metric=1, memory=0)  # the other costs are told without being asked for
     hook = build(HOOKS, cfg.autodfp.to_dict())
     if hook.reward.needs_data:
         require_data(cfg, 'val', 'test')
