@@ -138,7 +138,7 @@ def read_constraint(settings: Constraint | Budget | dict | Sequence[Budget | dic
     """The limits that are described: by themselves, by a config, by several, or as a share of the parameters."""
     if isinstance(settings, Constraint):
         return copy.deepcopy(settings)  # a task binds it to its own costs
-    several = settings if isinstance(settings, list | tuple) else [_budget_or_config(settings)]
+    several = map(_budget_or_config, settings if isinstance(settings, list | tuple) else [settings])
     return Constraint([copy.deepcopy(one) if isinstance(one, Budget) else build(BUDGETS, one) for one in several])
 
 
