@@ -23,9 +23,10 @@ class PruningResult:
     Attributes:
         task (PruningTask): What it was pruned by.
         plan (PruningPlan): What was kept.
-        restore (Restore): Brings the dense model back.
+        restore (Restore): Brings the dense model back; of several, the last one is called first.
         layers (dict[str, dict]): Each changed layer of the target with its new sizes: with these,
-            :func:`mmautodfp.surgery.Slim` makes another dense model take the pruned one's state dict.
+            :func:`mmautodfp.surgery.Slim` makes another dense model take the pruned one's state dict. Of a model that
+            was pruned twice, ``Slim(Slim(dense, first.layers), second.layers)`` does.
         search (SearchResult | None): How the plan was found; None without a search.
     """
 

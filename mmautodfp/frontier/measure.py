@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import statistics
 import time
@@ -20,7 +19,8 @@ from torch import nn
 from mmautodfp.search import on_main, share_out
 from mmautodfp.search.example import call_whole
 from mmautodfp.search.reward_facts import RewardFacts
-from mmautodfp.search.task import PruningTask
+from mmautodfp.search.searcher import as_number
+from mmautodfp.search.task import PruningTask, undisturbed
 from mmautodfp.surgery import Restore
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import Count, checked
@@ -65,6 +65,9 @@ def frontier(
         raise AutoDFPError(
             f'a frontier goes from the dense model down in 2 points or more, got num_points={num_points}'
         )
+    if file is not None and Path(file).is_dir():
+        raise AutoDFPError(f'a frontier was to be kept in {file}, but that is a folder; name a file in it')
+    task.require_dense()
     logger = logger or MMLogger.get_current_instance()
     found = on_main(lambda: _begin(task, reward, held_out, num_points, file, about))
     if not found.about['allocated']:
@@ -135,18 +138,12 @@ def _measure(
     # The dense model as it is: on it, a reconstructor could only do harm.
     restore = Restore() if widths == task.dense_widths else task.apply(found.plan(index), final=True)
     with restore:
-        metrics = [None if metric is None else metric(task.model) for metric in (reward, held_out)]
+        told = f'point {index} of the frontier was rewarded'
+        with undisturbed(task.model):
+            metric = as_number(reward(task.model), told)
+            other = None if held_out is None else as_number(held_out(task.model), f'{told} on held-out images')
         latency = _latency(task, restore)
-    for name, value in zip(('metric', 'held-out metric'), metrics, strict=True):
-        if value is not None and not math.isfinite(value):
-            raise AutoDFPError(
-                f'point {index} of the frontier has the {name} {value}, which is no finite number; look into the '
-                'reward, then start again: the points before it are kept'
-            )
-    costs = task.costs.summary(widths) | latency
-    return Point(
-        widths, *(value if value is None else float(value) for value in metrics), costs, time.perf_counter() - start
-    )
+    return Point(widths, metric, other, task.costs.summary(widths) | latency, time.perf_counter() - start)
 
 
 @torch.inference_mode()

@@ -245,7 +245,8 @@ def _require_taken(module: nn.Module, model: nn.Module, images: Tensor) -> None:
         raise AutoDFPError(
             f'synthetic images of shape {list(images.shape)} and type {images.dtype} were sent through the '
             f'{type(model).__name__}, which does not take them ({str(error).splitlines()[0]}); images=dict(size=..., '
-            'mean=..., std=...) sets their size and, with a value for each, their channels'
+            'mean=..., std=...) sets their size and, with a value for each, their channels; float() makes the model '
+            'take their type'
         ) from error
 
 

@@ -27,7 +27,7 @@ from .racing import Racing
 from .ranks import on_every_rank, on_main
 from .reward_facts import RewardFacts
 from .searcher import Searcher, as_number, load_search
-from .task import PruningTask
+from .task import PruningTask, undisturbed
 
 LONG_SEARCH = 500  # episodes, from which on a race pays
 
@@ -130,6 +130,9 @@ def search(
     path = None if checkpoint is None else Path(checkpoint)
     if resume and path is None:
         raise AutoDFPError('a search was to be resumed, but no checkpoint is named; name the file that keeps it')
+    if path is not None and path.is_dir():
+        raise AutoDFPError(f'a search was to be kept in {path}, but that is a folder; name a file in it')
+    task.require_dense()
     told = RewardFacts.of(reward)
     # A judge that is not prepared is better known now than after the search.
     judged_by = RewardFacts.of(judge) if judge is not None and finalists else None
@@ -210,7 +213,7 @@ def _evaluate(task: PruningTask, reward: Callable, plan: PruningPlan, in_stages:
     if not in_stages:
         yield task.evaluate(plan, reward)
         return
-    with task.apply(plan):  # undone when the generator is closed
+    with task.apply(plan), undisturbed(task.model):  # undone when the generator is closed
         yield from reward.evaluate(task.model)
 
 

@@ -241,6 +241,6 @@ def as_number(reward: Any, told: str) -> float:
         if math.isfinite(number := float(reward)):
             return number
     raise AutoDFPError(
-        f'{told} with {reward}, but a reward is a finite number; look into it, then go on with resume: what came '
-        'before it is kept, if a checkpoint is'
+        f'{told} with {reward}, but a reward is a finite number; look into it, then go on: what came before it is '
+        'kept, if a file keeps it'
     )

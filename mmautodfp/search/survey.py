@@ -75,9 +75,14 @@ def survey_target(
             up. Defaults to None: if the target is 'model' or a list.
 
     Raises:
-        AutoDFPError: There is no such part, nothing to prune in it, the model cannot be run to find out, or a
-            weight or a norm's statistic is nan or infinite.
+        AutoDFPError: There is no such part, nothing to prune in it, the model cannot be run to find out, torch
+            compiled or scripted it, or a weight or a norm's statistic is nan or infinite.
     """
+    if isinstance(model, torch.jit.ScriptModule) or hasattr(model, '_orig_mod'):
+        raise AutoDFPError(
+            f'a {type(model).__name__} was to be pruned, which torch.jit or torch.compile made of a model; prune that '
+            'model, and make it anew'
+        )
     # Of the buffers only the norms' statistics: a mask may be infinite.
     statistics = [(name, buffer) for name, buffer in model.named_buffers() if '.running_' in f'.{name}']
     for name, weight in (*model.named_parameters(), *statistics):
@@ -182,7 +187,7 @@ def _traced(
 
 def _run_small(model: nn.Module, example_input: Any, look: Callable[[Callable[[], list[Tensor]]], Result]) -> Result:
     """What ``look`` says of a way to run a model on something small; asked anew for larger images if it fails."""
-    device = next(model.parameters()).device
+    device = next((weight.device for weight in model.parameters()), torch.device('cpu'))
     problem: Exception | None = None
     pictures = is_detector(model) or example_input is None
     for size in TRACED_SIZES:

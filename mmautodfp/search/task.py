@@ -1,8 +1,8 @@
 """What a search works on: a dense model, what of it can be pruned, what limits a plan."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from mmautodfp.graph import ChannelGroup, outputs_first, unit_statistics
 from mmautodfp.kernels import rank_channels
 from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.surgery import PruningPlan, Restore, allocate_widths, allocation_path, apply_plan
+from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
 from mmautodfp.utils.settings import Count, checked
 
@@ -67,6 +68,7 @@ class PruningTask:
     example_input: Any = None
 
     @classmethod
+    @torch.inference_mode(False)
     @torch.no_grad()
     @checked('a pruning task')
     def build(
@@ -197,8 +199,8 @@ class PruningTask:
         return PruningPlan.of([group.name for group in self.groups], rankings or self.rankings, widths, lam)
 
     def uniform_plan(self, lam: float = 0.5, rankings: Sequence[Tensor] | None = None) -> PruningPlan:
-        """The plan with one ratio for all groups, the largest within the constraint; arguments as of :meth:`plan`."""
-        ratio = self.constraint.uniform_ratio()
+        """The plan with one ratio for all groups, the largest within the limits; arguments as of :meth:`plan`."""
+        ratio = min(self.ratios.high, self.constraint.uniform_ratio())
         return self.plan(round_widths(ratio, self.dense_widths, self.constraint.divisors), lam, rankings)
 
     def allocated_plan(self) -> PruningPlan | None:
@@ -234,13 +236,33 @@ class PruningTask:
         head = f'{len(self.groups)} prunable units in the {type(self.module).__name__} {self.target!r}; left alone:'
         return '\n'.join([head, *(f'  {line}' for line in self.left), *self.constraint.table()])
 
+    def require_dense(self) -> None:
+        """Say so in a sentence if the model is pruned at the moment."""
+        for group in self.groups:
+            left = len(outputs_first(self.module.get_submodule(group.name)))
+            if left < group.offset + group.width:
+                raise AutoDFPError(
+                    f'the {type(self.model).__name__} is pruned at the moment: {group.name} has {left} outputs; call '
+                    'restore() of the plan that was applied, or build a new task for it as it is'
+                )
+
+    @torch.inference_mode(False)
     def apply(self, plan: PruningPlan, final: bool = False) -> Restore:
-        """Prune the model in place; arguments and result as of :func:`mmautodfp.surgery.apply_plan`."""
+        """Prune the model in place; arguments and result as of :func:`mmautodfp.surgery.apply_plan`.
+
+        Raises:
+            AutoDFPError: The model is pruned already.
+        """
+        self.require_dense()
         return apply_plan(self.module, plan, self.reconstructor, final, self.model, self.groups)
 
     def evaluate(self, plan: PruningPlan | None, reward: Callable[[nn.Module], float], final: bool = False) -> float:
-        """What a reward says of the model under a plan, or under None, dense; it is dense again afterwards."""
-        with nullcontext() if plan is None else self.apply(plan, final):
+        """What a reward says of the model under a plan, or under None, dense; it is dense again afterwards.
+
+        Raises:
+            AutoDFPError: The reward changed the model.
+        """
+        with nullcontext() if plan is None else self.apply(plan, final), undisturbed(self.model):
             return reward(self.model)
 
     def summary(self, plan: PruningPlan) -> dict[str, dict]:
@@ -267,6 +289,35 @@ class PruningTask:
         """The task as an agent sees it; arguments as of :class:`.AgentSpec`."""
         share = 0.5 if self.allocation else self.ratios.to_action(self.constraint.uniform_ratio())
         return AgentSpec(len(self.groups), uniform_action=(share, 0.5), seed=seed, preference=tuple(preference))
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Have a model in eval mode while it is rewarded, and see to it that the reward only looks at it.
+
+    Raises:
+        AutoDFPError: A weight is not what it was, or a norm was trained.
+    """
+    model.eval()
+    before = _versions(model)
+    yield
+    after = _versions(model)
+    changed = next((name for name, version in before.items() if after.get(name) != version), None)
+    if changed is not None:
+        raise AutoDFPError(
+            f'the reward changed {changed} of the {type(model).__name__}, which it is to look at alone; let it work on '
+            'a copy (copy.deepcopy(model)), and load the weights anew, for the dense ones may have changed too'
+        )
+
+
+def _versions(model: nn.Module) -> dict[str, tuple]:
+    """What tells whether a weight was changed or a norm trained, by name."""
+    # Torch counts the batches of a norm in the open, but moves its statistics out of sight.
+    counts = ((name, buffer) for name, buffer in model.named_buffers() if name.endswith('num_batches_tracked'))
+    return {
+        name: (id(tensor), None if tensor.is_inference() else tensor._version, tensor.dtype, tensor.device)
+        for name, tensor in (*model.named_parameters(), *counts)
+    }
 
 
 def _rank_by_norm(module: nn.Module, group: ChannelGroup) -> Tensor:

@@ -196,7 +196,7 @@ def test_a_point_is_dominated_if_another_costs_no_more_and_is_better():
 def test_bad_requests_end_in_a_sentence(tmp_path):
     with pytest.raises(AutoDFPError, match='goes from the dense model down in 2 points or more, got num_points=1'):
         frontier(make_task(), brightness, num_points=1)
-    with pytest.raises(AutoDFPError, match='point 0 of the frontier has the metric nan, which is no finite number'):
+    with pytest.raises(AutoDFPError, match='point 0 of the frontier was rewarded with nan, but a reward is a'):
         frontier(make_task(), lambda model: float('nan'))
     with pytest.raises(AutoDFPError, match='there is no such file'):
         Frontier.load(tmp_path / 'absent.json')

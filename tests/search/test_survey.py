@@ -117,3 +117,14 @@ def test_places_that_become_channels_of_a_convolution_stay():
     found = survey_target(Chain(nn.PixelUnshuffle(2), read=32).eval(), 'model')
     assert [group.name for group in found.groups] == ['second']
     assert any('several channels for each' in line for line in found.left)
+
+
+@pytest.mark.parametrize('compiled', [torch.jit.script, lambda model: torch.jit.trace(model, torch.zeros(1, 3, 8, 8))])
+def test_a_model_that_torch_has_compiled_is_refused(compiled):
+    with pytest.raises(AutoDFPError, match=r'which torch.jit or torch.compile made of a model; prune that model'):
+        survey_target(compiled(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)).eval()), '')
+
+
+def test_a_model_without_weights_has_nothing_to_prune():
+    with pytest.raises(AutoDFPError, match='nothing to prune'):
+        survey_target(nn.ReLU(), '')
