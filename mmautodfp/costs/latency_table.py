@@ -63,7 +63,7 @@ class LayerCall:
         words = [type(layer).__name__ if is_batch_norm(layer) else layer.extra_repr()]
         words += [f'input {list(self.shape)}']
         words += [f'steps of {step_of(side)} from {fixed_part(side)}' for side in (self.outputs, self.inputs)]
-        return ', '.join(words)
+        return ', '.join([*words, *map(str, _placement(layer))])
 
     def at(self, outputs: int, inputs: int) -> Callable[[], Any]:
         """The same call at other widths, counted in steps, on random values."""
@@ -192,7 +192,9 @@ def measure_latency_costs(
             tables[call.key] = known['tables'].get(call.key) or _measure(call, dense, budget, channel_divisor)
     # The same layers on the same inputs take as long; the values of weights do not matter.
     parts = parts or [module]
-    name = _digest([repr(model), *map(repr, parts), [[list(x.shape) for x in args] for args in inputs]])
+    name = _digest(
+        [repr(model), *map(repr, parts), [[[*x.shape, str(x.dtype), str(x.device)] for x in args] for args in inputs]]
+    )
     places = known['totals'].get(name) or time_in_place(parts, [call.layer for call in calls], run, budget.repeat)
     known['tables'] |= tables
     known['totals'][name] = places

@@ -28,7 +28,7 @@ from mmautodfp.utils import AutoDFPError
 def measure(model, cache, divisor=1, module=None, size=32, **settings):
     module = module or model
     budget = LatencyBudget(0.7, **(dict(points=3, repeat=1) | settings))
-    images = torch.zeros(1, 3, size, size)
+    images = torch.zeros(1, 3, size, size, dtype=next(model.parameters()).dtype)
     return measure_latency_costs(model, module, find_units(module), lambda: model(images), budget, divisor, cache)
 
 
@@ -131,6 +131,18 @@ def test_what_was_measured_once_is_taken_from_the_cache(tmp_path, monkeypatch):
     assert {scope: cost(cost.dense) for scope, cost in again.items()} == {
         scope: cost(cost.dense) for scope, cost in first.items()
     }
+
+
+def test_numbers_of_another_type_are_measured_on_their_own(clock, tmp_path):
+    for model in (build_resnet(18), build_resnet(18).double()):
+        measure(model, tmp_path)
+    (file,) = tmp_path.iterdir()
+    known = json.loads(file.read_text())
+    assert len(known['totals']) == 2
+    single = [key.removesuffix('float32') for key in known['tables'] if key.endswith('float32')]
+    assert sorted(key for key in known['tables'] if not key.endswith('float32')) == sorted(
+        f'{key}float64' for key in single
+    )
 
 
 def test_a_damaged_cache_is_measured_anew(clock, tmp_path):
