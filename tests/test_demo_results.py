@@ -299,6 +299,27 @@ def test_the_tables_of_blood_cells_are_those_of_their_file():
     assert f'keep, of their dense mAP: {", ".join(told)}.' in ' '.join(text.split())
 
 
+def test_the_rows_of_the_detector_of_full_width_are_those_of_its_file():
+    text = (REPO / 'docs/measurements.md').read_text()
+    (found,) = load_json(REPO / 'configs/bccd/results/full_width.json', 'the table')
+    record = load_json(REPO / 'configs/bccd/faster_rcnn_r50_bccd.json', 'the record')
+    assert round(found['dense'], 3) == record['test']['coco/bbox_mAP']
+    lines = detectors.markdown([found]).replace('| FasterRCNN (', '| Faster R-CNN, full width (').splitlines()
+    rows = [line for line in lines if line.startswith('| Faster R-CNN')]
+    assert len(rows) == 6
+    assert [row for row in rows if row not in text] == []
+    half = found['rows']['backbone']['0.5']
+    kept = [half[name]['metric'] for name in ('pruned only, uniform', 'Neuron Merging, uniform', OURS)]
+    for page, cells in (
+        ('README.md', [f'{found["dense"]:.3f}', f'{kept[0]:.3f}', f'{kept[1]:.3f}', f'**{kept[2]:.3f}**']),
+        (
+            'docs/results.md',
+            [f'{found["dense"]:.3f}', *(f'{metric:.3f} ({metric / found["dense"]:.1%})' for metric in kept[:2])],
+        ),
+    ):
+        assert f'| Faster R-CNN, full width | {" | ".join(cells)} |' in (REPO / page).read_text()
+
+
 def test_the_page_for_practitioners_tells_the_figures_of_the_files():
     page = (REPO / 'docs/results.md').read_text()
     text = ' '.join(page.split())
