@@ -103,8 +103,13 @@ def survey_target(
     streams = whole or several if residual_streams is None else residual_streams
     known = survey_units(module)
     found = known
-    if whole or several or streams or not known.units or not _holds(model, module, known, example_input):
+    wrong: dict[str, str] = {}
+    if not (whole or several or streams):
+        wrong = _disprove(model, module, known, example_input)
+    if whole or several or streams or wrong or not known.units:
         found = _traced(model, module, path, parts, known, example_input, streams)
+        made = {producer.name for group in found.units for producer in group.producers}
+        found.left.update({name: why for name, why in wrong.items() if name not in made | found.left.keys()})
     if not found.units:
         reasons = '; '.join(found.describe_left()) or 'no convolution and no linear layer'
         named = ', '.join(parts) if several else target
@@ -112,17 +117,22 @@ def survey_target(
     return Survey(','.join(parts) if several else target, module, path, parts, found.units, found.describe_left())
 
 
-def _holds(model: nn.Module, module: nn.Module, known: UnitSurvey, example_input: Any) -> bool:
-    """Whether a part does what finders take it to do, as far as it can be run: classes of one name may differ."""
+def _disprove(model: nn.Module, module: nn.Module, known: UnitSurvey, example_input: Any) -> dict[str, str]:
+    """The units of a part that are not what finders take them for, by name, with the reason.
 
-    def prove(run: Callable[[], list[Tensor]]) -> bool:
+    Classes of one name may differ. If the model cannot be run to find out, there are none.
+    """
+
+    def look(run: Callable[[], list[Tensor]]) -> dict[str, str]:
         run = run if module is model else partial(_outputs_within, module, run)
-        return len(run()) > 0 and not prove_groups(module, known.units, run)
+        if not run():
+            return {unit.name: f'is in a {type(module).__name__} that is not called itself' for unit in known.units}
+        return prove_groups(module, known.units, run)
 
     try:
-        return _run_small(model, example_input, prove)
+        return _run_small(model, example_input, look)
     except AutoDFPError:
-        return True
+        return {}
 
 
 def _outputs_within(module: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
