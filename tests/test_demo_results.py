@@ -353,6 +353,9 @@ def test_the_page_for_practitioners_tells_the_figures_of_the_files():
     searches = load_json(RESULTS / 'least_squares/searches_resnet56_30.json', 'the searches')
     gain = statistics.mean(searches['searches']['SAC'][FINISHED]) - searches['plans']['allocated']['finished']
     assert f'they bring {100 * gain:.1f} points of top-1' in text
+    cost = load_json(RESULTS / 'least_squares/cost_whole.json', 'the costs')['seconds']
+    assert sum(cost[name] for name in COST_STEPS if name != 'episode') < 7 * 60
+    assert 'as a whole less than seven.' in text
     tuned = load_json(REPO / 'configs/bccd/results/fine_tuning_faster_rcnn.json', 'the fine-tuning')['chosen']
     uniform = tuned['pruned only, uniform']
     assert f'uniform pruning from {uniform["before"]:.3f} to {uniform["mean"]:.3f}' in text
