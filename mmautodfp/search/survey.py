@@ -101,11 +101,11 @@ def survey_target(
         raise AutoDFPError("a list of parts was to be pruned, but it is empty; name at least one, such as 'backbone'")
     module = model.get_submodule(path)
     streams = whole or several if residual_streams is None else residual_streams
-    known = survey_units(module)
-    found = known
-    wrong: dict[str, str] = {}
+    known, wrong = survey_units(module), {}
     if not (whole or several or streams):
         wrong = _disprove(model, module, known, example_input)
+        known = UnitSurvey([unit for unit in known.units if unit.name not in wrong], known.left)
+    found = known
     if whole or several or streams or wrong or not known.units:
         found = _traced(model, module, path, parts, known, example_input, streams)
         made = {producer.name for group in found.units for producer in group.producers}

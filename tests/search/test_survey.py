@@ -5,6 +5,7 @@ import torch
 from conftest import build_resnet, enliven
 from torch import nn
 
+from mmautodfp.search import survey
 from mmautodfp.search.survey import survey_target
 from mmautodfp.utils import AutoDFPError
 
@@ -85,6 +86,16 @@ def test_a_block_that_is_not_what_its_name_says_is_followed_instead():
     model = enliven(nn.Sequential(nn.Conv2d(3, 8, 3), BasicBlock(8), nn.Conv2d(8, 4, 1)))
     found = survey_target(model, '')
     assert [(group.name, group.norm) for group in found.groups] == [('1.conv1', '1.bn2')]
+
+
+def test_what_was_disproven_stays_where_channels_cannot_be_followed_either(monkeypatch):
+    def fail(*_):
+        raise ValueError('a new kind of tensor')
+
+    monkeypatch.setattr(survey, 'trace_channels', fail)
+    model = enliven(nn.Sequential(nn.Conv2d(3, 8, 3), BasicBlock(8), nn.Conv2d(8, 4, 1)))
+    with pytest.raises(AutoDFPError, match=r'cannot be run on images of .*a new kind of tensor'):
+        survey_target(model, '')
 
 
 def test_a_chain_whose_layers_are_read_one_by_one_is_left_alone():
