@@ -84,7 +84,11 @@ def train_in_bfloat16(detector) -> None:
     """
     import torch
 
-    extract_feat = detector.extract_feat
+    from mmautodfp.utils import AutoDFPError
+
+    extract_feat = getattr(detector, 'extract_feat', None)
+    if extract_feat is None:
+        raise AutoDFPError(f'--bfloat16 is for detectors, but the config has a {type(detector).__name__}; leave it out')
 
     def extract_feat_in_bfloat16(batch_inputs):
         batch_inputs = batch_inputs.to(memory_format=torch.channels_last)

@@ -1,9 +1,12 @@
 """tools/train_demo.py: training in bfloat16."""
 
+import pytest
 import torch
 from conftest import build_resnet
 from in_process import load_tool
 from torch import nn
+
+from mmautodfp.utils import AutoDFPError
 
 
 class Backbone(nn.Module):
@@ -28,6 +31,9 @@ def test_features_are_those_of_bfloat16_while_training_and_those_of_float32_afte
     assert 0 < error < 0.05
     sum(x.sum() for x in found).backward()
     assert detector.backbone.conv1.weight.grad.dtype == torch.float32
+
+    with pytest.raises(AutoDFPError, match='--bfloat16 is for detectors, but the config has a Linear; leave it out'):
+        load_tool('train_demo').train_in_bfloat16(nn.Linear(2, 2))
 
     detector.eval()
     with torch.no_grad():
