@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from mmautodfp.graph import (
     ChannelGroup,
@@ -32,6 +33,8 @@ Target = str | Sequence[str]
 TRACED_SIZES = (128, 320, 512)
 PRODUCING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 
+# Runs a model, or a copy of it in float64, on something small.
+Run = Callable[[nn.Module], list[Tensor]]
 Result = TypeVar('Result')
 
 
@@ -103,7 +106,7 @@ def survey_target(
     streams = whole or several if residual_streams is None else residual_streams
     known, wrong = survey_units(module), {}
     if not (whole or several or streams):
-        wrong = _disprove(model, module, known, example_input)
+        wrong = _disprove(model, path, known, example_input)
         known = UnitSurvey([unit for unit in known.units if unit.name not in wrong], known.left)
     found = known
     if whole or several or streams or wrong or not known.units:
@@ -117,17 +120,18 @@ def survey_target(
     return Survey(','.join(parts) if several else target, module, path, parts, found.units, found.describe_left())
 
 
-def _disprove(model: nn.Module, module: nn.Module, known: UnitSurvey, example_input: Any) -> dict[str, str]:
+def _disprove(model: nn.Module, path: str, known: UnitSurvey, example_input: Any) -> dict[str, str]:
     """The units of a part that are not what finders take them for, by name, with the reason.
 
     Classes of one name may differ. If the model cannot be run to find out, there are none.
     """
 
-    def look(run: Callable[[], list[Tensor]]) -> dict[str, str]:
-        run = run if module is model else partial(_outputs_within, module, run)
-        if not run():
-            return {unit.name: f'is in a {type(module).__name__} that is not called itself' for unit in known.units}
-        return prove_groups(module, known.units, run)
+    def look(run: Run) -> dict[str, str]:
+        run = partial(_outputs_within, path, run) if path else run
+        if not run(model):
+            kind = type(model.get_submodule(path)).__name__
+            return {unit.name: f'is in a {kind} that is not called itself' for unit in known.units}
+        return prove_groups(model, known.units, run, path)
 
     try:
         return _run_small(model, example_input, look)
@@ -135,8 +139,8 @@ def _disprove(model: nn.Module, module: nn.Module, known: UnitSurvey, example_in
         return {}
 
 
-def _outputs_within(module: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
-    """What a part gives while ``run`` runs the model around it; nothing if it is not called itself."""
+def _outputs_within(path: str, run: Run, model: nn.Module) -> list[Tensor]:
+    """What a part of a model gives while ``run`` runs the model; nothing if it is not called itself."""
     seen: list[Tensor] = []
 
     def stop(_, __, output):
@@ -144,8 +148,8 @@ def _outputs_within(module: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
         raise Stopped
 
     with hook_handles() as handles, suppress(Stopped):
-        handles.append(module.register_forward_hook(stop))
-        run()
+        handles.append(model.get_submodule(path).register_forward_hook(stop))
+        run(model)
     return seen
 
 
@@ -160,7 +164,7 @@ def _traced(
 ) -> UnitSurvey:
     """The groups of a module as its channels are followed, in place of what finders know."""
     try:
-        run, trace = _run_small(model, example_input, lambda run: (run, trace_channels(model, run)))
+        run, trace = _run_small(model, example_input, lambda run: (run, trace_channels(model, partial(run, model))))
     except AutoDFPError as error:
         if known.units:
             return UnitSurvey(known.units, known.left | {'all but the blocks that finders know': str(error)})
@@ -191,11 +195,11 @@ def _traced(
         else:
             own = (producer.name for producer in group.producers)
             left |= {name.removeprefix(prefix): reason for name in own if name.startswith(prefix)}
-    bad = prove_groups(module, inside, run)
+    bad = prove_groups(model, inside, run, path)
     return UnitSurvey([group for group in inside if group.name not in bad], left | bad)
 
 
-def _run_small(model: nn.Module, example_input: Any, look: Callable[[Callable[[], list[Tensor]]], Result]) -> Result:
+def _run_small(model: nn.Module, example_input: Any, look: Callable[[Run], Result]) -> Result:
     """What ``look`` says of a way to run a model on something small; asked anew for larger images if it fails."""
     device = next((weight.device for weight in model.parameters()), torch.device('cpu'))
     problem: Exception | None = None
@@ -203,12 +207,12 @@ def _run_small(model: nn.Module, example_input: Any, look: Callable[[Callable[[]
     for size in TRACED_SIZES:
         if pictures:
             (images,) = SyntheticImages(num_images=2, batch_size=2, size=size).normalized_as(model).batches(device)
-            run = partial(outputs_of, model, images)
+            run = lambda model, images=images: outputs_of(model, *_as_precise(model, [images]))
         else:
-            run = lambda: flat_tensors(call_model(model, example_input))
+            run = lambda model: flat_tensors(call_model(model, _as_precise(model, example_input)))
         try:
             with torch.no_grad():
-                run()  # some things are made at the first call
+                run(model)  # some things are made at the first call
                 return look(run)
         except Exception as error:  # a model's own code may end with anything
             problem = error
@@ -221,6 +225,14 @@ def _run_small(model: nn.Module, example_input: Any, look: Callable[[Callable[[]
         f'the channels of the {type(model).__name__} were to be followed from layer to layer, but it cannot be run on '
         f'{given} ({first}); {advice}, or prune a part that finders know'
     ) from problem
+
+
+def _as_precise(model: nn.Module, inputs: Any) -> Any:
+    """Inputs in float64 if a model's weights are; otherwise as they are."""
+    if all(weight.dtype != torch.float64 for weight in model.parameters()):
+        return inputs
+    precise = lambda value: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+    return tree_map(precise, inputs)
 
 
 def _makes_weight(layer: nn.Module) -> bool:

@@ -1,7 +1,9 @@
 """Showing on the live model that a group of channels can be taken out."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from .restore import Restore
 
 TOLERANCE = 1e-4
 ROUNDING = 1e-6
-# Where a model sorts or thresholds on its way, rounding alone can change what comes out, but hardly each time.
+# Where a model that cannot do with float64 sorts on its way, rounding changes what comes out, but hardly each time.
 TRIES = 3
 
 
@@ -32,19 +34,25 @@ def full_float32() -> Iterator[None]:
 
 
 @torch.no_grad()
-@full_float32()
 def prove_groups(
-    module: nn.Module, groups: Sequence[ChannelGroup], run: Callable[[], list[Tensor]], seed: int = 0
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    run: Callable[[nn.Module], list[Tensor]],
+    path: str = '',
+    seed: int = 0,
 ) -> dict[str, str]:
     """Take out random channels of each group, and compare with the dense model whose consumers read zeros instead.
 
-    All groups are tried together first; if that fails several times, halves of them, until those that are to blame are
-    found. TensorFloat-32, whose rounding would look like a difference, is off meanwhile.
+    All groups are tried together first. If that fails, halves of them, until those that are to blame are found: on a
+    copy in float64 if the model runs in it, as where a model sorts on its way, rounding alone can change what comes
+    out. TensorFloat-32, whose rounding would look like a difference, is off meanwhile.
 
     Args:
-        module (nn.Module): Dense, in eval mode; the same afterwards.
+        model (nn.Module): Dense, in eval mode; the same afterwards.
         groups (Sequence[ChannelGroup]): In forward order.
-        run (Callable): Runs what the module is a part of on a fixed input; the tensors that it gives are compared.
+        run (Callable): Runs the model, or its copy, on a fixed input in the precision of its weights; the tensors that
+            it gives are compared.
+        path (str): Of the module in the model that the groups' names are relative to. Defaults to '', the model.
         seed (int): Of the channels. Defaults to 0.
 
     Returns:
@@ -52,19 +60,43 @@ def prove_groups(
     """
     if not groups:
         return {}
+    with full_float32():
+        module = model.get_submodule(path)
+        if _difference(module, groups, partial(run, model), seed) is None:
+            return {}
+        precise = _in_float64(model, run)
+        if precise is None:
+            return _to_blame(module, groups, partial(run, model), seed, TRIES)
+        return _to_blame(precise.get_submodule(path), groups, partial(run, precise), seed, 1)
+
+
+def _in_float64(model: nn.Module, run: Callable[[nn.Module], list[Tensor]]) -> nn.Module | None:
+    """A copy of a model in float64; None if it cannot be copied, or does not run so."""
+    try:
+        precise = copy.deepcopy(model).double()
+        run(precise)
+    except Exception:  # a model's own code may end with anything
+        return None
+    return precise
+
+
+def _to_blame(
+    module: nn.Module, groups: Sequence[ChannelGroup], run: Callable[[], list[Tensor]], seed: int, tries: int
+) -> dict[str, str]:
+    """The groups that fail each of some tries, by name, with the reason."""
     reason = None
-    for one in range(TRIES):
+    for one in range(tries):
         reason = _difference(module, groups, run, seed + one)
         if reason is None:
             return {}
     if len(groups) == 1:
         return {groups[0].name: f'does not come out the same without it: {reason}'}
     half = len(groups) // 2
-    failed = prove_groups(module, groups[:half], run, seed) | prove_groups(module, groups[half:], run, seed)
+    failed = _to_blame(module, groups[:half], run, seed, tries) | _to_blame(module, groups[half:], run, seed, tries)
     if not failed:  # only together
         return {group.name: f'does not come out the same together with others: {reason}' for group in groups[half:]}
     left = [group for group in groups if group.name not in failed]
-    return failed | prove_groups(module, left, run, seed)
+    return failed | (_to_blame(module, left, run, seed, tries) if left else {})
 
 
 def _difference(

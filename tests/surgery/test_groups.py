@@ -261,8 +261,8 @@ def test_a_group_that_is_not_safe_is_named_with_the_reason_and_the_others_surviv
     torch.manual_seed(0)
     model = Careless(careless).eval()
     tensors, images = list(model.parameters()), torch.randn(1, 3, 16, 16)
-    run = lambda: [model(images)]
-    groups = groups_of(trace_channels(model, run)).units
+    run = lambda model: [model(images.to(model.out.weight.dtype))]
+    groups = groups_of(trace_channels(model, lambda: run(model))).units
     assert [group.name for group in groups] == ['a', 'b', 'c', 'd']
     bad = prove_groups(model, groups, run)
     assert list(bad) == ['b']
@@ -271,25 +271,32 @@ def test_a_group_that_is_not_safe_is_named_with_the_reason_and_the_others_surviv
     safe = [group for group in groups if group.name not in bad]
     assert not prove_groups(model, safe, run, seed=1)
     with apply_plan(model, random_plan(safe, 0), groups=safe):
-        assert run()[0].shape == (1, 2, 6, 6)
+        assert run(model)[0].shape == (1, 2, 6, 6)
 
 
-def test_a_model_that_now_and_then_changes_its_mind_does_not_condemn_its_groups():
+@pytest.mark.parametrize('precise', [True, False], ids=['float64', 'float32 alone'])
+def test_what_rounding_does_does_not_condemn_a_group(precise):
+    """As where it turns the order of two boxes."""
     torch.manual_seed(0)
     model, images = Careless(lambda x: x).eval(), torch.randn(1, 3, 16, 16)
     groups = groups_of(trace_channels(model, lambda: [model(images)])).units
+    before = [tensor.clone() for tensor in model.parameters()]
     calls = []
 
-    def run() -> list[Tensor]:
-        calls.append(None)
-        return [model(images) + (len(calls) == 2)]  # as where rounding turns the order of two boxes
+    def run(model: nn.Module) -> list[Tensor]:
+        double = model.out.weight.dtype == torch.float64
+        calls.append(double)
+        if precise:  # float32 never says the same twice
+            return [model(images.double() if double else images) + (0 if double else len(calls))]
+        return [model(images) + (len(calls) == 2)]  # cannot be called in float64, and is wrong once
 
     assert not prove_groups(model, groups, run)
-    assert len(calls) == 4
+    assert calls == [False, False, True, precise, precise]
+    assert all(torch.equal(now, then) for now, then in zip(model.parameters(), before, strict=True))
 
 
 def test_nothing_to_prove_is_proven():
-    assert prove_groups(nn.Identity(), [], lambda: []) == {}
+    assert prove_groups(nn.Identity(), [], lambda model: []) == {}
 
 
 @pytest.fixture
@@ -307,7 +314,7 @@ def test_nothing_is_rounded_to_tensorfloat_32_while_groups_are_proven(rounding):
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1))
     images, seen = torch.rand(1, 3, 4, 4), []
 
-    def run() -> list[Tensor]:
+    def run(model: nn.Module) -> list[Tensor]:
         seen.append(rounding())
         return [model(images)]
 
