@@ -116,7 +116,8 @@ class Constraint:
             )
             least += f' ({budget.least / budget.dense:.0%})'
             asked += f' ({budget.limit / budget.dense:.0%})'
-            rows.append((f'{budget.metric} of the {budget.scope}', least, asked, dense, 'reachable'))
+            reach = 'reachable' if budget.limit < budget.dense else 'no less than dense: nothing has to go'
+            rows.append((f'{budget.metric} of the {budget.scope}', least, asked, dense, reach))
         sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return ['  '.join(word.rjust(size) for word, size in zip(row, sizes, strict=True)).rstrip() for row in rows]
 

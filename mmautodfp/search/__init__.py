@@ -1,7 +1,7 @@
 """How a plan is found."""
 
 from .agent import Agent, AgentSpec, Trajectory
-from .baselines import RandomSearch, UniformPlan
+from .baselines import RandomSearch
 from .environment import PruningEnv, RatioRange, Rollout
 from .evolution import CMAES
 from .finalists import NUM_FINALISTS, Finalist
@@ -35,7 +35,6 @@ __all__ = [
     'SACConfig',
     'Searcher',
     'Trajectory',
-    'UniformPlan',
     'Weights',
     'hypervolume',
     'layer_state',

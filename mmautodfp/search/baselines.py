@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmautodfp.utils.registry import AGENTS
-from mmautodfp.utils.settings import Share, checked
+from mmautodfp.utils.settings import checked
 
 from .agent import Agent, AgentSpec, require_settings
 
@@ -58,26 +58,3 @@ class RandomSearch(Agent):
         require_settings('agent', dict(around_uniform=self.around_uniform), state)
         self.width = state['width']
         self.random.set_state(state['random'])
-
-
-@AGENTS.register_module()
-class UniformPlan(Agent):
-    """The same action for every unit, which makes the plan to start from: the uniform one unless there is a better.
-
-    Args:
-        spec (AgentSpec): The task.
-        lam (float): The second component of every action, lambda of Eq. 16, in [0, 1]. Defaults to 0.5.
-
-    Raises:
-        AutoDFPError: ``lam`` is out of range.
-    """
-
-    @checked('UniformPlan')
-    def __init__(self, spec: AgentSpec, lam: Share = 0.5):
-        super().__init__(spec)
-        self.action = torch.tensor(spec.uniform_action)
-        self.action[1:2] = lam
-
-    def act(self, state: Tensor) -> Tensor:
-        """The uniform action [A], whatever the state."""
-        return self.action.clone()

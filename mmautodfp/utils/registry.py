@@ -24,7 +24,7 @@ MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmautodfp', locations=
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmautodfp', locations=['mmautodfp.zoo'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmautodfp', locations=['mmautodfp.zoo'])
 TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmautodfp', locations=['mmautodfp.zoo'])
-# How a search chooses its actions: SAC, RandomSearch, CMAES, UniformPlan.
+# How a search chooses its actions: SAC, RandomSearch, CMAES.
 AGENTS = Registry('agent', scope='mmautodfp', locations=['mmautodfp.search'])
 # How a pruned channel's work is handed on: SimilarityReconstructor, SyntheticLeastSquares, NeuronMerging, PruneOnly.
 RECONSTRUCTORS = Registry('reconstructor', scope='mmautodfp', locations=['mmautodfp.reconstruction'])

@@ -208,7 +208,9 @@ def test_an_amount_is_kept_to_and_told(resnet50_costs):
 
 def test_an_amount_above_the_dense_cost_limits_nothing(resnet50_costs):
     budget = ParamBudget(limit='1G')
-    assert bound(budget, costs=resnet50_costs).uniform_ratio() == 1
+    limits = bound(budget, costs=resnet50_costs)
+    assert limits.uniform_ratio() == 1
+    assert limits.table()[1].endswith('1G (4254%)  23.51M  no less than dense: nothing has to go')
     assert play(budget, costs=resnet50_costs, ask=lambda n: n) == budget.cost.dense
 
 

@@ -31,7 +31,7 @@ def complaint(config: str, checkpoint: str, work_dir, **options) -> str:
         ),
         ({'autodfp.target': 'network.features'}, 'has no model.network.features that could be replaced'),
         ({'autodfp.target': ''}, "target=''; it is the path of a part"),
-        ({'autodfp.agent.type': 'PPO'}, "'PPO' is not known; known are CMAES, RandomSearch, SAC, UniformPlan"),
+        ({'autodfp.agent.type': 'PPO'}, "'PPO' is not known; known are CMAES, RandomSearch, SAC"),
         ({'autodfp.agent.type': 'RandomSearch'}, '_delete_=True'),
         ({'autodfp.agent.learning_rate': 1}, 'learning_rate'),
         ({'autodfp.reward.type': 'Magic'}, "reward type 'Magic' is not known; known are AccuracyReward, CocoReward"),

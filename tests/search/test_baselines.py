@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmautodfp.search import SAC, AgentSpec, RandomSearch, Trajectory, UniformPlan
+from mmautodfp.search import CMAES, SAC, AgentSpec, RandomSearch, Trajectory
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import AGENTS
 
@@ -71,32 +71,18 @@ def test_random_search_follows_its_seed_and_not_the_global_state():
     assert not torch.equal(episodes(RandomSearch(other), range(3)), first)
 
 
-def test_uniform_plan_repeats_the_uniform_ratio_with_the_lambda_asked_for():
-    assert torch.equal(episodes(UniformPlan(SPEC), range(2)), torch.tensor([0.4, 0.5]).expand(2, 4, 2))
-    assert torch.equal(episodes(UniformPlan(SPEC, lam=0.85), [0])[0, 0], torch.tensor([0.4, 0.85]))
-    agent = UniformPlan(AgentSpec(2, uniform_action=(0.3,), state_dim=3, action_dim=1))
-    assert torch.equal(agent.act(STATE), torch.tensor([0.3]))
-
-
-def test_action_of_the_uniform_plan_cannot_be_spoilt_by_its_receiver():
-    agent = UniformPlan(SPEC)
-    agent.act(STATE).zero_()
-    assert torch.equal(agent.act(STATE), torch.tensor([0.4, 0.5]))
-
-
-def test_baselines_are_built_by_name_and_have_nothing_to_log():
-    agents = [AGENTS.build(dict(type=name, spec=SPEC)) for name in ('RandomSearch', 'UniformPlan')]
-    trajectory = Trajectory(torch.zeros(4, 3), torch.zeros(4, 2), torch.zeros(4))
-    assert [agent.learn(trajectory) for agent in agents] == [{}, {}]
+def test_random_search_is_built_by_name_and_has_nothing_to_log():
+    agent = AGENTS.build(dict(type='RandomSearch', spec=SPEC))
+    assert agent.learn(Trajectory(torch.zeros(4, 3), torch.zeros(4, 2), torch.zeros(4))) == {}
 
 
 def test_state_of_another_agent_or_task_is_refused():
-    state = UniformPlan(SPEC).state_dict()
-    with pytest.raises(AutoDFPError, match="type='UniformPlan', but type='RandomSearch'"):
-        RandomSearch(SPEC).load_state_dict(state)
+    state = RandomSearch(SPEC).state_dict()
+    with pytest.raises(AutoDFPError, match="type='CMAES', but type='RandomSearch'"):
+        RandomSearch(SPEC).load_state_dict(CMAES(SPEC).state_dict())
     longer = AgentSpec(5, uniform_action=(0.4, 0.7), state_dim=3)
     with pytest.raises(AutoDFPError, match='horizon=4, but horizon=5'):
-        UniformPlan(longer).load_state_dict(state)
+        RandomSearch(longer).load_state_dict(state)
     with pytest.raises(AutoDFPError, match='around_uniform=False, but around_uniform=True'):
         RandomSearch(SPEC, around_uniform=True).load_state_dict(RandomSearch(SPEC).state_dict())
 
@@ -115,11 +101,6 @@ def test_state_of_another_agent_or_task_is_refused():
 def test_impossible_task_is_refused(settings, message):
     with pytest.raises(AutoDFPError, match=message):
         AgentSpec(**settings)
-
-
-def test_lambda_out_of_range_is_refused():
-    with pytest.raises(AutoDFPError, match=r'lam=1\.2'):
-        UniformPlan(SPEC, lam=1.2)
 
 
 def test_episode_with_unequal_lengths_or_a_nan_is_refused():

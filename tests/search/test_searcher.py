@@ -6,7 +6,7 @@ import torch
 from gloo_ranks import forkserver
 from test_environment import make_env
 
-from mmautodfp.search import SAC, AgentSpec, RandomSearch, Searcher, UniformPlan
+from mmautodfp.search import SAC, AgentSpec, RandomSearch, Searcher
 from mmautodfp.search.searcher import load_search
 from mmautodfp.utils import AutoDFPError
 
@@ -149,8 +149,8 @@ def test_a_missing_or_damaged_search_is_refused(tmp_path):
 
 
 def test_progress_is_told_after_each_episode():
-    told = []
-    searcher = make_searcher(3, agent=UniformPlan)
+    told, worth = [], iter((0.2, 0.1, 0.2))
+    searcher = make_searcher(3, reward=lambda plan: next(worth))
     searcher.report = told.append
     searcher.run()
     assert [(p.episode, p.num_episodes, p.improved) for p in told] == [(0, 3, True), (1, 3, False), (2, 3, False)]
