@@ -48,8 +48,8 @@ def test_the_tables_of_blood_cells_are_those_of_their_file():
                 assert len(row['metrics']) == 5
                 assert row['metric'] < rows[OURS]['metric']
                 lost[one['model'], share] = f'{100 * (1 - row["metric"] / one["dense"]):.1f}'
-    faster, retinanet, half = (lost[key] for key in (('FasterRCNN', '0.9'), ('RetinaNet', '0.9'), ('RetinaNet', '0.5')))
-    told = f'lose {faster} and {retinanet} % of Faster R-CNN and RetinaNet, and {half} % of RetinaNet with half'
+    at_90, at_half = (f'{lost["FasterRCNN", share]} and {lost["RetinaNet", share]} %' for share in ('0.9', '0.5'))
+    told = f'lose {at_90} of Faster R-CNN and RetinaNet at 90 %, and {at_half} with half of the parameters'
     assert told in ' '.join(text.split())
     half = {one['config']: one['rows']['model']['0.5'][OURS]['metric'] for one in whole}
     for one in found:
