@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import Timer
 from typing import Any
 
 from .errors import AutoDFPError
@@ -83,7 +84,15 @@ def told(kept: str = '') -> Iterator[None]:
     def interrupt(*_):
         raise KeyboardInterrupt
 
+    def once_more(ignored):
+        # What is raised in a destructor, such as that of torch's data loader, ends there.
+        if isinstance(ignored.exc_value, KeyboardInterrupt):
+            Timer(0.1, os.kill, [os.getpid(), signal.SIGTERM]).start()
+        else:
+            sys.__unraisablehook__(ignored)
+
     signal.signal(signal.SIGTERM, interrupt)  # as schedulers stop a job
+    sys.unraisablehook = once_more
     try:
         yield
     except AutoDFPError as error:
