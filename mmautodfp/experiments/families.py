@@ -37,6 +37,7 @@ REASONS = {
     'in an order that is not known': 'channels that are read in another order',
     'shares its samples out': 'inputs of deformable convolutions in several groups',
     'feeds convolution': 'what convolutions of other kinds read',
+    'does not read channel by channel': 'channels that become places of a map',
 }
 FAILURES = {
     'mmpretrain': 'needs the package mmpretrain',

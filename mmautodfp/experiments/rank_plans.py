@@ -1,4 +1,4 @@
-"""How well rewards without data rank plans; ``tools/rank_plans.py`` runs it."""
+"""How well rewards rank plans; ``tools/rank_plans.py`` runs it."""
 
 import os
 import tempfile
@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 
 from mmautodfp.rewards import SyntheticReward
 from mmautodfp.search import RandomSearch
+from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.timing import describe_machine
 
 from .bench import prepare_hook
@@ -28,30 +29,39 @@ def rank_plans(
     checkpoint: str | None = None,
     images: Mapping[str, Any] | None = None,
     cfg_options: dict[str, Any] | None = None,
+    held_out: bool = False,
     report: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Evaluate random plans within the budget with the config's reward and with those that need no data.
 
     Args:
-        config (str | os.PathLike): Config with an ``autodfp`` entry; its reward is taken as the truth.
+        config (str | os.PathLike): Config with an ``autodfp`` entry; its reward is taken as the truth, unless
+            ``held_out`` is.
         num_plans (int): Plans, drawn as ``RandomSearch(around_uniform=True)`` does. Defaults to 100.
         checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
         images (Mapping | None): Settings of the rewards' synthetic images. Defaults to None: their own.
-        cfg_options (dict | None): Overrides of the config, dotted keys to values.
+        cfg_options (dict | None): Overrides of the config, dotted keys to values. The plans lie around the uniform one
+            unless ``autodfp.allocate`` is True.
+        held_out (bool): Whether the metric on held-out images is the truth; the config's reward is then one of those
+            that are judged, as 'reward'. Defaults to False.
         report (Callable): Told the result so far after each tenth plan.
 
     Returns:
         dict[str, Any]: Metrics of each plan, and Spearman's rank correlation with the truth by reward; over all plans
         and over the better half of them, where a search has to choose.
     """
-    # Nothing is compared, and plans around the uniform one differ more than those around an allocated one.
-    options = {'autodfp.compare': False, 'autodfp.allocate': False} | (cfg_options or {})
+    # Plans around the uniform one differ more than those around an allocated one.
+    options = {'autodfp.compare': held_out, 'autodfp.allocate': False} | (cfg_options or {})
     with tempfile.TemporaryDirectory() as scratch:
         _, hook = prepare_hook(config, scratch, checkpoint, options)
     task = hook.task
     rewards = {name: SyntheticReward(dict(images or {}), **settings) for name, settings in REWARDS.items()}
     for reward in rewards.values():
         reward.prepare(task.model)
+    if held_out and hook.held_out is None:
+        raise AutoDFPError('plans were to be ranked on held-out images, but test_dataloader has none')
+    truth = hook.held_out if held_out else hook.reward
+    rewards |= dict(reward=hook.reward) if held_out else {}
     values: dict[str, list[float]] = {name: [] for name in ('truth', *rewards)}
     agent = RandomSearch(task.agent_spec(), around_uniform=True)
     result = {}
@@ -59,13 +69,13 @@ def rank_plans(
         agent.begin_episode(number)
         rollout = task.env.rollout(agent.act)
         with task.apply(task.env.plan(rollout.widths, rollout.lams)):
-            for name, reward in (rewards | dict(truth=hook.reward)).items():
+            for name, reward in (rewards | dict(truth=truth)).items():
                 values[name].append(reward(task.model))
         if number % 10 == 9 or number + 1 == num_plans:
             result = dict(
                 config=Path(config).as_posix(),
                 metric=hook.reward.name,
-                images=len(hook.reward.images),
+                images=len(truth.images),
                 synthetic_images=dict(images or {}),
                 reconstructor=hook.settings.reconstructor,
                 budget=task.constraint.describe(),
