@@ -2,23 +2,23 @@
 
 import os
 import resource
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from mmautodfp.api import PruningTask
 from mmautodfp.costs import FlopBudget, round_widths
 from mmautodfp.deploy.onnx import build_model, input_size
-from mmautodfp.graph import is_detector, samples_of
+from mmautodfp.graph import is_detector
 from mmautodfp.hooks import read_settings
 from mmautodfp.runs import load_config
 from mmautodfp.search.survey import survey_target
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
 from mmautodfp.utils.timing import describe_machine
+
+from .bench import clocks, example_of
 
 
 def measure_cost(
@@ -47,26 +47,25 @@ def measure_cost(
     model = build_model(cfg)
     target = read_settings(cfg.get('autodfp') or {}).target
     memory = [_peak_memory()]
-    clock = lambda: np.array([time.perf_counter(), time.process_time()])
-    marks = [clock()]
+    marks = [clocks()]
     survey = survey_target(model, target)
-    marks.append(clock())
+    marks.append(clocks())
     reconstructor = build(RECONSTRUCTORS, dict(type='SyntheticLeastSquares', **(settings or {})))
     reconstructor.ensure_fitted(survey.module, model, survey.groups)
-    marks.append(clock())
+    marks.append(clocks())
     limit, example = ratio, None
     if not survey.path and is_detector(model):
         images = torch.rand(1, 3, *input_size(cfg, Path(config)))
-        limit, example = FlopBudget(ratio, 'model'), dict(inputs=images, data_samples=samples_of(images), mode='tensor')
+        limit, example = FlopBudget(ratio, 'model'), example_of(images)
     task = PruningTask.build(model, survey, example, limit, reconstructor, allocate=False)
-    marks.append(clock())
+    marks.append(clocks())
     task.allocated_widths()
-    marks.append(clock())
+    marks.append(clocks())
     plan = task.plan(round_widths(ratio, task.dense_widths)) if example is None else task.uniform_plan()
     task.apply(plan)()
-    marks.append(clock())
+    marks.append(clocks())
     task.apply(plan, final=True)
-    marks.append(clock())
+    marks.append(clocks())
     memory.append(_peak_memory())
     # Ranking includes what else a task is built of: of a whole detector, one image to count its FLOPs.
     names = ('groups', 'moments', 'ranking', 'allocation', 'episode', 'full')

@@ -4,7 +4,6 @@ import copy
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from mmautodfp.runs import load_config
 from mmautodfp.search.survey import find_module
 from mmautodfp.surgery import shrink
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.timing import describe_machine, device_at_hand, median_in_turns, wait_for_gpu
+from mmautodfp.utils.timing import describe_machine, device_at_hand, median_in_turns
 
-from .bench import prepare_hook, quiet
+from .bench import prepare_hook, quiet, timed
 
 
 def benchmark_kernels(channels: int = 512, rows: int = 16, repeat: int = 15) -> dict[str, Any]:
@@ -52,12 +51,9 @@ def benchmark_kernels(channels: int = 512, rows: int = 16, repeat: int = 15) -> 
     delivery = kernel()
     kept = set(keep.tolist())
     pruned = [p for p in range(channels) if p not in kept][:: max(1, (channels - len(kept)) // rows)][:rows]
-    clock, difference = [], 0.0
-    for p in pruned:
-        start = time.perf_counter()
-        found = _loop_row(weight, bn, p, keep.tolist(), lam)
-        clock.append(time.perf_counter() - start)
-        difference = max(difference, (found - delivery[p]).abs().max().item())
+    clock: list[float] = []
+    loop_row = timed(_loop_row, clock.append)
+    difference = max((loop_row(weight, bn, p, keep.tolist(), lam) - delivery[p]).abs().max().item() for p in pruned)
     loop = statistics.median(clock) * channels
     return dict(
         channels=channels,
@@ -166,17 +162,8 @@ def benchmark_overhead(config: str | os.PathLike, episodes: int = 24) -> dict[st
         agent = dict(hook.agent)
         if 'warmup_episodes' in agent:
             agent['warmup_episodes'] = max(1, episodes // 4)
-        evaluate, clock = hook.task.evaluate, []
-
-        def timed(*args: Any) -> float:
-            wait_for_gpu()
-            start = time.perf_counter()
-            reward = evaluate(*args)
-            wait_for_gpu()
-            clock.append(time.perf_counter() - start)
-            return reward
-
-        hook.task.evaluate = timed
+        clock: list[float] = []
+        hook.task.evaluate = timed(hook.task.evaluate, clock.append)
         with quiet():
             found = search(
                 *(hook.task, hook.reward, episodes, agent, (), False), checkpoint=Path(scratch) / 'search.pth'

@@ -12,11 +12,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmautodfp.api import PruningTask
 from mmautodfp.costs import MemoryBudget, round_widths
-from mmautodfp.graph import samples_of
 from mmautodfp.search.example import call_model
 from mmautodfp.utils.timing import describe_machine, device_at_hand
 
-from .bench import random_detector
+from .bench import example_of, random_detector
 
 
 def benchmark_memory(
@@ -45,7 +44,7 @@ def benchmark_memory(
     _, model, images = random_detector(config, size)
     device = device or device_at_hand()
     model, images = model.to(device), images.to(device)
-    example = dict(inputs=images, data_samples=samples_of(images), mode='tensor')
+    example = example_of(images)
     run = lambda: call_model(model, example)
     models = {}
     for target in ('backbone', 'model'):

@@ -22,7 +22,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import Count, checked
 from mmautodfp.utils.timing import describe_machine
 
-from .bench import prepare_hook
+from .bench import deviation, prepare_hook
 
 OBJECTIVES = dict(metric=1.0, params=0.5, flops=0.5)
 PREFERENCES = 5  # of the weighted searches, which share the episodes out
@@ -189,5 +189,5 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
     for name in ('search', 'held_out', 'utility'):
         columns[f'{name}_mean'] = statistics.mean(columns[name])
-        columns[f'{name}_deviation'] = statistics.stdev(columns[name]) if len(rows) > 1 else None
+        columns[f'{name}_deviation'] = deviation(columns[name])
     return columns

@@ -17,7 +17,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.settings import Count, checked
 
-from .bench import prepare_hook, take_up
+from .bench import deviation, prepare_hook, take_up
 
 # 'SAC' is the config's own agent. What the paper does not do is left out of 'SAC as published'.
 PUBLISHED = dict(credit='td', warmup='random')
@@ -132,7 +132,7 @@ def _run(hook: AutoDFPHook, row: dict[str, Any], episodes: int, seed: int) -> No
         values.append(metric)
         prefix = '' if kind == EPISODE else f'{kind}_'
         row[f'{prefix}mean'] = statistics.mean(values)
-        row[f'{prefix}deviation'] = statistics.stdev(values) if len(values) > 1 else None
+        row[f'{prefix}deviation'] = deviation(values)
 
 
 def _hold_out(hook: AutoDFPHook, plan: PruningPlan) -> dict[str, float]:

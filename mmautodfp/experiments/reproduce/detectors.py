@@ -12,7 +12,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, portable, save_json, save_text
 from mmautodfp.utils.settings import Count, Share, settings
 
-from ..bench import search_in
+from ..bench import deviation, search_in
 from ..shares import BACKBONE, OURS, WHOLE_SHARES, budget_of, measure_shares
 from ..tables import markdown_table
 from .bench import locate
@@ -178,7 +178,7 @@ def _add(row: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
     metrics = [*(row or {}).get('metrics', []), found['held_out_metric']]
     return dict(
         metric=statistics.mean(metrics),
-        deviation=statistics.stdev(metrics) if len(metrics) > 1 else None,
+        deviation=deviation(metrics),
         metrics=metrics,
         flops=found['model_flops']['ratio'],  # of the last seed
         params=found['model_params']['ratio'],
