@@ -137,22 +137,21 @@ def benchmark_precision(config: str | os.PathLike, plans: int = 100, precision: 
     )
 
 
-def benchmark_ranks(config: str | os.PathLike, ranks: int = 2, episodes: int = 24) -> dict[str, Any]:
-    """Seconds an episode of a search on one and on several ranks; on a CPU with one thread each.
+def benchmark_ranks(config: str | os.PathLike, episodes: int = 24) -> dict[str, Any]:
+    """Seconds an episode of a search on one and on two ranks; on a CPU with one thread each.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
-        ranks (int): Defaults to 2.
         episodes (int): Of each search. Defaults to 24.
 
     Returns:
-        dict[str, Any]: Seconds an episode for either number of ranks, and how many times faster the several are.
+        dict[str, Any]: Seconds an episode for either number of ranks, and how many times faster the two are.
 
     Raises:
         AutoDFPError: A search failed.
     """
     seconds = {}
-    for count in (1, ranks):
+    for count in (1, 2):
         with tempfile.TemporaryDirectory() as scratch:
             options = {'autodfp.compare': False, 'autodfp.opening_lams': [], 'autodfp.allocate': False}
             call = dict(config=str(config), work_dir=scratch, episodes=episodes, launcher='pytorch')
@@ -168,7 +167,7 @@ def benchmark_ranks(config: str | os.PathLike, ranks: int = 2, episodes: int = 2
     return dict(
         episodes=episodes,
         seconds_per_episode=seconds,
-        ratio=seconds[1] / seconds[ranks],
+        ratio=seconds[1] / seconds[2],
         machine=describe_machine() | dict(threads=1),
     )
 

@@ -19,12 +19,9 @@ from .bench import example_of, random_detector
 
 
 def benchmark_memory(
-    config: str | os.PathLike,
-    ratio: float = 0.5,
-    size: Sequence[int] | None = None,
-    device: str | None = None,
+    config: str | os.PathLike, size: Sequence[int] | None = None, device: str | None = None
 ) -> dict[str, Any]:
-    """Memory of a detector, counted and measured: dense, and pruned in its backbone and as a whole.
+    """Memory of a detector, counted and measured: dense, and with half of the channels, in its backbone and as a whole.
 
     Weights are random: their values do not matter to the memory, but for how many regions a second stage is given.
     Measured is the forward without post-processing, as it is counted: on a processor what torch's profiler sees, on a
@@ -32,7 +29,6 @@ def benchmark_memory(
 
     Args:
         config (str | os.PathLike): Config of a detector.
-        ratio (float): Share of the channels that stays in each group. Defaults to 0.5.
         size (Sequence[int] | None): Height and width. Defaults to None: the config's.
         device (str | None): 'cpu' or 'cuda'. Defaults to None: a GPU if there is one.
 
@@ -51,8 +47,8 @@ def benchmark_memory(
         budget = MemoryBudget(1.0, 'model')
         task = PruningTask.build(model, target, example, budget, dict(type='PruneOnly'), allocate=False)
         cost, dense = task.costs.memory['model'], task.dense_widths
-        widths = round_widths(ratio, dense, task.constraint.divisors)
-        found = {'dense': dense, f'{"whole" if target == "model" else target}, {ratio:.0%} of the channels': widths}
+        half = round_widths(0.5, dense, task.constraint.divisors)
+        found = {'dense': dense, f'{"whole" if target == "model" else target}, 50% of the channels': half}
         for name, kept in found.items():
             if name in models:
                 continue

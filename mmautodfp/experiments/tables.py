@@ -24,6 +24,11 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[s
     return [first, '|' + '---|' * len(head), *others]
 
 
+def measured_shares(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """All shares that rows have figures of, the largest first."""
+    return sorted({share for figures in rows for share in figures}, key=float, reverse=True)
+
+
 def variant_table(results: Mapping[str, Mapping[str, Any]], variant: str) -> str:
     """What a variant of the compensation leaves of each model that it was measured on.
 
@@ -32,7 +37,7 @@ def variant_table(results: Mapping[str, Mapping[str, Any]], variant: str) -> str
         variant (str): One of :data:`mmautodfp.experiments.ablation.VARIANTS`.
     """
     measured = {name: result['variants'].get(variant, {}) for name, result in results.items()}
-    ratios = sorted({ratio for figures in measured.values() for ratio in figures}, key=float, reverse=True)
+    ratios = measured_shares(measured.values())
     rows = []
     for name, result in results.items():
         if not measured[name]:
@@ -45,7 +50,7 @@ def variant_table(results: Mapping[str, Mapping[str, Any]], variant: str) -> str
 
 def ablation_table(result: Mapping[str, Any]) -> str:
     """All measured variants of one model."""
-    ratios = sorted({ratio for rows in result['variants'].values() for ratio in rows}, key=float, reverse=True)
+    ratios = measured_shares(result['variants'].values())
     rows = [
         [name, *(_cell(figures.get(ratio), result['dense']) for ratio in ratios)]
         for name, figures in result['variants'].items()

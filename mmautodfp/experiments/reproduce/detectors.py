@@ -14,7 +14,7 @@ from mmautodfp.utils.settings import Count, Share, settings
 
 from ..bench import deviation, search_in
 from ..shares import BACKBONE, OURS, WHOLE_SHARES, budget_of, measure_shares
-from ..tables import markdown_table
+from ..tables import markdown_table, measured_shares
 from .bench import locate
 
 DETECTORS = ('faster_rcnn', 'retinanet', 'mask_rcnn', 'fcos')
@@ -196,7 +196,7 @@ def markdown(detectors: Sequence[dict[str, Any]]) -> str:
     parts: list[str] = []
     types = Counter(one.get('model') for one in detectors)
     for target in OF:
-        shares = sorted({share for one in detectors for share in one['rows'].get(target, {})}, key=float, reverse=True)
+        shares = measured_shares(one['rows'].get(target, {}) for one in detectors)
         if not shares:
             continue
         rows = []

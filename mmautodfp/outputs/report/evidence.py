@@ -186,6 +186,6 @@ def _saved_size(task: PruningTask, widths: dict[str, int]) -> int:
 
 
 def first_line(error: Exception) -> str:
-    """An error in one line, for the report."""
+    """An error in one line."""
     text = str(error).strip().splitlines()
     return f'{type(error).__name__}: {text[0][:300]}' if text else type(error).__name__
