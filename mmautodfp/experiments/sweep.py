@@ -83,7 +83,8 @@ def sweep(
                 _write(root, cells)
     if latency_repeat:
         for cell in cells:
-            cell['latency'] = measure_latency(root / cell['runs'][0], latency_repeat)
+            seconds = measure_latency(root / cell['runs'][0], latency_repeat)
+            cell['latency'] = {name: dict(module=value) for name, value in seconds.items()}
             _write(root, cells)
     if failures:
         raise AutoDFPError(f'{len(failures)} runs of the sweep failed, the others are done; {"; ".join(failures)}')

@@ -14,8 +14,8 @@ from mmautodfp.frontier import Frontier
 from mmautodfp.utils.fileio import save_text
 from mmautodfp.utils.timing import machine_line
 
-from .markup import data_uri, templates
-from .plots import BLUE, ORANGE, WIDTH, new_figure, save_png, styled, to_svg
+from .markup import templates
+from .plots import BLUE, ORANGE, WIDTH, new_figure, save_png, styled, svg_uri
 
 HEADS = dict(params='parameters', flops='FLOPs', latency='latency', memory='memory')
 
@@ -40,7 +40,7 @@ def write_frontier(frontier: Frontier, work_dir: str | os.PathLike) -> Path:
         title=f'{about["model"]}, from dense to {frontier.points[-1].cost("params")["ratio"]:.0%} of the parameters',
         about=about,
         version=mmautodfp.__version__,
-        plot=data_uri(to_svg(figure).encode(), 'image/svg+xml'),
+        plot=svg_uri(figure),
         points=frontier.points,
         dominated=frontier.dominated(),
         costs=frontier.costs(),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .pictures import Finding, Picture
 
 BLUE, ORANGE, GREY = '#2f7fc9', '#d9573f', '#8d99ae'
-INK = '#1b1f24'  # of everything that is no data; to_svg() lets it follow the page
+INK = '#1b1f24'  # of everything that is no data; svg_uri() lets it follow the page
 CLUSTERS = (
     '#2f7fc9',
     '#e08a2b',
@@ -53,14 +53,15 @@ def save_png(figure: Figure, path: str | os.PathLike) -> None:
         figure.savefig(scratch, dpi=110, format='png', facecolor='white')
 
 
-def to_svg(figure: Figure) -> str:
-    """A figure as SVG without background, whose lines and words are light where the reader's screen is dark."""
+def svg_uri(figure: Figure) -> str:
+    """The address of a figure as SVG without background, of light lines and words where the reader's screen is dark."""
     file = io.StringIO()
     with rc_context(STYLE | {'svg.hashsalt': 'mmautodfp'}):
         figure.savefig(file, format='svg', transparent=True, metadata=dict(Date=None))
     theme = f':root{{--ink:{INK}}}@media(prefers-color-scheme:dark){{:root{{--ink:{DARK_INK}}}}}'
     head, tag, rest = file.getvalue().replace(INK, 'var(--ink)').partition('<defs>')
-    return f'{head}<style>{theme}</style>{tag}{rest}'
+    content = f'{head}<style>{theme}</style>{tag}{rest}'
+    return f'data:image/svg+xml;base64,{base64.b64encode(content.encode()).decode()}'
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
