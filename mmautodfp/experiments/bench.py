@@ -25,6 +25,7 @@ from mmautodfp.rewards import Reward
 from mmautodfp.runs import build_runner, find_checkpoint, load_config, load_search_config, prune
 from mmautodfp.search import RandomSearch
 from mmautodfp.surgery import PruningPlan
+from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, require_same, save_json
 from mmautodfp.utils.registry import HOOKS, REWARDS, build
 from mmautodfp.utils.timing import describe_machine, wait_for_gpu
@@ -129,6 +130,12 @@ def prepare_hook(
     with quiet():
         hook.prepare(runner)
     return runner, hook
+
+
+def require_held_out(hook: AutoDFPHook) -> None:
+    """Refuse to compare searches without images that none of them has seen."""
+    if hook.held_out is None:
+        raise AutoDFPError('searches were to be compared on held-out images, but test_dataloader has none')
 
 
 def take_up(known: dict[str, Any] | None, asked: dict[str, Any]) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from mmautodfp.search import Objectives, hypervolume, pareto_set
 from mmautodfp.search.objectives import read_weights
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.configs import type_name
 from mmautodfp.utils.settings import Count, checked
 from mmautodfp.utils.timing import describe_machine
 
-from .bench import deviation, prepare_hook
+from .bench import deviation, prepare_hook, require_held_out
 
 OBJECTIVES = dict(metric=1.0, params=0.5, flops=0.5)
 PREFERENCES = 5  # of the weighted searches, which share the episodes out
@@ -69,13 +70,12 @@ def benchmark_objectives(
         _, hook = prepare_hook(config, scratch, cfg_options=cfg_options)
         if hook.settings.objectives is None:
             _, hook = prepare_hook(config, scratch, cfg_options=(cfg_options or {}) | options)
-    if str(hook.agent['type']).rpartition('.')[2] != 'SAC':
+    if type_name(hook.agent) != 'SAC':
         raise AutoDFPError(
             f"one search for many preferences takes an agent that learns from them, but the config's is "
             f'{hook.agent["type"]}; make it SAC'
         )
-    if hook.held_out is None:
-        raise AutoDFPError('searches were to be compared on held-out images, but test_dataloader has none')
+    require_held_out(hook)
     task, asked = hook.task, hook.settings.objectives
     rewards = (hook.reward, hook.held_out)
     objectives, held_out = (
