@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
         reward=lambda n=5: benchmark.benchmark_reward(args.config, n),
         racing=lambda n=5: benchmark.benchmark_racing(args.config, range(n)),
         precision=lambda n=100: benchmark.benchmark_precision(args.config, n),
-        ranks=lambda n=24: benchmark.benchmark_ranks(args.config, episodes=n),
+        ranks=lambda n=24: benchmark.benchmark_ranks(args.config, n),
         search=lambda n=5: benchmark_search(args.config, args.episodes, n, args.only, **going_on),
         objectives=lambda n=5: benchmark_objectives(
             args.config, args.episodes, n, cfg_options=options, tell=tell_aside

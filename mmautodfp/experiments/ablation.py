@@ -133,12 +133,9 @@ def ablate(
         fit = round(time.perf_counter() - start, 3)
         task = _task(bench, reconstructor)
         for ratio in missing:
-            if of_channels:
-                widths = round_widths(ratio, dense.dense_widths)
-            else:
-                widths = list(_task(bench, PruneOnly(), ratio).uniform_plan().widths.values())
-            share = task.costs.params['module'].ratio(widths)
+            widths = round_widths(ratio, dense.dense_widths) if of_channels else _uniform_widths(bench, ratio)
             if variant.allocated:  # within the parameters of the uniform ones
+                share = task.costs.params['module'].ratio(widths)
                 widths = _task(bench, reconstructor, share, allocate=True).allocation
             start = time.perf_counter()
             with task.apply(task.plan(widths), variant.final):
@@ -154,6 +151,11 @@ def _task(bench: Bench, reconstructor: Reconstructor, ratio: float = 1.0, alloca
     told = bench.settings
     p_min = told.p_min if allocate else 0.01
     return PruningTask.build(bench.model, told.target, None, ratio, reconstructor, p_min=p_min, allocate=allocate)
+
+
+def _uniform_widths(bench: Bench, ratio: float) -> list[int]:
+    """Of the largest uniform plan within a share of the target's parameters."""
+    return list(_task(bench, PruneOnly(), ratio).uniform_plan().widths.values())
 
 
 def _build(config: dict, images: dict, refinement: dict) -> Reconstructor:

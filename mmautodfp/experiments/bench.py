@@ -4,23 +4,33 @@ import contextlib
 import io
 import logging
 import os
+import statistics
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmautodfp.api import PruningTask
 from mmautodfp.deploy.onnx import build_model, input_size
+from mmautodfp.graph import samples_of
 from mmautodfp.hooks import AutoDFPHook, read_settings
 from mmautodfp.rewards import Reward
 from mmautodfp.runs import build_runner, find_checkpoint, load_config, load_search_config, prune
+from mmautodfp.search import RandomSearch
+from mmautodfp.surgery import PruningPlan
+from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, require_same, save_json
 from mmautodfp.utils.registry import HOOKS, REWARDS, build
-from mmautodfp.utils.timing import describe_machine
+from mmautodfp.utils.timing import describe_machine, wait_for_gpu
+
+T = TypeVar('T')
 
 
 def load_runner(
@@ -122,6 +132,12 @@ def prepare_hook(
     return runner, hook
 
 
+def require_held_out(hook: AutoDFPHook) -> None:
+    """Refuse to compare searches without images that none of them has seen."""
+    if hook.held_out is None:
+        raise AutoDFPError('searches were to be compared on held-out images, but test_dataloader has none')
+
+
 def take_up(known: dict[str, Any] | None, asked: dict[str, Any]) -> dict[str, Any]:
     """An earlier result to go on with, or else the settings as the beginning of one; with the machine.
 
@@ -162,8 +178,47 @@ def search_in(
     return done
 
 
+def random_plans(task: PruningTask, count: int, seed: int = 0) -> Iterator[PruningPlan]:
+    """Plans around the one that a search starts from, within the budget."""
+    explorer = RandomSearch(task.agent_spec(seed), around_uniform=True)
+    for episode in range(count):
+        explorer.begin_episode(episode)
+        rollout = task.env.rollout(explorer.act)
+        yield task.env.plan(rollout.widths, rollout.lams)
+
+
+def example_of(images: Tensor) -> dict[str, Any]:
+    """What a detector is called with to look at images [B, C, H, W] without making boxes."""
+    return dict(inputs=images, data_samples=samples_of(images), mode='tensor')
+
+
+def timed(call: Callable[..., T], tell: Callable[[float], None]) -> Callable[..., T]:
+    """The same call, which tells how many seconds it took."""
+
+    def run(*args: Any, **kwargs: Any) -> T:
+        wait_for_gpu()
+        start = time.perf_counter()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            wait_for_gpu()
+            tell(time.perf_counter() - start)
+
+    return run
+
+
+def clocks() -> np.ndarray:
+    """Seconds [2] by the clock and of the processor; what else runs on the machine adds to the former alone."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Standard deviation of a sample; None of one value alone."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
 @contextlib.contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """No tables and no log lines, inside."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

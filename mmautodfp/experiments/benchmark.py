@@ -7,8 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -18,14 +17,13 @@ from scipy.stats import spearmanr
 
 from mmautodfp.api import search
 from mmautodfp.hooks import AutoDFPHook
-from mmautodfp.search import RandomSearch
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json
 from mmautodfp.utils.registry import REWARDS, build
-from mmautodfp.utils.timing import describe_machine, median_in_turns, torch_threads, wait_for_gpu
+from mmautodfp.utils.timing import describe_machine, median_in_turns, torch_threads
 
-from .bench import prepare_hook, quiet
+from .bench import prepare_hook, quiet, random_plans, timed
 
 
 def benchmark_reward(config: str | os.PathLike, repeat: int = 5) -> dict[str, Any]:
@@ -123,13 +121,9 @@ def benchmark_precision(config: str | os.PathLike, plans: int = 100, precision: 
                 reward = build(REWARDS, settings | dict(precision=name))
                 reward.prepare(hook.task.model, runner.cfg.val_dataloader, units)
             rewards[reward.precision] = reward
-        env = hook.task.env
-        explorer = RandomSearch(hook.task.agent_spec(hook.settings.seed), around_uniform=True)
         found: dict[str, list[float]] = {name: [] for name in rewards}
-        for episode in range(plans):
-            explorer.begin_episode(episode)
-            rollout = env.rollout(explorer.act)
-            with hook.task.apply(env.plan(rollout.widths, rollout.lams)):
+        for plan in random_plans(hook.task, plans, hook.settings.seed):
+            with hook.task.apply(plan):
                 for name, reward in rewards.items():
                     found[name].append(reward(hook.task.model))
     first, last = next(iter(found.values())), list(found.values())[-1]
@@ -143,22 +137,21 @@ def benchmark_precision(config: str | os.PathLike, plans: int = 100, precision: 
     )
 
 
-def benchmark_ranks(config: str | os.PathLike, ranks: int = 2, episodes: int = 24) -> dict[str, Any]:
-    """Seconds an episode of a search on one and on several ranks; on a CPU with one thread each.
+def benchmark_ranks(config: str | os.PathLike, episodes: int = 24) -> dict[str, Any]:
+    """Seconds an episode of a search on one and on two ranks; on a CPU with one thread each.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
-        ranks (int): Defaults to 2.
         episodes (int): Of each search. Defaults to 24.
 
     Returns:
-        dict[str, Any]: Seconds an episode for either number of ranks, and how many times faster the several are.
+        dict[str, Any]: Seconds an episode for either number of ranks, and how many times faster the two are.
 
     Raises:
         AutoDFPError: A search failed.
     """
     seconds = {}
-    for count in (1, ranks):
+    for count in (1, 2):
         with tempfile.TemporaryDirectory() as scratch:
             options = {'autodfp.compare': False, 'autodfp.opening_lams': [], 'autodfp.allocate': False}
             call = dict(config=str(config), work_dir=scratch, episodes=episodes, launcher='pytorch')
@@ -174,7 +167,7 @@ def benchmark_ranks(config: str | os.PathLike, ranks: int = 2, episodes: int = 2
     return dict(
         episodes=episodes,
         seconds_per_episode=seconds,
-        ratio=seconds[1] / seconds[ranks],
+        ratio=seconds[1] / seconds[2],
         machine=describe_machine() | dict(threads=1),
     )
 
@@ -196,37 +189,25 @@ def _restrict_validation(runner: Runner, hook: AutoDFPHook, scratch: Path) -> No
 
 def _reward_parts(hook: AutoDFPHook, plan: PruningPlan, repeat: int) -> dict[str, float]:
     """Where an episode's seconds go, on one thread, so that they add up."""
-    reward, clock = hook.reward, {}
-
-    def timed(name: str, call: Callable) -> Callable:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            wait_for_gpu()
-            start = time.perf_counter()
-            try:
-                return call(*args, **kwargs)
-            finally:
-                wait_for_gpu()
-                clock[name] = clock.get(name, 0.0) + time.perf_counter() - start
-
-        return run
-
+    reward = hook.reward
+    seconds: dict[str, list[float]] = {part: [] for part in ('episode', 'detect', 'post_processing', 'mAP')}
+    methods = [(reward, 'detect', 'detect'), (reward, 'score', 'mAP')]
     heads = reward.stand_in.predictors() if reward.stand_in else []
+    methods += [(head, 'predict_by_feat', 'post_processing') for head in heads]
+    episodes = []
     with torch_threads(1), contextlib.ExitStack() as patches:
-        for head in heads:
-            patches.enter_context(patch.object(head, 'predict_by_feat', timed('post_processing', head.predict_by_feat)))
-        patches.enter_context(patch.object(reward, 'detect', timed('detect', reward.detect)))
-        patches.enter_context(patch.object(reward, 'score', timed('mAP', reward.score)))
-        episodes = []
+        for owner, name, part in methods:
+            patches.enter_context(patch.object(owner, name, timed(getattr(owner, name), seconds[part].append)))
         for _ in range(repeat + 1):
-            clock.clear()
-            timed('episode', hook.task.evaluate)(plan, reward)
-            episodes.append(dict(clock))
-    parts = {name: statistics.median(e.get(name, 0.0) for e in episodes[1:]) for name in episodes[0]}
-    post_processing = parts.get('post_processing', 0.0)
+            timed(hook.task.evaluate, seconds['episode'].append)(plan, reward)
+            episodes.append({part: sum(spent) for part, spent in seconds.items()})
+            for spent in seconds.values():
+                spent.clear()
+    parts = {part: statistics.median(episode[part] for episode in episodes[1:]) for part in seconds}
     return dict(
         episode=parts['episode'],
-        forward=parts['detect'] - post_processing,
-        post_processing=post_processing,
+        forward=parts['detect'] - parts['post_processing'],
+        post_processing=parts['post_processing'],
         mAP=parts['mAP'],
         surgery=parts['episode'] - parts['detect'] - parts['mAP'],
     )

@@ -2,39 +2,40 @@
 
 import os
 import resource
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from mmautodfp.api import PruningTask
 from mmautodfp.costs import FlopBudget, round_widths
 from mmautodfp.deploy.onnx import build_model, input_size
-from mmautodfp.graph import is_detector, samples_of
+from mmautodfp.graph import is_detector
 from mmautodfp.hooks import read_settings
 from mmautodfp.runs import load_config
 from mmautodfp.search.survey import survey_target
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
 from mmautodfp.utils.timing import describe_machine
 
+from .bench import T, clocks, example_of
+
+SHARE = 0.5  # that stays
+
 
 def measure_cost(
     config: str | os.PathLike,
     settings: Mapping[str, Any] | None = None,
-    ratio: float = 0.5,
     cfg_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Seconds and memory of the moments and of the full pass, on a model of random weights: nothing is fetched.
+
+    Half of each group's channels stay; of a detector that is pruned as a whole or in several parts, half of its FLOPs.
 
     Args:
         config (str | os.PathLike): Config of a detector with an ``autodfp`` entry.
         settings (Mapping | None): Of :class:`mmautodfp.reconstruction.SyntheticLeastSquares`. Defaults to None: its
             own.
-        ratio (float): Share of each group's channels that stays; of a detector that is pruned as a whole or in several
-            parts, the share of its FLOPs. Defaults to 0.5.
         cfg_options (dict | None): Overrides of the config, dotted keys to values; ``{'autodfp.target': 'model'}`` for
             the whole detector.
 
@@ -46,37 +47,35 @@ def measure_cost(
     cfg.model.backbone.init_cfg = None
     model = build_model(cfg)
     target = read_settings(cfg.get('autodfp') or {}).target
+    spent: dict[str, list[float]] = {}
+
+    def step(name: str, call: Callable[[], T]) -> T:
+        start = clocks()
+        found = call()
+        spent[name] = (clocks() - start).round(2).tolist()
+        return found
+
     memory = [_peak_memory()]
-    clock = lambda: np.array([time.perf_counter(), time.process_time()])
-    marks = [clock()]
-    survey = survey_target(model, target)
-    marks.append(clock())
+    survey = step('groups', lambda: survey_target(model, target))
     reconstructor = build(RECONSTRUCTORS, dict(type='SyntheticLeastSquares', **(settings or {})))
-    reconstructor.ensure_fitted(survey.module, model, survey.groups)
-    marks.append(clock())
-    limit, example = ratio, None
+    step('moments', lambda: reconstructor.ensure_fitted(survey.module, model, survey.groups))
+    limit, example = SHARE, None
     if not survey.path and is_detector(model):
         images = torch.rand(1, 3, *input_size(cfg, Path(config)))
-        limit, example = FlopBudget(ratio, 'model'), dict(inputs=images, data_samples=samples_of(images), mode='tensor')
-    task = PruningTask.build(model, survey, example, limit, reconstructor, allocate=False)
-    marks.append(clock())
-    task.allocated_widths()
-    marks.append(clock())
-    plan = task.plan(round_widths(ratio, task.dense_widths)) if example is None else task.uniform_plan()
-    task.apply(plan)()
-    marks.append(clock())
-    task.apply(plan, final=True)
-    marks.append(clock())
-    memory.append(_peak_memory())
+        limit, example = FlopBudget(SHARE, 'model'), example_of(images)
     # Ranking includes what else a task is built of: of a whole detector, one image to count its FLOPs.
-    names = ('groups', 'moments', 'ranking', 'allocation', 'episode', 'full')
-    spent = {name: (b - a).round(2).tolist() for name, a, b in zip(names, marks, marks[1:], strict=False)}
+    task = step('ranking', lambda: PruningTask.build(model, survey, example, limit, reconstructor, allocate=False))
+    step('allocation', task.allocated_widths)
+    plan = task.plan(round_widths(SHARE, task.dense_widths)) if example is None else task.uniform_plan()
+    step('episode', lambda: task.apply(plan)())
+    step('full', lambda: task.apply(plan, final=True))
+    memory.append(_peak_memory())
     return dict(
         config=Path(config).as_posix(),
         target=survey.target,
         groups=len(task.groups),
         settings=dict(settings or {}),
-        ratio=ratio,
+        ratio=SHARE,
         counts=task.summary(plan),
         seconds={name: wall for name, (wall, _) in spent.items()},
         cpu_seconds={name: cpu for name, (_, cpu) in spent.items()},

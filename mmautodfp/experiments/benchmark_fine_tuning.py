@@ -23,7 +23,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import portable, save_tensors
 from mmautodfp.utils.settings import Count, Positive, Share, checked
 
-from .bench import Bench, quiet, take_up
+from .bench import Bench, deviation, quiet, take_up
 from .shares import OURS, PrunedCopy, build_task, prune_copy, require_allocation
 
 UNIFORM, RANDOM = 'pruned only, uniform', 'random weights'
@@ -104,9 +104,8 @@ def benchmark_fine_tuning(
         best = max(lr_factors, key=lambda factor: measure(name, factor, 0)['val'])
         rows = [measure(name, best, seed) for seed in range(seeds)]
         before, after = ([row[column] for row in rows] for column in ('before', 'test'))
-        deviation = statistics.stdev(after) if seeds > 1 else None
-        chosen = dict(lr_factor=best, before=statistics.mean(before), mean=statistics.mean(after), deviation=deviation)
-        result['chosen'][name] = chosen
+        chosen = dict(lr_factor=best, before=statistics.mean(before), mean=statistics.mean(after))
+        result['chosen'][name] = chosen | dict(deviation=deviation(after))
         report(result, f'{name}: {chosen["before"]:.4f}, then {chosen["mean"]:.4f} on test')
     return result
 

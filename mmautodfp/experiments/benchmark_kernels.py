@@ -4,7 +4,6 @@ import copy
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from mmautodfp.runs import load_config
 from mmautodfp.search.survey import find_module
 from mmautodfp.surgery import shrink
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.timing import describe_machine, device_at_hand, median_in_turns, wait_for_gpu
+from mmautodfp.utils.timing import describe_machine, device_at_hand, median_in_turns
 
-from .bench import prepare_hook, quiet
+from .bench import prepare_hook, quiet, timed
 
 
 def benchmark_kernels(channels: int = 512, rows: int = 16, repeat: int = 15) -> dict[str, Any]:
@@ -52,12 +51,9 @@ def benchmark_kernels(channels: int = 512, rows: int = 16, repeat: int = 15) -> 
     delivery = kernel()
     kept = set(keep.tolist())
     pruned = [p for p in range(channels) if p not in kept][:: max(1, (channels - len(kept)) // rows)][:rows]
-    clock, difference = [], 0.0
-    for p in pruned:
-        start = time.perf_counter()
-        found = _loop_row(weight, bn, p, keep.tolist(), lam)
-        clock.append(time.perf_counter() - start)
-        difference = max(difference, (found - delivery[p]).abs().max().item())
+    clock: list[float] = []
+    loop_row = timed(_loop_row, clock.append)
+    difference = max((loop_row(weight, bn, p, keep.tolist(), lam) - delivery[p]).abs().max().item() for p in pruned)
     loop = statistics.median(clock) * channels
     return dict(
         channels=channels,
@@ -92,10 +88,9 @@ def benchmark_latency(
     config: str | os.PathLike,
     repeat: int = 10,
     ratio: float = 0.5,
-    divisors: Sequence[int] = (1, 8),
     size: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Latency of a pruned module, dense and uniformly narrowed to a share of its FLOPs, with and without a divisor.
+    """Latency of a pruned module, dense and uniformly narrowed to a share of its FLOPs, by channels and by eights.
 
     Weights are random: their values do not matter to the speed, and no checkpoint is needed.
 
@@ -103,11 +98,10 @@ def benchmark_latency(
         config (str | os.PathLike): Config with an ``autodfp`` entry.
         repeat (int): Measurements of each, in turns, of which the median counts. Defaults to 10.
         ratio (float): Share of the FLOPs that stays, in (0, 1]. Defaults to 0.5.
-        divisors (Sequence[int]): Channel divisors. Defaults to (1, 8).
         size (Sequence[int] | None): Height and width. Defaults to None: the config's.
 
     Returns:
-        dict[str, Any]: For the dense module and each divisor FLOPs, seconds and the latency that
+        dict[str, Any]: For the dense module and the channel divisors 1 and 8 FLOPs, seconds and the latency that
         :class:`mmautodfp.costs.LatencyBudget` predicts from its table, the last two as ``ratio`` and ``predicted`` of
         the dense one's; the machine.
 
@@ -121,16 +115,20 @@ def benchmark_latency(
     module = find_module(build_model(cfg), settings.target).to(device)
     channels = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d)).in_channels
     images = torch.rand(1, channels, *(size or input_size(cfg, Path(config))), device=device)
-    task, widths = None, {}
-    for divisor in divisors:
-        least = dict(channel_divisor=divisor, p_min=settings.p_min)
-        task = PruningTask.build(module, '', images, FlopBudget(ratio), dict(type='PruneOnly'), **least)
-        widths[f'divisor {divisor}'] = task.uniform_plan().widths
-    widths = dict(dense=dict(zip([group.name for group in task.groups], task.dense_widths, strict=True))) | widths
-    models = {}
-    for name, kept in widths.items():
-        models[name] = copy.deepcopy(module)
-        shrink(models[name], kept)
+    tasks = {
+        divisor: PruningTask.build(
+            *(module, '', images, FlopBudget(ratio), dict(type='PruneOnly')),
+            channel_divisor=divisor,
+            p_min=settings.p_min,
+        )
+        for divisor in (1, 8)
+    }
+    task, names = tasks[1], [group.name for group in tasks[1].groups]
+    widths = dict(dense=task.dense_widths)
+    widths |= {f'divisor {divisor}': list(one.uniform_plan().widths.values()) for divisor, one in tasks.items()}
+    models = {name: copy.deepcopy(module) for name in widths}
+    for name, model in models.items():
+        shrink(model, dict(zip(names, widths[name], strict=True)))
     seconds = median_in_turns({name: lambda model=model: model(images) for name, model in models.items()}, repeat)
     with tempfile.TemporaryDirectory() as cache:
         table = LatencyBudget(points=3, repeat=3)
@@ -138,12 +136,12 @@ def benchmark_latency(
         predicted = measure_latency_costs(module, module, task.groups, call, table, cache=cache)['module']
     rows = {
         name: dict(
-            flops=task.costs.flops['module'](list(kept.values())),
-            flops_ratio=task.costs.flops['module'].ratio(list(kept.values())),
+            flops=task.costs.flops['module'](kept),
+            flops_ratio=task.costs.flops['module'].ratio(kept),
             seconds=seconds[name],
             ratio=seconds[name] / seconds['dense'],
-            predicted=predicted.ratio(list(kept.values())),
-            widths=list(kept.values()),
+            predicted=predicted.ratio(kept),
+            widths=kept,
         )
         for name, kept in widths.items()
     }
@@ -166,17 +164,8 @@ def benchmark_overhead(config: str | os.PathLike, episodes: int = 24) -> dict[st
         agent = dict(hook.agent)
         if 'warmup_episodes' in agent:
             agent['warmup_episodes'] = max(1, episodes // 4)
-        evaluate, clock = hook.task.evaluate, []
-
-        def timed(*args: Any) -> float:
-            wait_for_gpu()
-            start = time.perf_counter()
-            reward = evaluate(*args)
-            wait_for_gpu()
-            clock.append(time.perf_counter() - start)
-            return reward
-
-        hook.task.evaluate = timed
+        clock: list[float] = []
+        hook.task.evaluate = timed(hook.task.evaluate, clock.append)
         with quiet():
             found = search(
                 *(hook.task, hook.reward, episodes, agent, (), False), checkpoint=Path(scratch) / 'search.pth'

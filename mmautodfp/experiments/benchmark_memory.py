@@ -12,20 +12,16 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmautodfp.api import PruningTask
 from mmautodfp.costs import MemoryBudget, round_widths
-from mmautodfp.graph import samples_of
 from mmautodfp.search.example import call_model
 from mmautodfp.utils.timing import describe_machine, device_at_hand
 
-from .bench import random_detector
+from .bench import example_of, random_detector
 
 
 def benchmark_memory(
-    config: str | os.PathLike,
-    ratio: float = 0.5,
-    size: Sequence[int] | None = None,
-    device: str | None = None,
+    config: str | os.PathLike, size: Sequence[int] | None = None, device: str | None = None
 ) -> dict[str, Any]:
-    """Memory of a detector, counted and measured: dense, and pruned in its backbone and as a whole.
+    """Memory of a detector, counted and measured: dense, and with half of the channels, in its backbone and as a whole.
 
     Weights are random: their values do not matter to the memory, but for how many regions a second stage is given.
     Measured is the forward without post-processing, as it is counted: on a processor what torch's profiler sees, on a
@@ -33,7 +29,6 @@ def benchmark_memory(
 
     Args:
         config (str | os.PathLike): Config of a detector.
-        ratio (float): Share of the channels that stays in each group. Defaults to 0.5.
         size (Sequence[int] | None): Height and width. Defaults to None: the config's.
         device (str | None): 'cpu' or 'cuda'. Defaults to None: a GPU if there is one.
 
@@ -45,15 +40,15 @@ def benchmark_memory(
     _, model, images = random_detector(config, size)
     device = device or device_at_hand()
     model, images = model.to(device), images.to(device)
-    example = dict(inputs=images, data_samples=samples_of(images), mode='tensor')
+    example = example_of(images)
     run = lambda: call_model(model, example)
     models = {}
     for target in ('backbone', 'model'):
         budget = MemoryBudget(1.0, 'model')
         task = PruningTask.build(model, target, example, budget, dict(type='PruneOnly'), allocate=False)
         cost, dense = task.costs.memory['model'], task.dense_widths
-        widths = round_widths(ratio, dense, task.constraint.divisors)
-        found = {'dense': dense, f'{"whole" if target == "model" else target}, {ratio:.0%} of the channels': widths}
+        half = round_widths(0.5, dense, task.constraint.divisors)
+        found = {'dense': dense, f'{"whole" if target == "model" else target}, 50% of the channels': half}
         for name, kept in found.items():
             if name in models:
                 continue

@@ -19,10 +19,11 @@ from mmautodfp.search import Objectives, hypervolume, pareto_set
 from mmautodfp.search.objectives import read_weights
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.configs import type_name
 from mmautodfp.utils.settings import Count, checked
 from mmautodfp.utils.timing import describe_machine
 
-from .bench import prepare_hook
+from .bench import deviation, prepare_hook, require_held_out
 
 OBJECTIVES = dict(metric=1.0, params=0.5, flops=0.5)
 PREFERENCES = 5  # of the weighted searches, which share the episodes out
@@ -69,25 +70,30 @@ def benchmark_objectives(
         _, hook = prepare_hook(config, scratch, cfg_options=cfg_options)
         if hook.settings.objectives is None:
             _, hook = prepare_hook(config, scratch, cfg_options=(cfg_options or {}) | options)
-    if str(hook.agent['type']).rpartition('.')[2] != 'SAC':
+    if type_name(hook.agent) != 'SAC':
         raise AutoDFPError(
             f"one search for many preferences takes an agent that learns from them, but the config's is "
             f'{hook.agent["type"]}; make it SAC'
         )
-    if hook.held_out is None:
-        raise AutoDFPError('searches were to be compared on held-out images, but test_dataloader has none')
+    require_held_out(hook)
     task, asked = hook.task, hook.settings.objectives
     rewards = (hook.reward, hook.held_out)
     objectives, held_out = (
         Objectives.build(asked, task.costs, task.constraint, partial(task.evaluate, None, reward)) for reward in rewards
     )
     measure = partial(_measure, hook, objectives, held_out, tell)
-    ways = dict(conditioned=_conditioned, asked=_asked, weighted=_weighted, random=_random)
+    play = partial(_play, hook, episodes)
+    ways = dict(
+        conditioned=partial(play, hook.agent),
+        asked=partial(play, dict(hook.agent, drawn_preferences=0.0)),
+        weighted=partial(_play_weighted, hook, episodes),
+        random=partial(play, dict(type='RandomSearch', around_uniform=True)),
+    )
     found = {
-        name: [measure(f'{name}, seed {seed}', partial(play, hook, episodes, seed)) for seed in range(seeds)]
-        for name, play in ways.items()
+        name: [measure(f'{name}, seed {seed}', partial(way, seed)) for seed in range(seeds)]
+        for name, way in ways.items()
     }
-    found['frontier'] = [measure('frontier', partial(_frontier, hook, objectives, episodes))]
+    found['frontier'] = [measure('frontier', partial(_play_frontier, hook, objectives, episodes))]
     return dict(
         config=str(config),
         cfg_options=cfg_options or {},
@@ -117,21 +123,12 @@ def preferences(asked: Mapping[str, float], count: int = PREFERENCES) -> list[di
 
 def _play(hook: AutoDFPHook, episodes: int, agent: dict, seed: int, **settings: Any) -> Played:
     told = {name: getattr(hook.settings, name) for name in ('objectives', 'opening_lams', 'opening_points')}
-    settings = told | settings
-    history = search(hook.task, hook.reward, episodes, agent, seed=seed, **settings).history
+    history = search(hook.task, hook.reward, episodes, agent, seed=seed, **told | settings).history
     plans = map(hook.task.env.plan, history.widths, history.lams)
     return list(zip(plans, history.outcomes, strict=True))
 
 
-def _conditioned(hook: AutoDFPHook, episodes: int, seed: int) -> Played:
-    return _play(hook, episodes, hook.agent, seed)
-
-
-def _asked(hook: AutoDFPHook, episodes: int, seed: int) -> Played:
-    return _play(hook, episodes, dict(hook.agent, drawn_preferences=0.0), seed)
-
-
-def _weighted(hook: AutoDFPHook, episodes: int, seed: int) -> Played:
+def _play_weighted(hook: AutoDFPHook, episodes: int, seed: int) -> Played:
     agent, played = dict(hook.agent, drawn_preferences=0.0), []
     if 'warmup_episodes' in agent:
         agent['warmup_episodes'] //= PREFERENCES
@@ -143,11 +140,7 @@ def _weighted(hook: AutoDFPHook, episodes: int, seed: int) -> Played:
     return played
 
 
-def _random(hook: AutoDFPHook, episodes: int, seed: int) -> Played:
-    return _play(hook, episodes, dict(type='RandomSearch', around_uniform=True), seed)
-
-
-def _frontier(hook: AutoDFPHook, objectives: Objectives, episodes: int) -> Played:
+def _play_frontier(hook: AutoDFPHook, objectives: Objectives, episodes: int) -> Played:
     task = hook.task
     within, _ = task.nested_widths(episodes, task.constraint.share)
     plans = [task.plan(widths) for widths in within]
@@ -174,8 +167,8 @@ def _measure(
         held_out.outcome(hook.task.evaluate(plan, hook.held_out, final=True), list(plan.widths.values()))
         for plan, _ in front
     ]
-    row = dict(zip(('search', 'held_out'), map(_volume, (seen, unseen)), strict=True))
-    row |= dict(utility=max(map(objectives.utility, seen)), evaluations=len(played), points=len(front), seconds=seconds)
+    row = dict(search=_volume(seen), held_out=_volume(unseen), utility=max(map(objectives.utility, seen)))
+    row |= dict(evaluations=len(played), points=len(front), seconds=seconds)
     tell(f'{name}: hypervolume {row["search"]:.4f} on the search images, {row["held_out"]:.4f} held out')
     return row
 
@@ -189,5 +182,5 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
     for name in ('search', 'held_out', 'utility'):
         columns[f'{name}_mean'] = statistics.mean(columns[name])
-        columns[f'{name}_deviation'] = statistics.stdev(columns[name]) if len(rows) > 1 else None
+        columns[f'{name}_deviation'] = deviation(columns[name])
     return columns

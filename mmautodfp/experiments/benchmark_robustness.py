@@ -10,6 +10,7 @@ from torch import nn
 
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.configs import type_name
 from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.settings import Share, checked
 
@@ -94,8 +95,7 @@ def degraded(dataloader: dict, settings: dict[str, Any]) -> dict:
         dataset = dataset['dataset']
     pipeline = list(dataset.get('pipeline') or [])
     for place, step in enumerate(pipeline, 1):
-        kind = step.get('type')
-        if str(getattr(kind, '__name__', kind)).rpartition('.')[2] == 'LoadImageFromFile':
+        if type_name(step) == 'LoadImageFromFile':
             dataset['pipeline'] = [*pipeline[:place], dict(type='mmautodfp.Degrade', **settings), *pipeline[place:]]
             return dataloader
     raise AutoDFPError(

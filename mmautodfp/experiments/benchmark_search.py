@@ -14,10 +14,11 @@ from mmautodfp.api import search
 from mmautodfp.hooks import AutoDFPHook
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.configs import type_name
 from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.settings import Count, checked
 
-from .bench import prepare_hook, take_up
+from .bench import deviation, prepare_hook, require_held_out, take_up
 
 # 'SAC' is the config's own agent. What the paper does not do is left out of 'SAC as published'.
 PUBLISHED = dict(credit='td', warmup='random')
@@ -60,8 +61,7 @@ def benchmark_search(
     """
     with tempfile.TemporaryDirectory() as scratch:
         _, hook = prepare_hook(config, scratch, cfg_options=cfg_options)
-        if hook.held_out is None:
-            raise AutoDFPError('searches were to be compared on held-out images, but test_dataloader has none')
+        require_held_out(hook)
         agents = _chosen(candidates(hook.agent), only)
         asked = portable(
             dict(
@@ -104,10 +104,9 @@ def candidates(agent: dict) -> dict[str, dict]:
         'random around the start': dict(type='RandomSearch', around_uniform=True),
         'CMA-ES': dict(type='CMAES'),
     }
-    if str(agent.get('type')).rpartition('.')[2] == 'SAC':
-        found['SAC as published'] = dict(agent) | PUBLISHED
-    name = 'SAC' if 'SAC as published' in found else "the config's own"
-    return found | {name: dict(agent)}
+    if type_name(agent) != 'SAC':
+        return found | {"the config's own": dict(agent)}
+    return found | {'SAC as published': dict(agent) | PUBLISHED, 'SAC': dict(agent)}
 
 
 def _chosen(agents: dict[str, dict], only: str) -> dict[str, dict]:
@@ -132,7 +131,7 @@ def _run(hook: AutoDFPHook, row: dict[str, Any], episodes: int, seed: int) -> No
         values.append(metric)
         prefix = '' if kind == EPISODE else f'{kind}_'
         row[f'{prefix}mean'] = statistics.mean(values)
-        row[f'{prefix}deviation'] = statistics.stdev(values) if len(values) > 1 else None
+        row[f'{prefix}deviation'] = deviation(values)
 
 
 def _hold_out(hook: AutoDFPHook, plan: PruningPlan) -> dict[str, float]:

@@ -4,7 +4,6 @@ import copy
 import itertools
 import os
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import nn
 from mmautodfp.api import PruningTask
 from mmautodfp.costs import FlopBudget, read_constraint
 from mmautodfp.deploy.onnx import Part, open_session, parts_of, write_onnx
-from mmautodfp.graph import has_plain_second_stage, samples_of
+from mmautodfp.graph import has_plain_second_stage
 from mmautodfp.hooks import read_settings
 from mmautodfp.outputs.latency import infer
 from mmautodfp.search.example import call_model
@@ -27,7 +26,7 @@ from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.timing import describe_machine, device_at_hand, median_in_turns, torch_threads
 
-from .bench import random_detector
+from .bench import clocks, example_of, random_detector
 
 #: Batch sizes on a GPU; one image alone does not keep it busy.
 BATCHES = (1, 8)
@@ -102,13 +101,12 @@ def benchmark_whole(
 def _plan_all(
     model: nn.Module, images: torch.Tensor, ratio: float, divisors: Sequence[int], p_min: float
 ) -> dict[str, tuple[PruningTask, PruningPlan]]:
-    example = dict(inputs=images, data_samples=samples_of(images), mode='tensor')
     found = {}
     for divisor in divisors:
         for target in ('model', 'backbone'):
             budget = FlopBudget(1.0, 'model')
             settings = dict(channel_divisor=divisor, p_min=p_min, allocate=False)
-            task = PruningTask.build(model, target, example, budget, dict(type='PruneOnly'), **settings)
+            task = PruningTask.build(model, target, example_of(images), budget, dict(type='PruneOnly'), **settings)
             least = task.constraint.min_widths
             if target == 'backbone' and task.costs.flops['model'].ratio(least) > ratio:
                 plan = task.plan(least)
@@ -178,8 +176,7 @@ def _on_gpu(models: dict[str, nn.Module], images: torch.Tensor, repeat: int) -> 
     for batch, precision in itertools.product(BATCHES, ('float32', 'float16')):
         given = images.cuda().expand(batch, -1, -1, -1).contiguous()
         calls = {(name, 'torch'): partial(infer, model, given) for name, model in models.items()}
-        example = dict(inputs=given, data_samples=samples_of(given), mode='tensor')
-        calls |= {(name, 'network'): partial(call_model, model, example) for name, model in models.items()}
+        calls |= {(name, 'network'): partial(call_model, model, example_of(given)) for name, model in models.items()}
         with torch.autocast('cuda', torch.float16, enabled=precision == 'float16'):
             seconds = median_in_turns(calls, repeat)
         for (name, part), own in seconds.items():
@@ -192,16 +189,14 @@ def _on_gpu(models: dict[str, nn.Module], images: torch.Tensor, repeat: int) -> 
 def _in_turns(calls: dict[Any, Callable[[], Any]], repeat: int) -> dict[Any, np.ndarray]:
     """Median seconds [2] of each call, by the clock and of the processor; all are called once per round.
 
-    What else runs on a machine in use adds to the former; the latter counts this process alone. As calls take seconds,
-    one round is enough to warm up.
+    As calls take seconds, one round is enough to warm up.
     """
-    clock = lambda: np.array([time.perf_counter(), time.process_time()])
     found: dict[Any, list[np.ndarray]] = {name: [] for name in calls}
     for _ in range(repeat + 1):
         for name, call in calls.items():
-            start = clock()
+            start = clocks()
             call()
-            found[name].append(clock() - start)
+            found[name].append(clocks() - start)
     return {name: np.median(values[1:], 0) for name, values in found.items()}
 
 

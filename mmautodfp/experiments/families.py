@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmautodfp.costs import measure_positions, model_costs
 from mmautodfp.graph import ChannelGroup, outputs_of, samples_of
 from mmautodfp.kernels import dead_leaves
+from mmautodfp.outputs.report.evidence import first_line
 from mmautodfp.reconstruction import PruneOnly
 from mmautodfp.search.survey import survey_target
 from mmautodfp.surgery import PruningPlan, apply_plan
@@ -24,6 +25,7 @@ from mmautodfp.surgery import PruningPlan, apply_plan
 from .mmdet_folders import FAMILIES, FURTHER, OTHERS, SAME
 
 MMDET_CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
+SIZE = 256  # side of the image on which FLOPs are counted, unless it is too small
 
 #: What the survey's reasons mean, in plain words; predictors stay always and are not named.
 REASONS = {
@@ -51,15 +53,12 @@ FAILURES = {
 }
 
 
-def measure_families(
-    configs: Sequence[str] | None = None, size: int = 256, tell: Callable[[str], None] | None = None
-) -> dict[str, Any]:
+def measure_families(configs: Sequence[str] | None = None, tell: Callable[[str], None] = print) -> dict[str, Any]:
     """Prune each family's detector, of random weights, as a whole.
 
     Args:
         configs (Sequence[str] | None): Relative to MMDetection's configs, without '.py'. Defaults to None: all.
-        size (int): Side of the image on which FLOPs are counted; twice that if it is too small. Defaults to 256.
-        tell (Callable | None): Called with a line after each. Defaults to None.
+        tell (Callable): Told a line after each. Defaults to print.
 
     Returns:
         dict[str, Any]: ``results`` as of :func:`measure_family`; ``same``, folders with the network of another family;
@@ -67,11 +66,10 @@ def measure_families(
     """
     results = []
     for config in all_configs() if configs is None else configs:
-        results.append(measure_family(config, size))
-        if tell is not None:
-            tell(str(results[-1]))
+        results.append(measure_family(config))
+        tell(str(results[-1]))
     same = {family: other for family, (_, other) in SAME.items()}
-    return dict(mmdet=mmdet.__version__, size=size, results=results, same=same, others=OTHERS)
+    return dict(mmdet=mmdet.__version__, size=SIZE, results=results, same=same, others=OTHERS)
 
 
 def all_configs() -> list[str]:
@@ -80,12 +78,11 @@ def all_configs() -> list[str]:
     return sorted([*configs, *FURTHER], key=lambda config: config.partition('/')[0])
 
 
-def measure_family(config: str, size: int = 256) -> dict[str, Any]:
+def measure_family(config: str) -> dict[str, Any]:
     """What can be pruned of a detector, and whether it works with half of it gone.
 
     Args:
         config (str): Relative to MMDetection's configs, without '.py'.
-        size (int): Side of the image on which FLOPs are counted; twice that if it is too small. Defaults to 256.
 
     Returns:
         dict[str, Any]: ``config`` and ``family``, and ``failed`` with the reason if it could not be built, or be
@@ -98,11 +95,11 @@ def measure_family(config: str, size: int = 256) -> dict[str, Any]:
     try:
         model = build_model(settings_of(config))
     except Exception as error:  # a family's own code may end with anything
-        return found | dict(failed=f'cannot be built: {_line(error)}')
+        return found | dict(failed=f'cannot be built: {first_line(error)}')
     try:
-        found |= prune_half(model, size)
+        found |= prune_half(model, SIZE)
     except Exception as error:
-        found |= dict(failed=_line(error))
+        found |= dict(failed=first_line(error))
     del model
     gc.collect()
     return found | dict(seconds=round(time.perf_counter() - started, 1))
@@ -143,7 +140,7 @@ def _forget_files(settings: Any) -> None:
 
 @torch.no_grad()
 def prune_half(model: nn.Module, size: int) -> dict[str, Any]:
-    """Take out random halves of all groups, predict, and bring them back."""
+    """Take out random halves of all groups, predict on an image of this side or twice it, and bring them back."""
     survey = survey_target(model, 'model')
     try:
         images, positions = _look(model, size)
@@ -190,9 +187,9 @@ def _look(model: nn.Module, size: int) -> tuple[Tensor, dict[nn.Module, int]]:
     return images, measure_positions(model, lambda: outputs_of(model, images))
 
 
-def half_plan(groups: Sequence[ChannelGroup], seed: int = 0) -> PruningPlan:
+def half_plan(groups: Sequence[ChannelGroup]) -> PruningPlan:
     """A plan that keeps random halves of all groups."""
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(0)
     order: list[Tensor] = [torch.randperm(group.num_channels, generator=random) for group in groups]
     return PruningPlan.of([group.name for group in groups], order, [(len(one) + 1) // 2 for one in order])
 
@@ -212,7 +209,3 @@ def table_row(found: dict[str, Any]) -> str:
 
 def _words_of(line: str, known: dict[str, str]) -> str:
     return next((words for pattern, words in known.items() if re.search(pattern, line)), line)
-
-
-def _line(error: Exception) -> str:
-    return f'{type(error).__name__}: {(str(error).strip().splitlines() or [""])[0]}'

@@ -10,11 +10,10 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from mmautodfp.rewards import SyntheticReward
-from mmautodfp.search import RandomSearch
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.timing import describe_machine
 
-from .bench import prepare_hook
+from .bench import prepare_hook, random_plans
 
 #: Settings of :class:`SyntheticReward` beside those of its images.
 REWARDS: dict[str, dict] = {
@@ -63,15 +62,12 @@ def rank_plans(
     truth = hook.held_out if held_out else hook.reward
     rewards |= dict(reward=hook.reward) if held_out else {}
     values: dict[str, list[float]] = {name: [] for name in ('truth', *rewards)}
-    agent = RandomSearch(task.agent_spec(), around_uniform=True)
     result = {}
-    for number in range(num_plans):
-        agent.begin_episode(number)
-        rollout = task.env.rollout(agent.act)
-        with task.apply(task.env.plan(rollout.widths, rollout.lams)):
+    for number, plan in enumerate(random_plans(task, num_plans), 1):
+        with task.apply(plan):
             for name, reward in (rewards | dict(truth=truth)).items():
                 values[name].append(reward(task.model))
-        if number % 10 == 9 or number + 1 == num_plans:
+        if number % 10 == 0 or number == num_plans:
             result = dict(
                 config=Path(config).as_posix(),
                 metric=hook.reward.name,
@@ -79,7 +75,7 @@ def rank_plans(
                 synthetic_images=dict(images or {}),
                 reconstructor=hook.settings.reconstructor,
                 budget=task.constraint.describe(),
-                plans=number + 1,
+                plans=number,
                 correlation={name: _correlations(values['truth'], values[name]) for name in rewards},
                 values=values,
                 machine=describe_machine(),

@@ -22,6 +22,8 @@ from .bench import Bench, take_up
 
 OURS, BACKBONE = 'ours, allocated', 'ours, backbone alone'
 WHOLE_SHARES = (0.7, 0.5, 0.35)
+# A plan of a task, what makes up for its pruned channels, and whether it is finished as one that stays.
+Candidate = tuple[PruningTask, Reconstructor, PruningPlan, bool]
 
 
 def budget_of(target: str, share: float) -> Budget:
@@ -124,7 +126,8 @@ def measure_shares(
         model, its row tells the least that it can.
 
     Raises:
-        AutoDFPError: ``known`` was measured with other settings, or a share cannot be reached.
+        AutoDFPError: ``known`` was measured with other settings, a share cannot be reached, or the reconstructor
+            allocates no plan.
     """
     bench = Bench(config, checkpoint, cfg_options=cfg_options)
     settings, reward = bench.settings, bench.reward
@@ -143,33 +146,37 @@ def measure_shares(
         start = time.perf_counter()
         result |= dict(dense=reward(bench.model), seconds=round(time.perf_counter() - start, 1), rows={})
     report(result, f'dense {result["dense"]:.4f}')
+    # One reconstructor for all shares, so that it is fitted once.
     ours = build(RECONSTRUCTORS, dict(settings.reconstructor))
     survey = survey_target(bench.model, target)
 
     for share in shares:
-        task = build_task(bench, target, share, ours, survey)
-        uniform, published = task.uniform_plan(), task.uniform_plan(rankings=task.l2_rankings)
-        plans = {
-            'pruned only, uniform': (task, PruneOnly(), published, True),
-            'Neuron Merging, uniform': (task, NeuronMerging(), published, True),
-            'Eq. 12 + 16, uniform': (task, SimilarityReconstructor(), published, True),
-            'ours, uniform': (task, ours, uniform, True),
-            'ours, allocated, as in an episode': (task, ours, task.allocated_plan(), False),
-            OURS: (task, ours, task.allocated_plan(), True),
-        }
+        candidates = _candidates(build_task(bench, target, share, ours, survey))
         rows = result['rows'].setdefault(f'{share:g}', {})
         if target == 'model' and BACKBONE not in rows:
             try:
                 backbone = build_task(bench, target, share, part='backbone')
-                plans[BACKBONE] = (backbone, backbone.reconstructor, backbone.allocated_plan(), True)
+                candidates[BACKBONE] = (backbone, backbone.reconstructor, require_allocation(backbone), True)
             except AutoDFPError as error:
                 rows[BACKBONE] = dict(unreachable=str(error))
-        for name, (one, reconstructor, plan, final) in plans.items():
+        for name, (task, reconstructor, plan, final) in candidates.items():
             if name in rows:
                 continue
-            one.reconstructor = reconstructor
-            with one.apply(plan, final):
+            with replace(task, reconstructor=reconstructor).apply(plan, final):
                 metric = reward(bench.model)
-            rows[name] = dict(metric=metric, **left_of(one, plan))
+            rows[name] = dict(metric=metric, **left_of(task, plan))
             report(result, f'{target} {share:g} {name}: {metric:.4f}')
     return result
+
+
+def _candidates(task: PruningTask) -> dict[str, Candidate]:
+    ours, allocated = task.reconstructor, require_allocation(task)
+    published = task.uniform_plan(rankings=task.l2_rankings)
+    return {
+        'pruned only, uniform': (task, PruneOnly(), published, True),
+        'Neuron Merging, uniform': (task, NeuronMerging(), published, True),
+        'Eq. 12 + 16, uniform': (task, SimilarityReconstructor(), published, True),
+        'ours, uniform': (task, ours, task.uniform_plan(), True),
+        'ours, allocated, as in an episode': (task, ours, allocated, False),
+        OURS: (task, ours, allocated, True),
+    }

@@ -16,6 +16,7 @@ from mmautodfp.utils.fileio import load_json, require_same, save_json, save_text
 
 from .bench import search_in
 from .pareto import draw_pareto
+from .tables import markdown_table
 
 METHODS = {
     'uniform, pruned only': 'pruned only',
@@ -82,7 +83,8 @@ def sweep(
                 _write(root, cells)
     if latency_repeat:
         for cell in cells:
-            cell['latency'] = measure_latency(root / cell['runs'][0], latency_repeat)
+            seconds = measure_latency(root / cell['runs'][0], latency_repeat)
+            cell['latency'] = {name: dict(module=value) for name, value in seconds.items()}
             _write(root, cells)
     if failures:
         raise AutoDFPError(f'{len(failures)} runs of the sweep failed, the others are done; {"; ".join(failures)}')
@@ -117,7 +119,7 @@ def _cell(name: str, ratio: float, seeds: Sequence[int], done: Sequence[tuple[Pa
     return dict(
         config=name,
         model=summaries[0]['model'],
-        metric=summaries[0].get('reported_metric', summaries[0]['metric']),
+        metric=summaries[0]['reported_metric'],
         preserve_ratio=ratio,
         seeds=list(seeds),
         episodes=summaries[0]['episodes'],
@@ -145,10 +147,7 @@ def _methods(cells: Sequence[dict]) -> dict[str, str]:
 def markdown(cells: Sequence[dict]) -> list[str]:
     """The table of a sweep; held-out metrics, the best of the pruned ones in bold."""
     methods = _methods(cells)
-    lines = [
-        '| detector | ratio | dense | ' + ' | '.join(methods.values()) + ' | parameters | FLOPs | latency, ms |',
-        '|' + '---|' * (6 + len(methods)),
-    ]
+    rows = []
     for cell in cells:
         means = {name: _mean(cell['held_out'].get(name)) for name in ('dense', *methods)}
         known = [means[name] for name in methods if means[name] is not None]
@@ -157,17 +156,14 @@ def markdown(cells: Sequence[dict]) -> list[str]:
             f'**{text}**' if known and means[name] == max(known) else text
             for name, text in zip(methods, texts[1:], strict=True)
         ]
-        latency = cell.get('latency')
-        times = (
-            '-'
-            if latency is None
-            else ' / '.join(f'{latency[key]["module"] * 1000:.1f}' for key in LATENCIES if key in latency)
+        latency = cell.get('latency', {})
+        times = ' / '.join(f'{latency[key]["module"] * 1000:.1f}' for key in LATENCIES if key in latency)
+        left = [f'{cell[cost]["AutoDFP"]:.0%}' for cost in ('params', 'flops')]
+        rows.append(
+            [f'{cell["model"]} ({cell["metric"]})', f'{cell["preserve_ratio"]:.0%}', *texts, *left, times or '-']
         )
-        lines.append(
-            f'| {cell["model"]} ({cell["metric"]}) | {cell["preserve_ratio"]:.0%} | {" | ".join(texts)} '
-            f'| {cell["params"]["AutoDFP"]:.0%} | {cell["flops"]["AutoDFP"]:.0%} | {times} |'
-        )
-    return lines
+    head = ['detector', 'ratio', 'dense', *methods.values(), 'parameters', 'FLOPs', 'latency, ms']
+    return markdown_table(head, rows)
 
 
 def _mean(values: Sequence[float | None] | None) -> float | None:

@@ -1,7 +1,7 @@
 """Markdown tables of measured figures, from the JSON files that hold them."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .pareto import draw_pareto
@@ -18,6 +18,17 @@ NAMES = {
 }
 
 
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table: its head [C] and its rows [R, C]."""
+    first, *others = (f'| {" | ".join(cells)} |' for cells in (head, *rows))
+    return [first, '|' + '---|' * len(head), *others]
+
+
+def measured_shares(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """All shares that rows have figures of, the largest first."""
+    return sorted({share for figures in rows for share in figures}, key=float, reverse=True)
+
+
 def variant_table(results: Mapping[str, Mapping[str, Any]], variant: str) -> str:
     """What a variant of the compensation leaves of each model that it was measured on.
 
@@ -26,7 +37,7 @@ def variant_table(results: Mapping[str, Mapping[str, Any]], variant: str) -> str
         variant (str): One of :data:`mmautodfp.experiments.ablation.VARIANTS`.
     """
     measured = {name: result['variants'].get(variant, {}) for name, result in results.items()}
-    ratios = sorted({ratio for figures in measured.values() for ratio in figures}, key=float, reverse=True)
+    ratios = measured_shares(measured.values())
     rows = []
     for name, result in results.items():
         if not measured[name]:
@@ -34,23 +45,23 @@ def variant_table(results: Mapping[str, Mapping[str, Any]], variant: str) -> str
         cells = [_cell(measured[name].get(ratio), result['dense']) for ratio in ratios]
         kind = f'{result["metric"]}, shares of {result["shares_of"]}'
         rows.append([f'{NAMES.get(name, name)} ({kind})', f'{result["dense"]:.3f}', *cells])
-    return _markdown(['', 'dense', *(f'{float(ratio):.0%}' for ratio in ratios)], rows)
+    return '\n'.join(markdown_table(['', 'dense', *(f'{float(ratio):.0%}' for ratio in ratios)], rows))
 
 
 def ablation_table(result: Mapping[str, Any]) -> str:
     """All measured variants of one model."""
-    ratios = sorted({ratio for rows in result['variants'].values() for ratio in rows}, key=float, reverse=True)
+    ratios = measured_shares(result['variants'].values())
     rows = [
         [name, *(_cell(figures.get(ratio), result['dense']) for ratio in ratios)]
         for name, figures in result['variants'].items()
     ]
-    return _markdown(['', *(f'{float(ratio):.0%}' for ratio in ratios)], rows)
+    return '\n'.join(markdown_table(['', *(f'{float(ratio):.0%}' for ratio in ratios)], rows))
 
 
 def correlation_table(result: Mapping[str, Any]) -> str:
     """How well rewards without data rank plans, from :func:`mmautodfp.experiments.rank_plans.rank_plans`."""
     rows = [[name, f'{rho["all"]:.2f}', f'{rho["better_half"]:.2f}'] for name, rho in result['correlation'].items()]
-    return _markdown(['reward', f'all {result["plans"]} plans', 'better half'], rows)
+    return '\n'.join(markdown_table(['reward', f'all {result["plans"]} plans', 'better half'], rows))
 
 
 def draw_without_search(
@@ -76,8 +87,3 @@ def draw_without_search(
 
 def _cell(figure: Mapping[str, float] | None, dense: float) -> str:
     return '' if figure is None else f'{figure["metric"]:.3f} ({figure["metric"] / dense:.1%})'
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ['---'] * len(head), *rows]
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)

@@ -9,7 +9,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.configs import name_nms
+from mmautodfp.utils.configs import name_nms, type_name
 
 
 def slim_config(
@@ -31,7 +31,7 @@ def slim_config(
         AutoDFPError: The module has no place of its own in ``cfg.model``.
     """
     cfg = copy.deepcopy(cfg)
-    if str(cfg.model.type).rpartition('.')[2] == 'SlimModel':  # pruned as a whole before
+    if type_name(cfg.model) == 'SlimModel':  # pruned as a whole before
         before, prefix = cfg.model.layers, f'{target}.' if target else ''
         now = {f'{prefix}{name}': sizes for name, sizes in layers.items()}
         cfg.model.layers = [*(before if isinstance(before, list) else [before]), now]

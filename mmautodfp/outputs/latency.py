@@ -24,18 +24,19 @@ ROWS = {
 }
 
 
-def measure_latency(run: str | os.PathLike, repeat: int = 50) -> dict[str, dict[str, float]]:
-    """Latency of the models of a run, in turns, so that a change of pace meets all alike.
+def measure_latency(run: str | os.PathLike, repeat: int = 50) -> dict[str, float]:
+    """Latency of what a run pruned, dense and in the shapes of its rows.
 
-    One random image of the size that FLOPs were counted with, on the device at hand, with the weights' values left
-    random: they do not matter to the speed. A detector that was pruned as a whole makes boxes too.
+    They take turns, so that a change of pace meets all alike. They look at a random image of the size that FLOPs were
+    counted with, on the device at hand. Weights are random, too: their values do not matter to the speed. A detector
+    that was pruned as a whole makes boxes.
 
     Args:
         run (str | os.PathLike): Work dir with ``pruned.py`` and ``summary.json``.
         repeat (int): Measurements of each, of which the median counts. Defaults to 50.
 
     Returns:
-        dict[str, dict[str, float]]: Names of :data:`ROWS` that the run has, to ``module``, seconds of the module.
+        dict[str, float]: Names of :data:`ROWS` that the run has, to seconds.
 
     Raises:
         AutoDFPError: A file of the run is missing.
@@ -45,7 +46,7 @@ def measure_latency(run: str | os.PathLike, repeat: int = 50) -> dict[str, dict[
     models = build_models(run, [name for name, row in ROWS.items() if row in known])
     image = torch.rand(summary['flops_input'], device=device_at_hand())
     calls = {name: partial(infer, model, image) for name, model in models.items()}
-    return {name: dict(module=seconds) for name, seconds in median_in_turns(calls, repeat).items()}
+    return median_in_turns(calls, repeat)
 
 
 def build_models(run: str | os.PathLike, names: Sequence[str]) -> dict[str, torch.nn.Module]:
@@ -63,8 +64,7 @@ def build_models(run: str | os.PathLike, names: Sequence[str]) -> dict[str, torc
         init_default_scope('mmdet')
     models = {name: Slim(config, rows[ROWS[name]]['layers']) for name in names}
     for model in models.values():
-        model.eval()
-        model.to(device_at_hand())
+        model.to(device_at_hand()).eval()
     return models
 
 

@@ -1,6 +1,13 @@
 """Configs in MMEngine's Python style, whose types are classes and functions instead of names."""
 
+from collections.abc import Mapping
 from typing import Any
+
+
+def type_name(config: Mapping[str, Any]) -> str:
+    """What a config describes: the bare name of its type, which may be a name with its scope or the thing itself."""
+    kind = config.get('type')
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
 
 
 def name_nms(config: Any) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from conftest import build_resnet, enliven
+from cost_data import play
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from mmautodfp.costs import (
@@ -193,11 +194,8 @@ def test_random_agents_are_never_over_the_latency_budget(divisor):
     limits = Constraint([LatencyBudget(0.95)])
     limits.bind(ModelCosts({}, {}, dict(module=cost)), round_widths(0.2, dense, divisor), divisor)
     for _ in range(200):
-        chosen = []
-        for channels in dense:
-            (asked,) = round_widths(rng.uniform(0.2, 1), [channels], divisor)
-            chosen.append(min(asked, limits.max_width(chosen)))
-            assert chosen[-1] in allowed_widths(channels, divisor)
+        chosen = play(limits, lambda n: n * rng.uniform(0.2, 1))
+        assert all(width in allowed_widths(n, divisor) for width, n in zip(chosen, dense, strict=True))
         assert cost(chosen) <= 0.95 * cost(dense)
 
 

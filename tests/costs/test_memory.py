@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchvision
 from conftest import build_resnet, enliven
+from cost_data import play
 from mmcv.ops import ModulatedDeformConv2dPack
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -187,10 +188,7 @@ def test_random_agents_are_never_over_a_memory_budget():
         limits = Constraint([MemoryBudget(0.6)])
         limits.bind(ModelCosts({}, {}, memory=dict(module=cost)), round_widths(0.2, cost.dense))
         for _ in range(100):
-            chosen = []
-            for channels in cost.dense:
-                (asked,) = round_widths(rng.uniform(0.2, 1), [channels])
-                chosen.append(min(asked, limits.max_width(chosen)))
+            chosen = play(limits, lambda n: n * rng.uniform(0.2, 1))
             assert cost(chosen) <= 0.6 * cost(cost.dense)
         p, (budget,) = limits.uniform_ratio(), limits.budgets
         assert cost(round_widths(p, cost.dense)) <= budget.limit < cost(round_widths(min(1, p + 0.2), cost.dense))

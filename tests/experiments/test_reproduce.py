@@ -222,7 +222,7 @@ def test_the_compact_table_has_a_line_for_each_share_and_no_empty_column():
     ]
     assert compact([dict(rows=rows)]).splitlines() == [
         '| network | kept | uniform, pruned only | uniform, Neuron Merging | AutoDFP | reward | episodes |',
-        '| --- | --- | --- | --- | --- | --- | --- |',
+        '|---|---|---|---|---|---|---|',
         '| ResNet-56, CIFAR-10 | 100% | 93.37 (93.88) |  |  |  |  |',
         '| ResNet-56, CIFAR-10 | 70% | 76.80 (50.00) | 84.67 (85.22) | 88.62 (88.15) | probability | 1,500 |',
         '| ResNet-56, CIFAR-10 | 50% | 24.00 (50.00) |  |  |  |  |',

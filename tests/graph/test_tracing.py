@@ -6,41 +6,11 @@ import torch.nn.functional as F
 import torchvision
 from conftest import build_resnet
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
-from torch import Tensor, nn
+from small_nets import Net, conv, follow, made_by, read_by
+from torch import nn
 
-from mmautodfp.graph import ChannelGroup, UnitSurvey, find_units, flat_tensors, groups_of, trace_channels
+from mmautodfp.graph import find_units, flat_tensors, groups_of, trace_channels
 from mmautodfp.graph.forward import random_regions
-
-
-def conv(inputs: int, outputs: int, kernel: int = 3, **settings) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **settings)
-
-
-class Net(nn.Module):
-    """Layers by name, and a forward that a test writes as a function of them and an image."""
-
-    def __init__(self, forward, **layers: nn.Module):
-        super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        self.way = forward
-
-    def forward(self, x: Tensor):
-        return self.way(self, x)
-
-
-def follow(forward, **layers: nn.Module) -> UnitSurvey:
-    model = Net(forward, **layers).eval()
-    return groups_of(trace_channels(model, lambda: model(torch.rand(2, 3, 16, 16))))
-
-
-def read_by(group: ChannelGroup) -> list[tuple[str, int]]:
-    """Who reads a group, and from which input on."""
-    return [(consumer.name, consumer.offset) for consumer in group.consumers]
-
-
-def made_by(group: ChannelGroup) -> list[tuple[str, int]]:
-    return [(producer.name, producer.offset) for producer in group.producers]
 
 
 def test_a_chain_gives_a_group_a_layer_and_its_output_stays():
@@ -79,27 +49,6 @@ def test_parts_of_a_concatenation_are_groups_with_offsets_in_what_reads_it():
     first, second = survey.units
     assert (first.name, first.consumers[0].offset, first.consumers[0].num_inputs) == ('a', 0, 4)
     assert (second.name, second.consumers[0].offset, second.consumers[0].num_inputs) == ('b', 4, 6)
-
-
-def test_what_is_no_channel_may_be_read_beside_channels():
-    (group,) = follow(lambda m, x: m.out(torch.cat([x, m.a(x)], 1)), a=conv(3, 4), out=conv(7, 2)).units
-    assert (group.name, group.consumers[0].offset, group.consumers[0].num_inputs) == ('a', 3, 4)
-    survey = follow(
-        lambda m, x: m.out(m.n(torch.cat([x, m.a(x)], 1))), a=conv(3, 4), n=nn.BatchNorm2d(7), out=conv(7, 2)
-    )
-    assert survey.left['a'] == 'shares n with other channels'
-
-
-def test_parts_of_a_concatenation_that_share_a_norm_stay():
-    survey = follow(
-        lambda m, x: m.out(m.n(torch.cat([m.a(x), m.b(x)], 1))),
-        a=conv(3, 4),
-        b=conv(3, 6),
-        n=nn.BatchNorm2d(10),
-        out=conv(10, 2),
-    )
-    assert not survey.units
-    assert survey.left['a'] == survey.left['b'] == 'shares n with other channels'
 
 
 def test_each_channel_of_a_flattened_map_is_several_columns_of_a_linear_layer():
@@ -213,99 +162,6 @@ def test_halves_of_an_output_that_go_apart_are_groups_with_offsets():
     first, second = follow(forward, a=conv(3, 8), b=conv(4, 2), c=conv(4, 2)).units
     assert (made_by(first), read_by(first), first.num_channels) == ([('a', 0)], [('b', 0)], 4)
     assert (made_by(second), read_by(second), second.num_channels) == ([('a', 4)], [('c', 0)], 4)
-
-
-def test_halves_of_which_a_norm_takes_both_stay_with_the_reason():
-    def forward(m, x):
-        left, right = m.n(m.a(x)).chunk(2, 1)
-        return m.b(left), m.c(right)
-
-    survey = follow(forward, a=conv(3, 8), n=nn.BatchNorm2d(8), b=conv(4, 2), c=conv(4, 2))
-    assert not survey.units
-    assert survey.left['a'] == 'shares n with other channels'
-
-
-def test_a_reshape_that_mixes_channels_and_places_leaves_them():
-    survey = follow(lambda m, x: m.b(m.a(x).reshape(2, 16, 8, 8)), a=conv(3, 4), b=conv(16, 2))
-    assert not survey.units  # each map becomes four, one behind the other
-    assert survey.left['a'] == 'feeds b several channels for each, as pixel_unshuffle makes'
-    survey = follow(lambda m, x: m.b(m.a(x).reshape(2, 2, 32, 16)), a=conv(3, 4), b=conv(2, 2))
-    assert not survey.units
-    assert survey.left['a'] == 'feeds b, which does not read channel by channel'
-
-
-def test_channels_that_meet_a_tensor_of_fixed_size_stay():
-    model = Net(lambda m, x: m.b(m.a(x) * m.scale), a=conv(3, 4), b=conv(4, 2)).eval()
-    model.scale = nn.Parameter(torch.rand(1, 4, 1, 1))
-    survey = groups_of(trace_channels(model, lambda: model(torch.rand(2, 3, 16, 16))))
-    assert not survey.units
-    assert survey.left['a'] == 'meets a tensor of fixed size in mul'
-
-
-def test_a_number_or_a_map_of_one_channel_is_no_tensor_of_fixed_size():
-    def forward(m, x):
-        return m.b(m.a(x) * m.scale * x.mean(1, keepdim=True) + 1)
-
-    model = Net(forward, a=conv(3, 4), b=conv(4, 2)).eval()
-    model.scale = nn.Parameter(torch.rand(1))
-    assert [group.name for group in groups_of(trace_channels(model, lambda: model(torch.rand(2, 3, 8, 8)))).units] == [
-        'a'
-    ]
-
-
-def test_channels_that_mix_with_one_another_stay():
-    survey = follow(lambda m, x: m.b(m.a(x).softmax(1)), a=conv(3, 4), b=conv(4, 2))
-    assert survey.left['a'] == 'feeds _softmax, which mixes its channels'
-    survey = follow(lambda m, x: m.b(x * m.a(x).mean(1, keepdim=True)), a=conv(3, 4), b=conv(3, 2))
-    assert survey.left['a'] == 'feeds mean, which mixes its channels'
-    survey = follow(
-        lambda m, x: m.b(m.a(x)) * (m.c(x).flatten(2) @ m.c(x).flatten(2).mT).mean(),
-        a=conv(3, 4),
-        b=conv(4, 2),
-        c=conv(3, 4),
-    )
-    assert [group.name for group in survey.units] == ['a']
-    assert survey.left['c'] == 'feeds bmm, through which its channels cannot be followed'
-
-
-def test_places_that_channels_choose_are_no_channels():
-    def forward(m, x):
-        x = m.a(x).flatten(2).mT[0]  # a row for each place
-        return m.b(x[m.c(x)[:, 0] > least])
-
-    least = -9  # all places
-    (group,) = follow(forward, a=conv(3, 4), b=nn.Linear(4, 2), c=nn.Linear(4, 1)).units
-    assert (group.name, read_by(group)) == ('a', [('c', 0), ('b', 0)])
-    least = 9  # none: nobody knows what would read them
-    survey = follow(forward, a=conv(3, 4), b=nn.Linear(4, 2), c=nn.Linear(4, 1))
-    assert not survey.units
-    assert survey.left['a'].startswith('is picked at places')
-
-
-@pytest.mark.parametrize(
-    'along', [nn.PReLU(), nn.PReLU(4), nn.Hardswish(), lambda x: x.cummax(2).values, lambda x: x.softmax(3)]
-)
-def test_what_treats_each_channel_alike_is_followed(along):
-    survey = follow(lambda m, x: m.b(along(m.a(x))), a=conv(3, 4), b=conv(4, 2))
-    if getattr(along, 'num_parameters', 1) == 1:
-        assert [group.name for group in survey.units] == ['a']
-    else:  # a slope for each channel
-        assert survey.left['a'].startswith('meets a tensor of fixed size')
-
-
-def test_outputs_stay_also_where_a_layer_reads_them_too():
-    def forward(m, x):
-        x = m.a(x)
-        return x, m.c(m.b(x))
-
-    survey = follow(forward, a=conv(3, 4), b=conv(4, 6), c=conv(6, 2))
-    assert [group.name for group in survey.units] == ['b']
-    assert survey.left == dict.fromkeys(('a', 'c'), 'gives an output of the model')
-
-
-def test_what_no_layer_reads_stays():
-    survey = follow(lambda m, x: (m.a(x), m.b(x))[1], a=conv(3, 4), b=conv(3, 2))
-    assert survey.left['a'] == 'feeds no layer that could make up for its channels'
 
 
 @pytest.mark.parametrize(('also', 'norm'), [(False, 'n'), (True, None)])

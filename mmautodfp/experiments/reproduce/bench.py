@@ -1,6 +1,6 @@
 """One network with its weights and its images, ready to be measured."""
 
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from mmengine.config import Config
@@ -43,7 +43,7 @@ class NetworkBench:
         # A deeper network of the same names must not pass for this one.
         self.model.load_state_dict(fit_state(read_state(source), self.model, source))
         self.reconstructors: dict[str, Reconstructor] = {name: make() for name, make in RECONSTRUCTORS.items()}
-        self.accuracy = lru_cache(maxsize=None)(self._accuracy)
+        self.accuracy = cache(self._accuracy)
 
     @cached_property
     def task(self) -> PruningTask:
@@ -51,8 +51,7 @@ class NetworkBench:
         return self._task(1.0)
 
     def _task(self, ratio: float) -> PruningTask:
-        batch = self.reward.one_batch()
-        return PruningTask.build(self.model, 'network', dict(batch), ratio, PruneOnly(), p_min=0.01)
+        return PruningTask.build(self.model, 'network', self.reward.one_batch(), ratio, PruneOnly(), p_min=0.01)
 
     def uniform_widths(self, ratio: float, of: str) -> tuple[int, ...]:
         """Widths with one ratio for all units.

@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,9 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, portable, save_json, save_text
 from mmautodfp.utils.settings import Count, Share, settings
 
-from ..bench import search_in
+from ..bench import deviation, search_in
 from ..shares import BACKBONE, OURS, WHOLE_SHARES, budget_of, measure_shares
+from ..tables import markdown_table, measured_shares
 from .bench import locate
 
 DETECTORS = ('faster_rcnn', 'retinanet', 'mask_rcnn', 'fcos')
@@ -177,7 +178,7 @@ def _add(row: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
     metrics = [*(row or {}).get('metrics', []), found['held_out_metric']]
     return dict(
         metric=statistics.mean(metrics),
-        deviation=statistics.stdev(metrics) if len(metrics) > 1 else None,
+        deviation=deviation(metrics),
         metrics=metrics,
         flops=found['model_flops']['ratio'],  # of the last seed
         params=found['model_params']['ratio'],
@@ -195,26 +196,29 @@ def markdown(detectors: Sequence[dict[str, Any]]) -> str:
     parts: list[str] = []
     types = Counter(one.get('model') for one in detectors)
     for target in OF:
-        shares = sorted({share for one in detectors for share in one['rows'].get(target, {})}, key=float, reverse=True)
+        shares = measured_shares(one['rows'].get(target, {}) for one in detectors)
         if not shares:
             continue
-        parts += [f'## Shares of {OF[target]}', '']
-        parts += [f'| detector | method | {" | ".join(f"{float(share):.0%}" for share in shares)} |']
-        parts += ['|---|---|' + '---|' * len(shares)]
+        rows = []
         for one in detectors:
-            rows = one['rows'].get(target, {})
             name = one.get('model') if types[one.get('model')] == 1 else one['config']
-            for method in METHODS:
-                cells = [_cell(rows.get(share, {}).get(method), one) for share in shares]
-                if any(cell != '-' for cell in cells):
-                    parts.append(f'| {name} ({one["dense"]:.3f}) | {method} | {" | ".join(cells)} |')
+            rows += _rows(one, name, one['rows'].get(target, {}), shares)
             if target == 'backbone' and one.get('model') in PAPER:
                 dense, pruned = PAPER[one['model']]
                 cells = [f'{pruned} ({pruned / dense:.1%})' if share == '0.9' else '-' for share in shares]
-                parts.append(f'| {one["model"]}, COCO ({dense}) | the paper | {" | ".join(cells)} |')
-        parts.append('')
+                rows.append([f'{one["model"]}, COCO ({dense})', 'the paper', *cells])
+        head = ['detector', 'method', *(f'{float(share):.0%}' for share in shares)]
+        parts += [f'## Shares of {OF[target]}', '', *markdown_table(head, rows), '']
     parts += [f'- {one["config"]}: {one["reason"]}' for one in detectors if one['reason']]
     return '\n'.join(parts).rstrip() + '\n'
+
+
+def _rows(detector: dict[str, Any], name: str, measured: dict[str, dict], shares: Sequence[str]) -> Iterator[list[str]]:
+    """A row for each method that was measured at one of the shares."""
+    for method in METHODS:
+        cells = [_cell(measured.get(share, {}).get(method), detector) for share in shares]
+        if any(cell != '-' for cell in cells):
+            yield [f'{name} ({detector["dense"]:.3f})', method, *cells]
 
 
 def _cell(row: dict[str, Any] | None, detector: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Rows as JSON, as Markdown and as the curves of figure 6."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from mmautodfp.utils.fileio import save_json, save_text
 from mmautodfp.utils.timing import describe_machine
 
 from ..pareto import Panel, draw_panels
+from ..tables import markdown_table
 from .paper import ALL_TABLES, METHODS, NETWORKS
 
 TITLES = {
@@ -18,6 +20,7 @@ TITLES = {
     '6': 'Table 6: hours for 3,000 episodes',
     '7': 'Table 7: inference of one image',
 }
+COLUMNS = ('network', 'preserved', 'method', 'paper', 'ours', 'parameters', 'FLOPs', 'images', 'episodes')
 STYLES = {
     METHODS[method]: dict(color=colour, marker=marker)
     for method, colour, marker in (('prune', '#8d99ae', 's'), ('merging', '#d1495b', '^'), ('autodfp', '#2364aa', 'o'))
@@ -36,7 +39,7 @@ def write_report(rows: Sequence[dict], out: Path, settings: dict) -> None:
     save_text(markdown(rows), out / 'reproduce.md')
     points = [row for row in rows if row['table'] == 'fig6' and row['ours'] is not None]
     if points:
-        draw_pareto(points, out / 'pareto.png')
+        _draw_figure_6(points, out / 'pareto.png')
 
 
 def markdown(rows: Sequence[dict]) -> str:
@@ -49,8 +52,7 @@ def markdown(rows: Sequence[dict]) -> str:
         parts += [f'## {TITLES[table]}', '']
         measured = [row for row in own if row['reason'] is None]
         if measured:
-            parts += ['| network | preserved | method | paper | ours | parameters | FLOPs | images | episodes |']
-            parts += ['|---|---|---|---|---|---|---|---|---|', *map(_line, measured), '']
+            parts += [*markdown_table(COLUMNS, map(_cells, measured)), '']
         parts += _absent([row for row in own if row['reason'] is not None])
     return '\n'.join(parts).rstrip() + '\n'
 
@@ -64,8 +66,8 @@ def compact(results: Sequence[dict]) -> str:
     head = ['network', 'kept', *(METHODS[method] for method in METHODS if method != 'dense'), 'reward', 'episodes']
     lines = [line for result in results for line in _compact_lines(result)]
     used = [any(line[place] for line in lines) for place in range(len(head))]
-    table = [head, ['---'] * len(head), *lines]
-    return '\n'.join(f'| {" | ".join(cell for cell, keep in zip(line, used, strict=True) if keep)} |' for line in table)
+    head, *rows = ([cell for cell, keep in zip(line, used, strict=True) if keep] for line in (head, *lines))
+    return '\n'.join(markdown_table(head, rows))
 
 
 def _compact_lines(result: dict) -> list[list[str]]:
@@ -83,12 +85,12 @@ def _compact_lines(result: dict) -> list[list[str]]:
     return lines
 
 
-def _line(row: dict) -> str:
+def _cells(row: dict) -> list[str]:
     paper = '-' if row['paper'] is None else f'{row["paper"]:.2f} {row["unit"]}'
     flops = '-' if row['ours_flops_ratio'] is None else f'{row["ours_flops_ratio"]:.1%}'
     if row['flops_ratio'] is not None:
         flops += f' (paper {row["flops_ratio"]:.1%})'
-    cells = [
+    return [
         NETWORKS[row['network']],
         f'{row["preserve_ratio"]:.1%}',
         METHODS[row['method']],
@@ -99,20 +101,16 @@ def _line(row: dict) -> str:
         '-' if row['images'] is None else f'{row["images"]:,}',
         '-' if row['episodes'] is None else f'{row["episodes"]:,}',
     ]
-    return f'| {" | ".join(cells)} |'
 
 
 def _absent(rows: Sequence[dict]) -> list[str]:
     """A line for each network and reason that rows are absent for."""
-    groups: dict[tuple[str, str], int] = {}
-    for row in rows:
-        key = (row['network'], row['reason'])
-        groups[key] = groups.get(key, 0) + 1
+    groups = Counter((row['network'], row['reason']) for row in rows)
     lines = [f'- not measured: {count} of {NETWORKS[network]}: {reason}' for (network, reason), count in groups.items()]
     return [*lines, ''] if lines else []
 
 
-def draw_pareto(rows: Sequence[dict], path: Path) -> None:
+def _draw_figure_6(rows: Sequence[dict], path: Path) -> None:
     """Draw accuracy against the preserved share of parameters, a panel a network."""
     curves: dict[str, dict[str, list]] = {row['network']: {} for row in rows}
     for row in rows:

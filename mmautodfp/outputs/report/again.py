@@ -60,12 +60,7 @@ def measure_times(evidence: Evidence, work_dir: str | os.PathLike) -> None:
         evidence (Evidence): Is changed.
         work_dir (str | os.PathLike): With ``summary.json`` and ``pruned.py``.
     """
-
-    def measure() -> dict[str, float]:
-        found = measure_latency(work_dir, LATENCY_REPEAT)
-        return {name: seconds['module'] for name, seconds in found.items()}
-
-    evidence.gather('latency', measure)
+    evidence.gather('latency', lambda: measure_latency(work_dir, LATENCY_REPEAT))
     evidence.gather('parts', lambda: count_parts(work_dir))
     evidence.device = '' if 'latency' in evidence.missing else machine_line(describe_machine())
 

@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -136,9 +136,7 @@ def map_channels(task: PruningTask, plan: PruningPlan) -> list[ChannelMap]:
     maps = [_map_unit(task, unit, plan.units[unit.name]) for unit in units]
     shown = choose_layers(maps, SHOWN_LAYERS)
     return [
-        ChannelMap(**vars(found) | dict(places=_embed(unit_statistics(task.module, unit)[0])))
-        if index in shown
-        else found
+        replace(found, places=_embed(unit_statistics(task.module, unit)[0])) if index in shown else found
         for index, (unit, found) in enumerate(zip(units, maps, strict=True))
     ]
 
@@ -186,6 +184,6 @@ def _saved_size(task: PruningTask, widths: dict[str, int]) -> int:
 
 
 def first_line(error: Exception) -> str:
-    """An error in one line, for the report."""
+    """An error in one line."""
     text = str(error).strip().splitlines()
     return f'{type(error).__name__}: {text[0][:300]}' if text else type(error).__name__

@@ -14,8 +14,8 @@ from mmautodfp.frontier import Frontier
 from mmautodfp.utils.fileio import save_text
 from mmautodfp.utils.timing import machine_line
 
-from .markup import data_uri, templates
-from .plots import BLUE, ORANGE, WIDTH, new_figure, save_png, styled, to_svg
+from .markup import templates
+from .plots import BLUE, ORANGE, new_panels, save_png, styled, svg_uri
 
 HEADS = dict(params='parameters', flops='FLOPs', latency='latency', memory='memory')
 
@@ -40,7 +40,7 @@ def write_frontier(frontier: Frontier, work_dir: str | os.PathLike) -> Path:
         title=f'{about["model"]}, from dense to {frontier.points[-1].cost("params")["ratio"]:.0%} of the parameters',
         about=about,
         version=mmautodfp.__version__,
-        plot=data_uri(to_svg(figure).encode(), 'image/svg+xml'),
+        plot=svg_uri(figure),
         points=frontier.points,
         dominated=frontier.dominated(),
         costs=frontier.costs(),
@@ -62,13 +62,9 @@ def frontier_figure(frontier: Frontier) -> Figure:
         frontier (Frontier): With one point or more.
     """
     names = frontier.costs()
-    rows = -(-len(names) // 2)
-    figure = new_figure(WIDTH, 2.6 * rows + 0.3)
-    panels = list(figure.subplots(rows, 2, squeeze=False, sharey=True).flat)
-    for axes, name in zip(panels, names, strict=False):
+    figure, panels = new_panels(len(names), 2.6, sharey=True)
+    for axes, name in zip(panels, names, strict=True):
         _draw(axes, frontier, name)
-    for axes in panels[len(names) :]:
-        axes.remove()
     for axes in panels[::2]:
         axes.set_ylabel(frontier.about.get('metric', 'metric'))
     figure.legend(*panels[0].get_legend_handles_labels(), loc='outside lower center', ncols=2, fontsize=9)

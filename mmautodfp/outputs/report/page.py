@@ -15,10 +15,10 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, load_tensors, save_text
 
 from .evidence import ChannelMap, Evidence, first_line
-from .markup import data_uri, templates
+from .markup import templates
 from .part_plots import parts_figure, strategy_figure
 from .parts import part_of
-from .plots import channels_figure, pictures_figure, save_png, search_figure, to_svg
+from .plots import channels_figure, pictures_figure, save_png, search_figure, svg_uri
 
 FOLDER = 'report'
 #: Row of the table to what :func:`mmautodfp.outputs.latency.measure_latency` calls it; uniform plans are equally fast.
@@ -93,6 +93,8 @@ class Report:
         shown = [found for found in self.evidence.channels if found.places]
         budgets = self.summary['budget']
         parts = self._try('parts', self._parts) or []
+        pictures = self.evidence.pictures
+        save_pictures = lambda: self._save('pictures', pictures_figure(pictures))
         content = dict(
             title=f'{self.summary["model"]}, pruned',
             summary=self.summary,
@@ -109,16 +111,12 @@ class Report:
             clusters=self._plot('channels', lambda: channels_figure(shown)) if shown else None,
             merges=[_merges(found) for found in self.evidence.channels],
             whole=[found.unit for found in self.evidence.channels if len(found.kept) == len(found.labels)],
-            pictures=self.evidence.pictures,
+            pictures=pictures,
+            pictures_file=self._try('pictures_file', save_pictures) if pictures else None,
             colours={label: number % 8 for number, label in enumerate(self._labels())},
-            pictures_file=None,
             config=self._try('config', self._config),
             command=self._try('command', self._command),
         )
-        if self.evidence.pictures:
-            content['pictures_file'] = self._try(
-                'pictures_file', lambda: self._save('pictures', pictures_figure(self.evidence.pictures))
-            )
         return content | dict(missing=self.missing)  # the last one: the others fill it
 
     def _try(self, name: str, make: Callable[[], Any]) -> Any:
@@ -131,7 +129,7 @@ class Report:
     def _plot(self, name: str, draw: Callable[[], Figure]) -> Plot | None:
         def make() -> Plot:
             figure = draw()
-            return Plot(data_uri(to_svg(figure).encode(), 'image/svg+xml'), self._save(name, figure))
+            return Plot(svg_uri(figure), self._save(name, figure))
 
         return self._try(name, make)
 

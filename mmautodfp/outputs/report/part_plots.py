@@ -82,18 +82,22 @@ def strategy_figure(
         for number, own in enumerate(members.values() if len(dots) else ()):  # no line from one part to the next
             style = dict(color=ORANGE, markersize=3, linewidth=0.8, label='_' if number else dots_label)
             axes.plot([dots[i] for i in own], [places[i] for i in own], 'o-', **style)
-        axes.set(xlim=(0, 1.04), xticks=(0, 0.5, 1))
-        axes.grid(True, axis='x')
-        for heading in headings[1:]:
-            axes.axhline(places[heading] - 0.5, color=GREY, linewidth=0.6)
-        legend = axes.legend(loc='lower left', bbox_to_anchor=(-0.02, 1.0), fontsize=9)
-        for text in legend.get_texts():
-            text.set_parse_math(True)
-        if headings:
-            axes.tick_params(axis='y', length=0)
+        _finish_panel(axes, [places[heading] for heading in headings])
     shown = lambda row: row if row in headings else names[row].removeprefix(f'{parts[row]}.' if headings else '')
     panels[0].set_yticks(range(len(rows)), map(shown, rows), fontsize=size)
     for heading in headings:
         panels[0].get_yticklabels()[places[heading]].set(fontweight='bold', fontsize=8)
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
     return figure
+
+
+def _finish_panel(axes: Axes, headings: Sequence[int]) -> None:
+    """Axes, legend, and a line above each heading but the first."""
+    axes.set(xlim=(0, 1.04), xticks=(0, 0.5, 1))
+    axes.grid(True, axis='x')
+    for place in headings[1:]:
+        axes.axhline(place - 0.5, color=GREY, linewidth=0.6)
+    for text in axes.legend(loc='lower left', bbox_to_anchor=(-0.02, 1.0), fontsize=9).get_texts():
+        text.set_parse_math(True)
+    if headings:
+        axes.tick_params(axis='y', length=0)

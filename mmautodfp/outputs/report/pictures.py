@@ -81,8 +81,8 @@ def compare_on_images(model: nn.Module, swap: Callable[[], None], config: dict) 
     classes = dataset.metainfo.get('classes', ())
     if is_detector:
         return [_scene(*pair, classes) for pair in zip(dense, pruned, strict=True)]
-    disagreed = [int(old.pred_label == new.pred_label) for old, new in zip(dense, pruned, strict=True)]
-    order = sorted(range(len(indices)), key=lambda i: (disagreed[i], i))[:NUM_OBJECTS]
+    agreed = [int(old.pred_label == new.pred_label) for old, new in zip(dense, pruned, strict=True)]
+    order = sorted(range(len(indices)), key=lambda i: (agreed[i], i))[:NUM_OBJECTS]
     return [_object(dataset, indices[i], dense[i], pruned[i], classes) for i in order]
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import accumulate, cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .pictures import Finding, Picture
 
 BLUE, ORANGE, GREY = '#2f7fc9', '#d9573f', '#8d99ae'
-INK = '#1b1f24'  # of everything that is no data; to_svg() lets it follow the page
+INK = '#1b1f24'  # of everything that is no data; svg_uri() lets it follow the page
 CLUSTERS = (
     '#2f7fc9',
     '#e08a2b',
@@ -53,14 +53,15 @@ def save_png(figure: Figure, path: str | os.PathLike) -> None:
         figure.savefig(scratch, dpi=110, format='png', facecolor='white')
 
 
-def to_svg(figure: Figure) -> str:
-    """A figure as SVG without background, whose lines and words are light where the reader's screen is dark."""
+def svg_uri(figure: Figure) -> str:
+    """The address of a figure as SVG without background, of light lines and words where the reader's screen is dark."""
     file = io.StringIO()
     with rc_context(STYLE | {'svg.hashsalt': 'mmautodfp'}):
         figure.savefig(file, format='svg', transparent=True, metadata=dict(Date=None))
     theme = f':root{{--ink:{INK}}}@media(prefers-color-scheme:dark){{:root{{--ink:{DARK_INK}}}}}'
     head, tag, rest = file.getvalue().replace(INK, 'var(--ink)').partition('<defs>')
-    return f'{head}<style>{theme}</style>{tag}{rest}'
+    content = f'{head}<style>{theme}</style>{tag}{rest}'
+    return f'data:image/svg+xml;base64,{base64.b64encode(content.encode()).decode()}'
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -78,6 +79,22 @@ def new_figure(width: float, height: float) -> Figure:
     """An empty figure of this size in inches."""
     # A Figure of its own, not pyplot's: that keeps state, and a training script may be using it.
     return Figure(figsize=(width, height), layout='constrained')
+
+
+def new_panels(count: int, height: float, **settings: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of panels in two columns, each of this height in inches, with room for a legend below.
+
+    Args:
+        count (int): How many.
+        height (float): Of each.
+        **settings: Further arguments of ``Figure.subplots``.
+    """
+    rows = -(-count // 2)
+    figure = new_figure(WIDTH, height * rows + 0.3)
+    panels = list(figure.subplots(rows, 2, squeeze=False, **settings).flat)
+    for axes in panels[count:]:
+        axes.remove()
+    return figure, panels[:count]
 
 
 @styled
@@ -110,13 +127,9 @@ def channels_figure(maps: Sequence['ChannelMap']) -> Figure:
     Args:
         maps (Sequence[ChannelMap]): Layers with ``places``, one to four.
     """
-    rows = (len(maps) + 1) // 2
-    figure = new_figure(WIDTH, 2.9 * rows + 0.3)
-    panels = figure.subplots(rows, 2, squeeze=False).flat
-    for axes, found in zip(panels, maps, strict=False):
+    figure, panels = new_panels(len(maps), 2.9)
+    for axes, found in zip(panels, maps, strict=True):
         _draw_channels(axes, found)
-    for axes in list(figure.axes)[len(maps) :]:
-        axes.remove()
     marks = dict(marker='o', linestyle='', color=GREY)
     handles = [
         Line2D([], [], label='kept', markersize=7, **marks),
@@ -135,11 +148,11 @@ def _draw_channels(axes: Axes, found: 'ChannelMap') -> None:
         if partner not in (-1, channel):
             axes.plot(*places[[channel, partner]].T, color=colours[channel], linewidth=0.5, alpha=0.45, zorder=1)
     size = 60 / len(places) ** 0.25
-    for wanted, filled in ((True, True), (False, False)):
-        chosen = [channel for channel in range(len(places)) if (channel in kept) is wanted]
+    for is_kept in (True, False):
+        chosen = [channel for channel in range(len(places)) if (channel in kept) is is_kept]
         edges = [colours[channel] for channel in chosen]
-        faces = edges if filled else 'none'
-        axes.scatter(*places[chosen].T, s=size if filled else size / 2, facecolors=faces, edgecolors=edges, zorder=2)
+        faces = edges if is_kept else 'none'
+        axes.scatter(*places[chosen].T, s=size if is_kept else size / 2, facecolors=faces, edgecolors=edges, zorder=2)
     clusters = len(set(found.labels) - {-1})
     counts = f'{len(kept)} of {len(places)} kept, {clusters} cluster{"" if clusters == 1 else "s"}'
     axes.set_title(f'{found.unit}\n{counts}', fontsize=9)

@@ -1,0 +1,122 @@
+"""Which channels the tracer leaves alone and the reason that it tells, beside what looks alike and is followed."""
+
+import pytest
+import torch
+from small_nets import Net, conv, follow, read_by
+from torch import nn
+
+from mmautodfp.graph import groups_of, trace_channels
+
+
+def test_what_is_no_channel_may_be_read_beside_channels():
+    (group,) = follow(lambda m, x: m.out(torch.cat([x, m.a(x)], 1)), a=conv(3, 4), out=conv(7, 2)).units
+    assert (group.name, group.consumers[0].offset, group.consumers[0].num_inputs) == ('a', 3, 4)
+    survey = follow(
+        lambda m, x: m.out(m.n(torch.cat([x, m.a(x)], 1))), a=conv(3, 4), n=nn.BatchNorm2d(7), out=conv(7, 2)
+    )
+    assert survey.left['a'] == 'shares n with other channels'
+
+
+def test_parts_of_a_concatenation_that_share_a_norm_stay():
+    survey = follow(
+        lambda m, x: m.out(m.n(torch.cat([m.a(x), m.b(x)], 1))),
+        a=conv(3, 4),
+        b=conv(3, 6),
+        n=nn.BatchNorm2d(10),
+        out=conv(10, 2),
+    )
+    assert not survey.units
+    assert survey.left['a'] == survey.left['b'] == 'shares n with other channels'
+
+
+def test_halves_of_which_a_norm_takes_both_stay_with_the_reason():
+    def forward(m, x):
+        left, right = m.n(m.a(x)).chunk(2, 1)
+        return m.b(left), m.c(right)
+
+    survey = follow(forward, a=conv(3, 8), n=nn.BatchNorm2d(8), b=conv(4, 2), c=conv(4, 2))
+    assert not survey.units
+    assert survey.left['a'] == 'shares n with other channels'
+
+
+def test_a_reshape_that_mixes_channels_and_places_leaves_them():
+    survey = follow(lambda m, x: m.b(m.a(x).reshape(2, 16, 8, 8)), a=conv(3, 4), b=conv(16, 2))
+    assert not survey.units  # each map becomes four, one behind the other
+    assert survey.left['a'] == 'feeds b several channels for each, as pixel_unshuffle makes'
+    survey = follow(lambda m, x: m.b(m.a(x).reshape(2, 2, 32, 16)), a=conv(3, 4), b=conv(2, 2))
+    assert not survey.units
+    assert survey.left['a'] == 'feeds b, which does not read channel by channel'
+
+
+def test_channels_that_meet_a_tensor_of_fixed_size_stay():
+    model = Net(lambda m, x: m.b(m.a(x) * m.scale), a=conv(3, 4), b=conv(4, 2)).eval()
+    model.scale = nn.Parameter(torch.rand(1, 4, 1, 1))
+    survey = groups_of(trace_channels(model, lambda: model(torch.rand(2, 3, 16, 16))))
+    assert not survey.units
+    assert survey.left['a'] == 'meets a tensor of fixed size in mul'
+
+
+def test_a_number_or_a_map_of_one_channel_is_no_tensor_of_fixed_size():
+    def forward(m, x):
+        return m.b(m.a(x) * m.scale * x.mean(1, keepdim=True) + 1)
+
+    model = Net(forward, a=conv(3, 4), b=conv(4, 2)).eval()
+    model.scale = nn.Parameter(torch.rand(1))
+    assert [group.name for group in groups_of(trace_channels(model, lambda: model(torch.rand(2, 3, 8, 8)))).units] == [
+        'a'
+    ]
+
+
+def test_channels_that_mix_with_one_another_stay():
+    survey = follow(lambda m, x: m.b(m.a(x).softmax(1)), a=conv(3, 4), b=conv(4, 2))
+    assert survey.left['a'] == 'feeds _softmax, which mixes its channels'
+    survey = follow(lambda m, x: m.b(x * m.a(x).mean(1, keepdim=True)), a=conv(3, 4), b=conv(3, 2))
+    assert survey.left['a'] == 'feeds mean, which mixes its channels'
+    survey = follow(
+        lambda m, x: m.b(m.a(x)) * (m.c(x).flatten(2) @ m.c(x).flatten(2).mT).mean(),
+        a=conv(3, 4),
+        b=conv(4, 2),
+        c=conv(3, 4),
+    )
+    assert [group.name for group in survey.units] == ['a']
+    assert survey.left['c'] == 'feeds bmm, through which its channels cannot be followed'
+
+
+def test_places_that_channels_choose_are_no_channels():
+    def forward(m, x):
+        x = m.a(x).flatten(2).mT[0]  # a row for each place
+        return m.b(x[m.c(x)[:, 0] > least])
+
+    least = -9  # all places
+    (group,) = follow(forward, a=conv(3, 4), b=nn.Linear(4, 2), c=nn.Linear(4, 1)).units
+    assert (group.name, read_by(group)) == ('a', [('c', 0), ('b', 0)])
+    least = 9  # none: nobody knows what would read them
+    survey = follow(forward, a=conv(3, 4), b=nn.Linear(4, 2), c=nn.Linear(4, 1))
+    assert not survey.units
+    assert survey.left['a'].startswith('is picked at places')
+
+
+@pytest.mark.parametrize(
+    'along', [nn.PReLU(), nn.PReLU(4), nn.Hardswish(), lambda x: x.cummax(2).values, lambda x: x.softmax(3)]
+)
+def test_what_treats_each_channel_alike_is_followed(along):
+    survey = follow(lambda m, x: m.b(along(m.a(x))), a=conv(3, 4), b=conv(4, 2))
+    if getattr(along, 'num_parameters', 1) == 1:
+        assert [group.name for group in survey.units] == ['a']
+    else:  # a slope for each channel
+        assert survey.left['a'].startswith('meets a tensor of fixed size')
+
+
+def test_outputs_stay_also_where_a_layer_reads_them_too():
+    def forward(m, x):
+        x = m.a(x)
+        return x, m.c(m.b(x))
+
+    survey = follow(forward, a=conv(3, 4), b=conv(4, 6), c=conv(6, 2))
+    assert [group.name for group in survey.units] == ['b']
+    assert survey.left == dict.fromkeys(('a', 'c'), 'gives an output of the model')
+
+
+def test_what_no_layer_reads_stays():
+    survey = follow(lambda m, x: (m.a(x), m.b(x))[1], a=conv(3, 4), b=conv(3, 2))
+    assert survey.left['a'] == 'feeds no layer that could make up for its channels'
