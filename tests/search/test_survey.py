@@ -5,8 +5,11 @@ import torch
 from conftest import build_resnet, enliven
 from torch import nn
 
+from mmautodfp.reconstruction import PruneOnly
 from mmautodfp.search import survey
 from mmautodfp.search.survey import survey_target
+from mmautodfp.search.task import PruningTask
+from mmautodfp.surgery import Restore, mask_group
 from mmautodfp.utils import AutoDFPError
 
 
@@ -128,6 +131,23 @@ def test_places_that_become_channels_of_a_convolution_stay():
     found = survey_target(Chain(nn.PixelUnshuffle(2), read=32).eval(), 'model')
     assert [group.name for group in found.groups] == ['second']
     assert any('several channels for each' in line for line in found.left)
+
+
+@pytest.mark.parametrize(
+    'norm', [nn.GroupNorm(4, 8, affine=False), nn.BatchNorm2d(8, affine=False, track_running_stats=False)]
+)
+def test_norms_that_hold_nothing_are_sliced_too(norm):
+    model, images = Chain(norm).eval(), torch.rand(4, 3, 8, 8)
+    task = PruningTask.build(model, 'model', constraint=0.6, reconstructor=PruneOnly())
+    assert [(group.name, group.between) for group in task.groups] == [('first', ('between',)), ('second', ())]
+    plan = task.uniform_plan()
+    with Restore() as restore:
+        for group in task.groups:
+            mask_group(model, group, plan.units[group.name], restore)
+        masked = model(images)
+    with task.apply(plan):
+        assert model.first.out_channels < 8
+        torch.testing.assert_close(model(images), masked)
 
 
 @pytest.mark.parametrize('compiled', [torch.jit.script, lambda model: torch.jit.trace(model, torch.zeros(1, 3, 8, 8))])
