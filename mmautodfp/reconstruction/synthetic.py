@@ -132,7 +132,7 @@ def batch_statistics(module: nn.Module, watch: Callable[[str, Tensor], None] | N
         module (nn.Module): Any module.
         watch (Callable | None): Told each norm's name and input. Defaults to None.
     """
-    norms = [(name, norm) for name, norm in module.named_modules() if is_batch_norm(norm)]
+    norms = [(name, norm, vars(norm).get('forward')) for name, norm in module.named_modules() if is_batch_norm(norm)]
 
     def forward_of(name: str, norm: nn.Module) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
@@ -143,12 +143,14 @@ def batch_statistics(module: nn.Module, watch: Callable[[str, Tensor], None] | N
         return forward
 
     try:
-        for name, norm in norms:
+        for name, norm, _ in norms:
             norm.forward = forward_of(name, norm)
         yield
     finally:
-        for _, norm in norms:
-            norm.__dict__.pop('forward', None)
+        for _, norm, own in norms:
+            vars(norm).pop('forward', None)
+            if own is not None:  # somebody else's, as accelerate's
+                norm.forward = own
 
 
 def as_channels(x: Tensor, num_channels: int) -> Tensor:
@@ -189,8 +191,20 @@ class NormStatistics:
         return {name: _pool(parts) for name, parts in pooled.items()}
 
     def twin(self, module: nn.Module) -> nn.Module:
-        """A copy of ``module`` whose norms hold these statistics: on the images it works as it did when trained."""
-        twin = copy.deepcopy(module)
+        """A copy of ``module`` whose norms hold these statistics: on the images it works as it did when trained.
+
+        Raises:
+            AutoDFPError: The module cannot be copied.
+        """
+        try:
+            twin = copy.deepcopy(module)
+        except Exception as error:  # anything may hang on a module
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise AutoDFPError(
+                f'the full pass works on a copy of the {type(module).__name__}, which cannot be copied ({reason}); '
+                'take away what hangs on it until copy.deepcopy(model) works, or do without the full pass: '
+                "reconstructor=dict(type='SyntheticLeastSquares', refinement=False)"
+            ) from error
         twin.eval()  # mmdet's ResNet returns nothing here
         for name, (mean, variance) in self.of_first().items():
             norm = twin.get_submodule(name)
