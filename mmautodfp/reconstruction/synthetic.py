@@ -274,7 +274,7 @@ def input_moments(
         all calls of each layer; and for all norms.
 
     Raises:
-        AutoDFPError: A layer is not reached.
+        AutoDFPError: A layer is not reached, or reads another type of numbers than its weight's.
     """
     statistics = NormStatistics()
     moments: dict[tuple[str, str], InputMoments] = {}
@@ -287,7 +287,17 @@ def input_moments(
             readers.setdefault(consumer.name, []).append(found)
 
     def collect(path):
-        return lambda _, args: [found.update(args[0], current[0]) for found in readers[path]] and None
+        def watch(layer, args):
+            if args[0].dtype != layer.weight.dtype:  # the full pass runs blocks by themselves, outside of it
+                raise AutoDFPError(
+                    f'{path} of the {type(module).__name__} reads {args[0].dtype} where its weight is '
+                    f'{layer.weight.dtype}, as under torch.autocast, which least squares cannot do with; take autocast '
+                    'out of the forward until the model is pruned'
+                )
+            for found in readers[path]:
+                found.update(args[0], current[0])
+
+        return watch
 
     with hook_handles() as handles:
         for path in readers:

@@ -206,6 +206,20 @@ def test_a_model_that_cannot_be_copied_gets_no_full_pass():
     SyntheticLeastSquares(IMAGES, refinement=False).ensure_fitted(module)
 
 
+class Autocast(CifarResNet):
+    def forward(self, x):
+        with torch.autocast('cpu', torch.bfloat16):
+            return super().forward(x)
+
+
+def test_layers_under_autocast_are_told():
+    module = enliven(Autocast(depth=8))
+    with pytest.raises(
+        AutoDFPError, match=r'conv2 of the Autocast reads torch.bfloat16 where its weight is torch.float32'
+    ):
+        SyntheticLeastSquares(IMAGES).ensure_fitted(module)
+
+
 def test_a_forward_that_somebody_gave_a_norm_stays():
     module = enliven(CifarResNet(depth=8))
     forward = module.bn1.forward
