@@ -13,6 +13,7 @@ import torch
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json, save_text
+from mmautodfp.utils.settings import check_arguments
 
 FORMAT = 1
 #: What a limit or an axis is about, to the cost of a point.
@@ -39,7 +40,7 @@ class Point:
     widths: list[int]
     metric: float
     held_out: float | None
-    costs: dict[str, dict]
+    costs: dict[str, dict[str, float]]
     seconds: float
 
     def cost(self, name: str) -> dict | None:
@@ -129,8 +130,15 @@ class Frontier:
         try:
             points = [Point(**{k: v for k, v in row.items() if k != 'dominated'}) for row in content['points']]
             known = {name: content[name] for name in ('groups', 'rankings', 'path', 'identity', 'about')}
+            for point in points:
+                check_arguments(Point, asdict(point), f'a point of {path}')
+                for cost in point.costs.values():
+                    cost['count'], cost['ratio']
         except (KeyError, TypeError, AttributeError) as error:
             raise AutoDFPError(f'{path} lacks what a frontier holds: {type(error).__name__} {error}') from None
+        check_arguments(cls, known, str(path))
+        if [point.widths for point in points] != known['path'][: len(points)]:
+            raise AutoDFPError(f'{path} holds points of other widths than its path; delete it, and measure them anew')
         return cls(**known, points=points)
 
     def require(self, asked: Mapping[str, Any], source: str | os.PathLike) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 # Regions of each image that second stages look at.
 NUM_REGIONS = 48
+PLAIN = (
+    Tensor | np.ndarray | np.generic | str | bytes | bool | int | float | complex | torch.dtype | torch.device | None
+)
 
 
 def outputs_of(model: nn.Module, *inputs: Any) -> list[Tensor]:
@@ -36,6 +40,7 @@ def outputs_by_kind(model: nn.Module, *inputs: Any) -> list[list[Tensor]]:
 
 
 def _kinds(value: Any) -> Iterator[list[Tensor]]:
+    value = _fields(value)
     if isinstance(value, Tensor):
         yield [value]
     elif isinstance(value, list) and value and all(isinstance(item, Tensor) for item in value):
@@ -171,12 +176,32 @@ def second_stage_of(head: nn.Module, features: Any, regions: Tensor) -> dict[str
 
 
 def flat_tensors(value: Any) -> list[Tensor]:
-    """The tensors of floating point in nested lists, tuples and dicts."""
+    """The tensors of floating point in nested lists, tuples, dicts and dataclasses."""
+    value = _fields(value)
     if isinstance(value, Tensor):
         return [value] if value.is_floating_point() else []
     if isinstance(value, Mapping):
         value = list(value.values())
     return [tensor for item in value for tensor in flat_tensors(item)] if isinstance(value, list | tuple) else []
+
+
+def opaque_parts(value: Any) -> Iterator[Any]:
+    """What in nested lists, tuples, dicts and dataclasses is neither a tensor nor plain data: it may hold tensors."""
+    value = _fields(value)
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from opaque_parts(item)
+    elif not isinstance(value, PLAIN):
+        yield value
+
+
+def _fields(value: Any) -> Any:
+    """A dataclass as a dict of its fields; any other value as it is."""
+    if not is_dataclass(value) or isinstance(value, Mapping):  # transformers' outputs are both
+        return value
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def has_plain_second_stage(model: nn.Module) -> bool:

@@ -5,7 +5,7 @@ from .foreground import Foreground, foreground_of
 from .least_squares import SyntheticLeastSquares
 from .neuron_merging import NeuronMerging
 from .refine import Refinement
-from .sensitivity import shares_missed
+from .sensitivity import shares_missed, with_channels
 from .similarity import SimilarityReconstructor
 from .synthetic import Stopped, SyntheticImages, batch_statistics, inputs_of
 
@@ -25,4 +25,5 @@ __all__ = [
     'foreground_of',
     'inputs_of',
     'shares_missed',
+    'with_channels',
 ]

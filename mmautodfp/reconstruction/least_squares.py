@@ -237,16 +237,19 @@ def _foregrounds(model: nn.Module, batches: Sequence[tuple]) -> list[Foreground 
 
 
 def _require_taken(module: nn.Module, model: nn.Module, images: Tensor) -> None:
-    """Say so in a sentence if a model takes images of another kind."""
+    """Say so in a sentence if a model takes images of another kind, or none."""
     try:
         with torch.no_grad(), batch_statistics(module):
             run_model(module, *inputs_of(model, module, images[:2]))
-    except RuntimeError as error:
+    except AutoDFPError:
+        raise
+    except Exception as error:  # a model's own code may end with anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AutoDFPError(
             f'synthetic images of shape {list(images.shape)} and type {images.dtype} were sent through the '
-            f'{type(model).__name__}, which does not take them ({str(error).splitlines()[0]}); images=dict(size=..., '
-            'mean=..., std=...) sets their size and, with a value for each, their channels; float() makes the model '
-            'take their type'
+            f'{type(model).__name__}, which does not take them ({reason}); images=dict(size=..., mean=..., std=...) '
+            'sets their size and, with a value for each, their channels; float() makes the model take their type; '
+            "reconstructor=dict(type='SimilarityReconstructor') needs no images"
         ) from error
 
 

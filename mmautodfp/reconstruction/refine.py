@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmautodfp.graph import ChannelGroup, Consumer, outputs_first
 from mmautodfp.kernels import Moments, solve_ridge
 from mmautodfp.surgery import PruningPlan, Restore, UnitPlan, prune_unit, replace_tensor, shift_outputs
+from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import Count, NotNegative, Share, settings
 
 from .base import Reconstructor
@@ -88,6 +89,9 @@ def refine(
         foregrounds (Sequence[Foreground | None]): Which places of each batch count more.
         settings (Refinement): How.
         restore (Restore): Remembers every layer that is changed.
+
+    Raises:
+        AutoDFPError: A layer of the twin is not reached.
     """
     slim, cut = copy.deepcopy(twin), Restore()
     planned = {group.name: _plan_of(plan, group) for group in groups}
@@ -103,6 +107,12 @@ def refine(
             readers.setdefault(consumer.name, []).append((group, consumer))
     pruned = [group for group in groups if planned[group.name].width < group.num_channels]
     touched = {consumer.name for group in pruned for consumer in group.consumers}
+    if (lost := min(touched - order.keys(), default=None)) is not None:
+        raise AutoDFPError(
+            f'the full pass works on a copy of the {type(module).__name__}, but {lost} of the copy is not run, as if a '
+            'function that calls the layers of the model itself stood in place of a forward; make it a method of the '
+            "class, or do without the full pass: reconstructor=dict(type='SyntheticLeastSquares', refinement=False)"
+        )
     # Where nothing is missing, new weights would only be fitted to the errors of what comes before.
     layers = sorted(touched, key=order.get)
     norms = {path: readers[path][0][1].norm for path in layers}

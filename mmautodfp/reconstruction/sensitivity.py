@@ -108,11 +108,16 @@ def _shares(sums: Iterable[Tensor]) -> list[float]:
 
 
 def missed(found: Tensor, dense: Tensor, weights: Tensor | None = None) -> Tensor:
-    """[2]: squared error, and what there is to miss, of one output [B, C, ...]; channels vary about their means."""
-    found, dense = (x.movedim(1, -1).flatten(0, -2).double() for x in (found, dense))
+    """[2]: squared error, and what there is to miss, of one output; channels vary about their means."""
+    found, dense = (with_channels(x).movedim(1, -1).flatten(0, -2).double() for x in (found, dense))
     weights = dense.new_ones(len(dense)) if weights is None else weights.to(dense)
     mean = weights @ dense / weights.sum()
     return torch.stack([weights @ (x * x).sum(1) for x in (found - dense, dense - mean)])
+
+
+def with_channels(x: Tensor) -> Tensor:
+    """An output as [B, C, ...]; what has one number for each image, or one for all of them, has one channel."""
+    return x if x.ndim > 1 else x.reshape(-1, 1)
 
 
 def scaled_curve(curve: Tensor, errors: dict[int, float]) -> Tensor:

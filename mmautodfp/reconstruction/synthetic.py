@@ -132,7 +132,7 @@ def batch_statistics(module: nn.Module, watch: Callable[[str, Tensor], None] | N
         module (nn.Module): Any module.
         watch (Callable | None): Told each norm's name and input. Defaults to None.
     """
-    norms = [(name, norm) for name, norm in module.named_modules() if is_batch_norm(norm)]
+    norms = [(name, norm, vars(norm).get('forward')) for name, norm in module.named_modules() if is_batch_norm(norm)]
 
     def forward_of(name: str, norm: nn.Module) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
@@ -143,12 +143,14 @@ def batch_statistics(module: nn.Module, watch: Callable[[str, Tensor], None] | N
         return forward
 
     try:
-        for name, norm in norms:
+        for name, norm, _ in norms:
             norm.forward = forward_of(name, norm)
         yield
     finally:
-        for _, norm in norms:
-            norm.__dict__.pop('forward', None)
+        for _, norm, own in norms:
+            vars(norm).pop('forward', None)
+            if own is not None:  # somebody else's, as accelerate's
+                norm.forward = own
 
 
 def as_channels(x: Tensor, num_channels: int) -> Tensor:
@@ -189,8 +191,20 @@ class NormStatistics:
         return {name: _pool(parts) for name, parts in pooled.items()}
 
     def twin(self, module: nn.Module) -> nn.Module:
-        """A copy of ``module`` whose norms hold these statistics: on the images it works as it did when trained."""
-        twin = copy.deepcopy(module)
+        """A copy of ``module`` whose norms hold these statistics: on the images it works as it did when trained.
+
+        Raises:
+            AutoDFPError: The module cannot be copied.
+        """
+        try:
+            twin = copy.deepcopy(module)
+        except Exception as error:  # anything may hang on a module
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise AutoDFPError(
+                f'the full pass works on a copy of the {type(module).__name__}, which cannot be copied ({reason}); '
+                'take away what hangs on it until copy.deepcopy(model) works, or do without the full pass: '
+                "reconstructor=dict(type='SyntheticLeastSquares', refinement=False)"
+            ) from error
         twin.eval()  # mmdet's ResNet returns nothing here
         for name, (mean, variance) in self.of_first().items():
             norm = twin.get_submodule(name)
@@ -260,7 +274,7 @@ def input_moments(
         all calls of each layer; and for all norms.
 
     Raises:
-        AutoDFPError: A layer is not reached.
+        AutoDFPError: A layer is not reached, or reads another type of numbers than its weight's.
     """
     statistics = NormStatistics()
     moments: dict[tuple[str, str], InputMoments] = {}
@@ -273,7 +287,17 @@ def input_moments(
             readers.setdefault(consumer.name, []).append(found)
 
     def collect(path):
-        return lambda _, args: [found.update(args[0], current[0]) for found in readers[path]] and None
+        def watch(layer, args):
+            if args[0].dtype != layer.weight.dtype:  # the full pass runs blocks by themselves, outside of it
+                raise AutoDFPError(
+                    f'{path} of the {type(module).__name__} reads {args[0].dtype} where its weight is '
+                    f'{layer.weight.dtype}, as under torch.autocast, which least squares cannot do with; take autocast '
+                    'out of the forward until the model is pruned'
+                )
+            for found in readers[path]:
+                found.update(args[0], current[0])
+
+        return watch
 
     with hook_handles() as handles:
         for path in readers:

@@ -15,6 +15,7 @@ from mmautodfp.reconstruction import (
     foreground_of,
     inputs_of,
     shares_missed,
+    with_channels,
 )
 from mmautodfp.utils.registry import REWARDS, build_settings
 from mmautodfp.utils.settings import checked
@@ -100,6 +101,7 @@ class SyntheticReward(Reward):
 
 def _unlike(found: Tensor, dense: Tensor, weights: Tensor | None = None) -> Tensor:
     """[2]: sum of the cosine distances of all positions of one output, and their number."""
+    found, dense = with_channels(found), with_channels(dense)
     distance = (1 - torch.cosine_similarity(found, dense, dim=1).double()).flatten()
     weights = torch.ones_like(distance) if weights is None else weights.to(distance)
     return torch.stack([weights @ distance, weights.sum()])

@@ -218,6 +218,10 @@ def _load_search(path: Path) -> dict[str, Any]:
     state = load_tensors(path, 'the search to resume')
     found = state.get('format')
     if found == FORMAT:
+        kinds = dict(identity=dict, rankings=list, agent=dict, history=dict)
+        wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
+        if wrong or 'start' not in state:
+            raise AutoDFPError(f'{path} lacks the {(wrong or ["start"])[0]} of a search; start a new one')
         return state
     if 'history' not in state:
         raise AutoDFPError(f'a search was to be resumed from {path}, but that holds none; name a search.pth')

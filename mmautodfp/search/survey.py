@@ -18,7 +18,8 @@ from mmautodfp.graph import (
     hook_handles,
     is_detector,
     layers_with_tied_weights,
-    outputs_of,
+    opaque_parts,
+    run_model,
     survey_units,
     trace_channels,
 )
@@ -195,6 +196,14 @@ def _traced(
         else:
             own = (producer.name for producer in group.producers)
             left |= {name.removeprefix(prefix): reason for name in own if name.startswith(prefix)}
+    if not any(output.numel() for output in run(model)):  # as where a detector finds nothing
+        run = partial(_outputs_within, path, run) if path else run
+        if inside and not any(output.numel() for output in run(model)):
+            raise AutoDFPError(
+                f'the {type(model).__name__} was to be run to see whether its outputs stay what they are, but it gives '
+                'no floating-point number; give an example_input in which it finds something, and let it give scores '
+                'where it gives the decision alone'
+            )
     bad = prove_groups(model, inside, run, path)
     return UnitSurvey([group for group in inside if group.name not in bad], left | bad)
 
@@ -207,13 +216,17 @@ def _run_small(model: nn.Module, example_input: Any, look: Callable[[Run], Resul
     for size in TRACED_SIZES:
         if pictures:
             (images,) = SyntheticImages(num_images=2, batch_size=2, size=size).normalized_as(model).batches(device)
-            run = lambda model, images=images: outputs_of(model, *_as_precise(model, [images]))
+            call = lambda model, images=images: run_model(model, *_as_precise(model, [images]))
         else:
-            run = lambda model: flat_tensors(call_model(model, _as_precise(model, example_input)))
+            call = lambda model: call_model(model, _as_precise(model, example_input))
+        run = lambda model, call=call: flat_tensors(call(model))
         try:
             with torch.no_grad():
-                run(model)  # some things are made at the first call
+                outputs = call(model)  # some things are made at the first call
+                _require_plain(model, outputs)
                 return look(run)
+        except AutoDFPError:
+            raise
         except Exception as error:  # a model's own code may end with anything
             problem = error
         if not pictures:
@@ -225,6 +238,17 @@ def _run_small(model: nn.Module, example_input: Any, look: Callable[[Run], Resul
         f'the channels of the {type(model).__name__} were to be followed from layer to layer, but it cannot be run on '
         f'{given} ({first}); {advice}, or prune a part that finders know'
     ) from problem
+
+
+def _require_plain(model: nn.Module, outputs: Any) -> None:
+    """Say so in a sentence if tensors may be hidden in what a model gives: they could not be held against the dense."""
+    hidden = next(opaque_parts(outputs), None)
+    if hidden is not None and not is_detector(model):
+        raise AutoDFPError(
+            f'the {type(model).__name__} was to be run to see whether its outputs stay what they are, but it gives a '
+            f'{type(hidden).__name__}, in which they cannot be looked up; let its forward give tensors, in lists, '
+            'tuples, dicts or dataclasses if there are several'
+        )
 
 
 def _as_precise(model: nn.Module, inputs: Any) -> Any:

@@ -164,7 +164,7 @@ def _is_transposed(layer: nn.Module) -> bool:
 
 def _keep_outputs(layer: nn.Module, offset: int, width: int, channels: Tensor, restore: Restore) -> None:
     """Slice the outputs of a layer, of which ``width`` belong to the group, from ``offset`` on."""
-    total = next(len(tensor) for tensor in _own_outputs(layer).values())
+    total = next((len(tensor) for tensor in _own_outputs(layer).values()), offset + width)  # some norms have none
     places = restore.places(layer, 0, total)
     start = int((places < offset).sum())
     chosen = torch.cat([torch.arange(start), start + channels.cpu(), torch.arange(start + width, total)]).to(

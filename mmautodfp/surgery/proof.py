@@ -71,13 +71,17 @@ def prove_groups(
 
 
 def _in_float64(model: nn.Module, run: Callable[[nn.Module], list[Tensor]]) -> nn.Module | None:
-    """A copy of a model in float64; None if it cannot be copied, or does not run so."""
+    """A copy of a model in float64; None if it cannot be copied, or does not run so.
+
+    A function that was put in place of a forward runs the model that it was made for, in a copy too: what it gives is
+    not in float64, and would be the same whatever is taken out of the copy.
+    """
     try:
         precise = copy.deepcopy(model).double()
-        run(precise)
+        outputs = run(precise)
     except Exception:  # a model's own code may end with anything
         return None
-    return precise
+    return precise if any(output.dtype == torch.float64 for output in outputs) else None
 
 
 def _to_blame(

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import logging
 from dataclasses import replace
 
@@ -207,6 +208,32 @@ def test_bad_requests_end_in_a_sentence(tmp_path):
     save_json(dict(format=1, path=[[1]]), tmp_path / 'other.json')
     with pytest.raises(AutoDFPError, match='lacks what a frontier holds'):
         Frontier.load(tmp_path / 'other.json')
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda made: made.update(about='x'), r"other.json was asked for about='x'; it must be a valid dict"),
+        (lambda made: made.update(rankings=['x']), r"rankings=\['x'\]; item 1 of it must be a valid list"),
+        (lambda made: made['points'][1].update(metric=float('nan')), 'a point of .* must be a finite number'),
+        (lambda made: made['points'][1].update(metric=None), 'a point of .*metric=None; it must be a valid number'),
+        (lambda made: made['points'][1]['costs'].update(model_params='x'), 'a point of .* must be a valid dict'),
+        (
+            lambda made: made['points'][1]['costs'].update(model_params={}),
+            "lacks what a frontier holds: KeyError 'count'",
+        ),
+        (lambda made: made['points'][1].update(widths=[1]), 'other.json holds points of other widths than its path'),
+    ],
+)
+def test_files_that_were_changed_by_hand_end_in_a_sentence(change, message, tmp_path):
+    file = tmp_path / 'other.json'
+    frontier(make_task(), brightness, num_points=2, file=file)
+    made = json.loads(file.read_text())
+    assert Frontier.load(file).complete
+    change(made)
+    file.write_text(json.dumps(made))
+    with pytest.raises(AutoDFPError, match=message):
+        Frontier.load(file)
 
 
 def test_progress_and_what_is_left_are_told(caplog):

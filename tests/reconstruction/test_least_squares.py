@@ -1,5 +1,7 @@
 """Least squares on synthetic images: moments, surgery, images and settings, on small networks."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from conftest import enliven
 from least_squares_data import IMAGES, assert_same, frozen_resnet, snapshot, uniform  # noqa: F401, a fixture
 from torch import nn
 
+from mmautodfp.api import prune
 from mmautodfp.graph import find_units
 from mmautodfp.reconstruction import PruneOnly, Refinement, SyntheticImages, SyntheticLeastSquares, batch_statistics
 from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
@@ -169,10 +172,62 @@ def test_training_modes_come_back_if_fitting_fails():
     module.train()
     module.layer1.eval()
     modes = [part.training for part in module.modules()]
-    module.layer3[0].register_forward_pre_hook(lambda *_: 1 / 0)
+    # What a model takes is tried with two images.
+    module.layer3[0].register_forward_pre_hook(lambda _, args: 1 / (len(args[0]) == 2) and None)
     with pytest.raises(ZeroDivisionError):
         SyntheticLeastSquares(IMAGES).ensure_fitted(module)
     assert [part.training for part in module.modules()] == modes
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(1, 8, 1), nn.Conv2d(16, 2, 1)
+
+    def forward(self, image, depth):
+        return self.last(torch.cat([self.first(image), self.second(depth)], 1).relu())
+
+
+def test_a_model_that_is_not_called_with_images_alone_is_refused():
+    model = TwoInputs().eval()
+    example = (torch.rand(2, 3, 8, 8), torch.rand(2, 1, 8, 8))
+    with pytest.raises(AutoDFPError, match=r"does not take them .*'depth'.*SimilarityReconstructor.*needs no images"):
+        prune(model, target='', example_input=example, constraint=0.6)
+    similar = prune(model, None, 0.6, '', example, reconstructor=dict(type='SimilarityReconstructor'))
+    assert model.first.out_channels + model.second.out_channels == model.last.in_channels < 16
+    similar.restore()
+
+
+def test_a_model_that_cannot_be_copied_gets_no_full_pass():
+    module = enliven(CifarResNet(depth=8))
+    module.lock = threading.Lock()
+    with pytest.raises(AutoDFPError, match=r'CifarResNet, which cannot be copied \(cannot pickle .*refinement=False'):
+        SyntheticLeastSquares(IMAGES).ensure_fitted(module)
+    SyntheticLeastSquares(IMAGES, refinement=False).ensure_fitted(module)
+
+
+class Autocast(CifarResNet):
+    def forward(self, x):
+        with torch.autocast('cpu', torch.bfloat16):
+            return super().forward(x)
+
+
+def test_layers_under_autocast_are_told():
+    module = enliven(Autocast(depth=8))
+    with pytest.raises(
+        AutoDFPError, match=r'conv2 of the Autocast reads torch.bfloat16 where its weight is torch.float32'
+    ):
+        SyntheticLeastSquares(IMAGES).ensure_fitted(module)
+
+
+def test_a_forward_that_somebody_gave_a_norm_stays():
+    module = enliven(CifarResNet(depth=8))
+    forward = module.bn1.forward
+    module.bn1.forward = own = lambda x: forward(x)
+    with batch_statistics(module):
+        assert module.bn1.forward is not own
+    assert module.bn1.forward is own
+    assert 'forward' not in vars(module.layer1[0].bn1)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from mmautodfp.reconstruction import Refinement, SyntheticImages, SyntheticLeast
 from mmautodfp.reconstruction.patches import patches_of
 from mmautodfp.reconstruction.paths import Paths, Seen, Watched, watch_layers
 from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
+from mmautodfp.utils import AutoDFPError
 from mmautodfp.zoo import CifarResNet
 
 
@@ -36,6 +37,17 @@ def test_finishing_a_plan_that_keeps_all_changes_nothing(resnet):
     before = snapshot(resnet)
     apply_plan(resnet, uniform(resnet, 1.0), SyntheticLeastSquares(IMAGES), final=True)
     assert_same(resnet, before)
+
+
+def test_a_model_whose_copy_runs_the_model_itself_gets_no_full_pass():
+    module = enliven(CifarResNet(depth=8))
+    module.forward = lambda x: CifarResNet.forward(module, x)
+    before = snapshot(module)
+    with pytest.raises(AutoDFPError, match=r'a copy of the CifarResNet, but layer1.0.conv2 of the copy is not run'):
+        apply_plan(module, uniform(module, 0.5), SyntheticLeastSquares(IMAGES), final=True)
+    assert_same(module, before)
+    apply_plan(module, uniform(module, 0.5), SyntheticLeastSquares(IMAGES, refinement=False), final=True)
+    assert module.layer1[0].conv2.in_channels == module.layer1[0].conv2.out_channels // 2
 
 
 def test_a_layer_that_misses_nothing_keeps_its_weights_in_the_full_pass(resnet):

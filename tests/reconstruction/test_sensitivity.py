@@ -30,6 +30,12 @@ def test_each_kind_has_the_share_of_all_that_is_missed_of_it():
     assert shares_missed(found, batches) == pytest.approx(shares, rel=1e-5)
 
 
+def test_outputs_of_one_number_for_each_image_or_for_all_have_one_channel():
+    dense, found = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([1.0, 4.0, 6.0])
+    torch.testing.assert_close(missed(found, dense), torch.tensor([4.0, 14.0]).double())
+    torch.testing.assert_close(missed(found[0], dense[1]), torch.tensor([1.0, 0.0]).double())
+
+
 def test_places_count_as_often_as_their_weights_say():
     random = torch.Generator().manual_seed(0)
     found, dense = torch.randn(2, 2, 3, 4, 4, generator=random)

@@ -108,6 +108,17 @@ def test_a_classifier_is_compared_by_its_logits():
     assert reward(classifier) < 0
 
 
+@pytest.mark.parametrize('measure', ['error', 'cosine'])
+def test_a_model_that_gives_one_number_for_each_image_is_compared_too(measure):
+    counter = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1), nn.Flatten(0))
+    reward = SyntheticReward(IMAGES, measure)
+    reward.prepare(counter)
+    assert reward(counter) == pytest.approx(1, abs=1e-6)
+    for weight in counter[3].parameters():
+        weight.data *= -1
+    assert reward(counter) < 0
+
+
 @pytest.mark.parametrize(
     'settings',
     [dict(measure='l1'), dict(images=dict(kind='cats')), dict(images=dict(num_images=0))],

@@ -148,6 +148,16 @@ def test_a_missing_or_damaged_search_is_refused(tmp_path):
         load_search(path)
 
 
+@pytest.mark.parametrize('name', ['identity', 'rankings', 'start', 'agent', 'history'])
+def test_a_search_that_lacks_a_part_is_refused(name, tmp_path):
+    path = tmp_path / 'search.pth'
+    make_searcher(2, path).run()
+    state = load_search(path)
+    torch.save({key: value for key, value in state.items() if key != name}, path)
+    with pytest.raises(AutoDFPError, match=f'lacks the {name} of a search; start a new one'):
+        load_search(path)
+
+
 def test_progress_is_told_after_each_episode():
     told, worth = [], iter((0.2, 0.1, 0.2))
     searcher = make_searcher(3, reward=lambda plan: next(worth))

@@ -1,12 +1,17 @@
 """What a task is about, where a model cannot be run to find out."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from conftest import build_resnet, enliven
 from torch import nn
 
+from mmautodfp.reconstruction import PruneOnly
 from mmautodfp.search import survey
 from mmautodfp.search.survey import survey_target
+from mmautodfp.search.task import PruningTask
+from mmautodfp.surgery import Restore, mask_group
 from mmautodfp.utils import AutoDFPError
 
 
@@ -128,6 +133,81 @@ def test_places_that_become_channels_of_a_convolution_stay():
     found = survey_target(Chain(nn.PixelUnshuffle(2), read=32).eval(), 'model')
     assert [group.name for group in found.groups] == ['second']
     assert any('several channels for each' in line for line in found.left)
+
+
+@pytest.mark.parametrize(
+    'norm', [nn.GroupNorm(4, 8, affine=False), nn.BatchNorm2d(8, affine=False, track_running_stats=False)]
+)
+def test_norms_that_hold_nothing_are_sliced_too(norm):
+    model, images = Chain(norm).eval(), torch.rand(4, 3, 8, 8)
+    task = PruningTask.build(model, 'model', constraint=0.6, reconstructor=PruneOnly())
+    assert [(group.name, group.between) for group in task.groups] == [('first', ('between',)), ('second', ())]
+    plan = task.uniform_plan()
+    with Restore() as restore:
+        for group in task.groups:
+            mask_group(model, group, plan.units[group.name], restore)
+        masked = model(images)
+    with task.apply(plan):
+        assert model.first.out_channels < 8
+        torch.testing.assert_close(model(images), masked)
+
+
+@dataclass
+class Answer:
+    scores: torch.Tensor
+    features: torch.Tensor
+
+
+class Answers:
+    def __init__(self, scores, features):
+        self.scores, self.features = scores, features
+
+
+class Tells(Chain):
+    """Gives a feature map beside its scores."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        x = self.second(self.first(x).relu()).relu()
+        return self.answer(self.last(x), x)
+
+
+def test_what_is_given_in_a_dataclass_stays():
+    found = survey_target(Tells(Answer).eval(), '')
+    assert [group.name for group in found.groups] == ['first']
+    assert found.left == ['2 x gives an output of the model: second, last']
+
+
+@pytest.mark.parametrize(
+    ('answer', 'message'),
+    [
+        (Answers, r'the Tells .* gives a Answers, in which they cannot be looked up; let its forward give tensors'),
+        (lambda *_: None, r'the Tells .* gives no floating-point number; give an example_input'),
+        (lambda scores, _: scores.argmax(1), r'the Tells .* gives no floating-point number.* let it give scores'),
+        (lambda scores, _: scores[scores > 1e9], r'the Tells .* gives no floating-point number'),
+    ],
+    ids=['object', 'nothing', 'decision', 'nothing found'],
+)
+def test_a_model_whose_outputs_cannot_be_compared_is_refused(answer, message):
+    with pytest.raises(AutoDFPError, match=message):
+        survey_target(Tells(answer).eval(), '')
+
+
+def test_a_part_of_a_model_that_finds_nothing_is_proven_by_its_own_outputs():
+    model = nn.Sequential(Chain(), nn.Conv2d(4, 2, 1)).eval()
+    model[0].between = Width()
+    model.forward = lambda x: nn.Sequential.forward(model, x)[:0]
+    found = survey_target(model, '0')
+    assert [group.name for group in found.groups] == ['second']
+    assert any('does not come out the same without it' in line for line in found.left)
+
+
+class Width(nn.Module):
+    def forward(self, x):
+        return x / x.shape[1]
 
 
 @pytest.mark.parametrize('compiled', [torch.jit.script, lambda model: torch.jit.trace(model, torch.zeros(1, 3, 8, 8))])
