@@ -42,7 +42,7 @@ def prune(
     model: nn.Module,
     reward: Callable[[nn.Module], float] | None = None,
     constraint: Constraint | Budget | dict | Sequence[Budget | dict] | float | str | None = None,
-    target: str = 'backbone',
+    target: str | Sequence[str] = 'backbone',
     example_input: Any = None,
     num_episodes: Count = 500,
     search_settings: Mapping[str, Any] | None = None,
@@ -56,7 +56,7 @@ def prune(
             reconstructor allocates, or the uniform one if it cannot tell.
         constraint (Constraint | Budget | dict | Sequence[Budget | dict] | float | str | None): As of
             :meth:`PruningTask.build`.
-        target (str): Likewise. Defaults to 'backbone'.
+        target (str | Sequence[str]): Likewise. Defaults to 'backbone'.
         example_input (Any): Likewise.
         num_episodes (int): Of the search. Defaults to 500.
         search_settings (Mapping | None): Further arguments of :func:`search`. Defaults to None.

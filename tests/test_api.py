@@ -150,6 +150,15 @@ def test_without_a_reward_the_allocated_plan_is_applied_and_nothing_else_is_need
     assert uniform.plan == uniform.task.uniform_plan()
 
 
+def test_several_parts_are_pruned_together():
+    model, parts = narrow_resnet(), ['layer3', 'layer4']
+    result = api.prune(model, constraint=0.6, target=parts, reconstructor=SMALL)
+    assert result.task.target == 'layer3,layer4'
+    assert {group.name.partition('.')[0] for group in result.task.groups} == set(parts)
+    inside = lambda model: sum(count(model.get_submodule(part)) for part in parts)
+    assert inside(model) <= 0.6 * inside(narrow_resnet())
+
+
 def test_what_cannot_be_had_is_told_in_a_sentence():
     with pytest.raises(AutoDFPError, match='without an example_input it cannot be told; give one, or name the param'):
         api.prune(narrow_resnet(), constraint=dict(type='FlopBudget'), target='', reconstructor=SMALL)
