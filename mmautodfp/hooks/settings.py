@@ -52,10 +52,10 @@ class HookSettings:
             Defaults to 1.
         allocate (bool): Start from the plan that the reconstructor itself would choose, if it can tell (see
             :meth:`mmautodfp.reconstruction.Reconstructor.error_curve`): the first episode plays it, and the agent's
-            actions are counted from it. Defaults to True.
-        opening_lams (tuple[float, ...]): The first episodes (the next ones, after an allocated plan) play the uniform
-            plan with these lambdas, so that the search never ends below it. Defaults to (0.0, 0.5, 1.0); () leaves it
-            out, as in the paper.
+            actions are counted from it (see :meth:`mmautodfp.search.PruningEnv.rollout`). Defaults to True.
+        opening_lams (tuple[float, ...]): Without an allocated plan, and with objectives, the first episodes (the next
+            ones, after that plan) play the uniform plan with these lambdas, so that the search never ends below it.
+            Defaults to (0.0, 0.5, 1.0); () leaves it out, as in the paper.
         clustering (dict | None): Settings of :class:`mmautodfp.search.Clustering`. Defaults to None: its own.
         bias_threshold (float): t of Eq. 17. Defaults to 0.5.
         compare (bool): Also evaluate the dense model, the uniform plan (pruned only, with Neuron Merging, with this

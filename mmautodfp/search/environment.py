@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 
 from mmautodfp.costs import Constraint, round_widths
-from mmautodfp.surgery import PruningPlan
+from mmautodfp.surgery import PruningPlan, allocate_widths
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import settings
+
+# An action can make a unit's errors count up to so many times as much, or as little, as they are.
+LARGEST_WEIGHT = 4.0
 
 
 @settings('a range of ratios')
@@ -96,6 +99,8 @@ class PruningEnv:
         start (Sequence[int] | None): [L], widths that were allocated beforehand: an action of 0.5 stands for them, and
             the ratios below and above are spread over the actions below and above. Defaults to None: all ratios are
             spread evenly.
+        curves (Sequence[Tensor] | None): [N + 1] each, the units' errors where 0 to N channels stay, by which ``start``
+            was allocated. Defaults to None: not known.
     """
 
     def __init__(
@@ -106,17 +111,21 @@ class PruningEnv:
         constraint: Constraint,
         ratios: RatioRange | None = None,
         start: Sequence[int] | None = None,
+        curves: Sequence[Tensor] | None = None,
     ):
         self.names = list(names)
         self.states = states
         self.constraint = constraint
         self.ratios = ratios or RatioRange()
-        self.set_channels(rankings, start)
+        self.set_channels(rankings, start, curves)
 
-    def set_channels(self, rankings: Sequence[Tensor], start: Sequence[int] | None) -> None:
+    def set_channels(
+        self, rankings: Sequence[Tensor], start: Sequence[int] | None, curves: Sequence[Tensor] | None = None
+    ) -> None:
         """Keep channels in another order, and count the actions from other widths; as the constructor's arguments."""
         self.rankings = [ranking.cpu() for ranking in rankings]
         self.start = start
+        self.curves = curves
         self.spaces = [self.ratios] * len(self.names)
         if start is not None:
             channels = map(len, self.rankings)
@@ -127,16 +136,28 @@ class PruningEnv:
         """Number of steps in an episode, L."""
         return len(self.names)
 
-    def rollout(self, act: Callable[[Tensor], Tensor]) -> Rollout:
+    def rollout(self, act: Callable[[Tensor], Tensor], spend: bool = True) -> Rollout:
         """Play an episode; what its plan is worth is measured elsewhere.
 
         Args:
-            act (Callable): From a state [D] to an action [2] in [0, 1]: what stands for the preserve ratio (see
-                ``start``), and lambda.
+            act (Callable): From a state [D] to an action [2] in [0, 1]: how much of the unit is to stay, and lambda.
+            spend (bool): Where the units' errors are known, let the first number weigh them, from a quarter to four
+                times as much, and allocate the widths by what comes of it. Defaults to True. Otherwise it stands for
+                the preserve ratio (see ``start``), which Algorithm 1 bounds: units to come make up for those before.
         """
+        if spend and self.curves is not None:
+            return self._allocate(torch.stack([torch.as_tensor(act(state)) for state in self.states]))
         widths: list[int] = []
         actions = [self._prune_next(widths, act(state)) for state in self.states]
         return Rollout(torch.stack(actions), widths, [action[1].item() for action in actions])
+
+    def _allocate(self, actions: Tensor) -> Rollout:
+        """The plan of actions [L, 2] that say how much each unit's errors count."""
+        weights = LARGEST_WEIGHT ** (2 * actions[:, 0].double() - 1)
+        curves = [curve * weight for curve, weight in zip(self.curves, weights, strict=True)]
+        dense = [len(ranking) for ranking in self.rankings]
+        widest = round_widths(self.ratios.high, dense, self.constraint.divisors)
+        return Rollout(actions, allocate_widths(curves, self.constraint, widest), actions[:, 1].tolist())
 
     def _prune_next(self, widths: list[int], action: Tensor) -> Tensor:
         """Choose the next unit's width within the constraint, append it, and tell the action as executed, [2]."""

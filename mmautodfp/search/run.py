@@ -100,8 +100,9 @@ def search(
             :class:`mmautodfp.rewards.Reward` may say more: the stages that a race stops at, its images, its identity.
         num_episodes (int): In all. Defaults to 500.
         agent (dict | None): Config of the agent. Defaults to None: SAC, see :class:`mmautodfp.search.SACConfig`.
-        opening_lams (Sequence[float]): After an allocated plan, if there is one, the first episodes play the uniform
-            plan with these lambdas, so that the search never ends below it. Defaults to (0.0, 0.5, 1.0).
+        opening_lams (Sequence[float]): Without an allocated plan, and with objectives, the first episodes (the next
+            ones, after that plan) play the uniform plan with these lambdas, so that the search never ends below it.
+            Defaults to (0.0, 0.5, 1.0).
         racing (Racing | dict | bool | None): Stops plans that part of the images show to be hopeless, if the reward
             has stages. Defaults to None: in searches of 500 episodes or more.
         checkpoint (str | os.PathLike | None): File that keeps the search. Defaults to None: not kept.
@@ -160,7 +161,8 @@ def search(
     elif path is not None and is_main_process() and path.exists():
         _put_aside(path, logger)
     # After a resume, which may count the actions from other widths than were found anew.
-    searcher.opening = _opening(task, opening_lams, opening_points if goals else 0, len(searcher.history))
+    lams = () if goals is None and task.env.curves is not None else opening_lams  # no weights make a uniform plan
+    searcher.opening = _opening(task, lams, opening_points if goals else 0, len(searcher.history))
     _warn_of_warmup(searcher, logger)
     start = time.perf_counter()
     searcher.run()
@@ -221,7 +223,7 @@ def _go_on(searcher: Searcher, saved: dict[str, Any], task: PruningTask, logger:
     searcher.load_state_dict(saved)
     if searcher.objectives:
         on_main(searcher.save)  # with the rewards by the present weights
-    task.set_channels(task.env.rankings, task.env.start)
+    task.set_channels(task.env.rankings, task.env.start, task.env.curves)
     logger.info(f'resumed after {len(searcher.history)} episodes, best {searcher.best_reward:.4f}')
 
 

@@ -23,7 +23,7 @@ from .objectives import Objectives
 from .racing import Racing
 from .ranks import on_main, share_out
 
-FORMAT = 3
+FORMAT = 4
 
 
 class Searcher:
@@ -128,10 +128,11 @@ class Searcher:
 
     def _act(self, episode: int) -> Rollout:
         self.agent.begin_episode(episode)
+        act = self.agent.act
         if episode < len(self.opening):
             actions = iter(self.opening[episode])
-            return self.env.rollout(lambda _: next(actions))
-        return self.env.rollout(self.agent.act)
+            act = lambda _: next(actions)
+        return self.env.rollout(act, spend=self.objectives is None)  # what costs less may be what is wanted
 
     def _evaluate(self, episode: int, rollout: Rollout) -> tuple[float, list[float]]:
         """The reward of an episode, and the rewards after each stage."""
@@ -182,6 +183,7 @@ class Searcher:
             # Computed anew, with another number of threads say, they may differ, and with them the plans' channels.
             rankings=list(self.env.rankings),
             start=None if self.env.start is None else list(self.env.start),
+            curves=None if self.env.curves is None else list(self.env.curves),
             agent=self.agent.state_dict(),
             history=self.history.state_dict(),
             **(dict(finalists=self.judged) if self.judged else {}),
@@ -198,7 +200,7 @@ class Searcher:
         """
         require_settings('search', self.identity, state['identity'])
         self.agent.load_state_dict(state['agent'])
-        self.env.set_channels(state['rankings'], state['start'])
+        self.env.set_channels(state['rankings'], state['start'], state['curves'])
         self.history = History.from_state_dict(state['history'])
         self.judged = state.get('finalists', {})
         if self.objectives:
@@ -220,8 +222,9 @@ def _load_search(path: Path) -> dict[str, Any]:
     if found == FORMAT:
         kinds = dict(identity=dict, rankings=list, agent=dict, history=dict)
         wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
-        if wrong or 'start' not in state:
-            raise AutoDFPError(f'{path} lacks the {(wrong or ["start"])[0]} of a search; start a new one')
+        wrong += [name for name in ('start', 'curves') if name not in state]
+        if wrong:
+            raise AutoDFPError(f'{path} lacks the {wrong[0]} of a search; start a new one')
         return state
     if 'history' not in state:
         raise AutoDFPError(f'a search was to be resumed from {path}, but that holds none; name a search.pth')

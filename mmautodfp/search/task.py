@@ -139,7 +139,8 @@ class PruningTask:
         )
         # Sums on other devices may differ in their last digits, and the order of channels with them.
         task.rankings, task.l2_rankings = on_main(task._rank)
-        task.allocation = on_main(task.allocated_widths) if allocate else None
+        if allocate:
+            task.allocation, task.error_curves = on_main(lambda: (task.allocated_widths(), task.error_curves))
         return task
 
     def _rank(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -150,7 +151,8 @@ class PruningTask:
     @cached_property
     def error_curves(self) -> list[Tensor] | None:
         """[N + 1] each, L of them, see :meth:`.Reconstructor.error_curves`; computed on the ranks that ask for them."""
-        return self.reconstructor.error_curves(self.groups, self.rankings)
+        curves = self.reconstructor.error_curves(self.groups, self.rankings)
+        return None if curves is None else [curve.cpu() for curve in curves]
 
     def allocated_widths(self) -> list[int] | None:
         """The widths [L] that the reconstructor would choose without a search; None if it cannot tell."""
@@ -158,11 +160,12 @@ class PruningTask:
             return None
         return allocate_widths(self.error_curves, self.constraint, self._widest)
 
-    def set_channels(self, rankings: list[Tensor], allocation: list[int] | None) -> None:
+    def set_channels(
+        self, rankings: list[Tensor], allocation: list[int] | None, error_curves: list[Tensor] | None
+    ) -> None:
         """Keep channels in another order, and begin at other widths, than were found; arguments as attributes."""
-        self.rankings, self.allocation = rankings, allocation
-        vars(self).pop('error_curves', None)
-        self.env.set_channels(rankings, allocation)
+        self.rankings, self.allocation, self.error_curves = rankings, allocation, error_curves
+        self.env.set_channels(rankings, allocation, error_curves)
 
     @property
     def _widest(self) -> list[int]:
@@ -186,7 +189,8 @@ class PruningTask:
     def env(self) -> PruningEnv:
         """The task as an episode."""
         names, states = [group.name for group in self.groups], scale_states(self.layer_states)
-        return PruningEnv(names, self.rankings, states, self.constraint, self.ratios, self.allocation)
+        curves = None if self.allocation is None else self.error_curves
+        return PruningEnv(names, self.rankings, states, self.constraint, self.ratios, self.allocation, curves)
 
     def plan(self, widths: Sequence[int], lam: float = 0.5, rankings: Sequence[Tensor] | None = None) -> PruningPlan:
         """The plan that keeps the first-ranked channels of each group.

@@ -159,9 +159,7 @@ def test_the_opening_is_the_uniform_plan(demo_config):
 def test_least_squares_opens_with_the_plan_that_it_allocates(demo_config, monkeypatch):
     hook, _ = prepared_hook(demo_config, reconstructor=LEAST_SQUARES)
     task, found = hook.task, played(hook)
-    uniform = list(task.uniform_plan().widths.values())
-    assert found.history.widths == [task.allocation, uniform, uniform, uniform]
-    assert task.allocation != uniform
+    assert found.history.widths[0] == task.allocation
     budget = task.constraint.budgets[0]
     assert 0.99 * budget.limit < budget.cost(task.allocation) <= budget.limit
     assert task.agent_spec().uniform_action == (0.5, 0.5)

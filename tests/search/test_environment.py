@@ -5,6 +5,7 @@ import torch
 
 from mmautodfp.costs import Constraint, CostModel, ModelCosts, ParamBudget, round_widths
 from mmautodfp.search import PruningEnv, RatioRange, Rollout
+from mmautodfp.surgery import allocate_widths
 from mmautodfp.utils import AutoDFPError
 
 RATIOS = RatioRange()
@@ -24,14 +25,14 @@ def chain_costs(dense: list[int], inputs: int = 3, outputs: int = 10) -> ModelCo
     return ModelCosts(*({scope: chain() for scope in ('module', 'model')} for _ in range(2)))
 
 
-def make_env(ratio: float = 0.6, dense=(16, 24, 32), ratios=RATIOS, start=None) -> PruningEnv:
+def make_env(ratio: float = 0.6, dense=(16, 24, 32), ratios=RATIOS, start=None, curves=None) -> PruningEnv:
     dense = list(dense)
     limits = Constraint([ParamBudget(ratio)])
     limits.bind(chain_costs(dense), round_widths(ratios.low, dense))
     rankings = [torch.randperm(n, generator=torch.Generator().manual_seed(n)) for n in dense]
     states = torch.arange(9.0 * len(dense)).reshape(-1, 9)
     names = [f'conv{index}' for index in range(len(dense))]
-    return PruningEnv(names, rankings, states, limits, ratios, start)
+    return PruningEnv(names, rankings, states, limits, ratios, start, curves)
 
 
 def play(env: PruningEnv, actions) -> Rollout:
@@ -118,6 +119,36 @@ def test_actions_are_counted_from_the_widths_to_start_from(start):
     assert play(env, [(0.5, 0.5)] * 3).widths == start
     assert play(env, [(0.0, 0.5)] * 3).widths == [20, 40, 60]
     assert play(env, [(1.0, 0.5)] * 3).widths == [100, 200, 300]
+
+
+CURVES = [scale * torch.linspace(1, 0, n + 1) ** 2 for scale, n in zip((1, 3, 0.5), (100, 200, 300), strict=True)]
+
+
+def test_where_errors_are_known_actions_weigh_them_and_all_of_the_limit_is_made_use_of():
+    env, rng = make_env(0.5, dense=[100, 200, 300], ratios=RatioRange(0.2, 0.9), curves=CURVES), random.Random(0)
+    widest = [90, 180, 270]
+    assert play(env, [(0.5, 0.3)] * 3).widths == allocate_widths(CURVES, env.constraint, widest)
+    for _ in range(20):
+        actions = torch.tensor([[rng.random(), rng.random()] for _ in range(3)])
+        rollout = play(env, actions)
+        weights = [4 ** (2 * share - 1) for share in actions[:, 0].tolist()]
+        weighted = [weight * curve for weight, curve in zip(weights, CURVES, strict=True)]
+        assert rollout.widths == allocate_widths(weighted, env.constraint, widest)
+        assert torch.equal(rollout.actions, actions)
+        assert rollout.lams == actions[:, 1].tolist()
+        for unit, most in enumerate(widest):
+            more = [width + (place == unit) for place, width in enumerate(rollout.widths)]
+            assert more[unit] > most or not env.constraint.allows(more)
+            raised = actions.clone()
+            raised[unit, 0] = 1
+            assert play(env, raised).widths[unit] >= rollout.widths[unit]
+
+
+def test_known_errors_decide_nothing_where_the_limit_need_not_be_made_use_of():
+    plain, known = (make_env(0.5, dense=[100, 200, 300], start=[60, 90, 80], curves=one) for one in (None, CURVES))
+    for share in (0.1, 0.4, 0.9):
+        found = known.rollout(lambda _, share=share: torch.tensor([share, 0.5]), spend=False)
+        assert found.widths == play(plain, [(share, 0.5)] * 3).widths
 
 
 def test_other_channels_and_another_start_replace_those_of_the_constructor():

@@ -97,11 +97,15 @@ def test_the_best_plan_comes_with_its_reward_and_the_model_stays_dense():
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
-def test_the_allocated_plan_is_played_first_and_then_the_uniform_ones():
+def test_the_allocated_plan_is_played_first_and_with_objectives_the_uniform_ones_then():
     task = make_task()
     uniform = list(task.uniform_plan().widths.values())
     assert task.allocation != uniform
     history = run(task, 4).history
+    assert history.widths[0] == task.allocation
+    assert history.lams[0] == [0.5] * 3
+    assert history.lams[1:] != [[0.0] * 3, [0.5] * 3, [1.0] * 3]
+    history = run(make_task(), 4, lambda model: 0.5, objectives=dict(metric=1, params=1)).history
     assert history.widths == [task.allocation, uniform, uniform, uniform]
     assert history.lams == [[0.5] * 3, [0.0] * 3, [0.5] * 3, [1.0] * 3]
     history = run(make_task(allocate=False), 2, opening_lams=[0.25]).history
@@ -206,7 +210,7 @@ def test_a_search_of_version_0_1_is_refused_by_name(tmp_path):
     history = dict(rewards=torch.zeros(1), widths=torch.ones(1, 3))
     torch.save(dict(format=2, identity=dict(module='backbone', racing=None), agent={}, history=history), path)
     content = path.read_bytes()
-    message = rf'^{path} holds a search of format 2, which .* goes on with format 3 alone; .* or start a new search$'
+    message = rf'^{path} holds a search of format 2, which .* goes on with format 4 alone; .* or start a new search$'
     with pytest.raises(AutoDFPError, match=message):
         run(make_task(), checkpoint=path, resume=True)
     assert path.read_bytes() == content

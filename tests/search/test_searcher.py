@@ -148,7 +148,7 @@ def test_a_missing_or_damaged_search_is_refused(tmp_path):
         load_search(path)
 
 
-@pytest.mark.parametrize('name', ['identity', 'rankings', 'start', 'agent', 'history'])
+@pytest.mark.parametrize('name', ['identity', 'rankings', 'start', 'curves', 'agent', 'history'])
 def test_a_search_that_lacks_a_part_is_refused(name, tmp_path):
     path = tmp_path / 'search.pth'
     make_searcher(2, path).run()

@@ -59,7 +59,7 @@ def test_without_objectives_there_are_no_outcomes_and_the_agent_sees_no_preferen
     result = run(make_task(), 9, checkpoint=path)
     assert (result.history.outcomes, result.pareto, result.metric) == ([], [], result.reward)
     kept = torch.load(path)
-    assert kept.keys() == {'format', 'identity', 'rankings', 'start', 'agent', 'history'}
+    assert kept.keys() == {'format', 'identity', 'rankings', 'start', 'curves', 'agent', 'history'}
     assert kept['history'].keys() == {'rewards', 'widths', 'lams', 'seconds', 'stages'}
     assert kept['agent']['buffer']['rewards'].shape == (15,)
     assert kept['agent']['actor']['net.0.weight'].shape == (16, 9)
@@ -89,17 +89,17 @@ def test_plans_from_the_limit_down_to_the_least_are_played_first(tmp_path):
     assert plain.widths[4:9] != nested
 
 
-def test_error_curves_are_computed_once_and_anew_for_other_channels(monkeypatch):
+def test_error_curves_are_computed_once_and_a_resumed_search_keeps_its_own(monkeypatch):
     asked, known = [], Listed.error_curves
     monkeypatch.setattr(Listed, 'error_curves', lambda self, *of: asked.append(of) or known(self, *of))
     task = make_task()
     run(task, 2, fidelity, objectives=CHEAP)
     assert len(asked) == 1
-    others = [ranking.flip(0) for ranking in task.rankings]
-    task.set_channels(others, task.allocation)
+    curves = [curve.flip(0) for curve in task.error_curves]
+    task.set_channels(task.rankings, task.allocation, curves)
     task.nested_widths(3)
-    task.nested_widths(4)
-    assert asked[1:] == [(task.groups, others)]
+    assert task.error_curves is curves
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize('stopped_after', [1, 8, 17, 20])
