@@ -233,12 +233,26 @@ def test_the_rows_of_searches_on_top_of_least_squares_are_those_of_their_files()
             f' | {found["plans"][name]["held_out"]:.3f} | {found["plans"][name]["finished"]:.3f}' for found in files
         ]
         assert f'| {label} | {" | ".join(cells)} |' in text
-    labels = {'random around the allocation': 'random around the start', 'CMA-ES': 'CMA-ES', 'SAC': 'SAC'}
-    for label, name in labels.items():
+    weighed = [load_json(RESULTS / f'least_squares/{name}_weights.json', 'the searches') for name in names]
+    kinds = {'random': 'random around the start', 'CMA-ES': 'CMA-ES', 'SAC': 'SAC'}
+    labels = {f'{label}, widths': [found['searches'][name] for found in files] for label, name in kinds.items()}
+    labels['random, weights'] = [weighed[0]['searches']['random around the start'], None]
+    labels['**SAC, weights**'] = [found['searches']['SAC'] for found in weighed]
+    for label, rows in labels.items():
         cells = []
-        for row in (found['searches'][name] for found in files):
-            cells += [
-                f'{statistics.mean(row[k]):.3f} ± {statistics.stdev(row[k]):.3f}' for k in ('search', EPISODE, FINISHED)
-            ]
-            assert len(row['search']) == 5
+        for row in rows:
+            cells += ['-'] * 3 if row is None else [_spread(row[kind]) for kind in ('search', EPISODE, FINISHED)]
         assert f'| {label} | {" | ".join(cells)} |' in text
+    gains = [
+        100 * (statistics.mean(found['searches']['SAC'][FINISHED]) - found['plans']['allocated'][FINISHED])
+        for found in weighed
+    ]
+    told = f'{gains[0]:.1f} points over the allocated plan on RetinaNet, {gains[1]:.1f} on ResNet-56'
+    assert told in ' '.join(text.split())
+    with_weights, with_widths = (found[0]['searches']['SAC'][EPISODE] for found in (weighed, files))
+    assert min(with_weights) > max(with_widths)
+
+
+def _spread(values: list[float]) -> str:
+    assert len(values) == 5
+    return f'{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}'

@@ -22,7 +22,8 @@ from mmautodfp.experiments.families import (
 )
 from mmautodfp.utils.fileio import load_json
 
-#: What people deploy, and two that sort or compare scores on their way; the others are measured by `tools/benchmark.py families`, which takes an hour.
+#: What people deploy, and two that sort or compare scores on their way; the others are measured by
+#: `tools/benchmark.py families`, which takes an hour.
 TESTED = [
     'atss/atss_r50_fpn_1x_coco',
     'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco',

@@ -118,7 +118,7 @@ def test_the_page_for_practitioners_tells_the_figures_of_the_files():
             for threads in ('threads_1', 'threads_2')
         ]
         assert f' | {" | ".join(cells)} |' in page
-    searches = load_json(RESULTS / 'least_squares/searches_resnet56_30.json', 'the searches')
+    searches = load_json(RESULTS / 'least_squares/searches_resnet56_30_weights.json', 'the searches')
     gain = statistics.mean(searches['searches']['SAC'][FINISHED]) - searches['plans']['allocated']['finished']
     assert f'they bring {100 * gain:.1f} points of top-1' in text
     cost = load_json(RESULTS / 'least_squares/cost_whole.json', 'the costs')['seconds']
