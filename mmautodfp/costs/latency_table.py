@@ -143,12 +143,29 @@ class LatencyCost(Cost):
     constant: int
     terms: list[tuple[LatencyTable, Shares, Shares]]
 
+    @cached_property
+    def _steps(self) -> np.ndarray:
+        """[2, T, L + 1], of outputs and inputs: how many steps each channel adds to a side, and what is fixed adds."""
+        found = np.zeros((2, len(self.terms), len(self.dense) + 1), np.int64)
+        for place, (_, *sides) in enumerate(self.terms):
+            for side, parts in enumerate(sides):
+                for unit, each in parts:
+                    found[side, place, -1 if unit is None else unit] += each // step_of(parts)
+        return found
+
+    @cached_property
+    def _lookups(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All tables behind one another; where each begins [T], and how long its rows are [T]."""
+        tables = [table.lookup for table, _, _ in self.terms]
+        ends = np.cumsum([table.size for table in tables], dtype=np.int64)
+        columns = np.array([table.shape[1] for table in tables], np.int64)
+        return np.concatenate([np.zeros(0, np.int64), *map(np.ravel, tables)]), np.append(0, ends)[:-1], columns
+
     def __call__(self, widths: Sequence[int]) -> int:
         """Nanoseconds at ``widths`` [L]."""
-        return self.constant + sum(
-            int(table.lookup[width_in_steps(outputs, widths), width_in_steps(inputs, widths)])
-            for table, outputs, inputs in self.terms
-        )
+        outputs, inputs = self._steps @ [*widths, 1]
+        values, begins, columns = self._lookups
+        return self.constant + int(values[begins + outputs * columns + inputs].sum())
 
 
 def measure_latency_costs(
