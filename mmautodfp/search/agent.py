@@ -24,7 +24,7 @@ class AgentSpec:
             to start from, which is the uniform one unless the task has a better. Its first component decides the
             share of kept channels.
         state_dim (int): Length D of a state. Defaults to 9 (Eq. 17).
-        action_dim (int): Length A of an action. Defaults to 2: the preserve ratio and lambda.
+        action_dim (int): Length A of an action. Defaults to 2: how much of the unit is to stay, and lambda.
         seed (int): Seed of all the agent's choices, 0 or more. Defaults to 0.
         preference (tuple[float, ...]): [M], what each of several objectives weighs; they sum to 1. Rewards are then
             vectors [M]. Defaults to (): a reward is a number.
