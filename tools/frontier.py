@@ -7,7 +7,7 @@ Example:
     python tools/frontier.py my_detector.py my_detector.pth --no-data
 """
 
-from mmautodfp.utils.command_line import add_common_arguments, new_parser, read_arguments, told
+from mmautodfp.utils.command_line import add_common_arguments, add_images, new_parser, read_arguments, told
 
 
 @told('points that were finished are kept: the same command goes on')
@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> None:
         action='store_true',
         help="open no data set: how alike the model's outputs stay on synthetic images",
     )
+    add_images(parser)
     add_common_arguments(parser)
     arguments = read_arguments(parser, argv)
 

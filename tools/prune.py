@@ -8,7 +8,7 @@ Example:
     python tools/prune.py CONFIG --from-frontier work_dirs/CONFIG_frontier/frontier.json --max-flops 60%
 """
 
-from mmautodfp.utils.command_line import add_common_arguments, new_parser, read_arguments, told
+from mmautodfp.utils.command_line import add_common_arguments, add_images, new_parser, read_arguments, told
 
 LIMITS = {
     '--max-params': '25M',
@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
         action='store_true',
         help='of a config without an autodfp entry: a search rewarded on its val images',
     )
+    add_images(parser)
     parser.add_argument(
         '--from-frontier',
         metavar='FILE',

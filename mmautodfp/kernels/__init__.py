@@ -5,7 +5,7 @@ of its BatchNorm, on any device and in any float dtype, and knows no module. No 
 precision is computed in, and returned as, float32.
 """
 
-from .images import dead_leaves, white_noise
+from .images import dead_leaves, image_generator, white_noise
 from .moments import Moments, TapCorrelation, output_variance
 from .reconstruction import merge_input_channels, neuron_merging_delivery
 from .regression import least_squares_delivery, rank_by_explanation, solve_ridge, unexplained_shares
@@ -32,6 +32,7 @@ __all__ = [
     'cluster_channels',
     'cosine_distance',
     'dead_leaves',
+    'image_generator',
     'least_squares_delivery',
     'merge_input_channels',
     'neuron_merging_delivery',

@@ -61,7 +61,8 @@ def white_noise(
     """Images without any structure, to compare :func:`dead_leaves` with; same arguments, same scale."""
     height, width = (size, size) if isinstance(size, int) else size
     noise = [
-        torch.randn(len(mean), height, width, generator=_generator(seed, first + index)) for index in range(num_images)
+        torch.randn(len(mean), height, width, generator=image_generator(seed, first + index))
+        for index in range(num_images)
     ]
     return normalize(torch.stack(noise), mean, std)
 
@@ -72,13 +73,14 @@ def normalize(image: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float
     return ((127.5 + 58 * image).clamp(0, 255) - mean) / std
 
 
-def _generator(seed: int, number: int) -> torch.Generator:
+def image_generator(seed: int, number: int) -> torch.Generator:
+    """What image number ``number`` of those of a seed is drawn with."""
     return torch.Generator().manual_seed(seed * 1_000_003 + number)
 
 
 def _draw_leaves(seed: int, number: int, channels: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """One image's places [leaves, 4], colours [C, 1 + leaves] (the ground first) and noise [1, H, W]."""
-    generator = _generator(seed, number)
+    generator = image_generator(seed, number)
     extent = torch.tensor([height, width, 1, 1])
     place = torch.rand(NUM_LEAVES, 4, generator=generator)
     # From a 16th to half of the image, small ones more often.

@@ -25,9 +25,10 @@ from mmautodfp.graph import (
 )
 from mmautodfp.kernels import Moments, TapCorrelation, dead_leaves, white_noise
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.settings import Positive, Several, settings
+from mmautodfp.utils.settings import Count, Positive, Several, settings
 
 from .foreground import Foreground
+from .pictures import Pictures
 
 KINDS = dict(dead_leaves=dead_leaves, noise=white_noise)
 TwoOrMore = Annotated[int, Field(ge=2)]
@@ -40,7 +41,7 @@ def _both_sides(size: Any) -> Any:
 
 @settings('images')
 class SyntheticImages:
-    """Images that come from nowhere, a batch at a time; each pass gives the same ones.
+    """Images that come from nowhere, or from a folder, a batch at a time; each pass gives the same ones.
 
     Attributes:
         num_images (int): Defaults to 64.
@@ -50,6 +51,11 @@ class SyntheticImages:
         seed (int): Defaults to 0.
         mean (tuple[float, ...]): [C], as the data preprocessor's. Defaults to 127.5 for 3 channels.
         std (tuple[float, ...]): [C]. Defaults to 58.
+        folder (str | None): Folder of pictures, random parts of which take the place of drawn images; nothing needs to
+            be known of what they show. Defaults to None.
+        scale (tuple[int, int] | None): Width and height that a picture is made to fit in before a part is cut out, as
+            the test pipeline's ``Resize``. Defaults to None: pictures are taken as they are.
+        rgb (bool): Whether red is the first channel of a picture, as behind the data preprocessor. Defaults to True.
 
     Raises:
         AutoDFPError: A setting is unknown, of another type or out of its range.
@@ -62,26 +68,34 @@ class SyntheticImages:
     seed: int = 0
     mean: Several[float] = (127.5,) * 3
     std: Several[Positive] = (58.0,) * 3
+    folder: str | None = None
+    scale: Annotated[tuple[Count, Count], Field(strict=False)] | None = None
+    rgb: bool = True
 
     def normalized_as(self, model: nn.Module) -> 'SyntheticImages':
         """The same images at the scale of a model's data preprocessor, if it has one that normalises."""
-        transform = getattr(model, 'transform', None)
+        transform, rgb = getattr(model, 'transform', None), self.rgb
         if isinstance(transform, GeneralizedRCNNTransform):  # torchvision's, of pixels in [0, 1]
             mean, std = (255 * torch.tensor(values) for values in (transform.image_mean, transform.image_std))
         else:
             preprocessor = getattr(model, 'data_preprocessor', None)
             mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
+            rgb = getattr(preprocessor, '_channel_conversion', rgb)  # MMEngine's, of files read with blue first
         if mean is None or std is None:
-            return self
-        return replace(self, mean=tuple(mean.flatten().tolist()), std=tuple(std.flatten().tolist()))
+            return replace(self, rgb=rgb)
+        return replace(self, mean=tuple(mean.flatten().tolist()), std=tuple(std.flatten().tolist()), rgb=rgb)
 
     def batches(self, device: torch.device | str = 'cpu') -> Iterator[Tensor]:
-        """[B, C, H, W] each; a last batch of a single image would have no statistics and joins the one before."""
+        """[B, C, H, W] each; a last batch of a single image would have no statistics and joins the one before.
+
+        Raises:
+            AutoDFPError: A picture cannot be read, or there is none.
+        """
+        draw = Pictures(self.folder, self.scale, self.rgb) if self.folder else KINDS[self.kind]
         first = 0
         while first < self.num_images:
             left = self.num_images - first
             count = left if left <= self.batch_size + 1 else self.batch_size
-            draw = KINDS[self.kind]
             yield draw(count, self.size, self.mean, self.std, self.seed, first).to(device)
             first += count
 

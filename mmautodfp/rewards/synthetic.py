@@ -1,4 +1,4 @@
-"""Likeness of what a pruned model says to what the dense one says of images from nowhere: a reward without data."""
+"""Likeness of what a pruned model says to what the dense one says of images: a reward without annotations."""
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -63,7 +63,8 @@ class SyntheticReward(Reward):
 
     @property
     def images(self) -> list[str]:
-        return [f'{self._settings.kind} {self._settings.seed}:{i}' for i in range(self._settings.num_images)]
+        settings = self._settings
+        return [f'{settings.folder or settings.kind} {settings.seed}:{i}' for i in range(settings.num_images)]
 
     @property
     def identity(self) -> str:

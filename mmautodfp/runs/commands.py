@@ -13,7 +13,7 @@ from mmautodfp.utils.fileio import pickle_allowed
 from mmautodfp.utils.registry import HOOKS, build
 
 from .checkpoints import find_checkpoint
-from .configs import add_settings, load_config, override_settings
+from .configs import add_settings, load_config, override_settings, use_pictures
 from .data import require_data
 from .frontier import take_point
 from .runner import build_runner, run_test
@@ -33,6 +33,7 @@ def prune(
     search: bool = False,
     from_frontier: str | None = None,
     limits: Mapping[str, str] | None = None,
+    images: str | None = None,
 ) -> dict[str, float]:
     """Search a plan for a trained detector, prune it, write the result and evaluate it.
 
@@ -52,6 +53,8 @@ def prune(
             search that is rewarded on its val images. Defaults to False.
         from_frontier (str | None): A ``frontier.json``, of which a point is pruned without a search. Defaults to None.
         limits (Mapping[str, str] | None): Which point, see :func:`mmautodfp.frontier.choose`. Defaults to None.
+        images (str | None): Folder of pictures that least squares are learned on, of which nothing needs to be known.
+            Defaults to None: drawn images.
 
     Returns:
         dict[str, float]: Metrics of the test loop on the pruned model; none if the reward needs no data, for then
@@ -72,6 +75,8 @@ def prune(
             f"--search is for configs without settings, but {config} has an 'autodfp' entry; leave out --search"
         )
     override_settings(cfg, preserve_ratio, episodes, seed)
+    if images is not None:
+        use_pictures(cfg, images)
     cfg.autodfp.resume = resume or cfg.autodfp.get('resume', False)
     hook = build(HOOKS, cfg.autodfp.to_dict())
     hook.choice = choice

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.config import config as config_module
 
 from mmautodfp.utils import AutoDFPError
@@ -129,6 +129,22 @@ def override_settings(cfg: Config, preserve_ratio: float | None, episodes: int |
         cfg.autodfp.budget.pop('limit', None)  # it would take its place
     overrides = {'budget.preserve_ratio': preserve_ratio, 'num_episodes': episodes, 'seed': seed}
     cfg.merge_from_dict({f'autodfp.{key}': value for key, value in overrides.items() if value is not None})
+
+
+def use_pictures(cfg: Config, folder: str) -> None:
+    """Let a config's reconstructor, and its reward if it opens no data set, look at pictures in place of drawn images.
+
+    Args:
+        cfg (Config): Has settings; they are changed. The pictures are scaled as its test images are.
+        folder (str): Of the pictures.
+    """
+    pipeline = ((cfg.get('test_dataloader') or {}).get('dataset') or {}).get('pipeline') or []
+    scale = next((step.scale for step in pipeline if step.get('scale') and 'Resize' in str(step.get('type'))), None)
+    pictures = dict(folder=folder, scale=scale if isinstance(scale, tuple | list) else None)
+    needs_none = 'SyntheticReward' in str((cfg.autodfp.get('reward') or {}).get('type'))
+    for name in ('reconstructor', 'reward') if needs_none else ('reconstructor',):
+        own = dict(cfg.autodfp.get(name) or {})
+        cfg.autodfp[name] = ConfigDict(own, images=dict(own.get('images') or {}) | pictures)
 
 
 def last_line(error: Exception) -> str:

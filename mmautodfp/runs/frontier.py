@@ -16,11 +16,13 @@ from mmautodfp.utils.fileio import pickle_allowed
 from mmautodfp.utils.registry import HOOKS, build
 
 from .checkpoints import find_checkpoint
-from .configs import add_settings, load_config
+from .configs import add_settings, load_config, use_pictures
 from .data import require_data
 from .runner import build_runner
 
 FILE = 'frontier.json'
+#: Settings that tell what images a model takes, whoever looks at them.
+IMAGES = ('size', 'mean', 'std', 'folder', 'scale', 'rgb')
 
 
 def frontier(
@@ -32,6 +34,7 @@ def frontier(
     launcher: str = 'none',
     trust_checkpoint: bool = False,
     cfg_options: dict[str, Any] | None = None,
+    images: str | None = None,
 ) -> Frontier:
     """Measure what is left of a detector or classifier at each of some points, from the dense model down.
 
@@ -49,6 +52,7 @@ def frontier(
         launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'. Defaults to 'none'.
         trust_checkpoint (bool): Allow a checkpoint whose reading can run code in it. Defaults to False.
         cfg_options (dict | None): Further overrides, dotted keys to values.
+        images (str | None): As of :func:`mmautodfp.runs.prune`.
 
     Raises:
         AutoDFPError: The request cannot be met; one sentence says why.
@@ -56,6 +60,8 @@ def frontier(
     cfg = load_config(config, work_dir, launcher, cfg_options)
     cfg.work_dir = work_dir or f'{str(cfg.work_dir).rstrip("/")}_frontier'
     ready_settings(cfg, no_data)
+    if images is not None:
+        use_pictures(cfg, images)
     # Where the limit lies does not matter, and no single plan is asked for.
     cfg.autodfp.update(budget=budgets_at(cfg, lambda budget: 1.0), allocate=False, compare=True, resume=False)
     cfg.autodfp.objectives = dict(metric=1, memory=0)  # the other costs are told without being asked for
@@ -101,7 +107,7 @@ def ready_settings(cfg: Config, no_data: bool) -> None:
     if no_data and 'SyntheticReward' not in str(reward.get('type')):
         # What the reconstructor's images look like, the model can take.
         images = dict((cfg.autodfp.get('reconstructor') or {}).get('images') or {})
-        images = {name: images[name] for name in ('size', 'mean', 'std') if name in images}
+        images = {name: images[name] for name in IMAGES if name in images}
         cfg.autodfp.reward = ConfigDict(type='SyntheticReward', images=images)
 
 

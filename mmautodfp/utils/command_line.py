@@ -42,6 +42,15 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', type=_device, help="'cpu', 'cuda' or 'cuda:N' (default: a GPU if there is one)")
 
 
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Add ``--images``."""
+    parser.add_argument(
+        '--images',
+        metavar='FOLDER',
+        help='pictures, annotated or not, that least squares are learned on in place of drawn ones',
+    )
+
+
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``."""
     parser.add_argument(

@@ -1,0 +1,150 @@
+"""Pictures of a folder in place of drawn images."""
+
+import mmcv
+import numpy as np
+import pytest
+import torch
+from mmdet.models import DetDataPreprocessor
+from mmengine.config import Config
+from torch import nn
+
+from mmautodfp.graph import find_units
+from mmautodfp.kernels import dead_leaves
+from mmautodfp.reconstruction import SyntheticImages, SyntheticLeastSquares
+from mmautodfp.rewards import SyntheticReward
+from mmautodfp.runs.configs import use_pictures
+from mmautodfp.utils import AutoDFPError
+
+PLAIN = dict(mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five pictures of noise, of which one lies deeper, beside a file that is none."""
+    random = np.random.default_rng(0)
+    for i, name in enumerate(['a.png', 'b.png', 'c.PNG', 'd.png', 'below/e.png']):
+        mmcv.imwrite(random.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8), str(tmp_path / name))
+    (tmp_path / 'notes.txt').write_text('no picture')
+    return tmp_path
+
+
+def drawn(folder, **settings):
+    return torch.cat(list(SyntheticImages(folder=str(folder), **(PLAIN | settings)).batches()))
+
+
+def all_parts(folder, size, flag='color'):
+    """Every part of every picture of a folder, red first, by the picture's name."""
+    for file in sorted(file for file in folder.rglob('*') if file.suffix.lower() == '.png'):
+        picture = mmcv.imread(str(file), flag, channel_order='rgb')
+        picture = picture.reshape(*picture.shape[:2], -1).transpose(2, 0, 1)
+        for y in range(picture.shape[1] - size + 1):
+            for x in range(picture.shape[2] - size + 1):
+                yield file.name, picture[:, y : y + size, x : x + size]
+
+
+def sources(folder, images, flag='color'):
+    """Of which picture each image is a part."""
+    parts = list(all_parts(folder, images.shape[-1], flag))
+    return [[name for name, part in parts if np.array_equal(part, image)] for image in images.numpy()]
+
+
+def test_images_are_parts_of_pictures_and_no_picture_comes_twice_before_all_have_come(folder):
+    found = sources(folder, drawn(folder, num_images=10, size=16))
+    assert all(len(names) == 1 for names in found)
+    assert sorted(found[:5]) == sorted(found[5:]) == [['a.png'], ['b.png'], ['c.PNG'], ['d.png'], ['e.png']]
+
+
+def test_a_picture_that_comes_again_shows_another_part(folder):
+    images = drawn(folder, num_images=10, size=8)
+    assert not any(torch.equal(*pair) for pair in zip(images[:5], images[5:], strict=True))
+
+
+def test_images_do_not_depend_on_the_batches_but_on_the_seed(folder):
+    at_once, in_batches, other = (
+        drawn(folder, num_images=6, size=16, batch_size=size, seed=seed) for size, seed in [(6, 0), (2, 0), (6, 1)]
+    )
+    assert torch.equal(at_once, in_batches)
+    assert not torch.equal(at_once, other)
+
+
+def test_grey_models_get_grey_pictures(folder):
+    images = drawn(folder, num_images=5, size=16, mean=(0.0,), std=(1.0,))
+    assert images.shape == (5, 1, 16, 16)
+    assert all(len(names) == 1 for names in sources(folder, images, 'grayscale'))
+
+
+def test_small_pictures_are_filled_up_with_the_mean(folder):
+    mean = (100.0, 110.0, 120.0)
+    images = drawn(folder, num_images=5, size=40, mean=mean, std=(2.0,) * 3)
+    heights = sorted(int((image != 0).any(0).any(1).sum()) for image in images)
+    assert heights == [20, 21, 22, 23, 24]
+    for image in images:
+        assert not image[:, (image != 0).any(0).any(1).sum() :].any()
+        assert not image[:, :, 30:].any()
+    picture = mmcv.imread(str(folder / 'a.png'), channel_order='rgb').transpose(2, 0, 1)
+    (image,) = [image for image in images if not image[:, 20:].any()]
+    expected = (torch.from_numpy(picture) - torch.tensor(mean).view(-1, 1, 1)) / 2
+    torch.testing.assert_close(image[:, :20, :30], expected)
+
+
+def test_pictures_are_scaled_as_the_test_images_are(folder):
+    resized = mmcv.imrescale(mmcv.imread(str(folder / 'a.png'), channel_order='rgb'), (15, 10))
+    images = drawn(folder, num_images=5, size=(10, 15), scale=(15, 10))
+    assert any(np.array_equal(image, resized.transpose(2, 0, 1)) for image in images.numpy())
+
+
+def test_the_channels_come_as_behind_the_models_preprocessor(folder):
+    model = nn.Module()
+    settings = SyntheticImages(folder=str(folder), num_images=2, size=16)
+    for bgr_to_rgb in (False, True):
+        model.data_preprocessor = DetDataPreprocessor([1.0, 2, 3], [1.0, 1, 1], bgr_to_rgb=bgr_to_rgb)
+        (image, _), *_ = settings.normalized_as(model).batches()
+        pixels = image + torch.tensor([1.0, 2, 3]).view(-1, 1, 1)
+        assert len(sources(folder, (pixels if bgr_to_rgb else pixels.flip(0))[None])[0]) == 1
+
+
+def test_least_squares_learn_the_same_from_drawn_images_as_from_pictures_of_them(tmp_path):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    pixels = dead_leaves(8, 24, PLAIN['mean'], PLAIN['std']).round()
+    for number, image in enumerate(pixels):
+        mmcv.imwrite(image.permute(1, 2, 0).flip(2).numpy().astype(np.uint8), str(tmp_path / f'{number}.png'))
+    deliveries = []
+    for folder in (None, str(tmp_path)):
+        reconstructor = SyntheticLeastSquares(dict(num_images=8, size=24, folder=folder))
+        (unit,) = find_units(module)
+        reconstructor.ensure_fitted(module)
+        deliveries.append(reconstructor.reconstruct(unit, torch.arange(4), 0.5).delivery)
+    torch.testing.assert_close(*deliveries, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (lambda folder: folder / 'missing', 'missing, but there is no such folder'),
+        (lambda folder: folder / 'empty', 'empty, but none of them is in it or below it'),
+        (lambda folder: folder / 'damaged', r'damaged/x\.jpg was to be read, but it is damaged or no picture'),
+    ],
+)
+def test_what_cannot_be_read_is_told(tmp_path, spoil, message):
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'damaged').mkdir()
+    (tmp_path / 'damaged/x.jpg').write_bytes(b'no picture')
+    with pytest.raises(AutoDFPError, match=message):
+        drawn(spoil(tmp_path), num_images=2, size=16)
+
+
+def test_a_config_is_told_the_folder_and_the_scale_of_its_test_images():
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='mmdet.Resize', scale=(1333, 800), keep_ratio=True)]
+    settings = dict(
+        reconstructor=dict(type='SyntheticLeastSquares', images=dict(size=64)), reward=dict(type='SyntheticReward')
+    )
+    cfg = Config(dict(autodfp=settings, test_dataloader=dict(dataset=dict(pipeline=pipeline))))
+    use_pictures(cfg, 'photos')
+    assert cfg.autodfp.reconstructor['images'] == dict(size=64, folder='photos', scale=(1333, 800))
+    assert cfg.autodfp.reward['images'] == dict(folder='photos', scale=(1333, 800))
+    assert SyntheticReward(dict(cfg.autodfp.reward['images'])).images[0] == 'photos 1:0'
+    of_annotations = Config(dict(autodfp=dict(reward=dict(type='CocoReward'))))
+    use_pictures(of_annotations, 'photos')
+    assert of_annotations.autodfp.reconstructor['images'] == dict(folder='photos', scale=None)
+    assert of_annotations.autodfp.reward == dict(type='CocoReward')
