@@ -23,8 +23,8 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from mmautodfp.runs import find_checkpoint, last_line, load_config
-from mmautodfp.utils import AutoDFPError
+from mmautodfp.runs import find_checkpoint, load_config
+from mmautodfp.utils import AutoDFPError, last_line
 from mmautodfp.utils.fileio import load_weights, save_json, save_text
 
 from .onnx import build_model, open_session, require

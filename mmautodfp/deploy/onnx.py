@@ -18,8 +18,8 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 import mmautodfp.surgery  # noqa: F401, registers Slim
-from mmautodfp.runs import find_checkpoint, last_line, load_config
-from mmautodfp.utils import AutoDFPError
+from mmautodfp.runs import find_checkpoint, load_config
+from mmautodfp.utils import AutoDFPError, first_line, last_line
 from mmautodfp.utils.fileio import atomic_path, load_json, load_weights, save_json
 from mmautodfp.utils.timing import describe_machine, median_in_turns
 
@@ -227,8 +227,7 @@ def write_onnx(part: Part, path: Path, shape: Sequence[int], opset: int = 17) ->
             )
         importlib.import_module('onnx').checker.check_model(str(path))
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise AutoDFPError(f'the {part.name} cannot be written as ONNX of opset {opset}: {reason}') from None
+        raise AutoDFPError(f'the {part.name} cannot be written as ONNX of opset {opset}: {first_line(error)}') from None
     return names
 
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from mmautodfp.costs import measure_positions, model_costs
 from mmautodfp.graph import ChannelGroup, outputs_of, samples_of
 from mmautodfp.kernels import dead_leaves
-from mmautodfp.outputs.report.evidence import first_line
 from mmautodfp.reconstruction import PruneOnly
 from mmautodfp.search.survey import survey_target
 from mmautodfp.surgery import PruningPlan, apply_plan
+from mmautodfp.utils import in_one_line
 
 from .mmdet_folders import FAMILIES, FURTHER, OTHERS, SAME
 
@@ -95,11 +95,11 @@ def measure_family(config: str) -> dict[str, Any]:
     try:
         model = build_model(settings_of(config))
     except Exception as error:  # a family's own code may end with anything
-        return found | dict(failed=f'cannot be built: {first_line(error)}')
+        return found | dict(failed=f'cannot be built: {in_one_line(error)}')
     try:
         found |= prune_half(model, SIZE)
     except Exception as error:
-        found |= dict(failed=first_line(error))
+        found |= dict(failed=in_one_line(error))
     del model
     gc.collect()
     return found | dict(seconds=round(time.perf_counter() - started, 1))

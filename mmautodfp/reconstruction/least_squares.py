@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmautodfp.graph import ChannelGroup, outputs_by_kind, outputs_first, run_model
 from mmautodfp.kernels import least_squares_delivery, output_variance, rank_by_explanation, unexplained_shares
 from mmautodfp.surgery import PruningPlan, Restore
-from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils import AutoDFPError, first_line
 from mmautodfp.utils.registry import RECONSTRUCTORS, build_settings
 
 from .base import OutputChange, Reconstruction, Reconstructor
@@ -244,7 +244,7 @@ def _require_taken(module: nn.Module, model: nn.Module, images: Tensor) -> None:
     except AutoDFPError:
         raise
     except Exception as error:  # a model's own code may end with anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise AutoDFPError(
             f'synthetic images of shape {list(images.shape)} and type {images.dtype} were sent through the '
             f'{type(model).__name__}, which does not take them ({reason}); images=dict(size=..., mean=..., std=...) '

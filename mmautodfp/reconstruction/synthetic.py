@@ -24,7 +24,7 @@ from mmautodfp.graph import (
     run_model,
 )
 from mmautodfp.kernels import Moments, TapCorrelation, dead_leaves, white_noise
-from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils import AutoDFPError, first_line
 from mmautodfp.utils.settings import Count, Positive, Several, settings
 
 from .foreground import Foreground
@@ -213,7 +213,7 @@ class NormStatistics:
         try:
             twin = copy.deepcopy(module)
         except Exception as error:  # anything may hang on a module
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise AutoDFPError(
                 f'the full pass works on a copy of the {type(module).__name__}, which cannot be copied ({reason}); '
                 'take away what hangs on it until copy.deepcopy(model) works, or do without the full pass: '

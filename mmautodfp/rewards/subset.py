@@ -9,7 +9,7 @@ from mmdet.registry import DATASETS
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import print_log
 
-from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils import AutoDFPError, last_line
 
 
 def choose_covering(labels: dict[int, set], num: int | None, seed: int, least: int = 16) -> list[int]:
@@ -167,8 +167,8 @@ def build_dataset(config: dict):
                 f'the reward was to use images of {config.get("ann_file")}, but the data set has none; check ann_file, '
                 'filter_cfg and indices of val_dataloader.dataset'
             ) from None
-        reason = (str(error).strip().splitlines() or [''])[-1]
-        raise AutoDFPError(f'val_dataloader.dataset cannot be built: {type(error).__name__} {reason}') from None
+        reason = f'{type(error).__name__} {last_line(error)}'
+        raise AutoDFPError(f'val_dataloader.dataset cannot be built: {reason}') from None
     if not hasattr(dataset, 'cat_ids'):
         raise AutoDFPError(
             f'CocoReward needs a COCO-format data set in val_dataloader, found {type(dataset).__name__}; use '

@@ -2,7 +2,7 @@
 
 from .checkpoints import find_checkpoint
 from .commands import evaluate, prune
-from .configs import add_settings, find_config, last_line, load_config, load_search_config
+from .configs import add_settings, find_config, load_config, load_search_config
 from .data import require_data
 from .frontier import frontier
 from .runner import build_runner
@@ -14,7 +14,6 @@ __all__ = [
     'find_checkpoint',
     'find_config',
     'frontier',
-    'last_line',
     'load_config',
     'load_search_config',
     'prune',

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.config import config as config_module
 
-from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils import AutoDFPError, last_line
 from mmautodfp.utils.configs import name_nms
 
 PACKAGE = Path(__file__).parents[1]
@@ -145,11 +145,6 @@ def use_pictures(cfg: Config, folder: str) -> None:
     for name in ('reconstructor', 'reward') if needs_none else ('reconstructor',):
         own = dict(cfg.autodfp.get(name) or {})
         cfg.autodfp[name] = ConfigDict(own, images=dict(own.get('images') or {}) | pictures)
-
-
-def last_line(error: Exception) -> str:
-    """The end of an error's message, which is where mmengine and torch say what was wrong."""
-    return (str(error).strip().splitlines() or [''])[-1].strip()
 
 
 @contextlib.contextmanager

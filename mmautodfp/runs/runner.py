@@ -8,10 +8,8 @@ from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils import AutoDFPError, last_line
 from mmautodfp.utils.fileio import fit_state, read_state
-
-from .configs import last_line
 
 T = TypeVar('T')
 

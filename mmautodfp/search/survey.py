@@ -25,7 +25,7 @@ from mmautodfp.graph import (
 )
 from mmautodfp.reconstruction import Stopped, SyntheticImages
 from mmautodfp.surgery import prove_groups
-from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils import AutoDFPError, first_line
 
 from .example import call_model
 
@@ -231,12 +231,11 @@ def _run_small(model: nn.Module, example_input: Any, look: Callable[[Run], Resul
             problem = error
         if not pictures:
             break
-    first = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
     given = f'images of {TRACED_SIZES} pixels' if pictures else 'the example_input'
     advice = 'give an example_input' if pictures else 'give another one'
     raise AutoDFPError(
         f'the channels of the {type(model).__name__} were to be followed from layer to layer, but it cannot be run on '
-        f'{given} ({first}); {advice}, or prune a part that finders know'
+        f'{given} ({first_line(problem)}); {advice}, or prune a part that finders know'
     ) from problem
 
 

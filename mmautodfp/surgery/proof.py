@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmautodfp.graph import ChannelGroup, outputs_first
+from mmautodfp.utils import in_one_line
 
 from .apply import prune_unit, replace_weight
 from .plan import UnitPlan
@@ -125,7 +126,7 @@ def _difference(
                 prune_unit(module, group, plan, None, restore)
             slim = run()
     except Exception as error:  # a model's own code may end with anything if a width is not as it expects
-        return f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no message"}'
+        return in_one_line(error)
     for expected, found in zip(masked, slim, strict=True):
         if expected.shape != found.shape:
             return f'an output of shape {tuple(expected.shape)} becomes {tuple(found.shape)}'

@@ -14,6 +14,7 @@ from mmautodfp.api import PruningTask
 from mmautodfp.graph import ChannelGroup, unit_statistics
 from mmautodfp.kernels import cluster_channels, cosine_distance
 from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
+from mmautodfp.utils import in_one_line
 from mmautodfp.utils.fileio import load_json, save_json
 
 from .parts import PartCounts
@@ -76,7 +77,7 @@ class Evidence:
         try:
             setattr(self, name, measure())
         except Exception as error:
-            self.missing[name] = first_line(error)
+            self.missing[name] = in_one_line(error)
 
     def to_json(self, path: str | os.PathLike) -> None:
         """Write it in one step."""
@@ -181,9 +182,3 @@ def _saved_size(task: PruningTask, widths: dict[str, int]) -> int:
     file = io.BytesIO()
     torch.save(dict(state_dict=state), file)
     return file.getbuffer().nbytes
-
-
-def first_line(error: Exception) -> str:
-    """An error in one line."""
-    text = str(error).strip().splitlines()
-    return f'{type(error).__name__}: {text[0][:300]}' if text else type(error).__name__

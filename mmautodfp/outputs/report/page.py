@@ -11,10 +11,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from mmautodfp.outputs.latency import ROWS
-from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils import AutoDFPError, in_one_line
 from mmautodfp.utils.fileio import load_json, load_tensors, save_text
 
-from .evidence import ChannelMap, Evidence, first_line
+from .evidence import ChannelMap, Evidence
 from .markup import templates
 from .part_plots import parts_figure, strategy_figure
 from .parts import part_of
@@ -123,7 +123,7 @@ class Report:
         try:
             return make()
         except Exception as error:  # a part that cannot be had must not cost the others
-            self.missing[name] = str(error) if isinstance(error, AutoDFPError) else first_line(error)
+            self.missing[name] = str(error) if isinstance(error, AutoDFPError) else in_one_line(error)
             return None
 
     def _plot(self, name: str, draw: Callable[[], Figure]) -> Plot | None:
