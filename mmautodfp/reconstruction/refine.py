@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmautodfp.graph import ChannelGroup, Consumer, outputs_first
 from mmautodfp.kernels import Moments, solve_ridge
-from mmautodfp.surgery import PruningPlan, Restore, UnitPlan, prune_unit, replace_tensor, shift_outputs
+from mmautodfp.surgery import PruningPlan, Restore, UnitPlan, prune_unit, replace_weight, shift_outputs
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import Count, NotNegative, Share, settings
 
@@ -276,8 +276,7 @@ class _LayerFit:
             shift = shift.to(self.weight) if now is None else shift.to(now) - (now - self.bias)
         for net, memory in ((module, restore), (slim, Restore())):
             layer = memory.remember(net.get_submodule(self.path))
-            new = weight.to(layer.weight).view_as(outputs_first(layer))
-            replace_tensor(layer, 'weight', new.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else new)
+            replace_weight(layer, weight.to(layer.weight).view_as(outputs_first(layer)))
             shift_outputs(net, self.consumer, shift, memory)
 
 

@@ -1,7 +1,7 @@
 """Carrying out a plan on a live model, in place and back."""
 
 from .allocation import allocate_widths, allocation_path
-from .apply import apply_plan, prune_unit, replace_tensor, shift_outputs
+from .apply import apply_plan, prune_unit, replace_tensor, replace_weight, shift_outputs
 from .plan import PruningPlan, UnitPlan
 from .proof import mask_group, prove_groups
 from .restore import Restore
@@ -20,6 +20,7 @@ __all__ = [
     'prove_groups',
     'prune_unit',
     'replace_tensor',
+    'replace_weight',
     'shift_outputs',
     'shrink',
 ]

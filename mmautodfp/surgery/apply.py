@@ -133,7 +133,7 @@ def _hand_over(
     weight = torch.cat([before, own, after], 1)
     replace_weight(layer, weight)
     set_sizes(layer, dict(in_features=weight.shape[1], in_channels=weight.shape[1]))
-    steps = _gone(unit.width, channels)[:, None] * columns + torch.arange(columns)
+    steps = gone_channels(unit.width, channels)[:, None] * columns + torch.arange(columns)
     restore.take_out(layer, 1, consumer.offset + steps.flatten())
 
 
@@ -176,10 +176,10 @@ def _keep_outputs(layer: nn.Module, offset: int, width: int, channels: Tensor, r
         else:
             replace_tensor(layer, name, tensor[chosen])
     set_sizes(layer, dict.fromkeys(('num_features', 'out_features', 'out_channels', 'num_channels'), len(chosen)))
-    restore.take_out(layer, 0, offset + _gone(width, channels))
+    restore.take_out(layer, 0, offset + gone_channels(width, channels))
 
 
-def _gone(width: int, channels: Tensor) -> Tensor:
+def gone_channels(width: int, channels: Tensor) -> Tensor:
     """Which of ``width`` channels are not among those that stay, ascending."""
     return torch.ones(width, dtype=torch.bool).index_fill(0, channels.cpu(), False).nonzero().flatten()
 

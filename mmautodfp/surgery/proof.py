@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmautodfp.graph import ChannelGroup, outputs_first
 from mmautodfp.utils import in_one_line
 
-from .apply import prune_unit, replace_weight
+from .apply import gone_channels, prune_unit, replace_weight
 from .plan import UnitPlan
 from .restore import Restore
 
@@ -143,12 +143,11 @@ def _difference(
 
 def mask_group(module: nn.Module, group: ChannelGroup, plan: UnitPlan, restore: Restore) -> None:
     """Let the consumers of a dense module read zeros in place of the channels that a plan takes out."""
-    gone = torch.ones(group.width, dtype=torch.bool)
-    gone[group.channels(torch.tensor(plan.keep))] = False
+    gone = gone_channels(group.width, group.channels(torch.tensor(plan.keep)))
     for consumer in group.consumers:
         layer = restore.remember(module.get_submodule(consumer.name))
         weight = outputs_first(layer).clone()
         size = consumer.num_inputs or weight.shape[1]
         own = weight[:, consumer.offset : consumer.offset + size].unflatten(1, (group.width, -1))
-        own[:, gone.to(own.device)] = 0  # a view of the copy
+        own[:, gone] = 0  # a view of the copy
         replace_weight(layer, weight)
