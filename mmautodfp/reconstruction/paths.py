@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from mmengine.utils import apply_to
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -221,7 +222,7 @@ class Paths:
         block = self._block
         cut = len(block) + 1 if block else 0
         if block:
-            given = copy_tensors(given)  # the block may work in place
+            given = apply_to(given, torch.is_tensor, Tensor.clone)  # the block may work in place
         inside = {path[cut:]: watched for path, watched in layers.items()}
         found = watch_layers(self.nets[net].get_submodule(block), given[0], inside, given[1])
         return {path: found[path[cut:]] for path in layers}
@@ -265,7 +266,7 @@ def _entering(net: nn.Module, block: str, inputs: tuple) -> _Given:
     seen: list[_Given] = []
 
     def stop(_, args, kwargs):
-        seen.append(copy_tensors((args, kwargs)))
+        seen.append(apply_to((args, kwargs), torch.is_tensor, Tensor.clone))
         raise Stopped
 
     with hook_handles() as handles:
@@ -273,15 +274,6 @@ def _entering(net: nn.Module, block: str, inputs: tuple) -> _Given:
         with suppress(Stopped):
             run_model(net, *inputs)
     return seen[0]
-
-
-def copy_tensors(value: Any) -> Any:
-    """The same nested lists, tuples and dicts with copies of the tensors in them."""
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {key: copy_tensors(item) for key, item in value.items()}
-    return type(value)(map(copy_tensors, value)) if type(value) in (list, tuple) else value
 
 
 @dataclass

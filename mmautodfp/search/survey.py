@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from mmengine.utils import apply_to
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from mmautodfp.graph import (
     ChannelGroup,
@@ -254,8 +254,8 @@ def _as_precise(model: nn.Module, inputs: Any) -> Any:
     """Inputs in float64 if a model's weights are; otherwise as they are."""
     if all(weight.dtype != torch.float64 for weight in model.parameters()):
         return inputs
-    precise = lambda value: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
-    return tree_map(precise, inputs)
+    is_float = lambda value: isinstance(value, Tensor) and value.is_floating_point()
+    return apply_to(inputs, is_float, Tensor.double)
 
 
 def _makes_weight(layer: nn.Module) -> bool:
