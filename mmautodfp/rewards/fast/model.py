@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from mmautodfp.graph.units import join_path
 from mmautodfp.surgery.restore import set_sizes, sizes_of
 
 T = TypeVar('T')
 
-PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 # Relative error of the features that each precision may bring; a wrong answer is off by far more.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
@@ -52,7 +53,7 @@ class FastModel:
     """
 
     def __init__(self, model: nn.Module, precision: str = 'float32'):
-        self.dtype = PRECISIONS[precision]
+        self.dtype = getattr(torch, precision)
         self._copy = copy.deepcopy(model).eval().requires_grad_(False)
         self._norm_of = _find_norms(self._copy)
         for norm in self._norm_of.values():
@@ -166,9 +167,7 @@ def _find_norms(model: nn.Module) -> dict[str, str]:
     As in mmcv's ``fuse_conv_bn``: a norm belongs to the conv before it among its parent's children. A conv or a norm
     that is used in several places is left alone.
     """
-    paths: dict[nn.Module, int] = {}
-    for _, layer in model.named_modules(remove_duplicate=False):
-        paths[layer] = paths.get(layer, 0) + 1
+    paths = Counter(layer for _, layer in model.named_modules(remove_duplicate=False))
     found = {}
     for path, parent in model.named_modules():
         last = None
@@ -177,13 +176,9 @@ def _find_norms(model: nn.Module) -> dict[str, str]:
                 last = (name, child)
             elif isinstance(child, _BatchNorm) and last is not None and child.track_running_stats:
                 if paths[last[1]] == paths[child] == 1 and child.num_features == last[1].out_channels:
-                    found[_join(path, last[0])] = _join(path, name)
+                    found[join_path(path, last[0])] = join_path(path, name)
                 last = None
     return found
-
-
-def _join(parent: str, name: str) -> str:
-    return f'{parent}.{name}' if parent else name
 
 
 def replace_module(model: nn.Module, path: str, layer: nn.Module) -> None:
