@@ -68,7 +68,7 @@ def random_detector(config: str | os.PathLike, size: Sequence[int] | None = None
     Returns:
         tuple[Config, nn.Module, Tensor]: The config, the detector in eval mode, and an image for it, [1, 3, H, W].
     """
-    cfg = load_config(config, None, 'none')
+    cfg = load_config(config)
     cfg.model.backbone.init_cfg = None
     model = build_model(cfg)
     with quiet():
@@ -133,9 +133,9 @@ def prepare_hook(
 
 
 def require_held_out(hook: AutoDFPHook) -> None:
-    """Refuse to compare searches without images that none of them has seen."""
+    """Refuse to compare plans without images that nothing was chosen by."""
     if hook.held_out is None:
-        raise AutoDFPError('searches were to be compared on held-out images, but test_dataloader has none')
+        raise AutoDFPError('plans were to be compared on held-out images, but test_dataloader has none')
 
 
 def take_up(known: dict[str, Any] | None, asked: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def measure_cost(
         dict[str, Any]: Seconds by step, by the clock and summed over the processor's cores; peak resident memory of
         this process in GB, before and after; how many groups there are; the machine.
     """
-    cfg = load_config(config, None, 'none', cfg_options)
+    cfg = load_config(config, cfg_options=cfg_options)
     cfg.model.backbone.init_cfg = None
     model = build_model(cfg)
     target = read_settings(cfg.get('autodfp') or {}).target

@@ -108,7 +108,7 @@ def benchmark_latency(
     Raises:
         AutoDFPError: The ratio cannot be reached.
     """
-    cfg = load_config(config, None, 'none')
+    cfg = load_config(config)
     if not isinstance(cfg.get('autodfp'), dict):
         raise AutoDFPError(f"{config} was to be measured, but it has no 'autodfp' entry")
     settings, device = read_settings(cfg.autodfp), device_at_hand()

@@ -10,10 +10,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from mmautodfp.rewards import SyntheticReward
-from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.timing import describe_machine
 
-from .bench import prepare_hook, random_plans
+from .bench import prepare_hook, random_plans, require_held_out
 
 #: Settings of :class:`SyntheticReward` beside those of its images.
 REWARDS: dict[str, dict] = {
@@ -57,8 +56,8 @@ def rank_plans(
     rewards = {name: SyntheticReward(dict(images or {}), **settings) for name, settings in REWARDS.items()}
     for reward in rewards.values():
         reward.prepare(task.model)
-    if held_out and hook.held_out is None:
-        raise AutoDFPError('plans were to be ranked on held-out images, but test_dataloader has none')
+    if held_out:
+        require_held_out(hook)
     truth = hook.held_out if held_out else hook.reward
     rewards |= dict(reward=hook.reward) if held_out else {}
     values: dict[str, list[float]] = {name: [] for name in ('truth', *rewards)}

@@ -116,7 +116,7 @@ def test_searching_and_then_merging_is_judged_on_what_did_not_reward_the_search(
     laboratory = _Laboratory('resnet56_cifar10', searches)
     row = laboratory.measure(Claim('1', 'resnet56_cifar10', 0.5, 'search+merging', None))
     assert (row['reason'], row['images']) == (None, 20)
-    cfg = load_config(laboratory.config, None, 'none', laboratory._options)
+    cfg = load_config(laboratory.config, cfg_options=laboratory._options)
     reward = build(REWARDS, cfg.autodfp.reward.to_dict())
     reward.prepare(laboratory.bench.model, cfg.val_dataloader)
     content = np.load(searches.cifar10)

@@ -98,7 +98,7 @@ def _measure(
     config: Path, settings: DetectorSettings, keep: Callable[[dict], None], say: Callable[[str], None]
 ) -> None:
     """One detector's rows, each kept as it is there."""
-    cfg = load_config(config, None, 'none', settings.cfg_options)
+    cfg = load_config(config, cfg_options=settings.cfg_options)
     checkpoint = locate(cfg.load_from, settings.checkpoints)
     require_data(cfg, 'val', 'test')
     entry: dict[str, Any] = dict(config=config.stem, model=cfg.model.type, reason=None, rows={})

@@ -172,7 +172,7 @@ class _Laboratory:
     @cached_property
     def _held_out(self) -> Reward:
         """What judges a search: the test images beside those that reward it."""
-        cfg = load_config(self.config, None, 'none', self._options | {'autodfp.reward.cache_gb': 0})
+        cfg = load_config(self.config, cfg_options=self._options | {'autodfp.reward.cache_gb': 0})
         reward = build(REWARDS, cfg.autodfp.reward.to_dict())
         reward.prepare(self.bench.model, cfg.val_dataloader)
         judge = reward.held_out(self.bench.model, cfg.test_dataloader)
