@@ -18,7 +18,7 @@ def unit_statistics(module: nn.Module, unit: ChannelGroup) -> tuple[Tensor, Batc
     if len(found) == 1:
         return found[0]
     weight = torch.cat([weight.flatten(1) * bn.slope[:, None] for weight, bn in found], 1)
-    return weight, BatchNormStats.identity(unit.width, sum(bn.shift for _, bn in found))
+    return weight, BatchNormStats.identity(sum(bn.shift for _, bn in found))
 
 
 def _producer_statistics(module: nn.Module, unit: ChannelGroup, producer: Producer) -> tuple[Tensor, BatchNormStats]:
@@ -28,7 +28,7 @@ def _producer_statistics(module: nn.Module, unit: ChannelGroup, producer: Produc
     bias = getattr(layer, 'bias', None)  # mmcv's DeformConv2d has none
     bias = None if bias is None else bias.detach()[rows]
     if producer.norm is None:
-        return weight, BatchNormStats.identity(unit.width, bias, dtype=weight.dtype, device=weight.device)
+        return weight, BatchNormStats.identity(weight.new_zeros(unit.width) if bias is None else bias)
     norm = module.get_submodule(producer.norm)
     ones = torch.ones_like(norm.running_mean)
     return weight, BatchNormStats(

@@ -26,7 +26,7 @@ def neuron_merging_delivery(
     its partner's cosine similarity is below ``min_cosine``.
 
     For layers without BatchNorm the authors compare rows with the bias appended, by direction alone:
-    ``neuron_merging_delivery(torch.cat([weight, bias[:, None]], 1), BatchNormStats.identity(N), keep, lam=1)``.
+    ``neuron_merging_delivery(torch.cat([weight, bias[:, None]], 1), BatchNormStats.identity(0 * bias), keep, lam=1)``.
 
     Where the released code divides by zero (a dead channel, a variance of zero, candidates that do not differ) this one
     follows :meth:`.ChannelSimilarity.delivery`: no partner, a zero row, a constant of zero.

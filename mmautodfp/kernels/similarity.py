@@ -39,29 +39,9 @@ class BatchNormStats:
     eps: float = 1e-5
 
     @classmethod
-    def identity(
-        cls,
-        num_channels: int,
-        bias: Tensor | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> 'BatchNormStats':
-        """The stand-in for a producer without BatchNorm: gamma = sigma = 1, mu = 0, beta = its bias.
-
-        Args:
-            num_channels (int): N.
-            bias (Tensor | None): [N], the producer's bias. Defaults to None, which is zero.
-            dtype (torch.dtype | None): Defaults to the bias's, else to torch's default.
-            device (torch.device | str | None): Defaults to the bias's, else to torch's default.
-
-        Raises:
-            ValueError: ``bias`` does not have N entries.
-        """
-        if bias is None:
-            bias = torch.zeros(num_channels, dtype=dtype, device=device)
-        if bias.shape != (num_channels,):
-            raise ValueError(f'a bias for {num_channels} channels was expected, but it has shape {tuple(bias.shape)}')
-        bias = bias.detach().to(dtype=dtype or bias.dtype, device=device or bias.device)
+    def identity(cls, bias: Tensor) -> 'BatchNormStats':
+        """The stand-in for a producer without BatchNorm: gamma = sigma = 1, mu = 0, beta = its bias [N] or zeros."""
+        bias = bias.detach()
         return cls(torch.ones_like(bias), bias, torch.zeros_like(bias), torch.ones_like(bias), eps=0.0)
 
     @property

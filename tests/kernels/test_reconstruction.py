@@ -65,7 +65,7 @@ def test_neuron_merging_without_a_norm_goes_by_direction_with_the_bias_appended(
     bias = torch.randn(12, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     rows = torch.cat([weight, bias], 1)
     keep = largest(rows, 7)
-    found = neuron_merging_delivery(rows, BatchNormStats.identity(12, dtype=torch.float64), keep, lam=1)
+    found = neuron_merging_delivery(rows, BatchNormStats.identity(torch.zeros(12, dtype=torch.float64)), keep, lam=1)
     for p in set(range(12)) - set(keep.tolist()):
         cosines = [float(F.cosine_similarity(rows[p], rows[r], dim=0)) for r in keep]
         expected = torch.zeros(7, dtype=torch.float64)
@@ -165,7 +165,7 @@ def test_pruned_channels_stay_unmerged_if_only_dead_ones_are_kept():
 
 def test_no_merge_below_the_least_cosine():
     weight = torch.tensor([[10.0, 0, 0], [0, 10, 0], [1, 0.05, 0], [0.3, 0.3, 3]], dtype=torch.float64)
-    bn = BatchNormStats.identity(4, dtype=torch.float64)
+    bn = BatchNormStats.identity(torch.zeros(4, dtype=torch.float64))
     delivery = delivery_of(weight, bn, [0, 1], 1.0, min_cosine=0.1)
     assert delivery[2, 0] > 0
     assert (delivery[3] == 0).all()
@@ -174,7 +174,7 @@ def test_no_merge_below_the_least_cosine():
 
 def test_equal_candidates_go_to_the_lower_index():
     weight = torch.tensor([[2.0, 0], [2, 0], [2, 0], [1, 0]])
-    delivery = delivery_of(weight, BatchNormStats.identity(4), [0, 1, 2], 0.5)
+    delivery = delivery_of(weight, BatchNormStats.identity(torch.zeros(4)), [0, 1, 2], 0.5)
     assert delivery[3].tolist() == [0.5, 0, 0]
 
 
@@ -271,7 +271,7 @@ def test_pruning_multiples_of_kept_channels_changes_no_output(linear, lam, how):
 
 def test_neuron_merging_is_exact_for_multiples_with_the_same_norm():
     weight, _ = twin_layer(6)
-    bn = BatchNormStats.identity(12, dtype=torch.float64)
+    bn = BatchNormStats.identity(torch.zeros(12, dtype=torch.float64))
     consumer = torch.randn(5, 12, 3, 3, dtype=torch.float64)
     images = torch.randn(4, 3, 6, 6, dtype=torch.float64)
     keep = largest(weight, 6)

@@ -196,26 +196,17 @@ def test_a_channel_with_a_zero_kernel_puts_out_its_shift():
 def test_identity_stats_leave_norms_and_biases_only():
     weight, _ = random_layer((6, 4))
     bias = torch.randn(6, dtype=torch.float64)
-    bn = BatchNormStats.identity(6, bias)
+    bn = BatchNormStats.identity(bias)
     norm = weight.norm(dim=1)
     assert torch.equal(bn.sigma, torch.ones(6, dtype=torch.float64))
     torch.testing.assert_close(reconstruction_scale(weight, bn), norm[:, None] / norm)
     torch.testing.assert_close(bias_matrix(weight, bn), bias[:, None] - norm[:, None] / norm * bias)
 
 
-def test_identity_stats_take_dtype_and_device_from_the_bias_or_the_caller():
-    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
-    assert BatchNormStats.identity(3, bias).var.dtype == torch.float64
-    assert not BatchNormStats.identity(3, bias).bias.requires_grad
-    assert BatchNormStats.identity(3, bias, dtype=torch.float32).bias.dtype == torch.float32
-    empty = BatchNormStats.identity(3, dtype=torch.float64, device='cpu')
-    assert torch.equal(empty.bias, torch.zeros(3, dtype=torch.float64))
-    assert (empty.weight.device.type, empty.weight.dtype) == ('cpu', torch.float64)
-
-
-def test_identity_stats_refuse_a_bias_of_another_length():
-    with pytest.raises(ValueError, match=r'4 channels was expected.*\(3,\)'):
-        BatchNormStats.identity(4, torch.zeros(3))
+def test_identity_stats_take_their_type_from_the_bias_and_no_gradient():
+    bn = BatchNormStats.identity(torch.randn(3, dtype=torch.float64, requires_grad=True))
+    assert bn.var.dtype == torch.float64
+    assert not bn.bias.requires_grad
 
 
 @pytest.mark.parametrize('kernel', [alive_channels, reconstruction_scale, bias_matrix, ChannelSimilarity.from_weight])
