@@ -80,7 +80,7 @@ class RunArtifacts:
             metainfo (dict): Of the data set; its classes go into the checkpoint, for ``init_detector``.
         """
         task, plan = self.task, self.found.plan
-        layers = [state.to_dict() for state in task.layer_states]
+        layers = [asdict(state) for state in task.layer_states]
         plan.to_json(self.work_dir / 'strategy.json', module=task.path, layers=layers, **self.settings)
         state = {name: tensor.detach().cpu().clone() for name, tensor in task.model.state_dict().items()}
         meta = dict(

@@ -45,6 +45,7 @@ class SearchResult:
             race; empty if the reward does not tell its images.
         finalists (list[Finalist]): The plans that were judged, in the order of their rewards. Defaults to none.
         objectives (Objectives | None): If there were several. Defaults to None.
+        episode (int | None): That played the plan. Defaults to None: no search found it.
     """
 
     plan: PruningPlan
@@ -54,13 +55,7 @@ class SearchResult:
     image_evaluations: dict[str, int]
     finalists: list[Finalist] = field(default_factory=list)
     objectives: Objectives | None = None
-
-    @property
-    def episode(self) -> int | None:
-        """The episode that played the plan; None if no search found it."""
-        if not len(self.history):
-            return None
-        return next((one.episode for one in self.finalists if one.chosen), self.history.best)
+    episode: int | None = None
 
     @property
     def metric(self) -> float:
@@ -174,7 +169,7 @@ def search(
     best = next((one.episode for one in judged if one.chosen), history.best)
     counts = {} if told.images is None else _count_images(len(told.images), told.stages if racing else None, history)
     seconds = time.perf_counter() - start
-    return SearchResult(searcher.plan(best), history.rewards[best], history, seconds, counts, judged, goals)
+    return SearchResult(searcher.plan(best), history.rewards[best], history, seconds, counts, judged, goals, best)
 
 
 def _read_race(

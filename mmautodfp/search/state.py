@@ -1,7 +1,7 @@
 """The nine numbers that the agent sees of a layer (Eq. 17)."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
@@ -48,10 +48,6 @@ class LayerState:
     num_clusters: int
     noise_ratio: float
     silhouette: float
-
-    def to_dict(self) -> dict:
-        """Plain numbers by name."""
-        return asdict(self)
 
 
 def layer_state(

@@ -39,7 +39,7 @@ def write_run(work_dir, name, target, checkpoint, limit=FLOPS):
     images = torch.rand(SHAPE, generator=torch.Generator().manual_seed(0))
     example = dict(inputs=images, data_samples=samples_of(images), mode='tensor')
     task = PruningTask.build(model, target, example, [limit], dict(type='PruneOnly'))
-    found = SearchResult(task.uniform_plan(), 0.5, History(rewards=[0.5], seconds=[1.0]), 1.0, {})
+    found = SearchResult(task.uniform_plan(), 0.5, History(rewards=[0.5], seconds=[1.0]), 1.0, {}, episode=0)
     rows = compare(task, found, [lambda _: 0.5, None])
     work_dir.mkdir()
     cfg.dump(work_dir / 'zero_data.py')
