@@ -53,9 +53,9 @@ class HookSettings:
         allocate (bool): Start from the plan that the reconstructor itself would choose, if it can tell (see
             :meth:`mmautodfp.reconstruction.Reconstructor.error_curve`): the first episode plays it, and the agent's
             actions are counted from it (see :meth:`mmautodfp.search.PruningEnv.rollout`). Defaults to True.
-        opening_lams (tuple[float, ...]): Without an allocated plan, and with objectives, the first episodes (the next
-            ones, after that plan) play the uniform plan with these lambdas, so that the search never ends below it.
-            Defaults to (0.0, 0.5, 1.0); () leaves it out, as in the paper.
+        opening_lams (tuple[float, ...]): The first episodes play the uniform plan with these lambdas, so that the
+            search never ends below it; () leaves it out, as in the paper. Where there is an allocated plan, that one
+            comes first, and these are played with objectives only. Defaults to (0.0, 0.5, 1.0).
         clustering (dict | None): Settings of :class:`mmautodfp.search.Clustering`. Defaults to None: its own.
         bias_threshold (float): t of Eq. 17. Defaults to 0.5.
         compare (bool): Also evaluate the dense model, the uniform plan (pruned only, with Neuron Merging, with this

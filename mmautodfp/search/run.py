@@ -95,9 +95,9 @@ def search(
             :class:`mmautodfp.rewards.Reward` may say more: the stages that a race stops at, its images, its identity.
         num_episodes (int): In all. Defaults to 500.
         agent (dict | None): Config of the agent. Defaults to None: SAC, see :class:`mmautodfp.search.SACConfig`.
-        opening_lams (Sequence[float]): Without an allocated plan, and with objectives, the first episodes (the next
-            ones, after that plan) play the uniform plan with these lambdas, so that the search never ends below it.
-            Defaults to (0.0, 0.5, 1.0).
+        opening_lams (Sequence[float]): The first episodes play the uniform plan with these lambdas, so that the search
+            never ends below it. Where there is an allocated plan, that one comes first, and these are played with
+            objectives only. Defaults to (0.0, 0.5, 1.0).
         racing (Racing | dict | bool | None): Stops plans that part of the images show to be hopeless, if the reward
             has stages. Defaults to None: in searches of 500 episodes or more.
         checkpoint (str | os.PathLike | None): File that keeps the search. Defaults to None: not kept.
@@ -156,7 +156,7 @@ def search(
     elif path is not None and is_main_process() and path.exists():
         _put_aside(path, logger)
     # After a resume, which may count the actions from other widths than were found anew.
-    lams = () if goals is None and task.env.curves is not None else opening_lams  # no weights make a uniform plan
+    lams = () if searcher.weighs_errors else opening_lams  # no weights make a uniform plan
     searcher.opening = _opening(task, lams, opening_points if goals else 0, len(searcher.history))
     _warn_of_warmup(searcher, logger)
     start = time.perf_counter()

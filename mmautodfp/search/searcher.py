@@ -110,6 +110,11 @@ class Searcher:
         """The highest reward so far."""
         return self.history.rewards[self.history.best]
 
+    @property
+    def weighs_errors(self) -> bool:
+        """Whether actions weigh the units' errors; with objectives they do not, as what costs less may be wanted."""
+        return self.objectives is None and self.env.curves is not None
+
     def _round(self) -> None:
         """As many episodes as there are ranks."""
         start = time.perf_counter()
@@ -132,7 +137,7 @@ class Searcher:
         if episode < len(self.opening):
             actions = iter(self.opening[episode])
             act = lambda _: next(actions)
-        return self.env.rollout(act, spend=self.objectives is None)  # what costs less may be what is wanted
+        return self.env.rollout(act, spend=self.weighs_errors)
 
     def _evaluate(self, episode: int, rollout: Rollout) -> tuple[float, list[float]]:
         """The reward of an episode, and the rewards after each stage."""
