@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from mmautodfp.kernels import least_squares_delivery, output_variance, rank_by_e
 from mmautodfp.surgery import PruningPlan, Restore
 from mmautodfp.utils import AutoDFPError, first_line
 from mmautodfp.utils.registry import RECONSTRUCTORS, build_settings
+from mmautodfp.utils.settings import NotNegative, Positive, Whole, checked
 
 from .base import OutputChange, Reconstruction, Reconstructor
 from .foreground import Foreground, foreground_of
@@ -21,7 +23,6 @@ from .refine import Refinement, bounded_gain, refine
 from .sensitivity import output_errors, scaled_curve
 from .synthetic import InputMoments, SyntheticImages, batch_statistics, input_moments, inputs_of
 
-RANKINGS = ('l2', 'explanation')
 SENSITIVITY = 8  # images
 
 
@@ -79,31 +80,22 @@ class SyntheticLeastSquares(Reconstructor):
             leaves it out. Defaults to True, as None: its own.
 
     Raises:
-        AutoDFPError: A setting is unknown or out of its range.
+        AutoDFPError: A setting is unknown, of another type or out of its range.
     """
 
+    @checked('SyntheticLeastSquares')
     def __init__(
         self,
         images: dict | None = None,
-        ridge: float = 1e-2,
-        ranking: str = 'explanation',
+        ridge: NotNegative = 1e-2,
+        ranking: Literal['l2', 'explanation'] = 'explanation',
         rematch: bool = True,
-        recalibration: int = 64,
-        error_power: float = 1.0,
-        sensitivity: int | None = None,
+        recalibration: Whole = 64,
+        error_power: Positive = 1.0,
+        sensitivity: Whole | None = None,
         refinement: dict | bool | None = True,
     ):
         super().__init__()
-        if not isinstance(ridge, int | float) or not 0 <= ridge < float('inf'):
-            raise AutoDFPError(f'ridge must be 0 or more, got {ridge!r}')
-        if ranking not in RANKINGS:
-            raise AutoDFPError(f'ranking of the channels is one of {", ".join(RANKINGS)}, got {ranking!r}')
-        if not isinstance(recalibration, int) or recalibration < 0:
-            raise AutoDFPError(f'recalibration takes a number of images, 0 or more, got {recalibration!r}')
-        if sensitivity is not None and (not isinstance(sensitivity, int) or sensitivity < 0):
-            raise AutoDFPError(f'sensitivity takes a number of images, 0 or more, got {sensitivity!r}')
-        if not isinstance(error_power, int | float) or not 0 < error_power < float('inf'):
-            raise AutoDFPError(f'error_power must be above 0, got {error_power!r}')
         self.images = build_settings(SyntheticImages, images, 'images')
         self.ridge = ridge
         self.rank_by = ranking

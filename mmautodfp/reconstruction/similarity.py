@@ -1,12 +1,14 @@
 """The paper's compensation: one similar channel stands in for each pruned one."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from mmautodfp.graph import ChannelGroup, path_statistics, unit_statistics
 from mmautodfp.kernels import ChannelSimilarity
-from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import RECONSTRUCTORS
+from mmautodfp.utils.settings import checked
 
 from .base import Reconstruction, Reconstructor
 
@@ -28,10 +30,9 @@ class SimilarityReconstructor(Reconstructor):
         AutoDFPError: ``normalization`` is neither.
     """
 
-    def __init__(self, normalization: str = 'minmax', min_cosine: float | None = None):
+    @checked('SimilarityReconstructor')
+    def __init__(self, normalization: Literal['max', 'minmax'] = 'minmax', min_cosine: float | None = None):
         super().__init__()
-        if normalization not in ('max', 'minmax'):
-            raise AutoDFPError(f"normalization of |B| is 'max' or 'minmax', got {normalization!r}")
         self.normalization = normalization
         self.min_cosine = min_cosine
         self._similarity: dict[str, ChannelSimilarity] = {}

@@ -66,13 +66,14 @@ def checked(who: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
 
     def decorate(function: Callable[..., T]) -> Callable[..., T]:
         signature = inspect.signature(function)
+        known = ', '.join(name for name in signature.parameters if name not in ('self', 'cls'))
 
         @functools.wraps(function)
         def call(*args, **kwargs):
             try:
                 arguments = signature.bind(*args, **kwargs).arguments
             except TypeError as error:
-                raise AutoDFPError(f'{who}: {error}; known are {", ".join(signature.parameters)}') from None
+                raise AutoDFPError(f'{who}: {error}; known are {known}') from None
             check_arguments(function, arguments, who)
             return function(*args, **kwargs)
 

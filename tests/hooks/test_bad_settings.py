@@ -39,7 +39,7 @@ def complaint(config: str, checkpoint: str, work_dir, **options) -> str:
         ({'autodfp.reward.precision': 'int8'}, 'int8'),
         ({'autodfp.reward.stages': (0.5, 0.2)}, 'ascend'),
         ({'autodfp.reward.num_images': 'many'}, "num_images='many'"),
-        ({'autodfp.reconstructor.normalization': 'l1'}, "'max' or 'minmax', got 'l1'"),
+        ({'autodfp.reconstructor.normalization': 'l1'}, "'l1'; it must be 'max' or 'minmax'"),
         ({'autodfp.budget.preserve_ratio': 0.01}, 'can only reach 0.*; raise the ratio or lower p_min'),
         ({'autodfp.budget.type': 'Price'}, 'known are FlopBudget, LatencyBudget, MemoryBudget, ParamBudget'),
         ({'autodfp.budget.limit': '30ms'}, "limit of '30ms' was asked for the params; .* units k, M, G, T or %"),
