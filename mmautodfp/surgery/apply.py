@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import ChannelGroup, Consumer, outputs_first, survey_units
+from mmautodfp.graph import ChannelGroup, Consumer, find_units, outputs_first
 from mmautodfp.kernels import merge_input_channels
 from mmautodfp.utils import AutoDFPError
 
@@ -65,7 +65,7 @@ def apply_plan(
 def _match(
     module: nn.Module, plan: PruningPlan, groups: Sequence[ChannelGroup] | None
 ) -> list[tuple[ChannelGroup, UnitPlan]]:
-    known = {group.name: group for group in (survey_units(module).units if groups is None else groups)}
+    known = {group.name: group for group in (find_units(module) if groups is None else groups)}
     for name, unit_plan in plan.units.items():
         if name not in known:
             found = f'{len(known)} units, {next(iter(known))} the first' if known else 'no prunable unit'

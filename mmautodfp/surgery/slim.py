@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmautodfp.graph import find_units
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import MODELS
 
@@ -84,8 +85,6 @@ def shrink(module: nn.Module, widths: Mapping[str, int]) -> None:
     Raises:
         AutoDFPError: A name is no unit of the module, or a width is not in 1..N.
     """
-    from mmautodfp.graph import find_units  # not needed where the config names the layers
-
     channels = {unit.name: unit.num_channels for unit in find_units(module)}
     for name, width in widths.items():
         if name in channels and not 1 <= width <= channels[name]:
