@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import mmautodfp.surgery  # noqa: F401, registers Slim
 from mmautodfp.runs import find_checkpoint, load_config
 from mmautodfp.utils import AutoDFPError, first_line, last_line
+from mmautodfp.utils.configs import type_name
 from mmautodfp.utils.fileio import atomic_path, load_json, load_weights, save_json
 from mmautodfp.utils.timing import describe_machine, median_in_turns
 
@@ -105,8 +106,8 @@ def export_onnx(
     checkpoint = find_checkpoint(checkpoint or cfg.get('load_from'), config)
     pruned = build_model(cfg)
     load_weights(pruned, checkpoint, trust_checkpoint)
-    dense_config, is_pruned = _without_slim(cfg.model.to_dict())
-    dense = build_model(Config(dict(cfg, model=dense_config))) if is_pruned else None
+    dense_config = _without_slim(cfg.model.to_dict())
+    dense = build_model(Config(dict(cfg, model=dense_config))) if dense_config != cfg.model.to_dict() else None
     channels = next(layer for layer in pruned.modules() if isinstance(layer, nn.Conv2d)).in_channels
     shape = (batch, channels, *(size or input_size(cfg, Path(config))))
     report = dict(config=str(config), checkpoint=str(checkpoint), input=list(shape), opset=opset, parts={})
@@ -288,20 +289,16 @@ def require(package: str, command: str = 'pip install onnx onnxruntime') -> Any:
         raise AutoDFPError(f'{package} is needed to export but is not installed; {command}') from None
 
 
-def _without_slim(config: Any) -> tuple[Any, bool]:
-    """A config with the dense modules in the place of slim ones, and whether there were any."""
+def _without_slim(config: Any) -> Any:
+    """A config with the dense modules in the place of slim ones."""
     if isinstance(config, dict):
-        if str(config.get('type')).endswith('Slim'):
-            return _without_slim(config['module'])[0], True
-        if str(config.get('type')).endswith('SlimModel'):
+        if type_name(config) == 'Slim':
+            return _without_slim(config['module'])
+        if type_name(config) == 'SlimModel':
             rest = {key: value for key, value in config.items() if key not in ('slim_type', 'layers')}
-            return _without_slim(rest | dict(type=config['slim_type']))[0], True
-        parts = {key: _without_slim(value) for key, value in config.items()}
-        return {key: value for key, (value, _) in parts.items()}, any(found for _, found in parts.values())
-    if isinstance(config, list | tuple):
-        parts = [_without_slim(value) for value in config]
-        return [value for value, _ in parts], any(found for _, found in parts)
-    return config, False
+            return _without_slim(rest | dict(type=config['slim_type']))
+        return {key: _without_slim(value) for key, value in config.items()}
+    return type(config)(map(_without_slim, config)) if isinstance(config, list | tuple) else config
 
 
 def input_size(cfg: Config, config: Path) -> tuple[int, int]:
