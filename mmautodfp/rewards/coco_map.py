@@ -59,7 +59,8 @@ class CocoTruth:
         Raises:
             AutoDFPError: No object of these categories is on these images, so that there is no mAP.
         """
-        evaluation = COCOeval_faster(self._coco, self._load(detections), iou_type, print_function=_silent)
+        found = self._coco.loadRes([dict(detection) for detection in detections])  # it writes to them
+        evaluation = COCOeval_faster(self._coco, found, iou_type, print_function=_silent)
         parameters = evaluation.params
         parameters.imgIds = self.image_ids if image_ids is None else sorted(image_ids)
         parameters.catIds = self.category_ids
@@ -75,10 +76,6 @@ class CocoTruth:
                 "check that the data set's metainfo names the categories of its annotation file"
             )
         return float(counted.mean())
-
-    def _load(self, detections: Iterable[dict]) -> COCO:
-        # Shallow copies: an id, an area and the like are added to each.
-        return self._coco.loadRes([dict(detection) for detection in detections])
 
 
 def _silent(*_, **__) -> None:
