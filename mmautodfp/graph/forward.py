@@ -231,5 +231,11 @@ def _makes_masks_of_instances(model: nn.Module) -> bool:
 
 
 def _instance_free_part(head: nn.Module, features: Any) -> Any:
-    """What CondInst's and YOLACT's mask heads compute before they look at instances; nothing behind it has weights."""
-    return head.mask_feature_head(features) if hasattr(head, 'mask_feature_head') else head.protonet(features[0])
+    """What CondInst's and YOLACT's mask heads compute before they look at instances; nothing behind it has weights.
+
+    YOLACT's has a branch that only a training runs, but it reads the same features.
+    """
+    if hasattr(head, 'mask_feature_head'):
+        return head.mask_feature_head(features)
+    branches = (head.protonet, getattr(head, 'segm_branch', None))
+    return tuple(branch(features[0]) for branch in branches if branch is not None)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmautodfp.utils import AutoDFPError
+
 from .forward import flat_tensors, hook_handles
 from .numbering import Numbers, along_axis, tensors_in
 from .units import is_batch_norm
@@ -73,6 +75,9 @@ def trace_channels(model: nn.Module, run: Callable[[], Any]) -> Trace:
     Args:
         model (nn.Module): In eval mode.
         run (Callable): Runs it on a small input and returns its outputs, whose channels stay.
+
+    Raises:
+        AutoDFPError: It calls a layer with its input by name.
     """
     with hook_handles() as handles, _Tracer(handles, model) as tracer:
         outputs = run()
@@ -116,7 +121,12 @@ class _Tracer(TorchDispatchMode):
     def _use(self, layer: nn.Module, _: tuple) -> None:
         self.used.add(id(layer.weight))
 
-    def _enter(self, *_: Any) -> None:
+    def _enter(self, layer: nn.Module, args: tuple) -> None:
+        if not args:
+            raise AutoDFPError(
+                f'channels were to be followed from layer to layer, but a {type(layer).__name__} is called with its '
+                'input by name (input=x), where hooks do not see it; call it with the input alone'
+            )
         self.inside += 1
 
     def _leave_with(self, path: str) -> Callable:

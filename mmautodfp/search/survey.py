@@ -32,6 +32,7 @@ from .example import call_model
 Target = str | Sequence[str]
 # Sides of the images that a model is traced with: some have too many steps for small ones.
 TRACED_SIZES = (128, 320, 512)
+NOT_RUN = 'is not run here: a training or another input that runs it may find channels gone that it reads'
 PRODUCING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 
 # Runs a model, or a copy of it in float64, on something small.
@@ -172,7 +173,8 @@ def _traced(
         raise
     survey = groups_of(trace)
     prefix = f'{path}.' if path else ''
-    left = {name.removeprefix(prefix): why for name, why in survey.left.items() if name.startswith(prefix)}
+    left = survey.left | dict.fromkeys(trace.unrun, NOT_RUN)
+    left = {name.removeprefix(prefix): why for name, why in left.items() if name.startswith(prefix)}
     inside, by_name = [], {unit.name: unit for unit in known.units}
     tied = layers_with_tied_weights(model)
     for group in survey.units:

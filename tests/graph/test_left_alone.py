@@ -6,6 +6,7 @@ from small_nets import Net, conv, follow, read_by
 from torch import nn
 
 from mmautodfp.graph import groups_of, trace_channels
+from mmautodfp.utils import AutoDFPError
 
 
 def test_what_is_no_channel_may_be_read_beside_channels():
@@ -120,3 +121,8 @@ def test_outputs_stay_also_where_a_layer_reads_them_too():
 def test_what_no_layer_reads_stays():
     survey = follow(lambda m, x: (m.a(x), m.b(x))[1], a=conv(3, 4), b=conv(3, 2))
     assert survey.left['a'] == 'feeds no layer that could make up for its channels'
+
+
+def test_a_layer_that_is_called_by_keyword_is_told():
+    with pytest.raises(AutoDFPError, match=r'a Conv2d is called with its input by name \(input=x\)'):
+        follow(lambda m, x: m.b(input=m.a(x).relu()), a=conv(3, 8), b=conv(8, 4))

@@ -81,8 +81,26 @@ def test_what_a_head_that_was_not_run_may_read_stays_and_is_named():
     assert reason.startswith('4 x may feed roi_head.quality_head, which was not run')
 
 
-def test_what_only_a_training_runs_is_no_obstacle():
+def test_what_only_a_training_runs_is_no_obstacle_but_named():
     model = build_model(settings_of_small('mask_rcnn'))
     known = survey_target(model, 'model').groups
     model.auxiliary_head = nn.Conv2d(32, 8, 3)
-    assert survey_target(model, 'model').groups == known
+    survey = survey_target(model, 'model')
+    assert survey.groups == known
+    assert any(line.startswith('1 x is not run here') and 'auxiliary_head' in line for line in survey.left)
+
+
+def test_yolact_can_be_trained_with_half_of_all_channels():
+    settings = settings_of('yolact/yolact_r50_1xb8-55e_coco')
+    settings.backbone.base_channels = 8
+    settings.neck |= dict(in_channels=[32, 64, 128, 256], out_channels=32)
+    settings.bbox_head |= dict(in_channels=32, feat_channels=32)
+    settings.mask_head.in_channels = 32
+    model = build_model(settings)
+    survey = survey_target(model, 'model')
+    assert not any('segm_branch' in line and 'not run' in line for line in survey.left)
+    images = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with apply_plan(model, half_plan(survey.groups), PruneOnly(), groups=survey.groups):
+        features = model.extract_feat(images)
+        assert features[0].shape[1] == 16
+        assert model.mask_head.segm_branch(features[0]).shape[1] == model.mask_head.num_classes
