@@ -16,17 +16,21 @@ COST_STEPS = ('moments', 'ranking', 'allocation', 'full')
 
 def test_the_rows_of_worse_photographs_are_those_of_their_file():
     text = (REPO / 'docs/measurements.md').read_text()
-    found = load_json(REPO / 'configs/bccd/results/robustness_faster_rcnn.json', 'the robustness')
-    dense, *pruned = found['rows'].values()
-    for condition, metric in dense.items():
-        cells = [f'{row[condition]:.3f} ({row[condition] / metric:.1%})' for row in pruned]
-        assert f'| {condition} | {metric:.3f} | {" | ".join(cells)} |' in text
-    ours, whole = pruned[2:]
-    gaps = [ours[condition] - metric for condition, metric in dense.items()]
-    told = f"between {-min(gaps):.3f} below the dense one's and {max(gaps):.3f} above it"
-    assert told in ' '.join(text.split())
-    least = min(whole[condition] / metric for condition, metric in dense.items())
-    assert f'({least:.1%} instead of {whole["clean"] / dense["clean"]:.1%})'.replace('%', ' %') in text
+    told = ' '.join(text.split())
+    for detector, name in (('faster_rcnn', 'Faster R-CNN'), ('retinanet', 'RetinaNet')):
+        found = load_json(REPO / f'configs/bccd/results/robustness_{detector}.json', 'the robustness')
+        dense, *pruned = found['rows'].values()
+        for condition, metric in dense.items():
+            cells = [f'{row[condition]:.3f} ({row[condition] / metric:.1%})' for row in pruned]
+            assert f'| {condition} | {metric:.3f} | {" | ".join(cells)} |' in text
+        ours, whole = pruned[2:]
+        gaps = [ours[condition] - metric for condition, metric in dense.items()]
+        assert f"{name} between {-min(gaps):.3f} below the dense one's and {max(gaps):.3f} above it" in told.replace(
+            ' is ', ' '
+        )
+        least = min(whole[condition] / metric for condition, metric in dense.items())
+        kept = f'{least:.1%} of {name} ({whole["clean"] / dense["clean"]:.1%} of clear ones)'
+        assert kept.replace('% of', ' % of') in told
 
 
 CELLS = dict(FasterRCNN='Faster R-CNN', CascadeRCNN='Cascade R-CNN', RTMDet='RTMDet-tiny')
