@@ -137,7 +137,16 @@ def use_pictures(cfg: Config, folder: str) -> None:
     Args:
         cfg (Config): Has settings; they are changed. The pictures are scaled as its test images are.
         folder (str): Of the pictures.
+
+    Raises:
+        AutoDFPError: Its reconstructor looks at no images.
     """
+    known = (cfg.autodfp.get('reconstructor') or {}).get('type', 'SimilarityReconstructor')
+    if known in ('SimilarityReconstructor', 'NeuronMerging', 'PruneOnly'):
+        raise AutoDFPError(
+            f'--images names pictures to learn from, but {known}, the reconstructor of {cfg.filename}, looks at none; '
+            'add --cfg-options autodfp.reconstructor.type=SyntheticLeastSquares'
+        )
     pipeline = ((cfg.get('test_dataloader') or {}).get('dataset') or {}).get('pipeline') or []
     scale = next((step.scale for step in pipeline if step.get('scale') and 'Resize' in str(step.get('type'))), None)
     pictures = dict(folder=folder, scale=scale if isinstance(scale, tuple | list) else None)

@@ -144,7 +144,14 @@ def test_a_config_is_told_the_folder_and_the_scale_of_its_test_images():
     assert cfg.autodfp.reconstructor['images'] == dict(size=64, folder='photos', scale=(1333, 800))
     assert cfg.autodfp.reward['images'] == dict(folder='photos', scale=(1333, 800))
     assert SyntheticReward(dict(cfg.autodfp.reward['images'])).images[0] == 'photos 1:0'
-    of_annotations = Config(dict(autodfp=dict(reward=dict(type='CocoReward'))))
+    settings = dict(reward=dict(type='CocoReward'), reconstructor=dict(type='SyntheticLeastSquares'))
+    of_annotations = Config(dict(autodfp=settings))
     use_pictures(of_annotations, 'photos')
     assert of_annotations.autodfp.reconstructor['images'] == dict(folder='photos', scale=None)
     assert of_annotations.autodfp.reward == dict(type='CocoReward')
+
+
+@pytest.mark.parametrize('settings', [dict(), dict(reconstructor=dict(type='PruneOnly'))])
+def test_a_reconstructor_that_looks_at_no_images_is_told(settings):
+    with pytest.raises(AutoDFPError, match=r'looks at none; add --cfg-options autodfp\.reconstructor\.type='):
+        use_pictures(Config(dict(autodfp=settings)), 'photos')
