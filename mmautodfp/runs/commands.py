@@ -94,7 +94,8 @@ def prune(
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
     runner = build_runner(cfg, trust_checkpoint)
     if added:
-        how = 'a search on its val images' if search else 'no data and no search (--search: one on its val images)'
+        data = 'no data' if images is None else f'no data but the pictures in {images}'
+        how = 'a search on its val images' if search else f'{data} and no search (--search: one on its val images)'
         runner.logger.info(f"{config} has no 'autodfp' entry, so it gets configs/_base_/{settings}.py: {how}")
     runner.register_hook(hook)
     with pickle_allowed(trust_checkpoint):  # mmengine reads the checkpoint once more

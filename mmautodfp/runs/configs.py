@@ -147,7 +147,11 @@ def use_pictures(cfg: Config, folder: str) -> None:
             f'--images names pictures to learn from, but {known}, the reconstructor of {cfg.filename}, looks at none; '
             'add --cfg-options autodfp.reconstructor.type=SyntheticLeastSquares'
         )
-    pipeline = ((cfg.get('test_dataloader') or {}).get('dataset') or {}).get('pipeline') or []
+    from mmdet.utils import get_test_pipeline_cfg
+
+    pipeline = []
+    with contextlib.suppress(RuntimeError, AttributeError):  # of a classifier there may be none
+        pipeline = get_test_pipeline_cfg(cfg)
     scale = next((step.scale for step in pipeline if step.get('scale') and 'Resize' in str(step.get('type'))), None)
     pictures = dict(folder=folder, scale=scale if isinstance(scale, tuple | list) else None)
     needs_none = 'SyntheticReward' in str((cfg.autodfp.get('reward') or {}).get('type'))

@@ -139,7 +139,8 @@ def test_a_config_is_told_the_folder_and_the_scale_of_its_test_images():
     settings = dict(
         reconstructor=dict(type='SyntheticLeastSquares', images=dict(size=64)), reward=dict(type='SyntheticReward')
     )
-    cfg = Config(dict(autodfp=settings, test_dataloader=dict(dataset=dict(pipeline=pipeline))))
+    dataset = dict(type='ConcatDataset', datasets=[dict(type='CocoDataset', pipeline=pipeline)])
+    cfg = Config(dict(autodfp=settings, test_dataloader=dict(dataset=dataset)))
     use_pictures(cfg, 'photos')
     assert cfg.autodfp.reconstructor['images'] == dict(size=64, folder='photos', scale=(1333, 800))
     assert cfg.autodfp.reward['images'] == dict(folder='photos', scale=(1333, 800))
