@@ -77,7 +77,7 @@ def test_it_leaves_a_pruned_model_and_its_figures(work_dir):
 def test_its_report_shows_all_but_the_images(work_dir):
     page = (work_dir / 'report.html').read_text()
     assert page.count('<section') == 7
-    assert re.findall(r'Not shown: (.*)\.</p>', page) == ['the run used no data, so no image was opened']
+    assert re.findall(r'Not shown: (.*)\.</p>', page) == ['the run opened no data set']
 
 
 def test_the_pruned_model_evaluates_on_real_data(work_dir, small_demo):

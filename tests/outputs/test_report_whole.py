@@ -98,7 +98,7 @@ def test_the_page_shows_each_part_and_can_be_made_again_from_the_files(run):
     work_dir, task, plan = run
     text = remake_report(work_dir).read_text()
     evidence = Evidence.from_json(work_dir / 'report/evidence.json')
-    assert evidence.missing == dict(pictures='the run used no data, so no image was opened')
+    assert evidence.missing == dict(pictures='the run opened no data set')
     assert evidence.parts == count_parts(work_dir)
     assert set(evidence.latency) == {'dense', 'uniform', 'AutoDFP'}
     assert [found.unit for found in evidence.channels] == [group.name for group in task.groups]

@@ -148,7 +148,7 @@ def test_the_report_of_a_run_without_a_default_scope_can_be_made_again(tmp_path)
     config, checkpoint = write(tmp_path)
     runs.prune(config, checkpoint, work_dir=str(tmp_path / 'run'), preserve_ratio=0.7, cfg_options=FEW)
     page = remake_report(tmp_path / 'run').read_text()
-    assert re.findall(r'Not shown: (.*)\.</p>', page) == ['the run used no data, so no image was opened']
+    assert re.findall(r'Not shown: (.*)\.</p>', page) == ['the run opened no data set']
 
 
 def _sample():

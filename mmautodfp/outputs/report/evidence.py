@@ -122,7 +122,7 @@ def collect(
     if needs_data:
         evidence.gather('pictures', lambda: compare_on_images(model, swap, cfg.val_dataloader.dataset))
     else:
-        evidence.missing['pictures'] = 'the run used no data, so no image was opened'
+        evidence.missing['pictures'] = 'the run opened no data set'
     return evidence
 
 
