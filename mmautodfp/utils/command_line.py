@@ -74,7 +74,7 @@ def read_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) 
     Raises:
         AutoDFPError: The device is not there, or an override is no KEY=VALUE.
     """
-    arguments = vars(parser.parse_args(argv))
+    arguments = vars(parser.parse_intermixed_args(argv))
     os.environ.setdefault('LOCAL_RANK', str(arguments.pop('local_rank', 0)))
     _choose_device(arguments.pop('device', None))
     if 'cfg_options' in arguments:

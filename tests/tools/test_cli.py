@@ -55,6 +55,7 @@ def test_a_bad_request_of_a_process_ends_with_code_2_and_a_sentence_without_trac
     [
         (['absent.py'], 'config absent.py was asked for, but there is no such file'),
         ([DEMO, 'absent.pth'], 'there is no such file'),
+        ([DEMO, '--seed', '3', '--cfg-options', 'a=1', 'b=2', '--resume', 'absent.pth'], 'there is no search.pth in'),
         ([DEMO, '--preserve-ratio', '7'], 'lies in (0, 1], got 7'),
         ([DEMO, '--cfg-options', 'nonsense'], 'takes KEY=VALUE'),
         ([DEMO, '--cfg-options', 'a=dict(b=1,c=dict(d=2,e=3))'], 'cannot read'),
@@ -91,6 +92,7 @@ def test_a_report_of_no_run_ends_with_code_2_and_a_sentence(tmp_path):
         ('benchmark', ['robustness', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
         ('benchmark', ['robustness', 'absent.py', '--repeat', '3'], 'robustness has no --repeat'),
         ('tables', ['nope'], 'tables were to be made of nope, but it holds none of faster_rcnn'),
+        ('frontier', ['faster_rcnn_zero_data', '--points', '3', 'absent.pth'], 'the checkpoint was to be read from'),
         ('train_demo', ['absent.py'], 'config absent.py was asked for'),
         ('make_bccd', ['absent'], 'absent was to be the BCCD data set, but it has no folder JPEGImages'),
         ('export_onnx', ['absent.py'], 'config absent.py was asked for, but there is no such file'),
