@@ -51,6 +51,11 @@ def _build(cfg: Config, build_part: Callable[[], T]) -> T:
     except AutoDFPError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise AutoDFPError(
+                f'{cfg.filename} was to be run in the work dir {cfg.get("work_dir")}, but a file or folder cannot be '
+                f'used: {last_line(error)}; see to its rights and its disk, or name another one with --work-dir'
+            ) from None
         raise AutoDFPError(
             f'{cfg.filename} does not describe what can be built: {type(error).__name__} {last_line(error)}'
         ) from None

@@ -199,6 +199,13 @@ def test_bad_checkpoints_end_with_code_2_and_a_sentence(base, refuse, digits_roo
             assert 'checkpoint' in sentence, name
 
 
+def test_a_work_dir_that_cannot_be_made_is_not_blamed_on_the_config(base, refuse, digits_root, tmp_path):
+    config = tmp_path / 'good.py'
+    config.write_text(''.join(f'{key} = {value!r}\n' for key, value in base.items()))
+    sentence = refuse('prune', str(config), f'--work-dir={config}/inside')
+    assert f'run in the work dir {config}/inside, but a file or folder cannot be used: [Errno 20] Not a' in sentence
+
+
 @pytest.mark.parametrize(
     'arguments',
     [
