@@ -1,6 +1,7 @@
 """What a search has done so far, and what it tells of it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -69,6 +70,18 @@ class History:
         columns = {item.name: state[item.name].tolist() for item in fields(cls) if item.name in state}
         columns['stages'] = [[value for value in row if not math.isnan(value)] for row in columns['stages']]
         return cls(**columns)
+
+    def require_whole(self, dense: Sequence[int]) -> None:
+        """Raise a ValueError if this is not of one or more whole episodes of groups of ``dense`` [L] channels."""
+        lengths = {name: len(column) for name, column in vars(self).items() if column or name != 'outcomes'}
+        if len(set(lengths.values())) > 1 or not self.rewards:
+            raise ValueError(f'its episodes were to be equally many and at least one, but are {lengths}')
+        if not all(map(math.isfinite, self.rewards)):
+            raise ValueError('a reward is not finite')
+        for widths, lams in zip(self.widths, self.lams, strict=True):
+            for width, lam, channels in zip(widths, lams, dense, strict=True):
+                if not isinstance(width, int) or not 1 <= width <= channels or not 0 <= lam <= 1:
+                    raise ValueError(f'a group of {channels} channels was to keep {width}, at lambda {lam}')
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from mmengine.dist import get_world_size
 from torch import Tensor
 
 from mmautodfp.surgery import PruningPlan
-from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils import AutoDFPError, in_one_line
 from mmautodfp.utils.fileio import load_tensors, save_tensors
 
 from .agent import Agent, Trajectory, require_settings
@@ -201,15 +201,34 @@ class Searcher:
         Objectives may weigh otherwise than before: all episodes are rewarded anew.
 
         Raises:
-            AutoDFPError: It is a search for something else; the message names what.
+            AutoDFPError: It is a search for something else, or damaged; the message names what.
         """
         require_settings('search', self.identity, state['identity'])
-        self.agent.load_state_dict(state['agent'])
-        self.env.set_channels(state['rankings'], state['start'], state['curves'])
-        self.history = History.from_state_dict(state['history'])
-        self.judged = state.get('finalists', {})
+        try:
+            self._take_over(state)
+        except AutoDFPError:
+            raise
+        except Exception as error:  # the file may hold anything
+            raise AutoDFPError(
+                f'the search to resume is damaged ({in_one_line(error)}); start a new one, or put back a search.pth '
+                'that was kept elsewhere'
+            ) from error
+
+    def _take_over(self, state: dict[str, Any]) -> None:
+        history = History.from_state_dict(state['history'])
         if self.objectives:
-            self.history.rewards = [self.objectives.utility(outcome) for outcome in self.history.outcomes]
+            history.rewards = [self.objectives.utility(outcome) for outcome in history.outcomes]
+        dense = [len(ranking) for ranking in self.env.rankings]
+        history.require_whole(dense)
+        rankings, curves = state['rankings'], state['curves']
+        found = [torch.arange(n)[ranking].sort().values for n, ranking in zip(dense, rankings, strict=True)]
+        if not all(torch.equal(channels, torch.arange(n)) for n, channels in zip(dense, found, strict=True)):
+            raise ValueError('its rankings are not of all channels')
+        if curves is not None and [len(curve) for curve in curves] != [n + 1 for n in dense]:
+            raise ValueError('its error curves are not of all channels')
+        self.agent.load_state_dict(state['agent'])
+        self.env.set_channels(rankings, state['start'], curves)
+        self.history, self.judged = history, dict(state.get('finalists', {}))
 
 
 def load_search(path: Path) -> dict[str, Any]:

@@ -158,6 +158,40 @@ def test_a_search_that_lacks_a_part_is_refused(name, tmp_path):
         load_search(path)
 
 
+@pytest.mark.parametrize(
+    ('part', 'name', 'change', 'said'),
+    [
+        ('history', 'rewards', lambda column: column * torch.nan, 'a reward is not finite'),
+        ('history', 'rewards', lambda column: column[:1], "equally many and at least one, but are {'rewards': 1, 'wid"),
+        ('history', 'rewards', lambda column: 'x', 'AttributeError'),
+        ('history', 'widths', lambda column: column * 100, 'channels was to keep'),
+        ('history', 'widths', lambda column: -column, 'channels was to keep -'),
+        ('history', 'widths', lambda column: column.double(), 'channels was to keep'),
+        ('history', 'widths', lambda column: column[:, :2], 'ValueError'),
+        ('history', 'lams', lambda column: column + 2, 'at lambda 2.'),
+        ('history', 'stages', lambda column: None, 'AttributeError'),
+        ('agent', 'config', lambda config: 3, 'AttributeError'),
+        ('agent', 'random', lambda state: [], 'TypeError'),
+        ('agent', 'actor', lambda state: {}, 'RuntimeError'),
+        (None, 'rankings', lambda rankings: rankings[:2], 'ValueError'),
+        (None, 'rankings', lambda rankings: [ranking * 0 for ranking in rankings], 'its rankings are not of all'),
+        (None, 'rankings', lambda rankings: [ranking.float() for ranking in rankings], 'IndexError'),
+        (None, 'start', lambda start: 'x', 'Error'),
+        (None, 'curves', lambda curves: [torch.zeros(2)], 'its error curves are not of all channels'),
+    ],
+)
+def test_a_search_of_damaged_content_is_refused(part, name, change, said, tmp_path):
+    path = tmp_path / 'search.pth'
+    make_searcher(4, path).run()
+    state = load_search(path)
+    place = state[part] if part else state
+    place[name] = change(place[name])
+    searcher = make_searcher(6, path)
+    with pytest.raises(AutoDFPError, match=rf'^the search to resume is damaged \(.*{said}.*\); start a new one'):
+        searcher.load_state_dict(state)
+    assert not len(searcher.history)
+
+
 def test_progress_is_told_after_each_episode():
     told, worth = [], iter((0.2, 0.1, 0.2))
     searcher = make_searcher(3, reward=lambda plan: next(worth))
