@@ -1,6 +1,6 @@
 """What a plan costs, by the widths of the groups, counted or measured on the model at hand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from mmautodfp.costs import (
     model_costs,
 )
 from mmautodfp.reconstruction import Reconstructor
-from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils import AutoDFPError, in_one_line
 
 from .example import call_model, call_whole
 from .ranks import on_every_rank, on_main
@@ -55,7 +55,7 @@ def count_costs(
         return replace(count(positions={}), flops={})
     run = partial(call_model, model, example_input)
     positions: dict[nn.Module, int] = {}
-    on_every_rank(lambda: positions.update(measure_positions(model, run)))
+    on_every_rank(lambda: positions.update(_measure_positions(model, run)))
     costs = count(positions=positions)
     for budget in budgets:
         if isinstance(budget, LatencyBudget):
@@ -66,6 +66,19 @@ def count_costs(
         measure = partial(measure_memory_costs, model, module, groups, run, reconstructor.moves_constants, parts)
         costs = replace(costs, memory=on_main(measure))
     return costs
+
+
+def _measure_positions(model: nn.Module, run: Callable[[], Any]) -> dict[nn.Module, int]:
+    try:
+        return measure_positions(model, run)
+    except AutoDFPError:
+        raise
+    except Exception as error:  # a model's own code may end with anything
+        raise AutoDFPError(
+            f'the {type(model).__name__} was to be called with the example_input, which it does not take '
+            f'({in_one_line(error)}); give a tuple of arguments, a dict of named ones or a single one, of the type and '
+            'on the device of its weights'
+        ) from error
 
 
 def _budgets_on(limit: Constraint, names: Sequence[str]) -> list[Budget]:

@@ -49,6 +49,22 @@ def halve(model):
 
 
 @pytest.mark.parametrize(
+    ('example', 'said'),
+    [
+        (IMAGES[:, :1], 'RuntimeError: Given groups=1, weight of size'),
+        (IMAGES.double(), 'RuntimeError: '),
+        (IMAGES.numpy(), 'TypeError: '),
+        (list(IMAGES), 'TypeError: '),
+        ('images', 'TypeError: '),
+        (dict(images=IMAGES), r'TypeError: .*unexpected keyword'),
+    ],
+)
+def test_an_example_that_the_model_does_not_take_is_told(example, said):
+    with pytest.raises(AutoDFPError, match=rf'^the Sequential was to be called with the example_input.*\({said}'):
+        make_task(example_input=example)
+
+
+@pytest.mark.parametrize(
     ('reward', 'changed'), [(train_on, r'1\.num_batches_tracked'), (step, r'0\.weight'), (halve, r'0\.weight')]
 )
 def test_a_reward_that_changes_the_model_is_told(reward, changed):
