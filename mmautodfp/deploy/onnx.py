@@ -202,11 +202,17 @@ def write_onnx(part: Part, path: Path, shape: Sequence[int], opset: int = 17) ->
         list[str]: Names of the outputs; the input is ``images``.
 
     Raises:
-        AutoDFPError: An operator cannot be written.
+        AutoDFPError: The part does not take images of this shape, or an operator cannot be written.
     """
     images = torch.rand(tuple(shape))
-    with torch.inference_mode():
-        outputs = part.named_outputs(images)
+    try:
+        with torch.inference_mode():
+            outputs = part.named_outputs(images)
+    except RuntimeError as error:
+        raise AutoDFPError(
+            f'the {part.name} does not take images of shape {list(images.shape)}, with which it was to be exported '
+            f'({first_line(error)}); name the height and width that it takes with --size'
+        ) from None
     axes = {'images': {0: 'batch', 2: 'height', 3: 'width'}}
     for name, tensor in outputs:
         axes[name] = {0: 'batch'} | ({2: f'{name}_height', 3: f'{name}_width'} if tensor.ndim == 4 else {})

@@ -116,6 +116,12 @@ def test_a_classifier_with_linear_layers_has_a_dynamic_batch(tmp_path):
         assert torch.allclose(torch.from_numpy(logits), model(images, mode='tensor'), rtol=1e-4, atol=1e-4)
 
 
+def test_a_size_that_a_classifier_does_not_take_is_told(tmp_path):
+    config, _ = make_pruned('vgg_digits', tmp_path / 'vgg')
+    with pytest.raises(AutoDFPError, match=r'images of shape \[1, 1, 16, 16\].* \(mat1 and .*with --size'):
+        export_onnx(config, size=(16, 16), repeat=1)
+
+
 @pytest.mark.parametrize('package', ['onnx', 'onnxruntime'])
 def test_a_missing_package_is_told_in_one_sentence(retinanet, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
