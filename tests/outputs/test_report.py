@@ -1,6 +1,7 @@
 """The page of a run: what it shows, and that a run does not depend on it."""
 
 import base64
+import json
 import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -154,6 +155,25 @@ def test_a_folder_without_a_run_is_refused_in_a_sentence(tmp_path):
         remake_report(tmp_path)
     save_json([], tmp_path / 'summary.json')
     with pytest.raises(AutoDFPError, match='expected to hold the results of a run'):
+        remake_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda summary: summary.pop('module'),
+        lambda summary: summary.pop('versions'),
+        lambda summary: summary['results'][-1].pop('name'),
+        lambda summary: summary['results'][-1].update(search_metric='x'),
+        lambda summary: summary.update(test=['x']),
+    ],
+)
+def test_a_summary_that_was_edited_is_refused_in_a_sentence(run, tmp_path, change):
+    summary = json.loads((run / 'summary.json').read_text())
+    change(summary)
+    for file, content in (('summary.json', summary), ('report/evidence.json', {})):
+        save_json(content, tmp_path / file)
+    with pytest.raises(AutoDFPError, match=r'summary.json, or another of them, is not as a run leaves it \(\w+Error: '):
         remake_report(tmp_path)
 
 

@@ -3,13 +3,14 @@
 import os
 from pathlib import Path
 
+from jinja2 import UndefinedError
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmautodfp.api import PruningTask
 from mmautodfp.outputs.latency import measure_latency
 from mmautodfp.surgery import PruningPlan, Restore, apply_plan, replace_tensor
-from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils import AutoDFPError, in_one_line
 from mmautodfp.utils.fileio import load_weights
 from mmautodfp.utils.registry import MODELS, REWARDS, build
 from mmautodfp.utils.timing import describe_machine, device_at_hand, machine_line
@@ -34,9 +35,27 @@ def remake_report(work_dir: str | os.PathLike, again: bool = False, trust_checkp
         Path: The page.
 
     Raises:
-        AutoDFPError: The folder holds no finished run; with ``again``, a model cannot be built or loaded. Without it,
-            the report says so where the models would have been looked at.
+        AutoDFPError: The folder holds no finished run, or a file of it was changed; with ``again``, a model cannot be
+            built or loaded. Without it, the report says so where the models would have been looked at.
     """
+    try:
+        return _remake(work_dir, again, trust_checkpoint)
+    except AutoDFPError:
+        raise
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        UndefinedError,
+    ) as error:  # edited JSON may hold anything
+        raise AutoDFPError(
+            f'the report of {work_dir} was to be made from its files, but summary.json, or another of them, is not as '
+            f'a run leaves it ({in_one_line(error)}); put back what was changed, or run again to make it anew'
+        ) from error
+
+
+def _remake(work_dir: str | os.PathLike, again: bool, trust_checkpoint: bool) -> Path:
     report = Report(work_dir)
     path = report.work_dir / FOLDER / 'evidence.json'
     if again or not path.is_file():
