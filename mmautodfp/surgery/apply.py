@@ -216,4 +216,5 @@ def replace_tensor(layer: nn.Module, name: str, tensor: Tensor) -> None:
         layer._buffers[name] = tensor
     else:
         old = layer._parameters.get(name)
-        layer._parameters[name] = nn.Parameter(tensor, requires_grad=old is None or old.requires_grad)
+        like = layer.weight if old is None else old  # a new bias is as frozen as the weight
+        layer._parameters[name] = nn.Parameter(tensor, like.requires_grad)

@@ -129,6 +129,6 @@ def _resize(module: nn.Module, path: str, sizes: Mapping[str, int | bool]) -> No
                 empty = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
                 store[name] = nn.Parameter(empty, tensor.requires_grad) if store is layer._parameters else empty
     if sizes.get('bias') and layer.bias is None:
-        layer.bias = nn.Parameter(torch.zeros(len(layer.weight), dtype=layer.weight.dtype, device=layer.weight.device))
+        layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)), layer.weight.requires_grad)
     if hasattr(layer, 'reset_parameters'):
         layer.reset_parameters()

@@ -4,9 +4,9 @@ import torchvision
 from conftest import build_resnet, enliven, masked_dense, random_plan
 from torch import nn
 
-from mmautodfp.graph import find_units
+from mmautodfp.graph import Consumer, find_units
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor
-from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
+from mmautodfp.surgery import PruningPlan, Restore, Slim, UnitPlan, apply_plan, shift_outputs
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import MODELS
 
@@ -59,6 +59,14 @@ def test_restore_brings_back_the_very_tensors_and_sizes():
         assert model.layer1[0].conv2.weight.requires_grad
     assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
     assert model.layer1[0].conv1.out_channels == model.layer1[0].bn1.num_features == 16
+
+
+def test_a_bias_that_appears_is_as_frozen_as_the_weight_of_its_layer():
+    for frozen in (True, False):
+        layers = [nn.Sequential(nn.Conv2d(3, 4, 1, bias=False)).requires_grad_(not frozen) for _ in range(2)]
+        shift_outputs(layers[0], Consumer('0'), torch.ones(4), Restore())
+        Slim(layers[1], {'0': dict(bias=True)})
+        assert [parameter.requires_grad for layer in layers for parameter in layer.parameters()] == 4 * [not frozen]
 
 
 def test_state_dict_keys_and_modules_stay():
