@@ -1,5 +1,7 @@
 """What the tracer finds in small networks, one a topology, against what a reader of their forward would say."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -62,6 +64,19 @@ def test_each_channel_of_a_flattened_map_is_several_columns_of_a_linear_layer():
     assert (first.name, first.num_channels, read_by(first)) == ('a', 4, [('fc', 0)])
     assert first.consumers[0].num_inputs is None  # all of them, four each
     assert (second.name, second.num_channels, read_by(second)) == ('fc', 6, [('out', 0)])
+
+
+def test_the_memory_format_does_not_matter():
+    layers = dict(a=conv(3, 8), n=nn.BatchNorm2d(8), b=conv(8, 6), fc=nn.Linear(6, 5), out=nn.Linear(5, 2))
+    forward = lambda m, x: m.out(m.fc(F.adaptive_avg_pool2d(m.b(m.n(m.a(x)).relu()), 1).flatten(1)).relu())
+    model = Net(forward, **copy.deepcopy(layers)).to(memory_format=torch.channels_last)
+    before = {name: (tensor.clone(), tensor.stride()) for name, tensor in model.state_dict().items()}
+    survey = follow(forward, **dict(model.named_children()))
+    assert survey == follow(forward, **layers)
+    assert [group.name for group in survey.units] == ['a', 'b', 'fc']
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name][0])
+        assert tensor.stride() == before[name][1]
 
 
 def test_the_same_channels_read_several_times_by_one_layer_are_one_group():
