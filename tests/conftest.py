@@ -84,6 +84,17 @@ def build_resnet(depth: int = 50, seed: int = 0, **settings) -> nn.Module:
     return enliven(MODELS.build(config), seed)
 
 
+@pytest.fixture
+def other_weights(tmp_path) -> str:
+    """A checkpoint that fits the VGG of the demo, and is not its own."""
+    state = torch.load(REPO / 'configs/demo/vgg_digits.pth', weights_only=True)
+    state = state.get('state_dict', state)
+    next(iter(state.values())).mul_(2)
+    (tmp_path / 'other').mkdir()
+    torch.save(state, tmp_path / 'other/vgg_digits.pth')
+    return str(tmp_path / 'other/vgg_digits.pth')
+
+
 @pytest.fixture(autouse=True)
 def _mmdet_scope():
     """Transforms are found in the scope of the last Runner; tests must not depend on their order."""

@@ -118,7 +118,7 @@ def ablate(
         shares_of='channels' if of_channels else 'module parameters',
     )
     older = dict(checkpoint=bench.checkpoint, cfg_options={})  # which older results do not name
-    result = take_up(known and older | known, settings)
+    result = take_up(known and older | known, settings, bench.model)
     if not known:
         result |= dict(dense=bench.reward(bench.model), variants={})
     for name, variant in variants.items():

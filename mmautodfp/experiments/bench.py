@@ -7,7 +7,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,9 +24,10 @@ from mmautodfp.hooks import AutoDFPHook, read_settings
 from mmautodfp.rewards import Reward
 from mmautodfp.runs import build_runner, find_checkpoint, load_config, load_search_config, prune
 from mmautodfp.search import RandomSearch
+from mmautodfp.search.task import digest_weights
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import load_json, require_same, save_json
+from mmautodfp.utils.fileio import load_json, read_state, require_same, save_json
 from mmautodfp.utils.registry import HOOKS, REWARDS, build
 from mmautodfp.utils.timing import describe_machine, wait_for_gpu
 
@@ -138,15 +139,26 @@ def require_held_out(hook: AutoDFPHook) -> None:
         raise AutoDFPError('plans were to be compared on held-out images, but test_dataloader has none')
 
 
-def take_up(known: dict[str, Any] | None, asked: dict[str, Any]) -> dict[str, Any]:
+def take_up(known: dict[str, Any] | None, asked: dict[str, Any], model: nn.Module) -> dict[str, Any]:
     """An earlier result to go on with, or else the settings as the beginning of one; with the machine.
 
+    Args:
+        known (dict | None): The earlier result.
+        asked (dict): The settings.
+        model (nn.Module): The dense model, whose weights count as a setting.
+
     Raises:
-        AutoDFPError: The earlier result was measured with other settings.
+        AutoDFPError: The earlier result was measured with other settings or weights, or does not tell with which.
     """
+    asked = asked | dict(weights=_told_apart(model.state_dict()))
     if known:
         require_same(known, asked, 'the earlier result')
     return dict(known or asked, machine=describe_machine())
+
+
+def _told_apart(state: Mapping[str, Tensor]) -> str:
+    """What tells weights from others, in a few letters."""
+    return f'sha256 {digest_weights(state)[:16]}'
 
 
 def search_in(
@@ -158,19 +170,23 @@ def search_in(
         folder (Path): Its work dir.
         config (str | os.PathLike): Config with an ``autodfp`` entry.
         episodes (int): Of the search; one of fewer episodes goes on.
-        asked (dict | None): Settings to keep as ``asked.json``, with which alone the search may go on or count as
-            finished. Defaults to None: the caller has looked.
+        asked (dict | None): Settings to keep as ``asked.json``, beside what tells the weights from others; with these
+            alone the search may go on or count as finished. Defaults to None: the caller has looked at the settings.
         **options: Further arguments of :func:`mmautodfp.runs.prune`.
 
     Raises:
-        AutoDFPError: The folder holds a search with other settings, or the search cannot be run.
+        AutoDFPError: The folder holds a search with other settings or weights, or does not tell with which, or the
+            search cannot be run.
     """
+    source = options.get('checkpoint') or load_config(config, cfg_options=options.get('cfg_options')).get('load_from')
+    weights = read_state(find_checkpoint(source, config))
+    asked = dict(asked or {}, weights=_told_apart(weights))
     record, summary = folder / 'asked.json', folder / 'summary.json'
     done = load_json(summary, 'a search') if summary.is_file() else {}
-    if asked is not None:
-        if record.is_file():
-            require_same(load_json(record, 'the settings of a search'), asked, f'the search {folder.name}')
-        save_json(asked, record)
+    if record.is_file() or done:
+        stored = load_json(record, 'the settings of a search') if record.is_file() else {}
+        require_same(stored, asked, f'the search {folder.name}')
+    save_json(asked, record)
     if 'test' not in done or done['episodes'] < episodes:
         resume = (folder / 'search.pth').is_file()
         prune(config, work_dir=str(folder), episodes=episodes, resume=resume, **options)

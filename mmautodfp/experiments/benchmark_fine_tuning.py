@@ -81,7 +81,7 @@ def benchmark_fine_tuning(
         optimizer=bench.cfg.optim_wrapper.optimizer.to_dict(),
         reconstructor=portable(bench.settings.reconstructor),
     )
-    result = take_up(known, asked)
+    result = take_up(known, asked, bench.model)
     starts, device = _starts(bench, share), next(bench.model.parameters()).device
     result['left'] = {name: start.left for name, start in starts.items()} | {RANDOM: starts[OURS].left}
     if 'dense' not in result:

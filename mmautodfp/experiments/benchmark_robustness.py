@@ -69,7 +69,7 @@ def benchmark_robustness(
         conditions=CONDITIONS,
         reconstructor=portable(bench.settings.reconstructor),
     )
-    result = take_up(known, asked)
+    result = take_up(known, asked, bench.model)
     if not known:
         result |= dict(left={}, rows={})
     models = []

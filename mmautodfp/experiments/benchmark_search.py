@@ -76,7 +76,7 @@ def benchmark_search(
                 held_out_images=len(hook.held_out.images),
             )
         )
-        result = take_up(known, asked)
+        result = take_up(known, asked, hook.task.model)
         if not known:
             with torch.no_grad():
                 result |= dict(dense=hook.held_out(hook.task.model), plans={}, searches={})

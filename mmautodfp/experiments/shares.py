@@ -141,7 +141,7 @@ def measure_shares(
             reconstructor=settings.reconstructor,
         )
     )
-    result = take_up(known, asked)
+    result = take_up(known, asked, bench.model)
     if not known:
         start = time.perf_counter()
         result |= dict(dense=reward(bench.model), seconds=round(time.perf_counter() - start, 1), rows={})

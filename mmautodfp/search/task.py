@@ -1,7 +1,7 @@
 """What a search works on: a dense model, what of it can be pruned, what limits a plan."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -286,7 +286,7 @@ class PruningTask:
             ratios=[self.ratios.low, self.ratios.high],
             reconstructor=self.reconstructor.identity,
             allocate=self.allocation is not None,
-            weights=digest_weights(self.model),
+            weights=digest_weights(self.model.state_dict()),
         )
 
     def agent_spec(self, seed: int = 0, preference: Sequence[float] = ()) -> AgentSpec:
@@ -332,9 +332,9 @@ def _rank_by_norm(module: nn.Module, group: ChannelGroup) -> Tensor:
     return rank_channels(weight.flatten(1).reshape(group.num_channels, -1)).cpu()
 
 
-def digest_weights(model: nn.Module) -> str:
+def digest_weights(state: Mapping[str, Tensor]) -> str:
     """SHA-256 over the names and values of a state dict."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in state.items():
         digest.update(name.encode() + tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -106,6 +106,11 @@ def require_same(stored: dict[str, Any], asked: dict[str, Any], what: str) -> No
     """
     asked = json.loads(json.dumps(asked, default=str))
     for name, value in asked.items():
+        if name not in stored and value is not None:
+            raise AutoDFPError(
+                f'{what} does not tell with what {name} it was measured, but {name}={value!r} is asked for now; name '
+                'another file or folder, or remove that one'
+            )
         if stored.get(name) != value:
             raise AutoDFPError(
                 f'{what} was measured with {name}={stored.get(name)!r}, but {name}={value!r} is asked for now; name '

@@ -92,6 +92,20 @@ def test_a_run_of_other_settings_is_not_passed_off_as_this_one(folder, small_dem
         sweep([CONFIG], [0.9], [0], folder[0], episodes=2, latency_repeat=0, cfg_options=options)
 
 
+def test_a_run_of_other_weights_is_not_passed_off_as_this_one(other_weights, tmp_path):
+    options = {'autodfp.report': False}
+    usual = (['configs/demo/vgg_digits_autodfp.py'], [0.5], [0], tmp_path / 'sweep', 1, 0)
+    cells = sweep(*usual, options)
+    assert sweep(*usual, options) == cells
+    with pytest.raises(
+        AutoDFPError, match=r"0\.5_seed0 was measured with weights='sha256 .*, but weights='sha256 .* is"
+    ):
+        sweep(*usual, options | dict(load_from=other_weights))
+    (tmp_path / 'sweep' / cells[0]['runs'][0] / 'asked.json').unlink()
+    with pytest.raises(AutoDFPError, match=r'0\.5_seed0 does not tell with what weights it was measured, but'):
+        sweep(*usual, options)
+
+
 @pytest.mark.parametrize(
     ('configs', 'ratios', 'message'),
     [([], [0.5], 'at least one config'), ([CONFIG], [1.5], '1.5; it must lie'), ([CONFIG, CONFIG], [0.5], 'same name')],

@@ -87,13 +87,9 @@ def test_it_is_measured_once(classifier, monkeypatch):
     assert frontier(CLASSIFIER, work_dir=str(folder), points=6, cfg_options=dict(OPTIONS)) == found
 
 
-def test_a_frontier_of_other_weights_is_refused(classifier, tmp_path):
+def test_a_frontier_of_other_weights_is_refused(classifier, other_weights, tmp_path):
     _, folder = classifier
-    state = torch.load(REPO / 'configs/demo/vgg_digits.pth', weights_only=True)
-    state = state.get('state_dict', state)
-    next(iter(state.values())).mul_(2)
-    torch.save(state, tmp_path / 'other.pth')
-    options = dict(checkpoint=str(tmp_path / 'other.pth'), cfg_options=dict(OPTIONS))
+    options = dict(checkpoint=other_weights, cfg_options=dict(OPTIONS))
     message = 'frontier.json was measured with other weights than what is asked for now'
     with pytest.raises(AutoDFPError, match=message):
         frontier(CLASSIFIER, work_dir=str(folder), points=6, **options)
