@@ -26,7 +26,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import Count, checked
 from mmautodfp.utils.timing import describe_machine, wait_for_gpu
 
-from .points import Frontier, Point
+from .points import FURTHER, Frontier, Point
 
 NUM_POINTS = 21  # dense, and 5 % of the way less at each step
 MIN_ROUNDS, MAX_ROUNDS, ENOUGH = 7, 50, 1.0  # of a latency; seconds from which on the fewest will do
@@ -41,6 +41,7 @@ def frontier(
     file: str | os.PathLike | None = None,
     about: Mapping[str, Any] | None = None,
     logger: logging.Logger | None = None,
+    identity: Mapping[str, Any] | None = None,
 ) -> Frontier:
     """Measure nested plans from the dense model down; the model is dense before and after.
 
@@ -57,6 +58,8 @@ def frontier(
             measured, and those that it holds are not measured again. Defaults to None: nothing is written.
         about (Mapping | None): Further facts, JSON-able, for those who read the file. Defaults to None.
         logger (logging.Logger | None): Defaults to None: MMEngine's current one.
+        identity (Mapping | None): Further facts, JSON-able, that one who goes on with the file must share. Defaults to
+            None.
 
     Raises:
         AutoDFPError: There are too few points, a reward is not finite, or the file holds another frontier.
@@ -69,7 +72,7 @@ def frontier(
         raise AutoDFPError(f'a frontier was to be kept in {file}, but that is a folder; name a file in it')
     task.require_dense()
     logger = logger or MMLogger.get_current_instance()
-    found = on_main(lambda: _begin(task, reward, held_out, num_points, file, about))
+    found = on_main(lambda: _begin(task, reward, held_out, num_points, file, about, identity))
     if not found.about['allocated']:
         logger.info(
             f'{type(task.reconstructor).__name__} does not tell which widths it would choose: the points are uniform '
@@ -105,6 +108,7 @@ def _begin(
     num_points: int,
     file: str | os.PathLike | None,
     about: Mapping[str, Any] | None,
+    further: Mapping[str, Any] | None,
 ) -> Frontier:
     """What is known from the file, or a frontier without points."""
     identity = frontier_identity(task) | dict(
@@ -117,9 +121,13 @@ def _begin(
         input=[cost(cost.dense) for cost in task.costs.flops.values()],
         machine=describe_machine(),  # the seconds of two cannot be compared
     )
+    if further:
+        identity[FURTHER] = dict(further)
     identity = json.loads(json.dumps(identity))
     if file is not None and Path(file).is_file():
         found = Frontier.load(file)
+        if further:  # which earlier versions did not write
+            found.identity.setdefault(FURTHER, identity[FURTHER])
         found.require(identity, file)
         return found
     names, rankings = [group.name for group in task.groups], [ranking.tolist() for ranking in task.rankings]

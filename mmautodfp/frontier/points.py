@@ -20,6 +20,8 @@ FORMAT = 1
 COSTS = dict(params='model_params', flops='model_flops', latency='latency', memory='model_memory')
 #: Costs that follow from the widths alone. Two latencies differ by chance, too.
 COUNTED = ('params', 'flops', 'memory')
+#: Where an identity has the facts that the caller names, each of which counts by itself.
+FURTHER = 'further'
 
 _UNITS = dict(latency='_ns', memory='_bytes')  # of the columns of the table
 
@@ -152,8 +154,12 @@ class Frontier:
             AutoDFPError: Something differs; it is named.
         """
         different = [name for name, value in asked.items() if self.identity.get(name) != value]
+        different = [name.replace('_', ' ') for name in different if name != FURTHER]
+        if FURTHER in asked:
+            known, wanted = self.identity[FURTHER], asked[FURTHER]
+            different += [name for name in known | wanted if known.get(name) != wanted.get(name)]
         if different:
-            others = ' and other '.join(different).replace('_', ' ')
+            others = ' and other '.join(different)
             raise AutoDFPError(
                 f'{source} was measured with other {others} than what is asked for now; name another work dir '
                 'for another frontier, or ask for what it was measured with'

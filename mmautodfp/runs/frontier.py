@@ -1,5 +1,6 @@
 """What ``tools/frontier.py`` does, and how ``tools/prune.py`` takes a point of it, callable from Python."""
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from mmautodfp import api
 from mmautodfp.costs import Budget, read_constraint
 from mmautodfp.frontier import Choice, Frontier, choose
 from mmautodfp.frontier.measure import NUM_POINTS
+from mmautodfp.rewards import Reward
 from mmautodfp.utils.fileio import pickle_allowed
 from mmautodfp.utils.registry import HOOKS, build
 
@@ -85,13 +87,30 @@ def frontier(
         held_out_images=len(held_out.images) if held_out else 0,
         flops_input=list(task.example_input['inputs'].shape),
     )
-    found = api.frontier(task, hook.reward, held_out, points, Path(cfg.work_dir) / FILE, about, runner.logger)
+    file, identity = Path(cfg.work_dir) / FILE, _identify(cfg, dict(val=hook.reward, test=held_out))
+    found = api.frontier(task, hook.reward, held_out, points, file, about, runner.logger, identity)
     if is_main_process():
         from mmautodfp.outputs.report.frontier_page import write_frontier  # it draws
 
         page = write_frontier(found, cfg.work_dir)
         runner.logger.info(f'{page} shows the {len(found.points)} points; {FILE} and frontier.csv beside it hold them')
     return found
+
+
+def _identify(cfg: Config, rewards: Mapping[str, Reward | None]) -> dict[str, str]:
+    """What figures depend on beside the task: settings of the model, and the data of the splits' rewards."""
+    facts = {f'model.{name}': repr(value) for name, value in cfg.model.to_dict().items()}
+    for split, reward in rewards.items():
+        if reward is None or not reward.needs_data:
+            continue
+        name = f'{split}_dataloader.dataset'
+        dataset = cfg[f'{split}_dataloader'].dataset.to_dict()
+        dataset.pop('data_root', None)  # the data may move
+        facts |= {f'{name}.{key}': repr(value) for key, value in dataset.items()}
+        file = getattr(reward, 'annotation_file', None)
+        if file:
+            facts[f'annotations of {name}'] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return facts
 
 
 def ready_settings(cfg: Config, no_data: bool) -> None:

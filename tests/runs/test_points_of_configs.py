@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from conftest import REPO
 from in_process import run_tool
 
 from mmautodfp.frontier import Frontier
-from mmautodfp.runs import evaluate, frontier, prune
+from mmautodfp.runs import evaluate, frontier, load_config, prune
+from mmautodfp.runs.frontier import _identify
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import load_json
+from mmautodfp.utils.fileio import load_json, save_json
 
 CLASSIFIER = 'configs/demo/vgg_digits_autodfp.py'
 OPTIONS = {
@@ -101,6 +103,41 @@ def test_a_frontier_of_other_weights_is_refused(classifier, other_weights, tmp_p
             limits=dict(max_flops='50%'),
             **options,
         )
+
+
+def test_a_frontier_under_other_settings_of_the_model_or_the_data_is_refused(classifier):
+    _, folder = classifier
+    other = {'model.data_preprocessor.mean': [200.0], 'test_dataloader.dataset.split': 'train'}
+    message = (
+        'frontier.json was measured with other held out images and other model.data_preprocessor and other '
+        'test_dataloader.dataset.split than what is asked for now; name another work dir'
+    )
+    with pytest.raises(AutoDFPError, match=message):
+        frontier(CLASSIFIER, work_dir=str(folder), points=6, cfg_options=OPTIONS | other)
+
+
+def test_a_frontier_of_an_earlier_version_which_does_not_tell_them_is_gone_on_with(classifier, tmp_path):
+    found, folder = classifier
+    content = load_json(folder / 'frontier.json', 'it')
+    del content['identity']['further'], content['points'][-1]
+    save_json(content, tmp_path / 'frontier.json')
+    frontier(CLASSIFIER, work_dir=str(tmp_path), points=6, cfg_options=dict(OPTIONS))
+    again = Frontier.load(tmp_path / 'frontier.json')
+    assert again.points[:-1] == found.points[:-1]
+    assert again.identity == found.identity
+
+
+def test_corrected_annotations_make_another_frontier(tmp_path):
+    cfg = load_config('configs/demo/faster_rcnn_digits_autodfp.py')
+    reward = SimpleNamespace(needs_data=True, annotation_file=tmp_path / 'some.json')
+    facts = []
+    for content in ('[1]', '[2]'):
+        reward.annotation_file.write_text(content)
+        facts.append(_identify(cfg, dict(val=reward, test=None)))
+    (differing,) = (name for name in facts[0] if facts[0][name] != facts[1][name])
+    assert differing == 'annotations of val_dataloader.dataset'
+    assert 'val_dataloader.dataset.pipeline' in facts[0]
+    assert 'val_dataloader.dataset.data_root' not in facts[0]
 
 
 @pytest.mark.parametrize(
