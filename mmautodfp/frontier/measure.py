@@ -56,7 +56,8 @@ def frontier(
         num_points (int): Points in all, 2 or more, see :meth:`.PruningTask.nested_widths`. Defaults to 21.
         file (str | os.PathLike | None): JSON that keeps the points, with a CSV beside it; each is written as it is
             measured, and those that it holds are not measured again. Defaults to None: nothing is written.
-        about (Mapping | None): Further facts, JSON-able, for those who read the file. Defaults to None.
+        about (Mapping | None): Further facts, JSON-able, for those who read the file; of a file that is there, those
+            that it lacks. Defaults to None.
         logger (logging.Logger | None): Defaults to None: MMEngine's current one.
         identity (Mapping | None): Further facts, JSON-able, that one who goes on with the file must share. Defaults to
             None.
@@ -129,6 +130,10 @@ def _begin(
         if further:  # which earlier versions did not write
             found.identity.setdefault(FURTHER, identity[FURTHER])
         found.require(identity, file)
+        lacking = {name: fact for name, fact in (about or {}).items() if name not in found.about}
+        if lacking:  # of a file that another caller began
+            found.about |= lacking
+            found.save(file)
         return found
     names, rankings = [group.name for group in task.groups], [ranking.tolist() for ranking in task.rankings]
     path, chosen = task.nested_widths(num_points)

@@ -127,6 +127,15 @@ def test_a_frontier_of_an_earlier_version_which_does_not_tell_them_is_gone_on_wi
     assert again.identity == found.identity
 
 
+def test_a_file_that_python_began_without_facts_gets_those_of_the_command_line(classifier, tmp_path):
+    found, folder = classifier
+    content = load_json(folder / 'frontier.json', 'it') | dict(about=dict(allocated=True))
+    save_json(content, tmp_path / 'frontier.json')
+    again = frontier(CLASSIFIER, work_dir=str(tmp_path), points=6, cfg_options=dict(OPTIONS))
+    assert again.about == Frontier.load(tmp_path / 'frontier.json').about == found.about
+    assert 'vgg_digits_autodfp.py --from-frontier' in (tmp_path / 'frontier.html').read_text()
+
+
 def test_corrected_annotations_make_another_frontier(tmp_path):
     cfg = load_config('configs/demo/faster_rcnn_digits_autodfp.py')
     reward = SimpleNamespace(needs_data=True, annotation_file=tmp_path / 'some.json')
