@@ -13,7 +13,7 @@ import torch
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json, save_text
-from mmautodfp.utils.settings import check_arguments
+from mmautodfp.utils.settings import Count, check_arguments
 
 FORMAT = 1
 #: What a limit or an axis is about, to the cost of a point.
@@ -39,7 +39,7 @@ class Point:
         seconds (float): What it took to prune and to measure.
     """
 
-    widths: list[int]
+    widths: list[Count]
     metric: float
     held_out: float | None
     costs: dict[str, dict[str, float]]
@@ -65,7 +65,7 @@ class Frontier:
 
     groups: list[str]
     rankings: list[list[int]]
-    path: list[list[int]]
+    path: list[list[Count]]
     identity: dict[str, Any]
     about: dict[str, Any] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
@@ -141,7 +141,30 @@ class Frontier:
         check_arguments(cls, known, str(path))
         if [point.widths for point in points] != known['path'][: len(points)]:
             raise AutoDFPError(f'{path} holds points of other widths than its path; delete it, and measure them anew')
-        return cls(**known, points=points)
+        made = cls(**known, points=points)
+        if wrong := made._find_wrong():
+            raise AutoDFPError(f'{path} is damaged: {wrong}; delete it, and measure the points anew')
+        return made
+
+    def _find_wrong(self) -> str | None:
+        """What its parts, each of the right type, do not agree in."""
+        sizes = list(map(len, self.rankings))
+        if len(sizes) != len(self.groups):
+            return f'it has {len(self.groups)} groups and {len(sizes)} rankings'
+        if any(sorted(ranking) != list(range(size)) for ranking, size in zip(self.rankings, sizes, strict=True)):
+            return 'a ranking of it is no order of channels'
+        if not self.path or self.path[0] != sizes:
+            return 'its path does not begin with all channels'
+        if any(len(widths) != len(sizes) or any(map(int.__gt__, widths, sizes)) for widths in self.path):
+            return 'its path has widths that its rankings do not allow'
+        if self.identity.get('groups') not in (None, dict(zip(self.groups, sizes, strict=True))):
+            return 'its groups are not those that its points were measured with'
+        kinds = {frozenset(point.costs) for point in self.points}
+        if len(kinds) > 1 or any(COSTS['params'] not in costs for costs in kinds):
+            return f'its points do not tell the same costs, {COSTS["params"]} among them'
+        if 'allocated' not in self.about or not isinstance(self.identity.get(FURTHER, {}), dict):
+            return 'its facts lack about.allocated, or identity.further is no dict'
+        return None
 
     def require(self, asked: Mapping[str, Any], source: str | os.PathLike) -> None:
         """Refuse to use the points for something that they were not measured with.

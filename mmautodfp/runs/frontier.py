@@ -14,6 +14,7 @@ from mmautodfp.costs import Budget, read_constraint
 from mmautodfp.frontier import Choice, Frontier, choose
 from mmautodfp.frontier.measure import NUM_POINTS
 from mmautodfp.rewards import Reward
+from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import pickle_allowed
 from mmautodfp.utils.registry import HOOKS, build
 
@@ -155,8 +156,17 @@ def take_point(cfg: Config, file: str | os.PathLike, limits: Mapping[str, str]) 
     """
     choice = choose(Frontier.load(file), limits, file)
     ready_settings(cfg, choice.frontier.about.get('no_data', False))
-    costs = choice.point.costs
-    budget = budgets_at(cfg, lambda budget: costs[f'{budget.scope}_{budget.metric}']['ratio'])
+
+    def share(budget: Budget) -> float:
+        cost = choice.point.costs.get(f'{budget.scope}_{budget.metric}')
+        if cost is None:
+            raise AutoDFPError(
+                f'the budget is on the {budget.metric} of the {budget.scope}, which the points of {file} do not tell; '
+                'measure a frontier with this budget, or set autodfp.budget to the one that it was measured with'
+            )
+        return cost['ratio']
+
+    budget = budgets_at(cfg, share)
     # No other plan is allocated: the point is what the reconstructor would choose, or close to it.
     cfg.autodfp.update(budget=budget, allocate=False)
     return choice

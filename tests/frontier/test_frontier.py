@@ -210,6 +210,10 @@ def test_bad_requests_end_in_a_sentence(tmp_path):
         Frontier.load(tmp_path / 'other.json')
 
 
+def give_widths(made, widths):
+    made['path'][1] = made['points'][1]['widths'] = widths
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
@@ -223,6 +227,26 @@ def test_bad_requests_end_in_a_sentence(tmp_path):
             "lacks what a frontier holds: KeyError 'count'",
         ),
         (lambda made: made['points'][1].update(widths=[1]), 'other.json holds points of other widths than its path'),
+        (lambda made: made['path'].__setitem__(1, [-1, 3, 2]), 'path=.*must be greater than or equal to 1'),
+        (lambda made: give_widths(made, [9, 3, 2]), 'is damaged: its path has widths that its rankings do not allow; '),
+        (lambda made: give_widths(made, [2, 3]), 'its path has widths that its rankings do not allow; delete it, and'),
+        (lambda made: made.update(path=[], points=[]), 'is damaged: its path does not begin with all channels; delete'),
+        (lambda made: made['groups'].pop(), 'is damaged: it has 2 groups and 3 rankings; delete it, and measure'),
+        (
+            lambda made: made['groups'].__setitem__(0, 'x'),
+            'its groups are not those that its points were measured with',
+        ),
+        (lambda made: made['rankings'].pop(), 'is damaged: it has 3 groups and 2 rankings; delete it, and measure'),
+        (lambda made: made['rankings'][0].__setitem__(0, -1), 'is damaged: a ranking of it is no order of channels; '),
+        (lambda made: made['rankings'][0].pop(), 'is damaged: (a ranking of it is no order|its path does not begin)'),
+        (lambda made: made['points'][1].update(costs={}), 'its points do not tell the same costs, model_params among'),
+        (lambda made: [point.update(costs={}) for point in made['points']], 'do not tell the same costs, model_params'),
+        (lambda made: made['points'][1]['costs'].pop('latency'), 'is damaged: its points do not tell the same costs'),
+        (lambda made: made['about'].pop('allocated'), r'its facts lack about\.allocated, or identity\.further is no'),
+        (
+            lambda made: made['identity'].update(further='x'),
+            r'about\.allocated, or identity\.further is no dict; delete',
+        ),
     ],
 )
 def test_files_that_were_changed_by_hand_end_in_a_sentence(change, message, tmp_path):

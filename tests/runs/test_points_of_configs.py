@@ -14,7 +14,7 @@ from in_process import run_tool
 
 from mmautodfp.frontier import Frontier
 from mmautodfp.runs import evaluate, frontier, load_config, prune
-from mmautodfp.runs.frontier import _identify
+from mmautodfp.runs.frontier import _identify, take_point
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json
 
@@ -134,6 +134,15 @@ def test_a_file_that_python_began_without_facts_gets_those_of_the_command_line(c
     again = frontier(CLASSIFIER, work_dir=str(tmp_path), points=6, cfg_options=dict(OPTIONS))
     assert again.about == Frontier.load(tmp_path / 'frontier.json').about == found.about
     assert 'vgg_digits_autodfp.py --from-frontier' in (tmp_path / 'frontier.html').read_text()
+
+
+def test_a_budget_on_a_cost_that_the_points_do_not_tell_ends_in_a_sentence(classifier, tmp_path):
+    content = load_json(classifier[1] / 'frontier.json', 'it')
+    for point in content['points']:
+        del point['costs']['module_params']
+    save_json(content, tmp_path / 'frontier.json')
+    with pytest.raises(AutoDFPError, match=r'the budget is on the params of the module, which the points of .*json do'):
+        take_point(load_config(CLASSIFIER), tmp_path / 'frontier.json', dict(max_flops='50%'))
 
 
 def test_corrected_annotations_make_another_frontier(tmp_path):
