@@ -7,7 +7,7 @@ from .neuron_merging import NeuronMerging
 from .refine import Refinement
 from .sensitivity import shares_missed, with_channels
 from .similarity import SimilarityReconstructor
-from .synthetic import Stopped, SyntheticImages, batch_statistics, inputs_of
+from .synthetic import Stopped, SyntheticImages, batch_statistics, inputs_of, require_taken
 
 __all__ = [
     'Foreground',
@@ -24,6 +24,7 @@ __all__ = [
     'batch_statistics',
     'foreground_of',
     'inputs_of',
+    'require_taken',
     'shares_missed',
     'with_channels',
 ]

@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import ChannelGroup, outputs_by_kind, outputs_first, run_model
+from mmautodfp.graph import ChannelGroup, outputs_by_kind, outputs_first
 from mmautodfp.kernels import least_squares_delivery, output_variance, rank_by_explanation, unexplained_shares
 from mmautodfp.surgery import PruningPlan, Restore
-from mmautodfp.utils import AutoDFPError, first_line
+from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import RECONSTRUCTORS, build_settings
 from mmautodfp.utils.settings import NotNegative, Positive, Whole, checked
 
@@ -21,7 +21,7 @@ from .foreground import Foreground, foreground_of
 from .recalibration import Recalibration
 from .refine import Refinement, bounded_gain, refine
 from .sensitivity import output_errors, scaled_curve
-from .synthetic import InputMoments, SyntheticImages, batch_statistics, input_moments, inputs_of
+from .synthetic import InputMoments, SyntheticImages, batch_statistics, input_moments, inputs_of, require_taken
 
 SENSITIVITY = 8  # images
 
@@ -119,7 +119,8 @@ class SyntheticLeastSquares(Reconstructor):
     def _fit(self, module: nn.Module, model: nn.Module) -> None:
         device = next(module.parameters()).device
         images = list(self.images.normalized_as(model).batches(device))  # small beside a layer's outputs
-        _require_taken(module, model, images[0])
+        otherwise = "reconstructor=dict(type='SimilarityReconstructor') needs no images"
+        require_taken(module, model, images[0], otherwise)
         self._about = (model, module)
         whole = [inputs_of(model, model, batch) for batch in images]  # regions are those of a dense first stage
         if module is model:
@@ -226,23 +227,6 @@ def _foregrounds(model: nn.Module, batches: Sequence[tuple]) -> list[Foreground 
     """What a model sees in images, batch by batch."""
     with batch_statistics(model), torch.no_grad():
         return [foreground_of(model, *inputs) for inputs in batches]
-
-
-def _require_taken(module: nn.Module, model: nn.Module, images: Tensor) -> None:
-    """Say so in a sentence if a model takes images of another kind, or none."""
-    try:
-        with torch.no_grad(), batch_statistics(module):
-            run_model(module, *inputs_of(model, module, images[:2]))
-    except AutoDFPError:
-        raise
-    except Exception as error:  # a model's own code may end with anything
-        reason = first_line(error)
-        raise AutoDFPError(
-            f'synthetic images of shape {list(images.shape)} and type {images.dtype} were sent through the '
-            f'{type(model).__name__}, which does not take them ({reason}); images=dict(size=..., mean=..., std=...) '
-            'sets their size and, with a value for each, their channels; float() makes the model take their type; '
-            "reconstructor=dict(type='SimilarityReconstructor') needs no images"
-        ) from error
 
 
 def _require_finite(module: nn.Module, moments: dict[tuple[str, str], InputMoments]) -> None:

@@ -136,6 +136,23 @@ def inputs_of(model: nn.Module, module: nn.Module, images: Tensor) -> tuple:
     )
 
 
+def require_taken(module: nn.Module, model: nn.Module, images: Tensor, otherwise: str) -> None:
+    """Say so in a sentence, at whose end is what to do otherwise, if a model takes images of another kind, or none."""
+    try:
+        with torch.no_grad(), batch_statistics(module):
+            run_model(module, *inputs_of(model, module, images[:2]))
+    except AutoDFPError:
+        raise
+    except Exception as error:  # a model's own code may end with anything
+        reason = first_line(error)
+        raise AutoDFPError(
+            f'synthetic images of shape {list(images.shape)} and type {images.dtype} were sent through the '
+            f'{type(model).__name__}, which does not take them ({reason}); images=dict(size=..., mean=..., std=...) '
+            'sets their size and, with a value for each, their channels; float() makes the model take their type; '
+            f'{otherwise}'
+        ) from error
+
+
 @contextmanager
 def batch_statistics(module: nn.Module, watch: Callable[[str, Tensor], None] | None = None) -> Iterator[None]:
     """Let every BatchNorm use the statistics of its own batch, frozen ones too; no buffer is touched.

@@ -14,6 +14,7 @@ from mmautodfp.reconstruction import (
     batch_statistics,
     foreground_of,
     inputs_of,
+    require_taken,
     shares_missed,
     with_channels,
 )
@@ -56,7 +57,8 @@ class SyntheticReward(Reward):
     @torch.no_grad()
     def prepare(self, model: nn.Module, dataloader: dict | None = None, units: Sequence[str] = ()) -> None:
         settings = self._settings.normalized_as(model)
-        images = settings.batches(next(model.parameters()).device)
+        images = list(settings.batches(next(model.parameters()).device))
+        require_taken(model, model, images[0], 'a reward on a data set has its own images')
         self._batches = [inputs_of(model, model, batch) for batch in images]
         self._dense = [[[level.cpu() for level in kind] for kind in outputs] for outputs in self._outputs(model)]
         self._foregrounds = list(self._each(model, foreground_of))

@@ -127,7 +127,8 @@ def ready_settings(cfg: Config, no_data: bool) -> None:
     if no_data and 'SyntheticReward' not in str(reward.get('type')):
         # What the reconstructor's images look like, the model can take.
         images = dict((cfg.autodfp.get('reconstructor') or {}).get('images') or {})
-        images = {name: images[name] for name in IMAGES if name in images}
+        side = ((cfg.get('model') or {}).get('network') or {}).get('image_size')  # of a classifier
+        images = ({} if side is None else dict(size=side)) | {name: images[name] for name in IMAGES if name in images}
         cfg.autodfp.reward = ConfigDict(type='SyntheticReward', images=images)
 
 

@@ -180,6 +180,13 @@ def test_bad_requests_for_a_point_end_in_a_sentence(classifier, tmp_path, argume
     assert message in result.stderr
 
 
+def test_without_data_a_classifier_that_says_its_size_gets_images_of_it(tmp_path):
+    options = {'autodfp.reconstructor.type': 'SimilarityReconstructor'}
+    found = frontier(CLASSIFIER, work_dir=str(tmp_path), points=2, no_data=True, cfg_options=options)
+    assert found.about['flops_input'] == [1, 1, 8, 8]
+    assert found.points[0].metric == pytest.approx(1, abs=1e-6)
+
+
 def test_too_few_points_end_in_a_sentence(tmp_path):
     result = run_tool('frontier', CLASSIFIER, '--points', '1', '--work-dir', str(tmp_path), *typed(OPTIONS))
     assert result.returncode == 2
