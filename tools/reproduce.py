@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from mmautodfp.experiments import reproduce
+    from mmautodfp.utils import AutoDFPError
 
     tables, options = args.tables or reproduce.ALL_TABLES, read_options(args.cfg_options)
     others = tuple(table for table in tables if table != '5')
@@ -53,28 +54,31 @@ def main(argv: list[str] | None = None) -> None:
         settings = reproduce.DetectorSettings(
             args.out, detectors, args.checkpoints, args.episodes, args.seeds, shares, options
         )
-        reproduce.reproduce_detectors(settings)
+        detectors = reproduce.reproduce_detectors(settings)
         print(f'wrote {args.out}/table5.json and table5.md')
-    if not others:
-        return
-    settings = reproduce.Settings(
-        out=args.out,
-        configs=CONFIGS / 'classification',
-        checkpoints=args.checkpoints,
-        cifar10=args.cifar10,
-        imagenet=args.imagenet,
-        tables=others,
-        networks=tuple(args.networks or reproduce.NETWORKS),
-        episodes=args.episodes,
-        search_images=args.search_images,
-        num_images=args.images,
-        seed=args.seed,
-        cfg_options=options,
-    )
-    rows = reproduce.reproduce(settings)
-    paths = ('out', 'configs', 'checkpoints', 'cifar10', 'imagenet')  # of this machine
-    reproduce.write_report(rows, args.out, {key: value for key, value in asdict(settings).items() if key not in paths})
-    print(f'wrote {args.out}/reproduce.json and reproduce.md')
+    if others:
+        settings = reproduce.Settings(
+            out=args.out,
+            configs=CONFIGS / 'classification',
+            checkpoints=args.checkpoints,
+            cifar10=args.cifar10,
+            imagenet=args.imagenet,
+            tables=others,
+            networks=tuple(args.networks or reproduce.NETWORKS),
+            episodes=args.episodes,
+            search_images=args.search_images,
+            num_images=args.images,
+            seed=args.seed,
+            cfg_options=options,
+        )
+        rows = reproduce.reproduce(settings)
+        paths = ('out', 'configs', 'checkpoints', 'cifar10', 'imagenet')  # of this machine
+        reproduce.write_report(
+            rows, args.out, {key: value for key, value in asdict(settings).items() if key not in paths}
+        )
+        print(f'wrote {args.out}/reproduce.json and reproduce.md')
+    if '5' in tables and all(one['reason'] for one in detectors):
+        raise AutoDFPError(f'no detector of table 5 was measured to the end; of the first: {detectors[0]["reason"]}')
 
 
 if __name__ == '__main__':

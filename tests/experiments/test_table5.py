@@ -120,6 +120,14 @@ def test_a_table_tells_what_was_not_measured_and_the_papers_figures(tmp_path):
     assert found['reason'] == 'no weights: retinanet_digits.pth is not there'
     (found,) = reproduce_detectors(DetectorSettings(tmp_path, [tmp_path / 'none.py']), lambda _: None)
     assert 'none.py' in found['reason']
+    plain = tmp_path / 'plain.py'
+    plain.write_text(f'_base_ = {str(REPO / "configs/demo/retinanet_digits.py")!r}\n')
+    config.write_text(f"_base_ = {str(plain)!r}\nautodfp = dict(type='AutoDFPHook')\n")
+    found = reproduce_detectors(DetectorSettings(tmp_path, [plain, config]), lambda _: None)
+    assert [one['reason'].partition(' ')[2] for one in found] == [
+        "was to be pruned, but it has no 'autodfp' entry; put '_base_/autodfp.py' among its bases",
+        f'checkpoint is needed: name one on the command line or as load_from in {config}',
+    ]
 
 
 @pytest.mark.slow

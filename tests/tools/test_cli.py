@@ -103,6 +103,11 @@ def test_a_report_of_no_run_ends_with_code_2_and_a_sentence(tmp_path):
             ['--tables', '5', '8'],
             "table '8' was asked for; known are 1, 2, 3, 4, fig6, 6, 7; 5, of",
         ),
+        (
+            'reproduce',
+            ['--tables', '5', '--detectors', 'absent.py', '--out', '.'],
+            'no detector of table 5 was measured to the end; of the first: config absent.py was asked for',
+        ),
     ],
 )
 def test_every_tool_tells_bad_requests_in_a_sentence(tool, arguments, message, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
-from mmautodfp.runs import load_config, require_data
+from mmautodfp.runs import find_checkpoint, load_search_config, require_data
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, portable, save_json, save_text
 from mmautodfp.utils.settings import Count, Share, settings
@@ -98,8 +98,8 @@ def _measure(
     config: Path, settings: DetectorSettings, keep: Callable[[dict], None], say: Callable[[str], None]
 ) -> None:
     """One detector's rows, each kept as it is there."""
-    cfg = load_config(config, cfg_options=settings.cfg_options)
-    checkpoint = locate(cfg.load_from, settings.checkpoints)
+    cfg = load_search_config(config, cfg_options=settings.cfg_options)
+    checkpoint = locate(cfg.get('load_from') or find_checkpoint(None, config), settings.checkpoints)
     require_data(cfg, 'val', 'test')
     entry: dict[str, Any] = dict(config=config.stem, model=cfg.model.type, reason=None, rows={})
     reward = cfg.autodfp.reward
