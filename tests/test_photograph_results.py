@@ -72,6 +72,26 @@ def test_the_tables_of_blood_cells_are_those_of_their_file():
     assert f'keep, of their dense mAP: {", ".join(told)}.' in listed
 
 
+def test_the_rows_learned_from_photographs_are_those_of_their_file():
+    text = (REPO / 'docs/measurements.md').read_text()
+    drawn, read = (load_json(REPO / f'configs/bccd/results/{name}.json', 'the table') for name in ('whole', 'pictures'))
+    read = {one['config']: one for one in read}
+    for one in drawn:
+        dense, other = one['dense'], read[one['config']]
+        assert other['dense'] == dense
+        for method in ('ours, uniform', OURS):
+            kept = [
+                of['rows']['model'][share][method]['metric'] for of in (one, other) for share in ('0.7', '0.5', '0.35')
+            ]
+            cells = [f'{metric:.3f} ({metric / dense:.1%})' for metric in kept]
+            assert f'| {CELLS.get(one["model"], one["model"])} ({dense:.3f}) | {method} | {" | ".join(cells)} |' in text
+    page = ' '.join((REPO / 'docs/results.md').read_text().split()).replace('drawn images: ', '')
+    for one in drawn:
+        kept = [of['rows']['model']['0.5'][OURS]['metric'] / of['dense'] for of in (read[one['config']], one)]
+        of_read, of_drawn = (f'{share:.1%}'.replace('%', ' %') for share in kept)
+        assert f'{of_read} of {CELLS.get(one["model"], one["model"])} ({of_drawn})' in page
+
+
 def test_the_rows_of_the_detector_of_full_width_are_those_of_its_file():
     text = (REPO / 'docs/measurements.md').read_text()
     (found,) = load_json(REPO / 'configs/bccd/results/full_width.json', 'the table')
