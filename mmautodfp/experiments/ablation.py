@@ -117,8 +117,7 @@ def ablate(
         refinement=refinement,
         shares_of='channels' if of_channels else 'module parameters',
     )
-    older = dict(checkpoint=bench.checkpoint, cfg_options={})  # which older results do not name
-    result = take_up(known and older | known, settings, bench.model)
+    result = take_up(known, settings, bench.model)
     if not known:
         result |= dict(dense=bench.reward(bench.model), variants={})
     for name, variant in variants.items():

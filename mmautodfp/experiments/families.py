@@ -29,7 +29,7 @@ SIZE = 256  # side of the image on which FLOPs are counted, unless it is too sma
 
 #: What the survey's reasons mean, in plain words; predictors stay always and are not named.
 REASONS = {
-    'gives an output of the model|feeds (max|argmax|sort)|is not run here': '',
+    'gives an output of the model|feeds (max|argmax|sort)|is not run when': '',
     'does not come out the same together': 'what cannot be proven',
     'bmm|native_layer_norm|grid_sampler|softmax|feeds mm,': 'attention, softmax and LayerNorm',
     'tensor of fixed size': 'what position codes, queries or boxes are added to',

@@ -56,8 +56,8 @@ def frontier(
         num_points (int): Points in all, 2 or more, see :meth:`.PruningTask.nested_widths`. Defaults to 21.
         file (str | os.PathLike | None): JSON that keeps the points, with a CSV beside it; each is written as it is
             measured, and those that it holds are not measured again. Defaults to None: nothing is written.
-        about (Mapping | None): Further facts, JSON-able, for those who read the file; of a file that is there, those
-            that it lacks. Defaults to None.
+        about (Mapping | None): Further facts, JSON-able, for those who read the file. A file that is there gets
+            those that it lacks. Defaults to None.
         logger (logging.Logger | None): Defaults to None: MMEngine's current one.
         identity (Mapping | None): Further facts, JSON-able, that one who goes on with the file must share. Defaults to
             None.

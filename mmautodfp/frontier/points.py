@@ -152,7 +152,7 @@ class Frontier:
         if len(sizes) != len(self.groups):
             return f'it has {len(self.groups)} groups and {len(sizes)} rankings'
         if any(sorted(ranking) != list(range(size)) for ranking, size in zip(self.rankings, sizes, strict=True)):
-            return 'a ranking of it is no order of channels'
+            return 'a ranking does not name each channel of its group once'
         if not self.path or self.path[0] != sizes:
             return 'its path does not begin with all channels'
         if any(len(widths) != len(sizes) or any(map(int.__gt__, widths, sizes)) for widths in self.path):
@@ -161,9 +161,11 @@ class Frontier:
             return 'its groups are not those that its points were measured with'
         kinds = {frozenset(point.costs) for point in self.points}
         if len(kinds) > 1 or any(COSTS['params'] not in costs for costs in kinds):
-            return f'its points do not tell the same costs, {COSTS["params"]} among them'
-        if 'allocated' not in self.about or not isinstance(self.identity.get(FURTHER, {}), dict):
-            return 'its facts lack about.allocated, or identity.further is no dict'
+            return f'some of its points lack costs that others have, or {COSTS["params"]}'
+        if 'allocated' not in self.about:
+            return 'about.allocated is missing'
+        if not isinstance(self.identity.get(FURTHER, {}), dict):
+            return 'identity.further is no dict'
         return None
 
     def require(self, asked: Mapping[str, Any], source: str | os.PathLike) -> None:

@@ -125,7 +125,7 @@ class _Tracer(TorchDispatchMode):
         if not args:
             raise AutoDFPError(
                 f'channels were to be followed from layer to layer, but a {type(layer).__name__} is called with its '
-                'input by name (input=x), where hooks do not see it; call it with the input alone'
+                'input by name (input=x), which hooks are not told; pass it by position'
             )
         self.inside += 1
 

@@ -87,7 +87,7 @@ class Reconstruction:
 
 def _describe(value: Any) -> str:
     """A setting in words that are the same in another process."""
-    text = repr(value)
+    text = getattr(value, 'identity', None) or repr(value)
     return getattr(value, '__qualname__', type(value).__qualname__) if ' at 0x' in text else text
 
 

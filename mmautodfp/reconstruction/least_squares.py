@@ -54,6 +54,8 @@ class _Consumer:
 class SyntheticLeastSquares(Reconstructor):
     """Every pruned channel is the best guess that the retained ones allow, learned on images that come from nowhere.
 
+    Pictures of one's own may take their place (``images=dict(folder=...)``).
+
     Random overlapping ellipses pass once through the dense module, every BatchNorm using the batch's own statistics, so
     that its output has the mean and deviation of the training whatever the images are. From the channels' mean and
     covariance follows, for any retained channels, the least-squares delivery; what is left over on average moves into

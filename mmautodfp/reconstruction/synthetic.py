@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import repeat
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ from mmautodfp.graph import (
     has_plain_second_stage,
     hook_handles,
     is_batch_norm,
+    is_detector,
     outputs_first,
     regions_of,
     run_model,
@@ -53,9 +54,11 @@ class SyntheticImages:
         std (tuple[float, ...]): [C]. Defaults to 58.
         folder (str | None): Folder of pictures, random parts of which take the place of drawn images; nothing needs to
             be known of what they show. Defaults to None.
-        scale (tuple[int, int] | None): Width and height that a picture is made to fit in before a part is cut out, as
-            the test pipeline's ``Resize``. Defaults to None: pictures are taken as they are.
-        rgb (bool): Whether red is the first channel of a picture, as behind the data preprocessor. Defaults to True.
+        scale (tuple[int, int] | None): Width and height that a picture is made to fit in, its ratio kept, before a part
+            is cut out; of a detector, as the test pipeline's ``Resize``. Defaults to None: pictures are taken as they
+            are.
+        rgb (bool | None): Whether red is the first channel of a picture, as the model takes it. Defaults to None: for
+            detectors of MMDetection as their data preprocessor hands images on, for others True.
 
     Raises:
         AutoDFPError: A setting is unknown, of another type or out of its range.
@@ -68,19 +71,34 @@ class SyntheticImages:
     seed: int = 0
     mean: Several[float] = (127.5,) * 3
     std: Several[Positive] = (58.0,) * 3
-    folder: str | None = None
+    folder: Annotated[str, Field(min_length=1)] | None = None
     scale: Annotated[tuple[Count, Count], Field(strict=False)] | None = None
-    rgb: bool = True
+    rgb: bool | None = None
+
+    @property
+    def identity(self) -> str:
+        """The settings, by which two searches can be told apart; pictures count by name and size, wherever they are."""
+        told = asdict(self)
+        if self.folder is None:
+            told = {name: value for name, value in told.items() if name not in ('folder', 'scale', 'rgb')}
+        else:
+            told['folder'] = self._pictures.digest
+        return f'{type(self).__name__}({", ".join(f"{name}={value!r}" for name, value in told.items())})'
+
+    @property
+    def _pictures(self) -> Pictures:
+        return Pictures(self.folder, self.scale, self.rgb is not False)
 
     def normalized_as(self, model: nn.Module) -> 'SyntheticImages':
         """The same images at the scale of a model's data preprocessor, if it has one that normalises."""
         transform, rgb = getattr(model, 'transform', None), self.rgb
+        preprocessor = getattr(model, 'data_preprocessor', None)
+        if rgb is None and is_detector(model):  # its files are read with blue first
+            rgb = getattr(preprocessor, '_channel_conversion', True)
         if isinstance(transform, GeneralizedRCNNTransform):  # torchvision's, of pixels in [0, 1]
             mean, std = (255 * torch.tensor(values) for values in (transform.image_mean, transform.image_std))
         else:
-            preprocessor = getattr(model, 'data_preprocessor', None)
             mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
-            rgb = getattr(preprocessor, '_channel_conversion', rgb)  # MMEngine's, of files read with blue first
         if mean is None or std is None:
             return replace(self, rgb=rgb)
         return replace(self, mean=tuple(mean.flatten().tolist()), std=tuple(std.flatten().tolist()), rgb=rgb)
@@ -91,7 +109,7 @@ class SyntheticImages:
         Raises:
             AutoDFPError: A picture cannot be read, or there is none.
         """
-        draw = Pictures(self.folder, self.scale, self.rgb) if self.folder else KINDS[self.kind]
+        draw = KINDS[self.kind] if self.folder is None else self._pictures
         first = 0
         while first < self.num_images:
             left = self.num_images - first
@@ -137,7 +155,7 @@ def inputs_of(model: nn.Module, module: nn.Module, images: Tensor) -> tuple:
 
 
 def require_taken(module: nn.Module, model: nn.Module, images: Tensor, otherwise: str) -> None:
-    """Say so in a sentence, at whose end is what to do otherwise, if a model takes images of another kind, or none."""
+    """Raise an :class:`AutoDFPError` that ends with ``otherwise`` if a model does not take the images."""
     try:
         with torch.no_grad(), batch_statistics(module):
             run_model(module, *inputs_of(model, module, images[:2]))
@@ -146,7 +164,7 @@ def require_taken(module: nn.Module, model: nn.Module, images: Tensor, otherwise
     except Exception as error:  # a model's own code may end with anything
         reason = first_line(error)
         raise AutoDFPError(
-            f'synthetic images of shape {list(images.shape)} and type {images.dtype} were sent through the '
+            f'images of shape {list(images.shape)} and type {images.dtype} were sent through the '
             f'{type(model).__name__}, which does not take them ({reason}); images=dict(size=..., mean=..., std=...) '
             'sets their size and, with a value for each, their channels; float() makes the model take their type; '
             f'{otherwise}'

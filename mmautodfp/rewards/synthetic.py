@@ -26,7 +26,7 @@ from .base import Reward
 
 @REWARDS.register_module()
 class SyntheticReward(Reward):
-    """Likeness of what a model says to what the dense one says, at most 1, on synthetic images; it opens no file.
+    """Likeness of what a model says to what the dense one says, at most 1, on synthetic images; it opens no data set.
 
     Of a detector, that is what all heads say before boxes are made of it, a second stage of the regions that the dense
     first stage proposes; of another model its outputs. All kinds of answers (classes, boxes, ...) count alike, and
@@ -58,7 +58,7 @@ class SyntheticReward(Reward):
     def prepare(self, model: nn.Module, dataloader: dict | None = None, units: Sequence[str] = ()) -> None:
         settings = self._settings.normalized_as(model)
         images = list(settings.batches(next(model.parameters()).device))
-        require_taken(model, model, images[0], 'a reward on a data set has its own images')
+        require_taken(model, model, images[0], 'CocoReward and AccuracyReward take the images of a data set')
         self._batches = [inputs_of(model, model, batch) for batch in images]
         self._dense = [[[level.cpu() for level in kind] for kind in outputs] for outputs in self._outputs(model)]
         self._foregrounds = list(self._each(model, foreground_of))
@@ -70,7 +70,7 @@ class SyntheticReward(Reward):
 
     @property
     def identity(self) -> str:
-        return f'{self.name} ({self.measure}, batch, {self._settings})'  # as searches that are kept name it
+        return f'{self.name} ({self.measure}, batch, {self._settings.identity})'  # as searches that are kept name it
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> float:

@@ -1,6 +1,7 @@
 """MMEngine's Runner for a config and a checkpoint, with its many ways to fail told in one sentence."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -51,7 +52,8 @@ def _build(cfg: Config, build_part: Callable[[], T]) -> T:
     except AutoDFPError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+        folder, file = Path(cfg.work_dir).absolute(), getattr(error, 'filename', None)
+        if file and (Path(file).absolute().is_relative_to(folder) or folder.is_relative_to(Path(file).absolute())):
             raise AutoDFPError(
                 f'{cfg.filename} was to be run in the work dir {cfg.get("work_dir")}, but a file or folder cannot be '
                 f'used: {last_line(error)}; see to its rights and its disk, or name another one with --work-dir'

@@ -32,7 +32,7 @@ from .example import call_model
 Target = str | Sequence[str]
 # Sides of the images that a model is traced with: some have too many steps for small ones.
 TRACED_SIZES = (128, 320, 512)
-NOT_RUN = 'is not run here: a training or another input that runs it may find channels gone that it reads'
+NOT_RUN = 'is not run when the model predicts, and may miss channels if a training or another input runs it'
 PRODUCING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 
 # Runs a model, or a copy of it in float64, on something small.

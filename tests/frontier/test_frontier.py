@@ -237,15 +237,24 @@ def give_widths(made, widths):
             'its groups are not those that its points were measured with',
         ),
         (lambda made: made['rankings'].pop(), 'is damaged: it has 3 groups and 2 rankings; delete it, and measure'),
-        (lambda made: made['rankings'][0].__setitem__(0, -1), 'is damaged: a ranking of it is no order of channels; '),
-        (lambda made: made['rankings'][0].pop(), 'is damaged: (a ranking of it is no order|its path does not begin)'),
-        (lambda made: made['points'][1].update(costs={}), 'its points do not tell the same costs, model_params among'),
-        (lambda made: [point.update(costs={}) for point in made['points']], 'do not tell the same costs, model_params'),
-        (lambda made: made['points'][1]['costs'].pop('latency'), 'is damaged: its points do not tell the same costs'),
-        (lambda made: made['about'].pop('allocated'), r'its facts lack about\.allocated, or identity\.further is no'),
+        (
+            lambda made: made['rankings'][0].__setitem__(0, -1),
+            'is damaged: a ranking does not name each channel of its group once; ',
+        ),
+        (lambda made: made['rankings'][0].pop(), 'is damaged: (a ranking does not name|its path does not begin)'),
+        (
+            lambda made: made['points'][1].update(costs={}),
+            'some of its points lack costs that others have, or model_params',
+        ),
+        (
+            lambda made: [point.update(costs={}) for point in made['points']],
+            'lack costs that others have, or model_params',
+        ),
+        (lambda made: made['points'][1]['costs'].pop('latency'), 'is damaged: some of its points lack costs'),
+        (lambda made: made['about'].pop('allocated'), r'is damaged: about\.allocated is missing'),
         (
             lambda made: made['identity'].update(further='x'),
-            r'about\.allocated, or identity\.further is no dict; delete',
+            r'is damaged: identity\.further is no dict; delete',
         ),
     ],
 )

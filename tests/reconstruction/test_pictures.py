@@ -1,5 +1,7 @@
 """Pictures of a folder in place of drawn images."""
 
+import shutil
+
 import mmcv
 import numpy as np
 import pytest
@@ -93,14 +95,41 @@ def test_pictures_are_scaled_as_the_test_images_are(folder):
     assert any(np.array_equal(image, resized.transpose(2, 0, 1)) for image in images.numpy())
 
 
-def test_the_channels_come_as_behind_the_models_preprocessor(folder):
-    model = nn.Module()
-    settings = SyntheticImages(folder=str(folder), num_images=2, size=16)
-    for bgr_to_rgb in (False, True):
-        model.data_preprocessor = DetDataPreprocessor([1.0, 2, 3], [1.0, 1, 1], bgr_to_rgb=bgr_to_rgb)
-        (image, _), *_ = settings.normalized_as(model).batches()
-        pixels = image + torch.tensor([1.0, 2, 3]).view(-1, 1, 1)
-        assert len(sources(folder, (pixels if bgr_to_rgb else pixels.flip(0))[None])[0]) == 1
+class Detector(nn.Module):
+    """Is taken for one of MMDetection's."""
+
+    extract_feat = bbox_head = None
+
+
+@pytest.mark.parametrize(
+    ('model', 'bgr_to_rgb', 'rgb', 'red_first'),
+    [
+        (Detector(), True, None, True),
+        (Detector(), False, None, False),
+        (Detector(), False, True, True),
+        (nn.Module(), False, None, True),  # our classifiers read files with red first
+        (nn.Module(), False, False, False),
+    ],
+)
+def test_the_channels_come_as_the_model_takes_them(folder, model, bgr_to_rgb, rgb, red_first):
+    model.data_preprocessor = DetDataPreprocessor([1.0, 2, 3], [1.0, 1, 1], bgr_to_rgb=bgr_to_rgb)
+    settings = SyntheticImages(folder=str(folder), num_images=2, size=16, rgb=rgb)
+    (image, _), *_ = settings.normalized_as(model).batches()
+    pixels = image + torch.tensor([1.0, 2, 3]).view(-1, 1, 1)
+    assert len(sources(folder, (pixels if red_first else pixels.flip(0))[None])[0]) == 1
+
+
+def test_other_pictures_make_another_search_and_another_place_does_not(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp('elsewhere')
+    shutil.copytree(folder, elsewhere, dirs_exist_ok=True)
+    identities = [SyntheticLeastSquares(dict(folder=str(place))).identity for place in (folder, elsewhere)]
+    assert identities[0] == identities[1]
+    mmcv.imwrite(np.zeros((20, 30, 3), np.uint8), str(elsewhere / 'a.png'))
+    assert SyntheticReward(dict(folder=str(folder))).identity != SyntheticReward(dict(folder=str(elsewhere))).identity
+    assert SyntheticImages(size=16).identity == (
+        "SyntheticImages(num_images=64, size=(16, 16), batch_size=8, kind='dead_leaves', seed=0, "
+        'mean=(127.5, 127.5, 127.5), std=(58.0, 58.0, 58.0))'  # as searches that are kept name it
+    )
 
 
 def test_least_squares_learn_the_same_from_drawn_images_as_from_pictures_of_them(tmp_path):
@@ -123,15 +152,27 @@ def test_least_squares_learn_the_same_from_drawn_images_as_from_pictures_of_them
     [
         (lambda folder: folder / 'missing', 'missing, but there is no such folder'),
         (lambda folder: folder / 'empty', 'empty, but none of them is in it or below it'),
-        (lambda folder: folder / 'damaged', r'damaged/x\.jpg was to be read, but it is damaged or no picture'),
+        (lambda folder: folder / 'damaged', r'damaged/x\.jpg was to be read, but it cannot be, or is no picture'),
+        (lambda folder: folder / 'nothing', r'nothing/x\.jpg was to be read, but it cannot be, or is no picture'),
     ],
 )
 def test_what_cannot_be_read_is_told(tmp_path, spoil, message):
-    (tmp_path / 'empty').mkdir()
-    (tmp_path / 'damaged').mkdir()
-    (tmp_path / 'damaged/x.jpg').write_bytes(b'no picture')
+    (tmp_path / 'empty/folder.jpg').mkdir(parents=True)
+    for name, content in (('damaged', b'no picture'), ('nothing', b'')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'x.jpg').write_bytes(content)
     with pytest.raises(AutoDFPError, match=message):
         drawn(spoil(tmp_path), num_images=2, size=16)
+
+
+def test_pictures_have_one_channel_or_three(folder):
+    with pytest.raises(AutoDFPError, match='pictures of 1 or 3 channels can be read, but images of 4 were asked for'):
+        drawn(folder, num_images=2, size=16, mean=(0.0,) * 4, std=(1.0,) * 4)
+
+
+def test_no_name_is_no_folder():
+    with pytest.raises(AutoDFPError, match="images was asked for folder=''"):
+        SyntheticImages(folder='')
 
 
 def test_a_config_is_told_the_folder_and_the_scale_of_its_test_images():

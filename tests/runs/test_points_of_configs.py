@@ -7,10 +7,12 @@ import sys
 import time
 from types import SimpleNamespace
 
+import mmcv
 import pytest
 import torch
 from conftest import REPO
 from in_process import run_tool
+from sklearn.datasets import load_digits
 
 from mmautodfp.frontier import Frontier
 from mmautodfp.runs import evaluate, frontier, load_config, prune
@@ -49,6 +51,26 @@ def require_as_told(found: Frontier, index: int, work_dir) -> dict:
     weights = [tensor for name, tensor in state.items() if not name.endswith(buffers)]
     assert sum(tensor.numel() for tensor in weights) == point.costs['model_params']['count']
     return row
+
+
+def test_a_frontier_that_learned_from_pictures_is_pruned_with_them_alone(tmp_path):
+    pictures, options = tmp_path / 'pictures', dict(OPTIONS)
+    digits = load_digits().images[:16]
+    for number, digit in enumerate(digits):
+        mmcv.imwrite((digit * 15.9375).round().astype('uint8'), str(pictures / f'{number}.png'))
+    work_dir = tmp_path / 'work'
+    told = dict(work_dir=str(work_dir), points=3, cfg_options=options)
+    found = frontier(CLASSIFIER, images=str(pictures), **told)
+    file, limits = str(work_dir / 'frontier.json'), dict(max_flops='60%')
+    asked = dict(work_dir=str(tmp_path / 'pruned'), cfg_options=options, from_frontier=file, limits=limits)
+    with pytest.raises(AutoDFPError, match='other reconstructor'):
+        prune(CLASSIFIER, **asked)
+    prune(CLASSIFIER, images=str(pictures), **asked)
+    able = [index for index, point in enumerate(found.points) if point.cost('flops')['ratio'] <= 0.6]
+    require_as_told(found, max(able, key=lambda index: found.points[index].metric), tmp_path / 'pruned')
+    mmcv.imwrite(digits[0].astype('uint8'), str(pictures / '0.png'))
+    with pytest.raises(AutoDFPError, match='other reconstructor'):
+        frontier(CLASSIFIER, images=str(pictures), **told)
 
 
 def test_a_classifiers_point_is_pruned_to_what_the_file_says(classifier, tmp_path):

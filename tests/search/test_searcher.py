@@ -176,7 +176,7 @@ def test_a_search_that_lacks_a_part_is_refused(name, tmp_path):
         (None, 'rankings', lambda rankings: rankings[:2], 'ValueError'),
         (None, 'rankings', lambda rankings: [ranking * 0 for ranking in rankings], 'its rankings are not of all'),
         (None, 'rankings', lambda rankings: [ranking.float() for ranking in rankings], 'IndexError'),
-        (None, 'start', lambda start: 'x', 'Error'),
+        (None, 'start', lambda start: 'x', 'TypeError'),
         (None, 'curves', lambda curves: [torch.zeros(2)], 'its error curves are not of all channels'),
     ],
 )

@@ -21,6 +21,9 @@ from .parts import count_parts
 
 LATENCY_REPEAT = 10
 
+# What JSON that was changed by hand ends in.
+EDITED = (LookupError, TypeError, ValueError, AttributeError, UndefinedError)
+
 
 def remake_report(work_dir: str | os.PathLike, again: bool = False, trust_checkpoint: bool = False) -> Path:
     """Make the report of a finished run once more.
@@ -42,13 +45,7 @@ def remake_report(work_dir: str | os.PathLike, again: bool = False, trust_checkp
         return _remake(work_dir, again, trust_checkpoint)
     except AutoDFPError:
         raise
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        UndefinedError,
-    ) as error:  # edited JSON may hold anything
+    except EDITED as error:
         raise AutoDFPError(
             f'the report of {work_dir} was to be made from its files, but summary.json, or another of them, is not as '
             f'a run leaves it ({in_one_line(error)}); put back what was changed, or run again to make it anew'
