@@ -95,6 +95,13 @@ def test_the_rows_learned_from_photographs_are_those_of_their_file():
             ]
             cells = [f'{metric:.3f} ({metric / dense:.1%})' for metric in kept]
             assert f'| {CELLS.get(one["model"], one["model"])} ({dense:.3f}) | {method} | {" | ".join(cells)} |' in text
+    unseen = load_json(REPO / 'configs/bccd/results/pictures_unseen.json', 'the table')
+    kept = [
+        f'{one["rows"]["model"]["0.5"][OURS]["metric"] / one["dense"]:.1%} of {CELLS.get(one["model"], one["model"])}'
+        for one in unseen
+    ]
+    told = f'keep {", ".join(kept[:-1])} and {kept[-1]}: '.replace('%', ' %')
+    assert told in ' '.join(text.split())
     page = ' '.join((REPO / 'docs/results.md').read_text().split()).replace('drawn images: ', '')
     for one in drawn:
         kept = [of['rows']['model']['0.5'][OURS]['metric'] / of['dense'] for of in (read[one['config']], one)]
