@@ -45,9 +45,7 @@ def test_unknown_settings_of_the_images_are_told():
 def test_a_model_that_takes_images_of_another_size_is_told_how_to_set_it():
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(2 * 8 * 8, 4)).eval()
     SyntheticReward(IMAGES | dict(size=8)).prepare(model)
-    message = (
-        r'of shape \[2, 3, 32, 32\] .* does not take them .*images=dict\(size=.*a reward on a data set has its own'
-    )
+    message = r'of shape \[2, 3, 32, 32\] .* does not take them .*images=dict\(size=.*take the images of a data set'
     with pytest.raises(AutoDFPError, match=message):
         SyntheticReward(IMAGES).prepare(model)
 
