@@ -18,10 +18,11 @@ from mmautodfp.utils.settings import NotNegative, Positive, Whole, checked
 
 from .base import OutputChange, Reconstruction, Reconstructor
 from .foreground import Foreground, foreground_of
+from .images import SyntheticImages
 from .recalibration import Recalibration
 from .refine import Refinement, bounded_gain, refine
 from .sensitivity import output_errors, scaled_curve
-from .synthetic import InputMoments, SyntheticImages, batch_statistics, input_moments, inputs_of, require_taken
+from .synthetic import InputMoments, batch_statistics, input_moments, inputs_of, require_taken
 
 SENSITIVITY = 8  # images
 

@@ -3,15 +3,11 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from itertools import repeat
-from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from mmautodfp.graph import (
     ChannelGroup,
@@ -19,103 +15,14 @@ from mmautodfp.graph import (
     has_plain_second_stage,
     hook_handles,
     is_batch_norm,
-    is_detector,
     outputs_first,
     regions_of,
     run_model,
 )
-from mmautodfp.kernels import Moments, TapCorrelation, dead_leaves, white_noise
+from mmautodfp.kernels import Moments, TapCorrelation
 from mmautodfp.utils import AutoDFPError, first_line
-from mmautodfp.utils.settings import Count, Positive, Several, settings
 
 from .foreground import Foreground
-from .pictures import Pictures
-
-KINDS = dict(dead_leaves=dead_leaves, noise=white_noise)
-TwoOrMore = Annotated[int, Field(ge=2)]
-Side = Annotated[int, Field(ge=8)]
-
-
-def _both_sides(size: Any) -> Any:
-    return (size, size) if isinstance(size, int) else size
-
-
-@settings('images')
-class SyntheticImages:
-    """Images that come from nowhere, or from a folder, a batch at a time; each pass gives the same ones.
-
-    Attributes:
-        num_images (int): Defaults to 64.
-        size (tuple[int, int]): Height and width in pixels, 8 or more; one number stands for both. Defaults to 256.
-        batch_size (int): Images held at a time, at least 2. Defaults to 8.
-        kind (str): 'dead_leaves' or 'noise'. Defaults to 'dead_leaves'.
-        seed (int): Defaults to 0.
-        mean (tuple[float, ...]): [C], as the data preprocessor's. Defaults to 127.5 for 3 channels.
-        std (tuple[float, ...]): [C]. Defaults to 58.
-        folder (str | None): Folder of pictures, random parts of which take the place of drawn images; nothing needs to
-            be known of what they show. Defaults to None.
-        scale (tuple[int, int] | None): Width and height that a picture is made to fit in, its ratio kept, before a part
-            is cut out; of a detector, as the test pipeline's ``Resize``. Defaults to None: pictures are taken as they
-            are.
-        rgb (bool | None): Whether red is the first channel of a picture, as the model takes it. Defaults to None: for
-            detectors of MMDetection as their data preprocessor hands images on, for others True.
-
-    Raises:
-        AutoDFPError: A setting is unknown, of another type or out of its range.
-    """
-
-    num_images: TwoOrMore = 64
-    size: Annotated[tuple[Side, Side], Field(strict=False), BeforeValidator(_both_sides)] = (256, 256)
-    batch_size: TwoOrMore = 8
-    kind: Literal['dead_leaves', 'noise'] = 'dead_leaves'
-    seed: int = 0
-    mean: Several[float] = (127.5,) * 3
-    std: Several[Positive] = (58.0,) * 3
-    folder: Annotated[str, Field(min_length=1)] | None = None
-    scale: Annotated[tuple[Count, Count], Field(strict=False)] | None = None
-    rgb: bool | None = None
-
-    @property
-    def identity(self) -> str:
-        """The settings, by which two searches can be told apart; pictures count by name and size, wherever they are."""
-        told = asdict(self)
-        if self.folder is None:
-            told = {name: value for name, value in told.items() if name not in ('folder', 'scale', 'rgb')}
-        else:
-            told['folder'] = self._pictures.digest
-        return f'{type(self).__name__}({", ".join(f"{name}={value!r}" for name, value in told.items())})'
-
-    @property
-    def _pictures(self) -> Pictures:
-        return Pictures(self.folder, self.scale, self.rgb is not False)
-
-    def normalized_as(self, model: nn.Module) -> 'SyntheticImages':
-        """The same images at the scale of a model's data preprocessor, if it has one that normalises."""
-        transform, rgb = getattr(model, 'transform', None), self.rgb
-        preprocessor = getattr(model, 'data_preprocessor', None)
-        if rgb is None and is_detector(model):  # its files are read with blue first
-            rgb = getattr(preprocessor, '_channel_conversion', True)
-        if isinstance(transform, GeneralizedRCNNTransform):  # torchvision's, of pixels in [0, 1]
-            mean, std = (255 * torch.tensor(values) for values in (transform.image_mean, transform.image_std))
-        else:
-            mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
-        if mean is None or std is None:
-            return replace(self, rgb=rgb)
-        return replace(self, mean=tuple(mean.flatten().tolist()), std=tuple(std.flatten().tolist()), rgb=rgb)
-
-    def batches(self, device: torch.device | str = 'cpu') -> Iterator[Tensor]:
-        """[B, C, H, W] each; a last batch of a single image would have no statistics and joins the one before.
-
-        Raises:
-            AutoDFPError: A picture cannot be read, or there is none.
-        """
-        draw = KINDS[self.kind] if self.folder is None else self._pictures
-        first = 0
-        while first < self.num_images:
-            left = self.num_images - first
-            count = left if left <= self.batch_size + 1 else self.batch_size
-            yield draw(count, self.size, self.mean, self.std, self.seed, first).to(device)
-            first += count
 
 
 class Stopped(Exception):

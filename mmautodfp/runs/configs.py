@@ -1,6 +1,7 @@
 """Configs as the command line names them, with its overrides put in."""
 
 import contextlib
+import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from mmengine.config import config as config_module
 
 from mmautodfp.utils import AutoDFPError, last_line
 from mmautodfp.utils.configs import name_nms
+from mmautodfp.utils.registry import RECONSTRUCTORS
 
 PACKAGE = Path(__file__).parents[1]
 CONFIGS = PACKAGE / '.mim' / 'configs'
@@ -141,11 +143,12 @@ def use_pictures(cfg: Config, folder: str) -> None:
     Raises:
         AutoDFPError: Its reconstructor looks at no images.
     """
-    known = (cfg.autodfp.get('reconstructor') or {}).get('type', 'SimilarityReconstructor')
-    if known in ('SimilarityReconstructor', 'NeuronMerging', 'PruneOnly'):
+    kind = (cfg.autodfp.get('reconstructor') or {}).get('type', 'SimilarityReconstructor')
+    made = RECONSTRUCTORS.get(kind) if isinstance(kind, str) else kind
+    if made and 'images' not in inspect.signature(made).parameters:  # an unknown one is told where it is built
         raise AutoDFPError(
-            f'--images names pictures to learn from, but {known}, the reconstructor of {cfg.filename}, looks at none; '
-            'add --cfg-options autodfp.reconstructor.type=SyntheticLeastSquares'
+            f'--images names pictures to learn from, but the reconstructor of {cfg.filename}, {made.__name__}, '
+            'looks at none; add --cfg-options autodfp.reconstructor.type=SyntheticLeastSquares'
         )
     from mmdet.utils import get_test_pipeline_cfg
 
