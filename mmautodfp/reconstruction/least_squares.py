@@ -1,5 +1,6 @@
 """Beyond the paper: pruned channels made up from all retained ones, in least squares on synthetic images."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -14,7 +15,7 @@ from mmautodfp.kernels import least_squares_delivery, output_variance, rank_by_e
 from mmautodfp.surgery import PruningPlan, Restore
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import RECONSTRUCTORS, build_settings
-from mmautodfp.utils.settings import NotNegative, Positive, Whole, checked
+from mmautodfp.utils.settings import NotNegative, Whole, checked
 
 from .base import OutputChange, Reconstruction, Reconstructor
 from .foreground import Foreground, foreground_of
@@ -24,7 +25,9 @@ from .refine import Refinement, bounded_gain, refine
 from .sensitivity import output_errors, scaled_curve
 from .synthetic import InputMoments, batch_statistics, input_moments, inputs_of, require_taken
 
-SENSITIVITY = 8  # images
+# Images on which groups are compared by default; of small ones, as many as have so many pixels.
+SENSITIVITY = 8
+SENSITIVITY_PIXELS = SENSITIVITY * 128 * 128
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,11 @@ class SyntheticLeastSquares(Reconstructor):
         rematch (bool): Give the consumers' outputs back their deviation. Defaults to True.
         recalibration (int): Images of that pass in an episode, rounded up to whole batches; 0 leaves it out. Defaults
             to 64.
-        error_power (float): What a unit's share of lost variance is raised to before the units' errors are added up to
-            allocate a plan; above 1, pruning is shared out more evenly. Defaults to 1; on ResNet-56 1.5 is the better
-            one at most shares (see docs/measurements.md).
         sensitivity (int | None): Images on which the errors of the groups are brought to one scale, by what pruning
             each of them alone does to all that the model says; 0 compares their shares of lost variance as they are.
-            Defaults to None: 8 where a model is pruned as a whole, 0 where a part of it is, whose groups are alike.
+            Defaults to None: 0 where a part of the model is pruned, whose groups are alike; where all of its parameters
+            are at choice, 8, or if images are smaller than 128 x 128, as many as have the pixels of eight such, at most
+            all.
         refinement (dict | bool | None): Settings of :class:`mmautodfp.reconstruction.Refinement`; False
             leaves it out. Defaults to True, as None: its own.
 
@@ -94,7 +96,6 @@ class SyntheticLeastSquares(Reconstructor):
         ranking: Literal['l2', 'explanation'] = 'explanation',
         rematch: bool = True,
         recalibration: Whole = 64,
-        error_power: Positive = 1.0,
         sensitivity: Whole | None = None,
         refinement: dict | bool | None = True,
     ):
@@ -104,7 +105,6 @@ class SyntheticLeastSquares(Reconstructor):
         self.rank_by = ranking
         self.rematch = rematch
         self.recalibration = recalibration
-        self.error_power = error_power
         self.sensitivity = sensitivity
         settings = None if refinement is True else refinement
         self.refinement = None if refinement is False else build_settings(Refinement, settings, 'refinement')
@@ -177,16 +177,14 @@ class SyntheticLeastSquares(Reconstructor):
         consumers = self._consumers[unit.name].values()
         order = unit.channels(ranking.to(next(iter(consumers)).mean.device))
         shares = [unexplained_shares(one.covariance, one.matters, order)[:: unit.block] for one in consumers]
-        return torch.stack(shares).mean(0) ** self.error_power
+        return torch.stack(shares).mean(0)
 
     @torch.no_grad()
     def error_curves(self, units: Sequence[ChannelGroup], rankings: Sequence[Tensor]) -> list[Tensor]:
         """The curves of all groups, brought to one scale on some images (see ``sensitivity``)."""
         curves = [self.error_curve(*pair) for pair in zip(units, rankings, strict=True)]
         model, module = self._about
-        count = self.sensitivity
-        if count is None:
-            count = SENSITIVITY if module is model else 0
+        count = self._sensitivity_of(module, model) if self.sensitivity is None else self.sensitivity
         if not count:
             return curves
         size = min(max(2, count), self.images.batch_size)
@@ -198,6 +196,13 @@ class SyntheticLeastSquares(Reconstructor):
         with batch_statistics(model):
             errors = output_errors(model, module, units, rankings, self, runs, foregrounds)
         return [scaled_curve(curve.cpu(), found) for curve, found in zip(curves, errors, strict=True)]
+
+    def _sensitivity_of(self, module: nn.Module, model: nn.Module) -> int:
+        """The default of ``sensitivity``; a classifier that a wrapper holds is the whole model."""
+        if len(list(module.parameters())) < len(list(model.parameters())):
+            return 0
+        enough = SENSITIVITY_PIXELS // math.prod(self.images.size)
+        return min(max(SENSITIVITY, enough), self.images.num_images)
 
     def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
         channels = unit.channels(keep)

@@ -253,9 +253,8 @@ def test_null_stands_for_the_defaults():
     'settings',
     [
         dict(ridge=-1),
-        dict(error_power=0),
-        dict(error_power=float('nan')),
-        dict(error_power='much'),
+        dict(ridge=float('nan')),
+        dict(ridge='much'),
         dict(ridge=None),
         dict(images=dict(size=None)),
         dict(images=dict(size=(32, 32, 3))),

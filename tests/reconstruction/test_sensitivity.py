@@ -1,10 +1,13 @@
 """Errors of single groups, measured in the model's outputs."""
 
+from functools import partial
+
 import pytest
 import torch
 from conftest import build_resnet
 from torch import nn
 
+from mmautodfp.api import PruningTask
 from mmautodfp.graph import find_units
 from mmautodfp.kernels import rank_channels
 from mmautodfp.reconstruction import PruneOnly, SyntheticLeastSquares
@@ -97,13 +100,46 @@ class TwoBranches(nn.Module):
         return self.quiet(x) + self.loud(x)
 
 
-def test_an_allocation_spares_the_group_that_the_outputs_depend_on():
-    from mmautodfp.api import PruningTask
+class Wrapped(nn.Module):
+    """A network in a wrapper, as a classifier of MMEngine; and, if asked for, parameters beside it."""
 
-    widths = {}
-    for sensitivity in (0, 8):
-        ours = SyntheticLeastSquares(dict(num_images=16, size=16), sensitivity=sensitivity)
-        task = PruningTask.build(TwoBranches().eval(), 'model', constraint=0.6, reconstructor=ours)
-        widths[sensitivity] = dict(zip((group.name for group in task.groups), task.allocation, strict=True))
-    assert abs(widths[0]['quiet.0'] - widths[0]['loud.0']) <= 1
-    assert widths[8]['loud.0'] > widths[8]['quiet.0'] + 2
+    def __init__(self, beside: bool = False):
+        super().__init__()
+        self.network = TwoBranches()
+        if beside:
+            self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return self.network(x) * getattr(self, 'scale', 1)
+
+
+@pytest.mark.parametrize(
+    ('model', 'target', 'sensitivity', 'spares'),
+    [
+        (TwoBranches, 'model', 0, False),
+        (TwoBranches, 'model', 8, True),
+        (TwoBranches, 'model', None, True),
+        (Wrapped, 'network', None, True),
+        (partial(Wrapped, beside=True), 'network', None, False),
+    ],
+)
+def test_an_allocation_spares_the_group_that_the_outputs_depend_on(model, target, sensitivity, spares):
+    ours = SyntheticLeastSquares(dict(num_images=16, size=16), sensitivity=sensitivity)
+    task = PruningTask.build(model().eval(), target, constraint=0.6, reconstructor=ours)
+    widths = dict(zip((group.name.removeprefix('network.') for group in task.groups), task.allocation, strict=True))
+    if spares:
+        assert widths['loud.0'] > widths['quiet.0'] + 2
+    else:
+        assert abs(widths['quiet.0'] - widths['loud.0']) <= 1
+
+
+@pytest.mark.parametrize(('side', 'count'), [(256, 8), (128, 8), (64, 32), (32, 128), (16, 200)])
+def test_as_many_images_are_compared_as_have_the_pixels_of_eight(side, count):
+    model, seen = TwoBranches().eval(), []
+    ours = SyntheticLeastSquares(dict(num_images=200, size=side, batch_size=100), refinement=False)
+    units = find_units(model)
+    ours.ensure_fitted(model, model)
+    model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    ours.error_curves(units, [rank_channels(model.get_submodule(unit.name).weight) for unit in units])
+    assert sum(seen) % count == 0
+    assert sum(seen) // count == 1 + len(units) * len(MEASURED)
