@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from cmaes import CMA
 from pydantic import Field
 from torch import Tensor
 
@@ -20,9 +21,8 @@ EVOLUTION_STREAM = 3
 class CMAES(Agent):
     """Covariance matrix adaptation over the actions of all units together, L x A numbers; states are not looked at.
 
-    It takes the package ``cmaes``. Numbers outside [0, 1] are clipped. What it tells its distribution of a plan is the
-    plan that it drew, even where the budget lowered it. Episodes that it did not draw, such as a search's opening ones,
-    are passed over.
+    Numbers outside [0, 1] are clipped. What it tells its distribution of a plan is the plan that it drew, even where
+    the budget lowered it. Episodes that it did not draw, such as a search's opening ones, are passed over.
 
     Args:
         spec (AgentSpec): The task; the distribution starts at ``uniform_action``.
@@ -30,7 +30,7 @@ class CMAES(Agent):
         population_size (int | None): Episodes between two updates, 2 or more. Defaults to None: 4 + 3 ln(L A).
 
     Raises:
-        AutoDFPError: A setting is out of range, or the package is not installed.
+        AutoDFPError: A setting is out of range.
     """
 
     @checked('CMAES')
@@ -46,10 +46,6 @@ class CMAES(Agent):
         self._start()
 
     def _start(self) -> None:
-        try:
-            from cmaes import CMA
-        except ImportError:
-            raise AutoDFPError("CMAES needs the package cmaes, which is not installed; 'pip install cmaes'") from None
         spec = self.spec
         mean = np.tile(spec.uniform_action, spec.horizon)
         self.optimizer = CMA(

@@ -1,8 +1,6 @@
 import pytest
 import torch
 
-pytest.importorskip('cmaes')
-
 from mmautodfp.search import CMAES, AgentSpec, RandomSearch, Trajectory
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import AGENTS

@@ -38,8 +38,6 @@ def weigh(task, result, objectives):
 
 @pytest.mark.parametrize('agent', [AGENT, dict(type='RandomSearch'), dict(type='CMAES')], ids=lambda one: one['type'])
 def test_the_best_plan_has_the_highest_utility_within_the_limit(agent):
-    if agent['type'] == 'CMAES':
-        pytest.importorskip('cmaes')
     task, told = make_task(), []
     objectives = dict(metric=1, params=0.5)
     result = run(task, 30, fidelity, objectives=objectives, agent=agent, on_episode=told.append)
