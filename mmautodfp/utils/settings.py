@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from pydantic_core.core_schema import CoreSchema, is_instance_schema
 from typing_extensions import TypedDict
 
 from .errors import AutoDFPError
@@ -123,16 +122,9 @@ def _loosen(hint: Any) -> Any:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return typing.Union[tuple(_loosen(part) for part in parts)]  # noqa: UP007, of as many as there are
-    if is_dataclass(hint):
-        return Annotated[hint, _Instance()]
+    if is_dataclass(hint):  # pydantic would look at its fields
+        return InstanceOf[hint]
     return Annotated[hint, Field(strict=False)] if origin in (list, tuple) else hint
-
-
-class _Instance:
-    """Marks a type of which any instance will do: of a dataclass, pydantic would look at the fields."""
-
-    def __get_pydantic_core_schema__(self, source: Any, _: Any) -> CoreSchema:
-        return is_instance_schema(source)
 
 
 def _describe(error: ValidationError, who: str, asked: Mapping[str, Any], known: Sequence[str] = ()) -> str:
