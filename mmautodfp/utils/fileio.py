@@ -4,9 +4,9 @@ import json
 import os
 import pickle
 import re
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         AutoDFPError: It cannot be written, for want of space or of the right to.
     """
     path = Path(path)
+    scratch = path.with_name(f'.{path.stem}.{secrets.token_hex(4)}{path.suffix}')
     try:
-        with _replacing(path) as scratch:
-            yield scratch
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.touch(exist_ok=False)  # with the usual permissions, where a file of the module tempfile is private
+        yield scratch
+        scratch.replace(path)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError if a disk is full
         if isinstance(error, RuntimeError) and not re.search('PytorchStreamWriter|inline_container', str(error)):
             raise
@@ -38,23 +41,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             f'{path} could not be written ({reason}); what was there before is untouched: make room, or name another '
             'folder, and go on from there'
         ) from error
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f'.{path.stem}.', suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    scratch = Path(name)
-    try:
-        yield scratch
-        # mkstemp makes files private; give this one what open() would have given.
-        mask = os.umask(0)
-        os.umask(mask)
-        scratch.chmod(0o666 & ~mask)
-        scratch.replace(path)
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink()
 
 
 def save_text(text: str, path: str | os.PathLike) -> None:
@@ -231,10 +220,7 @@ def fit_state(state: dict[str, Tensor], model: nn.Module, source: str | os.PathL
 
 
 def _damaged(path: Path, what: str, error: Exception) -> AutoDFPError:
-    return AutoDFPError(f'{what} {path} cannot be read, it is damaged or no checkpoint at all ({_first_line(error)})')
-
-
-def _first_line(error: Exception) -> str:
     # torch puts a paragraph of advice before the cause.
-    text = str(error).rpartition('WeightsUnpickler error:')[2].strip() or type(error).__name__
-    return text.splitlines()[0].rstrip('.')[:160]
+    cause = str(error).rpartition('WeightsUnpickler error:')[2].strip() or type(error).__name__
+    reason = cause.splitlines()[0].rstrip('.')[:160]
+    return AutoDFPError(f'{what} {path} cannot be read, it is damaged or no checkpoint at all ({reason})')
