@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     add_device(parser)
     arguments = read_arguments(parser, argv)
 
-    from mmautodfp.outputs.report import remake_report
+    from mmautodfp.runs.report import remake_report
 
     print(f'{remake_report(**arguments)} is the report, its pictures are in the folder report beside it')
 

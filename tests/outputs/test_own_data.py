@@ -21,7 +21,8 @@ from own_data import CLASSES, NAMES
 from mmautodfp import runs as apis
 from mmautodfp.deploy.mmdeploy import export_end2end, images_of
 from mmautodfp.deploy.onnx import export_onnx
-from mmautodfp.outputs.report import Evidence, remake_report
+from mmautodfp.outputs.report import Evidence
+from mmautodfp.runs.report import remake_report
 from mmautodfp.utils import AutoDFPError
 
 pytestmark = pytest.mark.slow  # whole runs

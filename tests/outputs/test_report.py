@@ -15,17 +15,11 @@ from mmautodfp.api import PruningTask
 from mmautodfp.graph import unit_statistics
 from mmautodfp.kernels import BatchNormStats
 from mmautodfp.outputs import RunArtifacts
-from mmautodfp.outputs.report import (
-    ChannelMap,
-    Evidence,
-    Finding,
-    Picture,
-    Report,
-    remake_report,
-)
+from mmautodfp.outputs.report import ChannelMap, Evidence, Finding, Picture, Report
 from mmautodfp.outputs.report.evidence import choose_layers, map_channels
 from mmautodfp.outputs.report.plots import search_figure
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor
+from mmautodfp.runs.report import remake_report
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json, save_text
 

@@ -15,9 +15,10 @@ from mmengine.registry import init_default_scope
 from mmautodfp.api import PruningTask, SearchResult
 from mmautodfp.graph import samples_of
 from mmautodfp.outputs import RunArtifacts, compare
-from mmautodfp.outputs.report import Evidence, Report, remake_report
+from mmautodfp.outputs.report import Evidence, Report
 from mmautodfp.outputs.report.part_plots import parts_figure, strategy_figure
 from mmautodfp.outputs.report.parts import PartCounts, count_parts, part_of
+from mmautodfp.runs.report import remake_report
 from mmautodfp.search import History
 from mmautodfp.utils.fileio import load_json, save_json
 

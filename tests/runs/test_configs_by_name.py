@@ -9,7 +9,7 @@ from conftest import REPO
 from mmengine.config import Config
 
 from mmautodfp import runs
-from mmautodfp.outputs.report import remake_report
+from mmautodfp.runs.report import remake_report
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json
 from mmautodfp.utils.registry import MODELS

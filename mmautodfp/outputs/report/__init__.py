@@ -1,7 +1,6 @@
 """What a person sees of a run: the page, its pictures, tables."""
 
-from .again import measure_times, remake_report
-from .evidence import ChannelMap, Evidence, collect
+from .evidence import ChannelMap, Evidence, collect, measure_times
 from .page import Report
 from .pictures import Finding, Picture
 
@@ -13,5 +12,4 @@ __all__ = [
     'Report',
     'collect',
     'measure_times',
-    'remake_report',
 ]

@@ -13,15 +13,18 @@ from sklearn.manifold import TSNE
 from mmautodfp.api import PruningTask
 from mmautodfp.graph import ChannelGroup, unit_statistics
 from mmautodfp.kernels import cluster_channels, cosine_distance
+from mmautodfp.outputs.latency import measure_latency
 from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
 from mmautodfp.utils import in_one_line
 from mmautodfp.utils.fileio import load_json, save_json
+from mmautodfp.utils.timing import describe_machine, machine_line
 
-from .parts import PartCounts
+from .parts import PartCounts, count_parts
 from .pictures import Finding, Picture, compare_on_images
 
 FORMAT = 1
 SHOWN_LAYERS = 4
+LATENCY_REPEAT = 10
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,18 @@ def collect(
     else:
         evidence.missing['pictures'] = 'the run opened no data set'
     return evidence
+
+
+def measure_times(evidence: Evidence, work_dir: str | os.PathLike) -> None:
+    """Put the latency of the run's models and the counts of their parts into the evidence.
+
+    Args:
+        evidence (Evidence): Is changed.
+        work_dir (str | os.PathLike): With ``summary.json`` and ``pruned.py``.
+    """
+    evidence.gather('latency', lambda: measure_latency(work_dir, LATENCY_REPEAT))
+    evidence.gather('parts', lambda: count_parts(work_dir))
+    evidence.device = '' if 'latency' in evidence.missing else machine_line(describe_machine())
 
 
 def map_channels(task: PruningTask, plan: PruningPlan) -> list[ChannelMap]:

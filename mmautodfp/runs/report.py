@@ -8,18 +8,14 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmautodfp.api import PruningTask
-from mmautodfp.outputs.latency import measure_latency
+from mmautodfp.hooks import read_settings
+from mmautodfp.outputs.report import Evidence, Report, collect, measure_times
+from mmautodfp.outputs.report.page import FOLDER
 from mmautodfp.surgery import PruningPlan, Restore, apply_plan, replace_tensor
 from mmautodfp.utils import AutoDFPError, in_one_line
 from mmautodfp.utils.fileio import load_weights
 from mmautodfp.utils.registry import MODELS, REWARDS, build
-from mmautodfp.utils.timing import describe_machine, device_at_hand, machine_line
-
-from .evidence import Evidence, collect
-from .page import FOLDER, Report
-from .parts import count_parts
-
-LATENCY_REPEAT = 10
+from mmautodfp.utils.timing import device_at_hand
 
 # What JSON that was changed by hand ends in.
 EDITED = (LookupError, TypeError, ValueError, AttributeError, UndefinedError)
@@ -69,18 +65,6 @@ def _remake(work_dir: str | os.PathLike, again: bool, trust_checkpoint: bool) ->
     return report.write()
 
 
-def measure_times(evidence: Evidence, work_dir: str | os.PathLike) -> None:
-    """Put the latency of the run's models and the counts of their parts into the evidence.
-
-    Args:
-        evidence (Evidence): Is changed.
-        work_dir (str | os.PathLike): With ``summary.json`` and ``pruned.py``.
-    """
-    evidence.gather('latency', lambda: measure_latency(work_dir, LATENCY_REPEAT))
-    evidence.gather('parts', lambda: count_parts(work_dir))
-    evidence.device = '' if 'latency' in evidence.missing else machine_line(describe_machine())
-
-
 def _look_again(report: Report, trust: bool) -> Evidence:
     if not report.config_file.is_file():
         raise AutoDFPError(f'the models were to be built again, but their config {report.config_file} is not there')
@@ -89,22 +73,21 @@ def _look_again(report: Report, trust: bool) -> Evidence:
     model = MODELS.build(cfg.model).to(device_at_hand())
     model.eval()
     load_weights(model, cfg.load_from, trust)
-    told = cfg.autodfp.to_dict()
+    told = read_settings(cfg.autodfp.to_dict())
     task = PruningTask.build(
         model,
-        told.get('target') or told.get('module', 'backbone'),
+        told.target,
         constraint=1.0,
-        reconstructor=dict(type='SimilarityReconstructor') | (told.get('reconstructor') or {}),
+        reconstructor=told.reconstructor,
         allocate=False,
-        clustering=told.get('clustering'),
-        residual_streams=told.get('residual_streams'),
+        clustering=told.clustering,
+        residual_streams=told.residual_streams,
     )
     plan = PruningPlan.from_json(report.work_dir / 'strategy.json')
     pruned = _load_pruned(task, plan, report.work_dir / 'pruned.pth')
     pruned.swap()
     widths = {row['name']: row['widths'] for row in report.summary['results']}
-    needs_data = build(REWARDS, dict(type='CocoReward') | (told.get('reward') or {})).needs_data
-    return collect(task, plan, pruned.swap, cfg, widths, needs_data)
+    return collect(task, plan, pruned.swap, cfg, widths, build(REWARDS, told.reward).needs_data)
 
 
 def _load_pruned(task: PruningTask, plan: PruningPlan, checkpoint: Path) -> Restore:
