@@ -4,7 +4,8 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from test_frontier import brightness, made_up, make_task
+from chain import brightness
+from test_frontier import made_up, make_task
 
 from mmautodfp.frontier import choose, frontier
 from mmautodfp.utils import AutoDFPError

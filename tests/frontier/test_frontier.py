@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import enliven
+from chain import IMAGES, brightness, make_chain
 from torch import nn
 
 from mmautodfp.api import PruningTask, frontier
@@ -17,8 +17,6 @@ from mmautodfp.frontier import measure as measuring
 from mmautodfp.reconstruction import PruneOnly
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json
-
-IMAGES = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 
 
 class Finalized(PruneOnly):
@@ -37,17 +35,7 @@ class Finalized(PruneOnly):
 
 
 def make_task(seed=0, limit=0.6, tells=True, example=IMAGES, **settings) -> PruningTask:
-    torch.manual_seed(seed)
-    layers = []
-    for inputs, outputs in ((3, 8), (8, 12), (12, 10)):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
-    model = enliven(nn.Sequential(*layers, nn.Conv2d(10, 4, 1)), seed)
-    return PruningTask.build(model, '', example, limit, Finalized(tells), **settings)
-
-
-@torch.no_grad()
-def brightness(model) -> float:
-    return model(IMAGES).mean().item()
+    return PruningTask.build(make_chain(seed), '', example, limit, Finalized(tells), **settings)
 
 
 @torch.no_grad()

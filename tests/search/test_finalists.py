@@ -5,8 +5,9 @@ from functools import partial
 
 import pytest
 import torch
+from chain import brightness
 from gloo_ranks import on_ranks
-from test_run import Counted, Listed, Staged, brightness, episodes_of, make_task, run
+from test_run import Counted, Listed, Staged, episodes_of, make_task, run
 from torch import nn
 
 from mmautodfp.rewards import SyntheticReward

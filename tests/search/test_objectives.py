@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from test_run import IMAGES, make_task, run
+from chain import IMAGES
+from test_run import make_task, run
 from test_sac import SMALL
 
 from mmautodfp.costs import MemoryBudget, ParamBudget

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from chain import IMAGES, brightness, make_chain
 from conftest import enliven
 from torch import nn
 
@@ -14,7 +15,6 @@ from mmautodfp.search.run import search
 from mmautodfp.search.task import PruningTask
 from mmautodfp.utils import AutoDFPError
 
-IMAGES = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 AGENT = dict(type='SAC', warmup_episodes=5, batch_size=8, hidden_sizes=(16,), buffer_episodes=5)
 
 
@@ -35,17 +35,7 @@ class Listed(PruneOnly):
 
 
 def make_task(backwards=False, seed=0, share=0.6, **settings) -> PruningTask:
-    torch.manual_seed(seed)
-    layers = []
-    for inputs, outputs in ((3, 8), (8, 12), (12, 10)):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
-    model = enliven(nn.Sequential(*layers, nn.Conv2d(10, 4, 1)), seed)
-    return PruningTask.build(model, '', constraint=share, reconstructor=Listed(backwards), **settings)
-
-
-@torch.no_grad()
-def brightness(model) -> float:
-    return model(IMAGES).mean().item()
+    return PruningTask.build(make_chain(seed), '', constraint=share, reconstructor=Listed(backwards), **settings)
 
 
 class Counted:

@@ -2,32 +2,17 @@
 
 import pytest
 import torch
-from conftest import enliven
-from torch import nn
+from chain import IMAGES, brightness, make_chain
 
 from mmautodfp.api import PruningTask, frontier, prune, search
 from mmautodfp.reconstruction import PruneOnly
 from mmautodfp.utils import AutoDFPError
 
-IMAGES = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 RANDOM = dict(type='RandomSearch')
 
 
-def make_model() -> nn.Sequential:
-    torch.manual_seed(0)
-    layers = []
-    for inputs, outputs in ((3, 8), (8, 12), (12, 10)):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
-    return enliven(nn.Sequential(*layers, nn.Conv2d(10, 4, 1)))
-
-
 def make_task(**settings) -> PruningTask:
-    return PruningTask.build(make_model(), '', constraint=0.6, reconstructor=PruneOnly(), **settings)
-
-
-@torch.no_grad()
-def brightness(model) -> float:
-    return model(IMAGES).mean().item()
+    return PruningTask.build(make_chain(), '', constraint=0.6, reconstructor=PruneOnly(), **settings)
 
 
 def train_on(model):
@@ -106,7 +91,7 @@ def test_no_uniform_plan_keeps_more_than_the_largest_share():
 
 def test_a_model_can_be_pruned_where_nothing_is_learned():
     settings = dict(type='SyntheticLeastSquares', images=dict(num_images=4, size=16), recalibration=4)
-    expected, found = make_model(), make_model()
+    expected, found = make_chain(), make_chain()
     prune(expected, target='', constraint=0.6, reconstructor=settings)
     with torch.inference_mode():
         prune(found, target='', constraint=0.6, reconstructor=settings)

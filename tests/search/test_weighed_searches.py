@@ -8,9 +8,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from chain import IMAGES, brightness
 from gloo_ranks import on_ranks
 from test_objectives import brute_force
-from test_run import AGENT, IMAGES, Counted, Listed, brightness, episodes_of, make_task, run
+from test_run import AGENT, Counted, Listed, episodes_of, make_task, run
 
 from mmautodfp.utils import AutoDFPError
 
