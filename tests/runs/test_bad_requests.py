@@ -124,10 +124,6 @@ def refuse():
     return run
 
 
-def test_there_are_at_least_two_hundred():
-    assert len(CASES) >= 200
-
-
 @pytest.mark.parametrize(('key', 'value'), CASES)
 def test_a_bad_setting_ends_with_code_2_and_a_sentence(base, refuse, tmp_path, key, value):
     config = tmp_path / 'bad.py'

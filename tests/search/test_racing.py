@@ -93,8 +93,3 @@ def test_settings_out_of_range_are_refused_by_name(setting):
     ((name, value),) = setting.items()
     with pytest.raises(AutoDFPError, match=f'racing was asked for {name}={value!r}; it must be'):
         Racing(**setting)
-
-
-def test_unknown_settings_are_told_with_the_known_ones():
-    with pytest.raises(AutoDFPError, match='speed, which it does not know; it knows risk, warmup, refresh'):
-        Racing(speed=3)

@@ -54,15 +54,6 @@ def test_ring_holds_the_latest_transitions_in_the_slots_of_a_slow_list(lengths):
         assert stored_transitions(buffer) == slots
 
 
-def test_last_transition_is_terminal_and_repeats_its_state():
-    buffer = ReplayBuffer(4, STATE_DIM, ACTION_DIM)
-    trajectory = make_trajectory(4, torch.Generator().manual_seed(0))
-    buffer.add(trajectory)
-    assert buffer.data.dones.tolist() == [False, False, False, True]
-    assert torch.equal(buffer.data.next_states[:3], trajectory.states[1:])
-    assert torch.equal(buffer.data.next_states[3], trajectory.states[3])
-
-
 def test_sample_draws_every_stored_transition_whole_and_nothing_else():
     generator = torch.Generator().manual_seed(0)
     buffer = ReplayBuffer(20, STATE_DIM, ACTION_DIM)

@@ -294,11 +294,6 @@ def test_is_built_by_name_with_the_fields_of_its_config():
     assert (agent.config.hidden_sizes, agent.config.warmup_episodes) == ((8,), 40)
 
 
-def test_unknown_setting_is_refused_with_the_known_ones():
-    with pytest.raises(AutoDFPError, match=r'learning_rate, which it does not know; it knows hidden_sizes, actor_lr'):
-        AGENTS.build(dict(type='SAC', spec=make_spec(), learning_rate=1e-3))
-
-
 @pytest.mark.parametrize(
     'setting',
     [

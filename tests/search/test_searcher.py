@@ -6,7 +6,7 @@ import torch
 from gloo_ranks import forkserver
 from test_environment import make_env
 
-from mmautodfp.search import SAC, AgentSpec, RandomSearch, Searcher
+from mmautodfp.search import SAC, AgentSpec, Searcher
 from mmautodfp.search.searcher import load_search
 from mmautodfp.utils import AutoDFPError
 
@@ -17,19 +17,14 @@ def taste(plan) -> float:
     return first.ratio - 0.1 * last.ratio - abs(last.lam - 0.3)
 
 
-SMALL = dict(warmup_episodes=3, batch_size=8, hidden_sizes=(16,), buffer_episodes=5)
-
-
-def make_searcher(episodes, path=None, reward=taste, seed=0, agent=SAC):
+def make_searcher(episodes, path=None, reward=taste, seed=0):
     spec = AgentSpec(3, uniform_action=(0.5, 0.5), seed=seed)
-    settings = SMALL if agent is SAC else {}
-    opening = [torch.full((3, 2), 0.5)]
     return Searcher(
         make_env(0.7),
-        agent(spec, **settings),
+        SAC(spec, warmup_episodes=3, batch_size=8, hidden_sizes=(16,), buffer_episodes=5),
         lambda plan: (worth for worth in [reward(plan)]),
         episodes,
-        opening=opening,
+        opening=[torch.full((3, 2), 0.5)],
         checkpoint=path,
         identity=dict(weights='a'),
     )
@@ -51,22 +46,6 @@ def test_the_same_seed_gives_the_same_search_and_another_seed_another():
     assert first.history.rewards == second.history.rewards
     other.run()
     assert other.history.rewards != first.history.rewards
-
-
-@pytest.mark.parametrize('agent', [SAC, RandomSearch])
-@pytest.mark.parametrize('stopped_after', [1, 2, 5, 7])
-def test_an_interrupted_and_resumed_search_equals_the_uninterrupted_one(tmp_path, agent, stopped_after):
-    whole = make_searcher(9, agent=agent)
-    expected = whole.run()
-
-    make_searcher(stopped_after, tmp_path / 'search.pth', agent=agent).run()
-    resumed = make_searcher(9, tmp_path / 'search.pth', agent=agent)
-    resumed.load_state_dict(load_search(tmp_path / 'search.pth'))
-    torch.rand(3)  # the global random state is nobody's business
-    assert resumed.run() == expected
-    assert resumed.history.rewards == whole.history.rewards
-    assert resumed.history.widths == whole.history.widths
-    assert resumed.history.lams == whole.history.lams
 
 
 @pytest.mark.parametrize('interruption', [KeyboardInterrupt, OSError('an image has vanished')])
