@@ -58,7 +58,7 @@ class FastModel:
         self._norm_of = _find_norms(self._copy)
         for norm in self._norm_of.values():
             replace_module(self._copy, norm, nn.Identity())
-        self._seen: dict[str, tuple[list[tuple[Tensor, int]], dict[str, int]]] = {}
+        self._seen: dict[str, tuple[tuple, list[Tensor]]] = {}
         self._dropped: tuple[str, ...] = ()  # parts that the copy does without
         self.update(model)
 
@@ -112,16 +112,11 @@ class FastModel:
                 continue
             norm = model.get_submodule(self._norm_of[name]) if name in self._norm_of else None
             tensors = [tensor for part in (layer, norm) if part is not None for tensor in _own_tensors(part)]
-            versions = [(tensor, tensor._version) for tensor in tensors]
-            sizes = sizes_of(layer)  # some parts have nothing else
-            seen, sizes_seen = self._seen.get(name, ([], {}))
-            if (
-                sizes == sizes_seen
-                and len(versions) == len(seen)
-                and all(a is b and i == j for (a, i), (b, j) in zip(versions, seen, strict=True))
-            ):
+            # Some parts have nothing but sizes.
+            state = [(id(tensor), tensor._version) for tensor in tensors], sizes_of(layer)
+            if name in self._seen and self._seen[name][0] == state:
                 continue
-            self._seen[name] = (versions, sizes)
+            self._seen[name] = state, tensors  # kept: another tensor could get the id of one that is gone
             if name not in self._norm_of.values():
                 self._bring_over(name, layer, norm)
 
