@@ -11,6 +11,18 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json
 
 
+@pytest.fixture
+def model(digits_root) -> Oracle:
+    """Knows the truth about the digits' validation images."""
+    return Oracle(digits_root / 'annotations/instances_val.json')
+
+
+def prepared(model, loader, *arguments, units=(), **settings) -> CocoReward:
+    reward = CocoReward(*arguments, **settings)
+    reward.prepare(model, loader, units)
+    return reward
+
+
 def mmdet_map(reward: CocoReward, model: Oracle, tmp_path) -> dict[str, float]:
     """CocoMetric's own mAPs on the reward's images: a subset file, and COCOeval's figure before it is rounded."""
     content = load_json(reward.annotation_file, 'annotations')
@@ -40,8 +52,7 @@ def test_real_coco_reward_equals_mmdets_metric_with_crowds_and_empty_images(tmp_
     model = Oracle(coco_annotations(), masks=True)
     values = {}
     for metric in ('bbox', 'segm', 'mean'):
-        reward = CocoReward(num_images, metric=metric, cache_gb=0)
-        reward.prepare(model, loader)
+        reward = prepared(model, loader, num_images, metric=metric, cache_gb=0)
         values[metric] = reward(model)
         assert reward.name == f'{metric}_mAP'
     assert 0.05 < values['segm'] < 0.95
@@ -53,10 +64,8 @@ def test_real_coco_reward_equals_mmdets_metric_with_crowds_and_empty_images(tmp_
     }
 
 
-def test_masks_that_are_not_predicted_are_missed(digits_root):
-    model = Oracle(digits_root / 'annotations/instances_val.json')
-    reward = CocoReward(4, metric='segm')
-    reward.prepare(model, digits_loader(digits_root))
+def test_masks_that_are_not_predicted_are_missed(model, digits_root):
+    reward = prepared(model, digits_loader(digits_root), 4, metric='segm')
     with pytest.raises(AutoDFPError, match='predicts no masks'):
         reward(model)
     with pytest.raises(AutoDFPError, match="metric='panoptic'; it must be 'bbox', 'segm' or 'mean'"):
@@ -65,8 +74,7 @@ def test_masks_that_are_not_predicted_are_missed(digits_root):
 
 def test_no_detections_are_worth_nothing(digits_root, capsys):
     model = Oracle(digits_root / 'annotations/instances_val.json', silent=True)
-    reward = CocoReward(10)
-    reward.prepare(model, digits_loader(digits_root))
+    reward = prepared(model, digits_loader(digits_root), 10)
     capsys.readouterr()
     assert reward(model) == 0
     model.silent = False
@@ -74,64 +82,53 @@ def test_no_detections_are_worth_nothing(digits_root, capsys):
     assert capsys.readouterr().out == ''
 
 
-def test_an_image_is_the_same_by_whatever_path_it_is_named(digits_root, tmp_path):
+def test_an_image_is_the_same_by_whatever_path_it_is_named(model, digits_root, tmp_path):
     (tmp_path / 'link').symlink_to(digits_root)
-    model = Oracle(digits_root / 'annotations/instances_val.json')
-    reward = CocoReward(20)
-    reward.prepare(model, digits_loader(digits_root))
+    reward = prepared(model, digits_loader(digits_root), 20)
     for root in (f'{digits_root}/../digits', tmp_path / 'link'):
         assert len(reward.held_out(model, digits_loader(root)).images) == 280
 
 
-def test_images_without_annotations_are_not_held_out(digits_root, tmp_path):
+def test_images_without_annotations_are_not_held_out(model, digits_root, tmp_path):
     content = load_json(digits_root / 'annotations/instances_test.json', 'annotations')
     content['annotations'] = []
     save_json(content, tmp_path / 'bare.json')
     loader = digits_loader(digits_root, 'test')
     loader['dataset']['ann_file'] = str(tmp_path / 'bare.json')
-    model = Oracle(digits_root / 'annotations/instances_val.json')
-    reward = CocoReward(20)
-    reward.prepare(model, digits_loader(digits_root))
+    reward = prepared(model, digits_loader(digits_root), 20)
     assert reward.held_out(model, loader) is None
 
 
-def test_held_out_images_are_all_the_others(digits_root):
-    model = Oracle(digits_root / 'annotations/instances_val.json')
-    reward = CocoReward(20)
-    reward.prepare(model, digits_loader(digits_root))
+def test_held_out_images_are_all_the_others(model, digits_root):
+    reward = prepared(model, digits_loader(digits_root), 20)
     same = reward.held_out(model, digits_loader(digits_root))
     assert len(same.images) == 280
     assert not set(same.images) & set(reward.images)
     assert len(reward.held_out(model, digits_loader(digits_root, 'test')).images) == 800
-    everything = CocoReward(None, cache_gb=0)
-    everything.prepare(model, digits_loader(digits_root))
+    everything = prepared(model, digits_loader(digits_root), None, cache_gb=0)
     assert everything.held_out(model, digits_loader(digits_root)) is None
 
 
-def test_a_judge_has_other_images_than_the_reward_and_than_the_report(digits_root):
+def test_a_judge_has_other_images_than_the_reward_and_than_the_report(model, digits_root):
     val, test = (digits_loader(digits_root, split) for split in ('val', 'test'))
-    model = Oracle(digits_root / 'annotations/instances_val.json')
-    reward = CocoReward(20, metric='bbox', precision='auto')
-    reward.prepare(model, val)
+    reward = prepared(model, val, 20, metric='bbox', precision='auto')
     judge = reward.judge(model, val, test)
     assert (len(judge.images), judge.name, judge.precision) == (20, 'bbox_mAP', 'float32')
     assert 0 < judge(model) < 1
     assert len(reward.held_out(model, test).images) == 800  # no image is in both
     # One loader for both, as MMDetection's configs have it.
     for num, judging in ((20, 20), (120, 90), (299, 0), (None, 0)):
-        reward = CocoReward(num, cache_gb=0)
-        reward.prepare(model, val)
+        reward = prepared(model, val, num, cache_gb=0)
         judge, held_out = reward.judge(model, val, val), reward.held_out(model, val)
         parts = [set(part.images) if part else set() for part in (reward, judge, held_out)]
         assert len(parts[1]) == judging
         assert sum(map(len, parts)) == len(set.union(*parts)) == 300
         assert (judge is None) == (judging == 0)
-    reward = CocoReward(200, cache_gb=0)
-    reward.prepare(model, val)
+    reward = prepared(model, val, 200, cache_gb=0)
     assert len(reward.judge(model, val).images) == 100  # nothing is reported
 
 
-def test_images_without_annotations_do_not_judge(digits_root, tmp_path):
+def test_images_without_annotations_do_not_judge(model, digits_root, tmp_path):
     content = load_json(digits_root / 'annotations/instances_val.json', 'annotations')
     named = {annotation['image_id'] for annotation in content['annotations'] if annotation['image_id'] <= 20}
     content['annotations'] = [a for a in content['annotations'] if a['image_id'] in named]
@@ -139,18 +136,14 @@ def test_images_without_annotations_do_not_judge(digits_root, tmp_path):
     save_json(content, tmp_path / 'sparse.json')
     loader = digits_loader(digits_root)
     loader['dataset']['ann_file'] = str(tmp_path / 'sparse.json')
-    model = Oracle(digits_root / 'annotations/instances_val.json')
-    reward = CocoReward(30)  # those with annotations come first
-    reward.prepare(model, loader)
+    reward = prepared(model, loader, 30)  # those with annotations come first
     assert reward.judge(model, loader) is None
     assert len(reward.held_out(model, digits_loader(digits_root)).images) == 270
 
 
-def test_classes_that_nobody_annotated_are_told(digits_root):
+def test_classes_that_nobody_annotated_are_told(model, digits_root):
     loader = digits_loader(digits_root)
-    model = Oracle(digits_root / 'annotations/instances_val.json')
-    reward = CocoReward(5)
-    reward.prepare(model, loader)
+    reward = prepared(model, loader, 5)
     assert reward(model) >= 0
     assert reward.truth.has_objects
     content = reward.truth.content | dict(annotations=[])
@@ -170,11 +163,10 @@ def test_classes_that_are_no_categories_are_told(digits_root, tmp_path):
         CocoReward(4).prepare(Oracle(file), loader)
 
 
-def test_a_class_that_the_data_set_does_not_have_is_told(digits_root):
+def test_a_class_that_the_data_set_does_not_have_is_told(model, digits_root):
     loader = digits_loader(digits_root)
     loader['dataset'] |= dict(metainfo=dict(classes=('0', '1')))
-    reward = CocoReward(4)
-    reward.prepare(model := Oracle(digits_root / 'annotations/instances_val.json'), loader)
+    reward = prepared(model, loader, 4)
     with pytest.raises(AutoDFPError, match=r'the detector tells apart \d+ classes or more, but its data set has 2'):
         reward(model)
 
@@ -194,19 +186,16 @@ def test_stages_that_do_not_ascend_are_refused(stages):
 
 
 @pytest.mark.parametrize(('stages', 'ends'), [((0.25, 0.5), [5, 10, 21]), ((), [21]), ((0.01, 0.02, 0.9), [1, 19, 21])])
-def test_a_stage_is_worth_the_map_of_its_images_and_the_last_one_that_of_all(digits_root, stages, ends):
-    model = Oracle(digits_root / 'annotations/instances_val.json')
+def test_a_stage_is_worth_the_map_of_its_images_and_the_last_one_that_of_all(model, digits_root, stages, ends):
     loader = digits_loader(digits_root)
     loader['dataset']['indices'] = 40
-    reward = CocoReward(21, batch_size=4, stages=stages)
-    reward.prepare(model, loader)
+    reward = prepared(model, loader, 21, batch_size=4, stages=stages)
     assert reward.stages == ends
     detections = reward.detect(model)
     expected = []
     for end in ends:
         # One more reward of the first images, which knows of no stage.
-        single = CocoReward(end, stages=())
-        single.prepare(model, loader)
+        single = prepared(model, loader, end, stages=())
         assert single.images == reward.images[:end]
         chosen = set(single._image_ids)
         ours = [detection for detection in detections if detection['image_id'] in chosen]
@@ -217,10 +206,8 @@ def test_a_stage_is_worth_the_map_of_its_images_and_the_last_one_that_of_all(dig
     assert len(set(expected)) == len(ends)
 
 
-def test_a_race_that_stops_has_not_seen_the_other_images(digits_root):
-    model = Oracle(digits_root / 'annotations/instances_val.json')
-    reward = CocoReward(16, batch_size=3)
-    reward.prepare(model, digits_loader(digits_root))
+def test_a_race_that_stops_has_not_seen_the_other_images(model, digits_root):
+    reward = prepared(model, digits_loader(digits_root), 16, batch_size=3)
     race = reward.evaluate(model)
     for end in reward.stages:
         next(race)
@@ -237,16 +224,14 @@ def test_the_first_image_has_an_object_that_counts(tmp_path):
     loader['dataset']['ann_file'] = str(tmp_path / 'crowds.json')
     model = Oracle(tmp_path / 'crowds.json', shake=0.01)
     for seed in range(3):
-        reward = CocoReward(4, seed=seed)
-        reward.prepare(model, loader)
+        reward = prepared(model, loader, 4, seed=seed)
         assert reward._image_ids[0] == plain
         assert len(list(reward.evaluate(model))) == 3
 
 
 def test_several_threads_find_what_one_finds(digits_root):
     model = demo_detector('faster_rcnn')
-    reward = CocoReward(8, batch_size=2)
-    reward.prepare(model, digits_loader(digits_root))
+    reward = prepared(model, digits_loader(digits_root), 8, batch_size=2)
     allowed = torch.get_num_threads()
     try:
         found = {}
@@ -268,8 +253,7 @@ def test_several_threads_find_what_one_finds(digits_root):
 
 def test_one_batch_is_an_image_though_the_stem_has_run(digits_root):
     model = demo_detector('faster_rcnn')
-    reward = CocoReward(4, batch_size=2)
-    reward.prepare(model, digits_loader(digits_root), ['backbone.layer1.0.conv1'])
+    reward = prepared(model, digits_loader(digits_root), 4, batch_size=2, units=['backbone.layer1.0.conv1'])
     assert reward._batches[0]['inputs'].shape[1] == 16
     assert reward.one_batch()['inputs'].shape == (1, 3, 128, 128)
 
