@@ -1,16 +1,12 @@
 """What cannot be done is told in one sentence."""
 
 import re
-import shutil
 
 import pytest
-import torch
 from demo_helpers import CHECKPOINT, CONFIG
-from torch import nn
 
 from mmautodfp import runs as apis
 from mmautodfp.hooks import read_settings
-from mmautodfp.search.survey import find_module
 from mmautodfp.utils import AutoDFPError
 
 
@@ -67,33 +63,6 @@ def test_bad_settings_end_in_one_clear_sentence(tmp_path, options, message):
 def test_bad_settings_of_a_detector_end_in_one_clear_sentence(small_demo, tmp_path, options, message):
     found = complaint(CONFIG, CHECKPOINT, tmp_path / 'w', **small_demo | options)
     assert re.search(message, found), found
-
-
-def test_bad_checkpoints_and_configs_end_in_one_clear_sentence(digits_root, tmp_path):
-    shutil.copy(CHECKPOINT, tmp_path / 'cut.pth')
-    (tmp_path / 'cut.pth').write_bytes((tmp_path / 'cut.pth').read_bytes()[:100_000])
-    torch.save(dict(state_dict=nn.Linear(2, 2).state_dict()), tmp_path / 'other.pth')
-    torch.save(dict(weights='none'), tmp_path / 'empty.pth')
-    (tmp_path / 'broken.py').write_text('model = dict(')
-    cases = [
-        (CONFIG, tmp_path / 'absent.pth', 'there is no such file'),
-        (CONFIG, tmp_path / 'cut.pth', 'damaged'),
-        (CONFIG, tmp_path / 'other.pth', 'does not fit the model of the config: of its .* are missing'),
-        (CONFIG, tmp_path / 'empty.pth', "holds no 'state_dict'"),
-        (CONFIG, 'http://localhost:9/x.pth', 'cannot be fetched'),
-        (tmp_path / 'absent.py', CHECKPOINT, 'absent.py was asked for, but there is no such file'),
-        (tmp_path / 'broken.py', CHECKPOINT, 'cannot be read: SyntaxError'),
-    ]
-    for config, checkpoint, message in cases:
-        with pytest.raises(AutoDFPError, match=message) as caught:
-            apis.prune(config, str(checkpoint), work_dir=str(tmp_path / 'w'), cfg_options=None)
-        assert '\n' not in str(caught.value), caught.value
-
-
-def test_find_module_takes_the_whole_model_for_an_empty_path():
-    model = nn.Sequential(nn.Linear(1, 1))
-    assert find_module(model, '') is model
-    assert find_module(model, '0') is model[0]
 
 
 def test_settings_that_worked_before_still_do():

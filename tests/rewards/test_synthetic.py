@@ -37,11 +37,6 @@ def uniform(module, share):
     return PruningPlan(plans)
 
 
-def test_unknown_settings_of_the_images_are_told():
-    with pytest.raises(AutoDFPError, match=r'asked for sizes, which it does not know; it knows num_images'):
-        SyntheticReward(images=dict(sizes=3))
-
-
 def test_a_model_that_takes_images_of_another_size_is_told_how_to_set_it():
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(2 * 8 * 8, 4)).eval()
     SyntheticReward(IMAGES | dict(size=8)).prepare(model)
@@ -128,9 +123,14 @@ def test_a_model_that_gives_one_number_for_each_image_is_compared_too(measure):
 
 
 @pytest.mark.parametrize(
-    'settings',
-    [dict(measure='l1'), dict(images=dict(kind='cats')), dict(images=dict(num_images=0))],
+    ('settings', 'message'),
+    [
+        (dict(measure='l1'), "measure='l1'; it must be 'error' or 'cosine'"),
+        (dict(images=dict(kind='cats')), "kind='cats'"),
+        (dict(images=dict(num_images=0)), 'num_images=0'),
+        (dict(images=dict(sizes=3)), 'asked for sizes, which it does not know; it knows num_images'),
+    ],
 )
-def test_settings_out_of_range_are_told(settings):
-    with pytest.raises(AutoDFPError):
+def test_wrong_settings_are_told(settings, message):
+    with pytest.raises(AutoDFPError, match=message):
         SyntheticReward(**settings)

@@ -161,10 +161,28 @@ FILES = {
 @pytest.mark.parametrize('name', FILES)
 def test_a_bad_config_file_ends_with_code_2_and_a_sentence(refuse, tmp_path, tool, extra, name):
     (tmp_path / name).write_bytes(FILES[name])
-    refuse(tool, str(tmp_path / name), *extra, f'--work-dir={tmp_path / "w"}')
+    sentence = refuse(tool, str(tmp_path / name), *extra, f'--work-dir={tmp_path / "w"}')
+    if name == 'syntax.py':
+        assert 'cannot be read: SyntaxError' in sentence
 
 
-def checkpoints(folder) -> dict:
+CHECKPOINTS = dict(
+    list='holds a list',
+    nothing='are missing',
+    number="holds no 'state_dict'",
+    strings="holds no 'state_dict'",
+    missing='does not fit the model of the config: of its',
+    reshaped='have other shapes',
+    code='--trust-checkpoint',
+    truncated='damaged',
+    text='damaged',
+    void='damaged',
+    folder='there is no such file',
+    absent='there is no such file',
+)
+
+
+def write_checkpoints(folder) -> None:
     state = torch.load(REPO / 'configs/demo/faster_rcnn_digits.pth')['state_dict']
     first, *rest = state
     contents = dict(
@@ -183,16 +201,18 @@ def checkpoints(folder) -> dict:
     (folder / 'text.pth').write_text('weights')
     (folder / 'void.pth').write_bytes(b'')
     (folder / 'folder.pth').mkdir()
-    return {path.stem: path for path in folder.glob('*.pth')}
 
 
 def test_bad_checkpoints_end_with_code_2_and_a_sentence(base, refuse, digits_root, tmp_path):
     config = tmp_path / 'good.py'
     config.write_text(''.join(f'{key} = {value!r}\n' for key, value in base.items()))
-    for name, path in checkpoints(tmp_path).items():
+    write_checkpoints(tmp_path)
+    sources = {str(tmp_path / f'{name}.pth'): said for name, said in CHECKPOINTS.items()}
+    for source, said in (sources | {'http://localhost:9/x.pth': 'cannot be fetched'}).items():
         for tool in ('prune', 'test'):
-            sentence = refuse(tool, str(config), str(path), f'--work-dir={tmp_path}')
-            assert 'checkpoint' in sentence, name
+            sentence = refuse(tool, str(config), source, f'--work-dir={tmp_path}')
+            assert 'checkpoint' in sentence
+            assert said in sentence
 
 
 def test_a_work_dir_that_cannot_be_made_is_not_blamed_on_the_config(base, refuse, digits_root, tmp_path):

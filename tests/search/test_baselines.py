@@ -3,7 +3,6 @@ import torch
 
 from mmautodfp.search import CMAES, SAC, AgentSpec, RandomSearch, Trajectory
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.registry import AGENTS
 
 SPEC = AgentSpec(4, uniform_action=(0.4, 0.7), state_dim=3, seed=5)
 STATE = torch.full((3,), 0.5)
@@ -69,11 +68,6 @@ def test_random_search_follows_its_seed_and_not_the_global_state():
     assert torch.equal(episodes(RandomSearch(SPEC), range(3)), first)
     other = AgentSpec(4, uniform_action=(0.4, 0.7), state_dim=3, seed=6)
     assert not torch.equal(episodes(RandomSearch(other), range(3)), first)
-
-
-def test_random_search_is_built_by_name_and_has_nothing_to_log():
-    agent = AGENTS.build(dict(type='RandomSearch', spec=SPEC))
-    assert agent.learn(Trajectory(torch.zeros(4, 3), torch.zeros(4, 2), torch.zeros(4))) == {}
 
 
 def test_state_of_another_agent_or_task_is_refused():
