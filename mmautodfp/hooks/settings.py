@@ -16,7 +16,7 @@ from mmautodfp.utils.settings import Count, Several, Share, Whole, settings
 # Names of version 0.1, whose configs go on working.
 RENAMED = {'module': 'target'}
 DROPPED = {'checkpoint_interval': 'a search is written after every round of episodes'}
-DEFAULT_TYPES = dict(budget='ParamBudget', agent='SAC', reconstructor='SimilarityReconstructor', reward='CocoReward')
+DEFAULT_TYPES = dict(agent='SAC', reconstructor='SimilarityReconstructor', reward='CocoReward')
 
 
 @settings('AutoDFPHook')

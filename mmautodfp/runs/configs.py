@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.config import config as config_module
 
+from mmautodfp.hooks.settings import DEFAULT_TYPES
 from mmautodfp.utils import AutoDFPError, last_line
 from mmautodfp.utils.configs import name_nms
 from mmautodfp.utils.registry import RECONSTRUCTORS
@@ -143,7 +144,7 @@ def use_pictures(cfg: Config, folder: str) -> None:
     Raises:
         AutoDFPError: Its reconstructor looks at no images.
     """
-    kind = (cfg.autodfp.get('reconstructor') or {}).get('type', 'SimilarityReconstructor')
+    kind = (cfg.autodfp.get('reconstructor') or {}).get('type', DEFAULT_TYPES['reconstructor'])
     made = RECONSTRUCTORS.get(kind) if isinstance(kind, str) else kind
     if made and 'images' not in inspect.signature(made).parameters:  # an unknown one is told where it is built
         raise AutoDFPError(

@@ -136,7 +136,7 @@ def budgets_at(cfg: Config, share: Callable[[Budget], float]) -> dict | list[dic
     """The budgets of a config with other limits: a share of the dense cost for each."""
     own = cfg.autodfp.get('budget')
     several = isinstance(own, list | tuple)
-    settings = [dict(type='ParamBudget') | dict(one or {}) for one in (own if several else [own])]
+    settings = [dict(one or {}) for one in (own if several else [own])]
     budgets = read_constraint(settings).budgets
     new = [one | dict(preserve_ratio=share(budget)) for one, budget in zip(settings, budgets, strict=True)]
     for one in new:

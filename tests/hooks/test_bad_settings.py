@@ -76,4 +76,3 @@ def test_settings_that_worked_before_still_do():
     told = read_settings(dict(agent=dict(warmup_episodes=3), reward=dict(num_images=9), budget=None))
     assert told.agent == dict(type='SAC', warmup_episodes=3)
     assert told.reward == dict(type='CocoReward', num_images=9)
-    assert told.budget == dict(type='ParamBudget')
