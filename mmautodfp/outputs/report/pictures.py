@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
+import mmcv
 import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
@@ -102,8 +103,7 @@ def _predict(model: nn.Module, dataset: Sequence, indices: Sequence[int]) -> lis
 
 
 def _scene(dense: BaseDataElement, pruned: BaseDataElement, classes: Sequence[str]) -> Picture:
-    with open(dense.img_path, 'rb') as file:  # cv2.imread does not take every name on every system
-        image = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)
+    image = mmcv.imread(dense.img_path)
     found = [_boxes(sample, image.shape[:2], classes) for sample in (dense, pruned)]
     return Picture(os.path.basename(dense.img_path), *_shrink(image), None, *found)
 

@@ -8,7 +8,7 @@ from functools import wraps
 from itertools import accumulate, cycle
 from typing import TYPE_CHECKING, Any
 
-import cv2
+import mmcv
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -26,18 +26,7 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREY = '#2f7fc9', '#d9573f', '#8d99ae'
 INK = '#1b1f24'  # of everything that is no data; svg_uri() lets it follow the page
-CLUSTERS = (
-    '#2f7fc9',
-    '#e08a2b',
-    '#3fa36b',
-    '#d9573f',
-    '#8f6bc8',
-    '#a0715e',
-    '#d873b0',
-    '#b3a72f',
-    '#30aebf',
-    '#5c6bd6',
-)
+CLUSTERS = (BLUE, '#e08a2b', '#3fa36b', ORANGE, '#8f6bc8', '#a0715e', '#d873b0', '#b3a72f', '#30aebf', '#5c6bd6')
 STYLE = {
     **dict.fromkeys(('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color', 'ytick.color'), INK),
     **{'grid.color': INK, 'grid.alpha': 0.15, 'axes.spines.top': False, 'axes.spines.right': False},
@@ -204,5 +193,4 @@ def _draw_box(axes: Axes, finding: 'Finding', picture: 'Picture') -> None:
 
 
 def _decode(picture: 'Picture') -> np.ndarray:
-    image = cv2.imdecode(np.frombuffer(base64.b64decode(picture.jpeg), np.uint8), cv2.IMREAD_COLOR)
-    return image[:, :, ::-1]
+    return mmcv.imfrombytes(base64.b64decode(picture.jpeg), channel_order='rgb')
