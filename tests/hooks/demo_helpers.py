@@ -9,6 +9,14 @@ from mmautodfp.utils.registry import HOOKS, build
 
 CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
 CHECKPOINT = 'configs/demo/faster_rcnn_digits.pth'
+CLASSIFIER = 'configs/demo/vgg_digits_autodfp.py'
+# Of the classifier, for a run of seconds.
+QUICK = {
+    'autodfp.agent.warmup_episodes': 6,
+    'autodfp.reward.num_images': 50,
+    'autodfp.compare': False,
+    'autodfp.report': False,
+}
 
 
 def read(path: Path) -> dict:

@@ -1,10 +1,10 @@
 """Several budgets at once and widths that are multiples, through the whole run."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
+from demo_helpers import CONFIG, read
 from mmengine.config import Config
 
 from mmautodfp import runs as apis
@@ -12,7 +12,6 @@ from mmautodfp.utils import AutoDFPError
 
 pytestmark = pytest.mark.slow  # whole runs
 
-CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
 BUDGETS = [
     dict(type='ParamBudget', preserve_ratio=0.9),
     dict(type='FlopBudget', preserve_ratio=0.8, scope='model'),
@@ -39,11 +38,11 @@ def run(options, tmp_path_factory) -> Path:
 
 
 def test_every_plan_keeps_to_all_budgets_and_to_the_divisor(run):
-    summary = json.loads((run / 'summary.json').read_text())
+    summary = read(run / 'summary.json')
     assert [budget['type'] for budget in summary['budget']] == [budget['type'] for budget in BUDGETS]
     assert summary['channel_divisor'] == 8
     dense, *others = summary['results']
-    units = json.loads((run / 'strategy.json').read_text())['units']
+    units = read(run / 'strategy.json')['units']
     for row in others:
         assert row['module_params']['ratio'] <= 0.9
         assert row['model_flops']['ratio'] <= 0.8
@@ -80,6 +79,6 @@ def test_one_ratio_for_several_budgets_is_refused(options, tmp_path):
 
 def test_the_pruned_config_of_a_run_with_several_budgets_is_readable(run):
     layers = Config.fromfile(run / 'pruned.py').model.backbone.layers
-    units = json.loads((run / 'strategy.json').read_text())['units']
+    units = read(run / 'strategy.json')['units']
     kept = {name: len(unit['keep']) for name, unit in units.items() if len(unit['keep']) < unit['num_channels']}
     assert {name: sizes['out_channels'] for name, sizes in layers.items() if 'out_channels' in sizes} == kept

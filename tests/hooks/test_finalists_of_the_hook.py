@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from demo_helpers import read
+from demo_helpers import CLASSIFIER, QUICK, read
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -15,19 +15,12 @@ from mmautodfp.rewards import AccuracyReward
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils.registry import HOOKS, build
 
-CONFIG = 'configs/demo/vgg_digits_autodfp.py'
-SETTINGS = {
-    'autodfp.num_episodes': 6,
-    'autodfp.agent.warmup_episodes': 6,
-    'autodfp.reward.num_images': 50,
-    'autodfp.compare': False,
-    'autodfp.report': False,
-}
+SETTINGS = QUICK | {'autodfp.num_episodes': 6}
 LEAST_SQUARES = dict(type='SyntheticLeastSquares')
 
 
 def hook_of(**settings):
-    return build(HOOKS, Config.fromfile(CONFIG).autodfp.to_dict() | settings)
+    return build(HOOKS, Config.fromfile(CLASSIFIER).autodfp.to_dict() | settings)
 
 
 def test_ten_are_judged_where_a_full_pass_changes_plans_unless_told_otherwise():
@@ -45,7 +38,7 @@ def test_ten_are_judged_where_a_full_pass_changes_plans_unless_told_otherwise():
 @pytest.mark.parametrize(('num_images', 'sizes'), [(50, (50, 50, 200)), (200, (200, 50, 50)), (300, (300, 0, 0))])
 def test_rewarding_judging_and_reported_images_share_none(tmp_path, num_images, sizes):
     """Even where one loader serves for validation and test."""
-    cfg = Config.fromfile(CONFIG)
+    cfg = Config.fromfile(CLASSIFIER)
     cfg.test_dataloader = copy.deepcopy(cfg.val_dataloader)
     cfg.work_dir, cfg.log_level = str(tmp_path), 'ERROR'
     hook = hook_of(finalists=4, compare=True, reward=dict(type='AccuracyReward', num_images=num_images))
@@ -81,7 +74,7 @@ def test_the_judges_choice_is_pruned_and_told_and_a_resumed_run_goes_on(tmp_path
 
     monkeypatch.setattr(AccuracyReward, '__call__', reverse)
     options = SETTINGS | {'autodfp.finalists': 4}
-    apis.prune(CONFIG, work_dir=str(tmp_path), cfg_options=options)
+    apis.prune(CLASSIFIER, work_dir=str(tmp_path), cfg_options=options)
     summary = read(tmp_path / 'summary.json')
     finalists, state = summary['finalists'], torch.load(tmp_path / 'search.pth')
     assert (summary['judge_metric'], summary['judge_images'], len(finalists), len(judged)) == ('top1', 50, 4, 4)
@@ -97,7 +90,7 @@ def test_the_judges_choice_is_pruned_and_told_and_a_resumed_run_goes_on(tmp_path
     assert summary['results'][-1]['search_metric'] == chosen['reward']
     plan = PruningPlan.from_json(tmp_path / 'strategy.json')
     assert list(plan.widths.values()) == state['history']['widths'][chosen['episode']].tolist()
-    apis.prune(CONFIG, work_dir=str(tmp_path), resume=True, cfg_options=options)
+    apis.prune(CLASSIFIER, work_dir=str(tmp_path), resume=True, cfg_options=options)
     assert read(tmp_path / 'summary.json')['finalists'] == finalists
     assert len(judged) == 4
     page = Report(tmp_path).write().read_text()
@@ -107,8 +100,8 @@ def test_the_judges_choice_is_pruned_and_told_and_a_resumed_run_goes_on(tmp_path
         assert f'<td>{row["together"]:.3f}</td></tr>' in page
     assert 'on 50 images' in page
 
-    apis.prune(CONFIG, work_dir=str(tmp_path / 'off'), cfg_options=SETTINGS | {'autodfp.finalists': 0})
-    apis.prune(CONFIG, work_dir=str(tmp_path / 'plain'), cfg_options=SETTINGS)
+    apis.prune(CLASSIFIER, work_dir=str(tmp_path / 'off'), cfg_options=SETTINGS | {'autodfp.finalists': 0})
+    apis.prune(CLASSIFIER, work_dir=str(tmp_path / 'plain'), cfg_options=SETTINGS)
     off, plain = (read(tmp_path / name / 'summary.json') for name in ('off', 'plain'))
     assert off['finalists'] == plain['finalists'] == []
     assert off['results'] == plain['results']

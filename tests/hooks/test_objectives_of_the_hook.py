@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from demo_helpers import read
+from demo_helpers import CLASSIFIER, QUICK, read
 from mmengine.config import Config
 
 from mmautodfp import runs as apis
@@ -11,20 +11,13 @@ from mmautodfp.outputs.report import Report
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 
-CONFIG = 'configs/demo/vgg_digits_autodfp.py'
-SETTINGS = {
-    'autodfp.num_episodes': 18,
-    'autodfp.agent.warmup_episodes': 6,
-    'autodfp.reward.num_images': 50,
-    'autodfp.compare': False,
-    'autodfp.report': False,
-}
+SETTINGS = QUICK | {'autodfp.num_episodes': 18}
 
 
 def prune(work_dir, **objectives):
     weights = {f'autodfp.objectives.{name}': weight for name, weight in objectives.items()}
     apis.prune(
-        CONFIG, work_dir=str(work_dir), resume=(work_dir / 'search.pth').exists(), cfg_options=SETTINGS | weights
+        CLASSIFIER, work_dir=str(work_dir), resume=(work_dir / 'search.pth').exists(), cfg_options=SETTINGS | weights
     )
     return read(work_dir / 'summary.json'), torch.load(work_dir / 'search.pth')
 
@@ -71,7 +64,7 @@ def test_without_objectives_a_summary_tells_of_none_and_the_memory_is_not_measur
 
 
 def test_wrong_objectives_are_told_before_anything_is_loaded():
-    settings = Config.fromfile(CONFIG).autodfp.to_dict()
+    settings = Config.fromfile(CLASSIFIER).autodfp.to_dict()
     with pytest.raises(AutoDFPError, match='a set of objectives was asked for energy, which it does not know'):
         read_settings(settings | dict(objectives=dict(metric=1, energy=0.5)))
     with pytest.raises(AutoDFPError, match='only the metric is named'):
