@@ -11,7 +11,6 @@ CONFIG = 'configs/demo/vgg_digits_autodfp.py'
 
 
 def test_every_search_gets_the_same_task_and_opening():
-    pytest.importorskip('cmaes')
     told = []
     report = lambda result, line: told.append(line)
     result = benchmark_search(CONFIG, episodes=6, seeds=2, report=report)
@@ -50,7 +49,6 @@ def test_figures_of_other_weights_are_not_gone_on_with(other_weights):
 
 
 def test_plans_of_least_squares_are_finished():
-    pytest.importorskip('cmaes')
     options = {'autodfp.reconstructor': dict(type='SyntheticLeastSquares', images=dict(size=8, num_images=16))}
     result = benchmark_search(CONFIG, episodes=4, seeds=1, only='random.*', cfg_options=options)
     allocated, uniform = result['plans']['allocated'], result['plans']['uniform']
