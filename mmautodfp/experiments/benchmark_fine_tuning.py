@@ -17,16 +17,15 @@ from pydantic import Field
 from torch import nn
 
 from mmautodfp.outputs.config import slim_config
-from mmautodfp.reconstruction import PruneOnly
 from mmautodfp.runs import build_runner
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import portable, save_tensors
 from mmautodfp.utils.settings import Count, Positive, Share, checked
 
 from .bench import Bench, deviation, quiet, take_up
-from .shares import OURS, PrunedCopy, build_task, prune_copy, require_allocation
+from .shares import OURS, UNIFORM, PrunedCopy, build_task, candidates_of, prune_copy
 
-UNIFORM, RANDOM = 'pruned only, uniform', 'random weights'
+RANDOM = 'random weights'
 Factors = Annotated[Sequence[Positive], Field(min_length=1)]
 STARTS = (OURS, UNIFORM, RANDOM)
 
@@ -119,9 +118,8 @@ def _require_training(cfg: Config) -> None:
 
 
 def _starts(bench: Bench, share: float) -> dict[str, PrunedCopy]:
-    task = build_task(bench, 'backbone', share)
-    uniform = task.uniform_plan(rankings=task.l2_rankings)
-    return {OURS: prune_copy(task, require_allocation(task)), UNIFORM: prune_copy(task, uniform, PruneOnly())}
+    candidates = candidates_of(build_task(bench, 'backbone', share))
+    return {name: prune_copy(*candidates[name]) for name in (OURS, UNIFORM)}
 
 
 def _training_config(cfg: Config, start: PrunedCopy, epochs: int, factor: float, seed: int) -> Config:

@@ -8,14 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from mmautodfp.reconstruction import NeuronMerging, PruneOnly
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.configs import type_name
 from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.settings import Share, checked
 
 from .bench import Bench, take_up
-from .shares import OURS, build_task, prune_copy, require_allocation
+from .shares import MERGING, OURS, UNIFORM, build_task, candidates_of, prune_copy
 
 #: By name, the settings of :class:`mmautodfp.zoo.Degrade`; none for images as they are.
 CONDITIONS: dict[str, dict[str, Any]] = {
@@ -106,15 +105,8 @@ def degraded(dataloader: dict, settings: dict[str, Any]) -> dict:
 def _models(bench: Bench, share: float) -> Iterator[tuple[str, nn.Module, dict[str, float]]]:
     """Name, model and what is left of its parameters and FLOPs; dense first."""
     yield DENSE, bench.model, dict(params=1.0, flops=1.0)
-    task = build_task(bench, 'backbone', share)
-    uniform = task.uniform_plan(rankings=task.l2_rankings)
-    whole = build_task(bench, 'model', share)
-    candidates = {
-        'pruned only, uniform': (task, uniform, PruneOnly()),
-        'Neuron Merging, uniform': (task, uniform, NeuronMerging()),
-        OURS: (task, require_allocation(task), task.reconstructor),
-        WHOLE: (whole, require_allocation(whole), whole.reconstructor),
-    }
-    for name, (one, plan, reconstructor) in candidates.items():
-        pruned = prune_copy(one, plan, reconstructor)
+    candidates = candidates_of(build_task(bench, 'backbone', share))
+    candidates[WHOLE] = candidates_of(build_task(bench, 'model', share))[OURS]
+    for name in (UNIFORM, MERGING, OURS, WHOLE):
+        pruned = prune_copy(*candidates[name])
         yield name, pruned.model, pruned.left

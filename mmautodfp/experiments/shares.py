@@ -20,10 +20,12 @@ from mmautodfp.utils.registry import RECONSTRUCTORS, build
 
 from .bench import Bench, take_up
 
+UNIFORM, MERGING = 'pruned only, uniform', 'Neuron Merging, uniform'
 OURS, BACKBONE = 'ours, allocated', 'ours, backbone alone'
+EPISODE = 'ours, allocated, as in an episode'
 WHOLE_SHARES = (0.7, 0.5, 0.35)
-# A plan of a task, what makes up for its pruned channels, and whether it is finished as one that stays.
-Candidate = tuple[PruningTask, Reconstructor, PruningPlan, bool]
+# A task, whose reconstructor makes up for pruned channels, and a plan of it.
+Candidate = tuple[PruningTask, PruningPlan]
 
 
 def budget_of(target: str, share: float) -> Budget:
@@ -87,11 +89,24 @@ class PrunedCopy:
     left: dict[str, float]
 
 
-def prune_copy(task: PruningTask, plan: PruningPlan, reconstructor: Reconstructor | None = None) -> PrunedCopy:
-    """Prune a copy with the full pass of a reconstructor, or of the task's own; the task's model stays dense."""
-    with replace(task, reconstructor=reconstructor or task.reconstructor).apply(plan, final=True) as pruned:
+def prune_copy(task: PruningTask, plan: PruningPlan) -> PrunedCopy:
+    """Prune a copy, with the full pass; the task's model stays dense."""
+    with task.apply(plan, final=True) as pruned:
         model, layers = copy.deepcopy(task.model), pruned.changes(task.module)
     return PrunedCopy(model, task.path, layers, left_of(task, plan))
+
+
+def candidates_of(task: PruningTask) -> dict[str, Candidate]:
+    """A task's plans without a search, and the same with other compensations; :data:`EPISODE` has no full pass."""
+    allocated, uniform = require_allocation(task), task.uniform_plan(rankings=task.l2_rankings)
+    return {
+        UNIFORM: (replace(task, reconstructor=PruneOnly()), uniform),
+        MERGING: (replace(task, reconstructor=NeuronMerging()), uniform),
+        'Eq. 12 + 16, uniform': (replace(task, reconstructor=SimilarityReconstructor()), uniform),
+        'ours, uniform': (task, task.uniform_plan()),
+        EPISODE: (task, allocated),
+        OURS: (task, allocated),
+    }
 
 
 def left_of(task: PruningTask, plan: PruningPlan) -> dict[str, float]:
@@ -151,32 +166,18 @@ def measure_shares(
     survey = survey_target(bench.model, target)
 
     for share in shares:
-        candidates = _candidates(build_task(bench, target, share, ours, survey))
+        candidates = candidates_of(build_task(bench, target, share, ours, survey))
         rows = result['rows'].setdefault(f'{share:g}', {})
         if target == 'model' and BACKBONE not in rows:
             try:
                 backbone = build_task(bench, target, share, part='backbone')
-                candidates[BACKBONE] = (backbone, backbone.reconstructor, require_allocation(backbone), True)
+                candidates[BACKBONE] = backbone, require_allocation(backbone)
             except AutoDFPError as error:
                 rows[BACKBONE] = dict(unreachable=str(error))
-        for name, (task, reconstructor, plan, final) in candidates.items():
+        for name, (task, plan) in candidates.items():
             if name in rows:
                 continue
-            with replace(task, reconstructor=reconstructor).apply(plan, final):
-                metric = reward(bench.model)
+            metric = task.evaluate(plan, reward, final=name != EPISODE)
             rows[name] = dict(metric=metric, **left_of(task, plan))
             report(result, f'{target} {share:g} {name}: {metric:.4f}')
     return result
-
-
-def _candidates(task: PruningTask) -> dict[str, Candidate]:
-    ours, allocated = task.reconstructor, require_allocation(task)
-    published = task.uniform_plan(rankings=task.l2_rankings)
-    return {
-        'pruned only, uniform': (task, PruneOnly(), published, True),
-        'Neuron Merging, uniform': (task, NeuronMerging(), published, True),
-        'Eq. 12 + 16, uniform': (task, SimilarityReconstructor(), published, True),
-        'ours, uniform': (task, ours, task.uniform_plan(), True),
-        'ours, allocated, as in an episode': (task, ours, allocated, False),
-        OURS: (task, ours, allocated, True),
-    }

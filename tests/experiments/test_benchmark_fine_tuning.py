@@ -6,8 +6,8 @@ from mmengine.config import Config
 
 from mmautodfp.experiments import benchmark_fine_tuning as module
 from mmautodfp.experiments.bench import Bench
-from mmautodfp.experiments.benchmark_fine_tuning import RANDOM, UNIFORM, benchmark_fine_tuning
-from mmautodfp.experiments.shares import OURS, build_task
+from mmautodfp.experiments.benchmark_fine_tuning import RANDOM, benchmark_fine_tuning
+from mmautodfp.experiments.shares import OURS, UNIFORM, build_task
 from mmautodfp.utils import AutoDFPError
 
 CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
