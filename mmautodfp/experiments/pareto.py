@@ -10,8 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmautodfp.outputs.report.plots import BLUE, GREY, ORANGE
-from mmautodfp.utils.fileio import atomic_path
+from mmautodfp.outputs.report.plots import BLUE, GREY, ORANGE, new_figure, save_png, styled
 
 
 @dataclass(frozen=True)
@@ -35,34 +34,21 @@ class Panel:
     dense: float | None = None
 
 
-def draw_panels(
-    path: str | os.PathLike,
-    panels: Sequence[Panel],
-    styles: dict[str, dict[str, Any]],
-    figsize: tuple[float, float],
-    shared_legend: bool = False,
-) -> None:
-    """Draw curves side by side.
+@styled
+def panels_figure(panels: Sequence[Panel], styles: dict[str, dict[str, Any]]) -> Figure:
+    """Curves side by side, with the legend of the first panel on the right.
 
     Args:
-        path (str | os.PathLike): PNG to write.
         panels (Sequence[Panel]): One or more, from left to right.
         styles (dict[str, dict]): Method to the arguments that ``Axes.plot`` draws its curve with, in the order of the
             legend.
-        figsize (tuple[float, float]): Width and height in inches.
-        shared_legend (bool): One legend on the right, that of the first panel, in place of one in each. Defaults to
-            False.
     """
-    figure = Figure(figsize=figsize, layout='constrained', facecolor='white')
+    figure = new_figure(4.2 * len(panels) + 1.5, 3.6)
     places = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, panel in zip(places, panels, strict=True):
         _draw_panel(axes, panel, styles)
-        if not shared_legend:
-            axes.legend(frameon=False, fontsize=8)
-    if shared_legend:
-        figure.legend(*places[0].get_legend_handles_labels(), loc='outside right center', frameon=False)
-    with atomic_path(path) as scratch:
-        figure.savefig(scratch, dpi=110, format='png')
+    figure.legend(*places[0].get_legend_handles_labels(), loc='outside right center')
+    return figure
 
 
 def _draw_panel(axes: Axes, panel: Panel, styles: dict[str, dict[str, Any]]) -> None:
@@ -75,7 +61,7 @@ def _draw_panel(axes: Axes, panel: Panel, styles: dict[str, dict[str, Any]]) -> 
     axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
     if panel.ylim:
         axes.set(ylim=panel.ylim)
-    axes.grid(alpha=0.3)
+    axes.grid(True)
 
 
 def draw_pareto(path: str | os.PathLike, cells: Sequence[dict], methods: dict[str, str]) -> None:
@@ -94,7 +80,7 @@ def draw_pareto(path: str | os.PathLike, cells: Sequence[dict], methods: dict[st
     styles = {
         label: dict(color=colour, linestyle=line, marker='o', markersize=4) for label, (colour, line) in looks.items()
     }
-    draw_panels(path, panels, styles, (4.2 * len(panels) + 1.5, 3.6), shared_legend=True)
+    save_png(panels_figure(panels, styles), path)
 
 
 def _panel(cells: Sequence[dict], methods: dict[str, str]) -> Panel:

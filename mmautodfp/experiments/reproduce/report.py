@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmautodfp.outputs.report.plots import save_png
 from mmautodfp.utils.fileio import save_json, save_text
 from mmautodfp.utils.timing import describe_machine
 
-from ..pareto import Panel, draw_panels
+from ..pareto import Panel, panels_figure
 from ..tables import markdown_table
 from .paper import ALL_TABLES, METHODS, NETWORKS
 
@@ -119,4 +120,4 @@ def _draw_figure_6(rows: Sequence[dict], path: Path) -> None:
         Panel(NETWORKS[network], 'preserved parameters', 'top-1, %', own, ylim=(0, 100))
         for network, own in curves.items()
     ]
-    draw_panels(path, panels, STYLES, (4 * len(panels), 3.4))
+    save_png(panels_figure(panels, STYLES), path)
