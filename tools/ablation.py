@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from mmautodfp.experiments.ablation import VARIANTS, ablate
     from mmautodfp.experiments.benchmark_cost import measure_cost
+    from mmautodfp.experiments.shares import WHOLE_SHARES, measure_shares
     from mmautodfp.utils.fileio import load_json, save_json
 
     options = read_options(args.cfg_options)
@@ -45,37 +46,18 @@ def main(argv: list[str] | None = None) -> None:
         print(f'{result["seconds"]} s, {result["peak_memory_gb"]} GB')
         return
 
-    known = load_json(args.out, 'the earlier result') if args.out.exists() else None
-    if args.whole:
-        from mmautodfp.experiments.shares import WHOLE_SHARES, measure_shares
-
-        def keep(result: dict, line: str) -> None:
-            save_json(result, args.out)
-            print(line, flush=True)
-
-        measure_shares(args.config, 'model', args.ratios or WHOLE_SHARES, args.checkpoint, options, known, keep)
-        return
-
-    def report(result: dict) -> None:
+    def keep(result: dict, line: str) -> None:
         save_json(result, args.out)
-        name, rows = list(result['variants'].items())[-1]
-        figures = '  '.join(f'{ratio}: {row["metric"]:.4f}' for ratio, row in rows.items())
-        print(f'{name:32} {figures}', flush=True)
+        print(line, flush=True)
 
+    known = load_json(args.out, 'the earlier result') if args.out.exists() else None
+    common = dict(checkpoint=args.checkpoint, cfg_options=options, known=known, report=keep)
+    if args.whole:
+        measure_shares(args.config, 'model', args.ratios or WHOLE_SHARES, **common)
+        return
     variants = {name: variant for name, variant in VARIANTS.items() if re.fullmatch(args.only or '.*', name)}
-    result = ablate(
-        args.config,
-        args.ratios or (0.9, 0.8, 0.7, 0.5),
-        variants,
-        args.checkpoint,
-        args.channels,
-        images,
-        refinement,
-        options,
-        known,
-        report,
-    )
-    print(f'dense {result["metric"]}: {result["dense"]:.4f}')
+    settings = dict(of_channels=args.channels, images=images, refinement=refinement)
+    ablate(args.config, args.ratios or (0.9, 0.8, 0.7, 0.5), variants, **settings, **common)
 
 
 if __name__ == '__main__':

@@ -79,7 +79,7 @@ def ablate(
     refinement: Mapping[str, Any] | None = None,
     cfg_options: dict[str, Any] | None = None,
     known: dict[str, Any] | None = None,
-    report: Callable[[dict[str, Any]], None] = lambda _: None,
+    report: Callable[[dict[str, Any], str], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Measure variants of the compensation on uniform plans, and on those that they allocate.
 
@@ -95,7 +95,7 @@ def ablate(
         refinement (Mapping | None): Likewise, settings of the full pass.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
         known (dict | None): An earlier result with the same settings; what it holds is not measured again.
-        report (Callable): Told the result so far whenever it grows.
+        report (Callable): Told the result so far and a line, after each figure. Defaults to saying nothing.
 
     Returns:
         dict[str, Any]: Metric and seconds by variant and share; the dense metric; what the shares are of; the machine.
@@ -119,6 +119,7 @@ def ablate(
     result = take_up(known, settings, bench.model)
     if not known:
         result |= dict(dense=bench.reward(bench.model), variants={})
+    report(result, f'dense {result["dense"]:.4f}')
     for name, variant in variants.items():
         rows = result['variants'].setdefault(name, {})
         result['variants'] = {name: result['variants'][name] for name in sorted(result['variants'], key=_place)}
@@ -140,7 +141,7 @@ def ablate(
                 seconds = round(time.perf_counter() - start, 3)
                 row = dict(metric=bench.reward(bench.model), seconds=seconds, fit_seconds=fit)
             rows[f'{ratio:g}'] = row | dict(params=task.costs.params['module'].ratio(widths))
-            report(result)
+            report(result, f'{ratio:g} {name}: {row["metric"]:.4f}')
     return result
 
 

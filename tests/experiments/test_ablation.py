@@ -22,14 +22,14 @@ def test_variants_are_measured_once_and_on_exact_shares(small_demo):
     reports = []
     variants = {name: VARIANTS[name] for name in ('prune only', 'episode')}
     settings = dict(images=dict(num_images=4, size=64), cfg_options=small_demo)
-    result = ablate(CONFIG, [0.7], variants, **settings, report=lambda content: reports.append(str(content)))
-    assert len(reports) == 2
+    result = ablate(CONFIG, [0.7], variants, **settings, report=lambda _, line: reports.append(line))
+    assert [line.partition(':')[0] for line in reports[1:]] == ['0.7 prune only', '0.7 episode']
     for rows in result['variants'].values():
         assert rows['0.7']['params'] <= 0.7
         assert 0 < rows['0.7']['metric'] < 1
     known = {name: dict(rows) for name, rows in result['variants'].items()}
-    again = ablate(CONFIG, [0.7], variants, **settings, known=result, report=lambda content: reports.append(content))
-    assert len(reports) == 2
+    again = ablate(CONFIG, [0.7], variants, **settings, known=result, report=lambda _, line: reports.append(line))
+    assert len(reports) == 3 + 1
     assert again['variants'] == known
     stored = json.loads(json.dumps(result))
     ablate(CONFIG, [0.7], variants, **settings, known=stored)
