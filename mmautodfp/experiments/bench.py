@@ -59,17 +59,20 @@ def load_runner(
     return runner
 
 
-def random_detector(config: str | os.PathLike, size: Sequence[int] | None = None) -> tuple[Config, nn.Module, Tensor]:
+def random_detector(
+    config: str | os.PathLike, size: Sequence[int] | None = None, cfg_options: dict[str, Any] | None = None
+) -> tuple[Config, nn.Module, Tensor]:
     """A detector of random weights, whose values hardly matter to speed and memory; nothing is fetched.
 
     Args:
         config (str | os.PathLike): Its config.
         size (Sequence[int] | None): Height and width. Defaults to None: the config's.
+        cfg_options (dict | None): Overrides of the config, dotted keys to values.
 
     Returns:
         tuple[Config, nn.Module, Tensor]: The config, the detector in eval mode, and an image for it, [1, 3, H, W].
     """
-    cfg = load_config(config)
+    cfg = load_config(config, cfg_options=cfg_options)
     cfg.model.backbone.init_cfg = None
     model = build_model(cfg)
     with quiet():

@@ -6,19 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mmautodfp.api import PruningTask
 from mmautodfp.costs import FlopBudget, round_widths
-from mmautodfp.deploy.onnx import build_model, input_size
 from mmautodfp.graph import is_detector
 from mmautodfp.hooks import read_settings
-from mmautodfp.runs import load_config
 from mmautodfp.search.survey import survey_target
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
 from mmautodfp.utils.timing import describe_machine
 
-from .bench import T, clocks, example_of
+from .bench import T, clocks, example_of, random_detector
 
 SHARE = 0.5  # that stays
 
@@ -43,9 +39,7 @@ def measure_cost(
         dict[str, Any]: Seconds by step, by the clock and summed over the processor's cores; peak resident memory of
         this process in GB, before and after; how many groups there are; the machine.
     """
-    cfg = load_config(config, cfg_options=cfg_options)
-    cfg.model.backbone.init_cfg = None
-    model = build_model(cfg)
+    cfg, model, images = random_detector(config, cfg_options=cfg_options)
     target = read_settings(cfg.get('autodfp') or {}).target
     spent: dict[str, list[float]] = {}
 
@@ -61,7 +55,6 @@ def measure_cost(
     step('moments', lambda: reconstructor.ensure_fitted(survey.module, model, survey.groups))
     limit, example = SHARE, None
     if not survey.path and is_detector(model):
-        images = torch.rand(1, 3, *input_size(cfg, Path(config)))
         limit, example = FlopBudget(SHARE, 'model'), example_of(images)
     # Ranking includes what else a task is built of: of a whole detector, one image to count its FLOPs.
     task = step('ranking', lambda: PruningTask.build(model, survey, example, limit, reconstructor, allocate=False))

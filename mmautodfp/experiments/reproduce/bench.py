@@ -1,5 +1,6 @@
 """One network with its weights and its images, ready to be measured."""
 
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -7,16 +8,14 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from mmautodfp.api import PruningTask
-from mmautodfp.reconstruction import NeuronMerging, PruneOnly, Reconstructor, SimilarityReconstructor
-from mmautodfp.rewards import AccuracyReward, Reward
+from mmautodfp.reconstruction import NeuronMerging, PruneOnly
+from mmautodfp.rewards import AccuracyReward
 from mmautodfp.runs import find_checkpoint
-from mmautodfp.surgery import PruningPlan, apply_plan
+from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import fit_state, read_state
 from mmautodfp.utils.registry import MODELS
 from mmautodfp.utils.timing import median_in_turns
-
-RECONSTRUCTORS = {'prune': PruneOnly, 'merging': NeuronMerging, 'eq16': SimilarityReconstructor}
 
 
 class NetworkBench:
@@ -42,13 +41,17 @@ class NetworkBench:
         source = find_checkpoint(checkpoint, config)
         # A deeper network of the same names must not pass for this one.
         self.model.load_state_dict(fit_state(read_state(source), self.model, source))
-        self.reconstructors: dict[str, Reconstructor] = {name: make() for name, make in RECONSTRUCTORS.items()}
         self.accuracy = cache(self._accuracy)
 
     @cached_property
     def task(self) -> PruningTask:
         """The network without a limit and without a compensation."""
         return self._task(1.0)
+
+    @cached_property
+    def merging(self) -> PruningTask:
+        """The same with Neuron Merging."""
+        return replace(self.task, reconstructor=NeuronMerging())
 
     def _task(self, ratio: float) -> PruningTask:
         return PruningTask.build(self.model, 'network', self.reward.one_batch(), ratio, PruneOnly(), p_min=0.01)
@@ -66,15 +69,11 @@ class NetworkBench:
         return tuple(self._task(ratio).uniform_plan().widths.values())
 
     def _accuracy(self, widths: tuple[int, ...] | None, method: str) -> float:
-        """Top-1 in percent at uniform ``widths`` [L] (None: dense); ``method`` names the compensation."""
+        """Top-1 in percent at uniform ``widths`` [L] (None: dense), with Neuron Merging if ``method`` is 'merging'."""
         if widths is None:
             return 100 * self.reward(self.model)
-        return self.accuracy_of(self.task.plan(widths), method)
-
-    def accuracy_of(self, plan: PruningPlan, method: str, reward: Reward | None = None) -> float:
-        """Top-1 in percent under any plan, on the images of another reward if one is given."""
-        with apply_plan(self.task.module, plan, self.reconstructors[method]):
-            return 100 * (reward or self.reward)(self.model)
+        task = self.merging if method == 'merging' else self.task
+        return 100 * task.evaluate(self.task.plan(widths), self.reward)
 
     def shares(self, widths: tuple[int, ...]) -> dict[str, float]:
         """Preserved shares of parameters and FLOPs."""
@@ -87,7 +86,7 @@ class NetworkBench:
         """Median time of one image through the pruned network."""
         inputs = self.reward.one_batch()['inputs']
         call = dict(network=lambda: self.task.module(inputs))
-        with apply_plan(self.task.module, plan, self.reconstructors['prune']):
+        with self.task.apply(plan):
             return 1000 * median_in_turns(call, repeat)['network']
 
 

@@ -154,7 +154,7 @@ class _Laboratory:
         if claim.unit == 'h':
             return found | dict(ours=summary['seconds']['search'] / summary['episodes'] * 3000 / 3600, images=None)
         if claim.method == 'search+merging':
-            return found | dict(ours=bench.accuracy_of(plan, 'merging', judge), images=len(judge.images))
+            return found | dict(ours=100 * bench.merging.evaluate(plan, judge), images=len(judge.images))
         if row['held_out_metric'] is None:
             raise AutoDFPError(f'the search in {name} was not judged on held-out images; leave autodfp.compare alone')
         return found | dict(ours=100 * row['held_out_metric'])
