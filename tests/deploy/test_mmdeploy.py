@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPO, random_plan
+from doc_figures import row_of, text_of
 from mmdet.apis import init_detector
 from mmdet.models.dense_heads import rpn_head
 from mmengine.config import Config
@@ -226,7 +227,6 @@ def test_impossible_requests_are_refused(pruned, arguments):
 
 
 def test_the_docs_tell_what_the_command_measured():
-    text = (REPO / 'docs/export.md').read_text()
     results = load_json(REPO / 'configs/demo/results/mmdeploy.json', 'the results')
     whole = {'RetinaNet as a whole', 'FasterRCNN as a whole'}
     assert set(results) == {'RetinaNet', 'FCOS', 'FasterRCNN', 'MaskRCNN', *whole}
@@ -239,5 +239,5 @@ def test_the_docs_tell_what_the_command_measured():
     for model, result in rows.items():
         counts = [f'{count["agreed"]} of {count["torch"]}' for count in result['scores_from'].values()]
         errors = [f'{result[name]:.0e}' for name in ('box_error', 'score_error')]
-        operators = ', '.join(result['operators'])
-        assert f'| {" | ".join([model, operators, *counts, str(result["extra"]), *errors])} |' in text
+        row = row_of(model, ', '.join(result['operators']), *counts, str(result['extra']), *errors)
+        assert row in text_of('docs/export.md')

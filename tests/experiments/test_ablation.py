@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from conftest import REPO
+from doc_figures import story_of, text_of
 from in_process import load_tool
 from scipy.stats import spearmanr
 
@@ -76,7 +77,7 @@ def test_plans_are_ranked_by_every_reward_within_one_budget_or_several(small_dem
 
 
 def test_the_tables_in_the_docs_are_those_of_the_files():
-    text = (REPO / 'docs/measurements.md').read_text()
+    text = text_of('docs/measurements.md')
     for part in load_tool('tables').tables(RESULTS).split('\n\n'):
         assert part in text
 
@@ -89,7 +90,7 @@ def test_allocated_plans_are_ahead_of_searches_as_often_as_the_docs_say():
         rows = json.loads((RESULTS / f'{name}.json').read_text())['variants']['full, allocated plan']
         short.append(cell['held_out']['AutoDFP'][0] - rows[f'{cell["preserve_ratio"]:g}']['metric'])
     ahead = sum(difference < 0 for difference in short)
-    text = ' '.join((REPO / 'docs/measurements.md').read_text().split())
+    text = story_of('docs/measurements.md')
     place = '([below](#searches-with-the-papers-compensation))'
     assert f'what 120 episodes with Eq. 12 + 16 found {place} in {ahead} of {len(short)} cases' in text
     assert f'they miss it by {max(short):.3f} at most' in text

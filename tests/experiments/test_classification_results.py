@@ -4,18 +4,18 @@ import re
 
 import pytest
 from conftest import REPO
+from doc_figures import story_of, text_of
 from in_process import load_tool
 
 from mmautodfp.utils.fileio import load_json
 
 RESULTS = REPO / 'configs/classification/results'
-REPRODUCTION = (REPO / 'docs/reproduction.md').read_text()
-RESULTS_PAGE = (REPO / 'docs/measurements.md').read_text()
+REPRODUCTION = text_of('docs/reproduction.md')
 
 
 def cells(start: str) -> list[str]:
     """Of the row of docs/measurements.md that begins with ``start``."""
-    line = next(line for line in RESULTS_PAGE.splitlines() if line.startswith(f'| {start} |'))
+    line = next(line for line in text_of('docs/measurements.md').splitlines() if line.startswith(f'| {start} |'))
     return [cell.strip() for cell in line.strip('|').split('|')]
 
 
@@ -39,7 +39,7 @@ def test_more_episodes_bring_what_the_docs_say():
 def test_the_search_on_vgg16_is_told_as_it_was_judged():
     summary = load_json(RESULTS / 'vgg16_cifar10_40_percent_500_episodes.json', 'the summary')
     dense, pruned, merged, same, found = (f'{100 * row["held_out_metric"]:.2f}' for row in summary['results'])
-    text = ' '.join(REPRODUCTION.split())
+    text = story_of('docs/reproduction.md')
     assert f'it brings {found}, where the uniform plan has {pruned} pruned only, {merged} with Neuron Merging' in text
     assert f'and {same} with Eq. 12 + 16, and the dense model {dense}' in text
     assert (summary['episodes'], summary['held_out_images'], summary['budget']['preserve_ratio']) == (500, 3991, 0.4)
