@@ -19,13 +19,19 @@ def resnet50_costs():
 @pytest.mark.parametrize('kind', [ParamBudget, FlopBudget])
 @pytest.mark.parametrize('scope', ['module', 'model'])
 @pytest.mark.parametrize('ratio', [0.9, 0.7, 0.5, 0.3])
-def test_200_random_agents_are_never_over_the_budget(resnet50_costs, kind, scope, ratio):
+@pytest.mark.parametrize('divisor', [1, 8])
+def test_100_random_agents_keep_allowed_widths_and_are_never_over_the_budget(
+    resnet50_costs, kind, scope, ratio, divisor
+):
     rng = random.Random(ratio)
-    for _ in range(200):
+    dense = resnet50_costs.params['module'].dense
+    for _ in range(100):
         budget = kind(ratio, scope)
         greed = rng.random()  # from timid agents to those that want nearly everything
-        chosen = play(bound(budget, costs=resnet50_costs), lambda n, g=greed: round(n * (g + (1 - g) * rng.random())))
-        assert budget.cost(chosen) <= ratio * budget.cost(budget.cost.dense)
+        ask = lambda n, g=greed: round(n * (g + (1 - g) * rng.random()))
+        chosen = play(bound(budget, costs=resnet50_costs, divisor=divisor), ask)
+        assert all(width % divisor == 0 or width == n for width, n in zip(chosen, dense, strict=True))
+        assert budget.cost(chosen) <= ratio * budget.cost(dense)
 
 
 @pytest.mark.parametrize('kind', [ParamBudget, FlopBudget])
@@ -40,14 +46,14 @@ def test_always_asking_for_everything_ends_within_one_channel_of_the_budget(resn
     assert 0 <= spare < min(budget.cost(widths) for widths in wider) - budget.cost(chosen)
 
 
-def test_the_uniform_ratio_is_the_largest_that_fits(resnet50_costs):
-    for ratio in (0.9, 0.7, 0.5, 0.3):
-        budget = ParamBudget(ratio)
-        dense = resnet50_costs.params['module'].dense
-        p = bound(budget, costs=resnet50_costs).uniform_ratio()
-        assert budget.cost(round_widths(p, dense)) <= budget.limit
-        assert budget.cost(round_widths(p + 0.01, dense)) > budget.limit
-    assert bound(ParamBudget(1.0), costs=resnet50_costs).uniform_ratio() == 1.0
+@pytest.mark.parametrize('ratio', [0.9, 0.7, 0.5, 0.3])
+@pytest.mark.parametrize(('kind', 'divisor'), [(ParamBudget, 1), (FlopBudget, 8)])
+def test_the_uniform_ratio_is_the_largest_that_fits(resnet50_costs, kind, divisor, ratio):
+    budget = kind(ratio)
+    dense = resnet50_costs.flops['module'].dense
+    p = bound(budget, costs=resnet50_costs, divisor=divisor).uniform_ratio()
+    fitting = [q / 2000 for q in range(2001) if budget.cost(round_widths(q / 2000, dense, divisor)) <= budget.limit]
+    assert round_widths(p, dense, divisor) == round_widths(max(fitting), dense, divisor)
 
 
 def test_the_uniform_ratio_survives_rounding_to_float32_as_an_action(resnet50_costs):
@@ -71,19 +77,6 @@ def test_rounded_widths_are_the_nearest_allowed_ones(divisor):
         assert abs(width - ratio * channels) <= min(abs(n - ratio * channels) for n in allowed) + 1e-9
 
 
-@pytest.mark.parametrize('kind', [ParamBudget, FlopBudget])
-@pytest.mark.parametrize('ratio', [0.9, 0.5, 0.3])
-def test_with_a_divisor_random_agents_keep_multiples_within_the_budget(resnet50_costs, kind, ratio):
-    rng = random.Random(ratio)
-    dense = resnet50_costs.params['module'].dense
-    for _ in range(100):
-        budget, greed = kind(ratio), rng.random()
-        ask = lambda n, g=greed: round(n * (g + (1 - g) * rng.random()))
-        chosen = play(bound(budget, costs=resnet50_costs, divisor=8), ask)
-        assert all(width % 8 == 0 or width == n for width, n in zip(chosen, dense, strict=True))
-        assert budget.cost(chosen) <= ratio * budget.cost(dense)
-
-
 def test_with_a_divisor_the_bound_is_the_widest_allowed_width_that_fits(resnet50_costs):
     budget = ParamBudget(0.5)
     chosen = play(bound(budget, costs=resnet50_costs, divisor=8), lambda n: n)
@@ -91,15 +84,6 @@ def test_with_a_divisor_the_bound_is_the_widest_allowed_width_that_fits(resnet50
     for unit, n in enumerate(budget.cost.dense):
         wider = [*chosen[:unit], min(n, chosen[unit] + 8), *least[unit + 1 :]]
         assert chosen[unit] == n or budget.cost(wider) > budget.limit
-
-
-@pytest.mark.parametrize('ratio', [0.9, 0.7, 0.5, 0.3])
-def test_with_a_divisor_the_uniform_ratio_is_the_largest_that_fits(resnet50_costs, ratio):
-    budget = FlopBudget(ratio)
-    dense = resnet50_costs.flops['module'].dense
-    p = bound(budget, costs=resnet50_costs, divisor=8).uniform_ratio()
-    fitting = [q / 2000 for q in range(2001) if budget.cost(round_widths(q / 2000, dense, 8)) <= budget.limit]
-    assert round_widths(p, dense, 8) == round_widths(max(fitting), dense, 8)
 
 
 def test_several_budgets_hold_at_once_and_each_can_be_the_one_that_binds(resnet50_costs):

@@ -168,19 +168,6 @@ def random_cost(rng) -> MemoryCost:
     return MemoryCost(dense, weights, held[:, 0], held[:, 1:])
 
 
-@pytest.mark.parametrize('seed', range(5))
-def test_the_widest_unit_within_a_limit_is_the_one_that_trying_all_widths_finds(seed):
-    rng = random.Random(seed)
-    cost = random_cost(rng)
-    for unit in range(4):
-        widths = [rng.randint(1, n) for n in cost.dense]
-        limit = rng.randint(cost(widths), max(cost(widths), cost(cost.dense)))
-        at = lambda n, widths=widths, unit=unit: cost([*widths[:unit], n, *widths[unit + 1 :]])
-        assert cost.widest(widths, unit, limit) == max(
-            n for n in range(widths[unit], cost.dense[unit] + 1) if at(n) <= limit
-        )
-
-
 def test_random_agents_are_never_over_a_memory_budget():
     rng = random.Random(0)
     for seed in range(5):
