@@ -9,7 +9,7 @@ from mmautodfp.utils.registry import BUDGETS
 from mmautodfp.utils.timing import describe_machine
 
 from .counts import Cost, ModelCosts
-from .quantities import parse_limit
+from .quantities import Limit, parse_limit
 
 
 class Budget:
@@ -43,10 +43,10 @@ class Budget:
             raise AutoDFPError(f'preserve_ratio is the share that stays and lies in (0, 1], got {preserve_ratio}')
         if scope not in ('module', 'model'):
             raise AutoDFPError(f"scope of a budget is 'module' or 'model', got {scope!r}")
-        self.asked = None if limit is None else parse_limit(limit, self.metric)
-        # What is kept and told of a share does not depend on how it was written.
-        self.preserve_ratio = preserve_ratio if self.asked is None else self.asked.share
         self._text = limit
+        # What is kept and told of a share does not depend on how it was written.
+        share = Limit(self.metric, None, preserve_ratio, '%')
+        self.asked = share if limit is None else parse_limit(limit, self.metric)
         self.scope = scope
         self.cost: Cost | None = None
 
@@ -54,17 +54,16 @@ class Budget:
         """Set the limit for a model; arguments and errors as of :meth:`.Constraint.bind`."""
         self.cost = getattr(costs, self.metric)[self.scope]
         self.least, self.dense = self.cost(min_widths), self.cost(self.cost.dense)
-        self.limit = int(self.preserve_ratio * self.dense + 1e-6) if self.asked is None else self.asked.of(self.dense)
+        self.limit = self.asked.of(self.dense)
         if self.least > self.limit:
             coarser = ' or channel_divisor' if channel_divisor > 1 else ''
-            if self.asked is None:
-                name, asked = 'ratio', f'preserve_ratio of {self.preserve_ratio:g}'
+            if self._text is None:
+                name, asked = 'ratio', f'preserve_ratio of {self.asked.share:g}'
                 reach = f'{self.least / self.dense:.4f} to 1'
             else:
                 name, asked = 'limit', f'limit of {self._text}'
-                reach = (
-                    f'{self.asked.show(self.least, self.dense, up=True)} to {self.asked.show(self.dense, self.dense)}'
-                )
+                least, dense = self.asked.show(self.least, self.dense, up=True), self.asked.show(self.dense, self.dense)
+                reach = f'{least} to {dense}'
             raise AutoDFPError(
                 f"a {asked} of the {self.scope}'s {self.metric} was asked for, but pruning can only reach {reach}; "
                 f'raise the {name} or lower p_min{coarser}'
@@ -84,14 +83,14 @@ class Budget:
 
     def describe(self) -> dict[str, Any]:
         """Its settings as plain data, for ``summary.json``."""
-        known = self.preserve_ratio is not None
-        amount = dict(preserve_ratio=self.preserve_ratio) if known else dict(limit=str(self._text))
+        share = self.asked.share
+        amount = dict(limit=str(self._text)) if share is None else dict(preserve_ratio=share)
         return dict(type=type(self).__name__, **amount, scope=self.scope)
 
     @property
     def identity(self) -> list:
         """What a search and one that resumes it must share, as plain data."""
-        return [type(self).__name__, self.preserve_ratio or self.asked.amount, self.scope]
+        return [type(self).__name__, self.asked.share or self.asked.amount, self.scope]
 
 
 @BUDGETS.register_module()
