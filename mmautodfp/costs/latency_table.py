@@ -35,11 +35,6 @@ def fixed_part(parts: Shares) -> int:
     return sum(each for unit, each in parts if unit is None) // step_of(parts)
 
 
-def width_in_steps(parts: Shares, widths: Sequence[int]) -> int:
-    """How wide a side of a layer is where groups keep ``widths`` [L], in steps."""
-    return size_of(parts, widths) // step_of(parts)
-
-
 @dataclass(frozen=True)
 class LayerCall:
     """One call of a layer whose widths depend on a plan.
@@ -314,7 +309,7 @@ def _measure(call: LayerCall, dense: Sequence[int], budget: LatencyBudget, divis
 
 def _points(parts: Shares, dense: Sequence[int], count: int, divisor: int) -> list[int]:
     """Up to ``count`` widths of a side in steps, evenly spread, the first and the last allowed one among them."""
-    least, most = fixed_part(parts), width_in_steps(parts, dense)
+    least, most = fixed_part(parts), size_of(parts, dense) // step_of(parts)
     allowed = allowed_widths(most, divisor // gcd(divisor, step_of(parts)))
     allowed = [width for width in allowed if width > least] or [most]
     return sorted({allowed[round(place)] for place in np.linspace(0, len(allowed) - 1, count)})

@@ -60,8 +60,9 @@ def parse_limit(text: str | float, metric: str) -> Limit:
     """
     asked, units = f'a limit of {text!r} was asked for the {metric}', UNITS[metric]
     found = re.fullmatch(r'\s*([-+]?(?:\d{1,20}\.?\d*|\.\d+)(?:[eE][-+]?\d{1,2})?)\s*([^\d\s.].*?)?\s*', str(text))
-    unit = None if found is None else _known_unit(found[2] or '', units)
-    if unit is None:
+    word = '' if found is None else found[2] or ''
+    unit = _OTHER_SPELLINGS.get(word, word)
+    if found is None or unit not in (*units, _PERCENT):
         known = ', '.join(filter(None, units))
         bare = ', or no unit at all' if '' in units else ''
         raise AutoDFPError(
@@ -84,12 +85,6 @@ def format_quantity(amount: int, metric: str) -> str:
     units = {unit: size for unit, size in UNITS[metric].items() if 'i' not in unit}
     unit = max((unit for unit in units if units[unit] <= amount), key=units.get, default=next(iter(units)))
     return f'{amount / units[unit]:.4g}{unit}'
-
-
-def _known_unit(word: str, units: dict[str, int]) -> str | None:
-    """The unit that a word stands for; None if it stands for none."""
-    word = _OTHER_SPELLINGS.get(word, word)
-    return word if word in units or word == _PERCENT else None
 
 
 def _rounded(value: Fraction, up: bool) -> str:
