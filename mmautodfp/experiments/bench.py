@@ -35,25 +35,21 @@ T = TypeVar('T')
 
 
 def load_runner(
-    config: str | os.PathLike,
-    scratch: str,
-    checkpoint: str | None = None,
-    cfg_options: dict[str, Any] | None = None,
+    config: str | os.PathLike, checkpoint: str | None = None, cfg_options: dict[str, Any] | None = None
 ) -> Runner:
-    """A runner whose model is loaded; it says nothing.
+    """A runner whose model is loaded; it says nothing, and its work dir is gone.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
-        scratch (str): Its work dir.
         checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
     """
-    cfg = load_search_config(config, scratch, cfg_options=cfg_options)
-    cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
-    cfg.log_level = 'ERROR'
-    # The scratch folder goes, and a visualizer with a name is kept for the next runner.
-    cfg.visualizer = dict(type='mmengine.Visualizer', vis_backends=[])
-    with quiet():
+    with tempfile.TemporaryDirectory() as scratch, quiet():
+        cfg = load_search_config(config, scratch, cfg_options=cfg_options)
+        cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
+        cfg.log_level = 'ERROR'
+        # A visualizer with a name is kept for the next runner.
+        cfg.visualizer = dict(type='mmengine.Visualizer', vis_backends=[])
         runner = build_runner(cfg)
         runner.load_or_resume()
     return runner
@@ -99,8 +95,7 @@ class Bench:
     def __init__(
         self, config: str | os.PathLike, checkpoint: str | None = None, cfg_options: dict[str, Any] | None = None
     ):
-        with tempfile.TemporaryDirectory() as scratch:
-            runner = load_runner(config, scratch, checkpoint, cfg_options)
+        runner = load_runner(config, checkpoint, cfg_options)
         self.cfg = runner.cfg
         self.checkpoint = Path(self.cfg.load_from).name
         self.settings = read_settings(self.cfg.autodfp.to_dict())
@@ -122,13 +117,10 @@ def to_report(reward: dict) -> dict:
 
 
 def prepare_hook(
-    config: str | os.PathLike,
-    scratch: str,
-    checkpoint: str | None = None,
-    cfg_options: dict[str, Any] | None = None,
+    config: str | os.PathLike, checkpoint: str | None = None, cfg_options: dict[str, Any] | None = None
 ) -> tuple[Runner, AutoDFPHook]:
     """A runner and a hook with its task and its rewards; arguments as of :func:`load_runner`."""
-    runner = load_runner(config, scratch, checkpoint, cfg_options)
+    runner = load_runner(config, checkpoint, cfg_options)
     # A benchmark compares plans as they are: no image is set aside to choose among them.
     hook = build(HOOKS, runner.cfg.autodfp.to_dict() | dict(finalists=0))
     with quiet():

@@ -23,7 +23,7 @@ from mmautodfp.utils.fileio import load_json, save_json
 from mmautodfp.utils.registry import REWARDS, build
 from mmautodfp.utils.timing import describe_machine, median_in_turns, torch_threads
 
-from .bench import prepare_hook, quiet, random_plans, timed
+from .bench import prepare_hook, quiet, random_plans, require_held_out, timed
 
 
 def benchmark_reward(config: str | os.PathLike, repeat: int = 5) -> dict[str, Any]:
@@ -37,17 +37,15 @@ def benchmark_reward(config: str | os.PathLike, repeat: int = 5) -> dict[str, An
         dict[str, Any]: Median seconds of an episode and of ``runner.val()``, both on the uniformly pruned model, the
         ratio of the two, an episode's parts on one thread, and the machine.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        runner, hook = prepare_hook(config, scratch)
-        with quiet():
-            _restrict_validation(runner, hook, Path(scratch))
-        plan = hook.task.uniform_plan()
-        with quiet():
-            episode = lambda: hook.task.evaluate(plan, hook.reward)
-            seconds = median_in_turns(dict(episode=episode), repeat, inference=False)
-            with hook.task.apply(plan):
-                seconds |= median_in_turns(dict(mmdet_val=runner.val), repeat, inference=False)
-            parts = _reward_parts(hook, plan, repeat)
+    runner, hook = prepare_hook(config)
+    plan = hook.task.uniform_plan()
+    with tempfile.TemporaryDirectory() as scratch, quiet():
+        _restrict_validation(runner, hook, Path(scratch))
+        episode = lambda: hook.task.evaluate(plan, hook.reward)
+        seconds = median_in_turns(dict(episode=episode), repeat, inference=False)
+        with hook.task.apply(plan):
+            seconds |= median_in_turns(dict(mmdet_val=runner.val), repeat, inference=False)
+        parts = _reward_parts(hook, plan, repeat)
     return dict(
         images=len(hook.reward.images),
         seconds=seconds,
@@ -69,29 +67,31 @@ def benchmark_racing(config: str | os.PathLike, seeds: Sequence[int] = (0, 1, 2,
     Returns:
         dict[str, Any]: For either way and each seed the best reward, the held-out metric of its plan, the share of
         the images that were evaluated and the seconds; and their means.
+
+    Raises:
+        AutoDFPError: Nothing is held out.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        _, hook = prepare_hook(config, scratch)
-        ways: dict[str, list[dict]] = {'whole': [], 'racing': []}
-        for seed in seeds:
-            for way, rows in ways.items():
-                with quiet():
-                    found = search(
-                        *(hook.task, hook.reward, hook.settings.num_episodes, hook.agent, hook.settings.opening_lams),
-                        racing=way == 'racing',
-                        checkpoint=Path(scratch) / f'{way}{seed}.pth',
-                        seed=seed,
-                    )
-                done = found.image_evaluations
-                rows.append(
-                    dict(
-                        seed=seed,
-                        best_reward=found.reward,
-                        held_out=hook.task.evaluate(found.plan, hook.held_out),
-                        evaluated=done['done'] / done['without_racing'],
-                        seconds=sum(found.history.seconds),
-                    )
+    _, hook = prepare_hook(config)
+    require_held_out(hook)
+    ways: dict[str, list[dict]] = {'whole': [], 'racing': []}
+    for seed in seeds:
+        for way, rows in ways.items():
+            with quiet():
+                found = search(
+                    *(hook.task, hook.reward, hook.settings.num_episodes, hook.agent, hook.settings.opening_lams),
+                    racing=way == 'racing',
+                    seed=seed,
                 )
+            done = found.image_evaluations
+            rows.append(
+                dict(
+                    seed=seed,
+                    best_reward=found.reward,
+                    held_out=hook.task.evaluate(found.plan, hook.held_out),
+                    evaluated=done['done'] / done['without_racing'],
+                    seconds=sum(found.history.seconds),
+                )
+            )
     means = {
         way: {key: statistics.mean(row[key] for row in found) for key in found[0] if key != 'seed'}
         for way, found in ways.items()
@@ -111,21 +111,20 @@ def benchmark_precision(config: str | os.PathLike, plans: int = 100, precision: 
     Returns:
         dict[str, Any]: Spearman's rank correlation, the largest difference, and both rewards of each plan.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        runner, hook = prepare_hook(config, scratch)
-        settings = runner.cfg.autodfp.reward.to_dict()
-        units = [f'{hook.task.target}.{group.name}' for group in hook.task.groups]
-        rewards = {}
-        for name in ('float32', precision):
-            with quiet():
-                reward = build(REWARDS, settings | dict(precision=name))
-                reward.prepare(hook.task.model, runner.cfg.val_dataloader, units)
-            rewards[reward.precision] = reward
-        found: dict[str, list[float]] = {name: [] for name in rewards}
-        for plan in random_plans(hook.task, plans, hook.settings.seed):
-            with hook.task.apply(plan):
-                for name, reward in rewards.items():
-                    found[name].append(reward(hook.task.model))
+    runner, hook = prepare_hook(config)
+    settings = runner.cfg.autodfp.reward.to_dict()
+    units = [f'{hook.task.target}.{group.name}' for group in hook.task.groups]
+    rewards = {}
+    for name in ('float32', precision):
+        with quiet():
+            reward = build(REWARDS, settings | dict(precision=name))
+            reward.prepare(hook.task.model, runner.cfg.val_dataloader, units)
+        rewards[reward.precision] = reward
+    found: dict[str, list[float]] = {name: [] for name in rewards}
+    for plan in random_plans(hook.task, plans, hook.settings.seed):
+        with hook.task.apply(plan):
+            for name, reward in rewards.items():
+                found[name].append(reward(hook.task.model))
     first, last = next(iter(found.values())), list(found.values())[-1]
     return dict(
         plans=plans,

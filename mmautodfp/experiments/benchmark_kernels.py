@@ -159,17 +159,15 @@ def benchmark_overhead(config: str | os.PathLike, episodes: int = 24) -> dict[st
         dict[str, Any]: Median seconds an episode with learning, its evaluation's share of them, and the ``overhead``:
         what is left over, as a share of the evaluation; the machine.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        _, hook = prepare_hook(config, scratch)
-        agent = dict(hook.agent)
-        if 'warmup_episodes' in agent:
-            agent['warmup_episodes'] = max(1, episodes // 4)
-        clock: list[float] = []
-        hook.task.evaluate = timed(hook.task.evaluate, clock.append)
-        with quiet():
-            found = search(
-                *(hook.task, hook.reward, episodes, agent, (), False), checkpoint=Path(scratch) / 'search.pth'
-            )
+    _, hook = prepare_hook(config)
+    agent = dict(hook.agent)
+    if 'warmup_episodes' in agent:
+        agent['warmup_episodes'] = max(1, episodes // 4)
+    clock: list[float] = []
+    hook.task.evaluate = timed(hook.task.evaluate, clock.append)
+    with tempfile.TemporaryDirectory() as scratch, quiet():
+        file = Path(scratch) / 'search.pth'
+        found = search(hook.task, hook.reward, episodes, agent, (), False, checkpoint=file)
     learned = slice(episodes // 4, None)
     shares = [whole / own - 1 for whole, own in zip(found.history.seconds[learned], clock[learned], strict=True)]
     return dict(

@@ -5,7 +5,6 @@
 
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -65,11 +64,10 @@ def benchmark_objectives(
     Raises:
         AutoDFPError: A count is too small, the config's agent is not SAC, or there is nothing to hold out.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        options = {f'autodfp.objectives.{name}': weight for name, weight in OBJECTIVES.items()}
-        _, hook = prepare_hook(config, scratch, cfg_options=cfg_options)
-        if hook.settings.objectives is None:
-            _, hook = prepare_hook(config, scratch, cfg_options=(cfg_options or {}) | options)
+    options = {f'autodfp.objectives.{name}': weight for name, weight in OBJECTIVES.items()}
+    _, hook = prepare_hook(config, cfg_options=cfg_options)
+    if hook.settings.objectives is None:
+        _, hook = prepare_hook(config, cfg_options=(cfg_options or {}) | options)
     if type_name(hook.agent) != 'SAC':
         raise AutoDFPError(
             f"one search for many preferences takes an agent that learns from them, but the config's is "

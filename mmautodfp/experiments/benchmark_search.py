@@ -3,7 +3,6 @@
 import os
 import re
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -59,41 +58,40 @@ def benchmark_search(
         AutoDFPError: A count is below 1, ``only`` matches no search, ``known`` was measured with other settings, or
             nothing is held out.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        _, hook = prepare_hook(config, scratch, cfg_options=cfg_options)
-        require_held_out(hook)
-        agents = _chosen(candidates(hook.agent), only)
-        asked = portable(
-            dict(
-                config=str(config),
-                metric=hook.reward.name,
-                target=hook.task.target,
-                limits=hook.task.constraint.table(),
-                reconstructor=hook.settings.reconstructor,
-                agent=hook.agent,
-                episodes=episodes,
-                search_images=len(hook.reward.images),
-                held_out_images=len(hook.held_out.images),
-            )
+    _, hook = prepare_hook(config, cfg_options=cfg_options)
+    require_held_out(hook)
+    agents = _chosen(candidates(hook.agent), only)
+    asked = portable(
+        dict(
+            config=str(config),
+            metric=hook.reward.name,
+            target=hook.task.target,
+            limits=hook.task.constraint.table(),
+            reconstructor=hook.settings.reconstructor,
+            agent=hook.agent,
+            episodes=episodes,
+            search_images=len(hook.reward.images),
+            held_out_images=len(hook.held_out.images),
         )
-        result = take_up(known, asked, hook.task.model)
-        if not known:
-            with torch.no_grad():
-                result |= dict(dense=hook.held_out(hook.task.model), plans={}, searches={})
-        plans = dict(uniform=hook.task.uniform_plan(), allocated=hook.task.allocated_plan())
-        for name, plan in plans.items():
-            if plan is not None and name not in result['plans']:
-                result['plans'][name] = _hold_out(hook, plan)
-                report(result, f'{name}: {_tell(result["plans"][name])}')
-        # An agent sees its own task only: the environment, the constraint and the rewards are shared.
-        for seed in range(seeds):
-            for name, agent in agents.items():
-                row = result['searches'].setdefault(name, dict(agent=portable(agent), search=[], seconds=0.0))
-                if len(row['search']) > seed:
-                    continue
-                _run(hook, row, episodes, seed)
-                newest = {kind: row[kind][-1] for kind in (EPISODE, FINISHED) if kind in row}
-                report(result, f'{name}, seed {seed}: {row["search"][-1]:.4f} on the search images, {_tell(newest)}')
+    )
+    result = take_up(known, asked, hook.task.model)
+    if not known:
+        with torch.no_grad():
+            result |= dict(dense=hook.held_out(hook.task.model), plans={}, searches={})
+    plans = dict(uniform=hook.task.uniform_plan(), allocated=hook.task.allocated_plan())
+    for name, plan in plans.items():
+        if plan is not None and name not in result['plans']:
+            result['plans'][name] = _hold_out(hook, plan)
+            report(result, f'{name}: {_tell(result["plans"][name])}')
+    # An agent sees its own task only: the environment, the constraint and the rewards are shared.
+    for seed in range(seeds):
+        for name, agent in agents.items():
+            row = result['searches'].setdefault(name, dict(agent=portable(agent), search=[], seconds=0.0))
+            if len(row['search']) > seed:
+                continue
+            _run(hook, row, episodes, seed)
+            newest = {kind: row[kind][-1] for kind in (EPISODE, FINISHED) if kind in row}
+            report(result, f'{name}, seed {seed}: {row["search"][-1]:.4f} on the search images, {_tell(newest)}')
     return result
 
 

@@ -1,7 +1,6 @@
 """How well rewards rank plans; ``tools/rank_plans.py`` runs it."""
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,8 +49,7 @@ def rank_plans(
     """
     # Plans around the uniform one differ more than those around an allocated one.
     options = {'autodfp.compare': held_out, 'autodfp.allocate': False} | (cfg_options or {})
-    with tempfile.TemporaryDirectory() as scratch:
-        _, hook = prepare_hook(config, scratch, checkpoint, options)
+    _, hook = prepare_hook(config, checkpoint, options)
     task = hook.task
     rewards = {name: SyntheticReward(dict(images or {}), **settings) for name, settings in REWARDS.items()}
     for reward in rewards.values():
