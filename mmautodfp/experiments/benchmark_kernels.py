@@ -1,10 +1,10 @@
 """Kernels against loops, narrow models against wide ones, a search against its evaluations."""
 
-import copy
 import os
 import statistics
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from mmautodfp.hooks import read_settings
 from mmautodfp.kernels import BatchNormStats, ChannelSimilarity, rank_channels
 from mmautodfp.runs import load_config
 from mmautodfp.search.survey import find_module
-from mmautodfp.surgery import shrink
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.timing import describe_machine, device_at_hand, median_in_turns
 
 from .bench import prepare_hook, quiet, timed
+from .shares import prune_copy
 
 
 def benchmark_kernels(channels: int = 512, rows: int = 16, repeat: int = 15) -> dict[str, Any]:
@@ -123,13 +123,12 @@ def benchmark_latency(
         )
         for divisor in (1, 8)
     }
-    task, names = tasks[1], [group.name for group in tasks[1].groups]
-    widths = dict(dense=task.dense_widths)
-    widths |= {f'divisor {divisor}': list(one.uniform_plan().widths.values()) for divisor, one in tasks.items()}
-    models = {name: copy.deepcopy(module) for name in widths}
-    for name, model in models.items():
-        shrink(model, dict(zip(names, widths[name], strict=True)))
-    seconds = median_in_turns({name: lambda model=model: model(images) for name, model in models.items()}, repeat)
+    task = tasks[1]
+    plans = dict(dense=task.plan(task.dense_widths))
+    plans |= {f'divisor {divisor}': one.uniform_plan() for divisor, one in tasks.items()}
+    calls = {name: partial(prune_copy(task, plan).model, images) for name, plan in plans.items()}
+    seconds = median_in_turns(calls, repeat)
+    widths = {name: list(plan.widths.values()) for name, plan in plans.items()}
     with tempfile.TemporaryDirectory() as cache:
         table = LatencyBudget(points=3, repeat=3)
         call = lambda: module(images)

@@ -1,6 +1,5 @@
 """How long detectors take that were pruned as a whole, beside dense ones and ones whose backbone alone was pruned."""
 
-import copy
 import itertools
 import os
 import tempfile
@@ -21,12 +20,12 @@ from mmautodfp.graph import has_plain_second_stage
 from mmautodfp.hooks import read_settings
 from mmautodfp.outputs.latency import infer
 from mmautodfp.search.example import call_model
-from mmautodfp.search.survey import find_module
-from mmautodfp.surgery import PruningPlan, apply_plan
+from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.timing import describe_machine, device_at_hand, median_in_turns, torch_threads
 
 from .bench import clocks, example_of, random_detector
+from .shares import prune_copy
 
 #: Batch sizes on a GPU; one image alone does not keep it busy.
 BATCHES = (1, 8)
@@ -74,7 +73,7 @@ def benchmark_whole(
     tasks = _plan_all(model, images, ratio, divisors, read_settings(cfg.get('autodfp') or {}).p_min)
     models, rows = {}, {}
     for name, (task, plan) in tasks.items():
-        models[name] = _pruned(model, task, plan)
+        models[name] = prune_copy(task, plan).model
         counts = task.summary(plan)
         rows[name] = {key: counts[f'model_{key}'] for key in ('flops', 'params')} | dict(widths=plan.widths)
     if (device or device_at_hand()) == 'cuda':
@@ -118,12 +117,6 @@ def _plan_all(
             found[f'{"whole" if target == "model" else target}, divisor {divisor}'] = task, plan
     task, _ = found[f'whole, divisor {divisors[0]}']
     return dict(dense=(task, task.plan(task.dense_widths))) | found
-
-
-def _pruned(model: nn.Module, task: PruningTask, plan: PruningPlan) -> nn.Module:
-    twin = copy.deepcopy(model)
-    apply_plan(find_module(twin, task.path), plan, groups=task.groups)
-    return twin
 
 
 def _calls(
