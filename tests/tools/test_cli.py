@@ -71,12 +71,6 @@ def test_bad_requests_end_with_code_2_and_a_sentence(arguments, message, tmp_pat
     assert message in result.stderr
 
 
-def test_a_report_of_no_run_ends_with_code_2_and_a_sentence(tmp_path):
-    result = run_tool('report', str(tmp_path))
-    assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].startswith('error: the summary of a run was to be read from')
-
-
 @pytest.mark.parametrize(
     ('tool', 'arguments', 'message'),
     [
@@ -93,16 +87,13 @@ def test_a_report_of_no_run_ends_with_code_2_and_a_sentence(tmp_path):
         ('benchmark', ['robustness', 'absent.py', '--repeat', '3'], 'robustness has no --repeat'),
         ('tables', ['nope'], 'tables were to be made of nope, but it holds none of faster_rcnn'),
         ('frontier', ['faster_rcnn_zero_data', '--points', '3', 'absent.pth'], 'the checkpoint was to be read from'),
+        ('report', ['absent'], 'the summary of a run was to be read from'),
         ('train_demo', ['absent.py'], 'config absent.py was asked for'),
         ('make_bccd', ['absent'], 'absent was to be the BCCD data set, but it has no folder JPEGImages'),
         ('export_onnx', ['absent.py'], 'config absent.py was asked for, but there is no such file'),
         ('export_mmdeploy', ['absent.py'], 'config absent.py was asked for, but there is no such file'),
         ('sweep', ['absent.py', '--ratios', '3'], 'a sweep was asked for the ratio 3'),
-        (
-            'reproduce',
-            ['--tables', '5', '8'],
-            "table '8' was asked for; known are 1, 2, 3, 4, fig6, 6, 7; 5, of",
-        ),
+        ('reproduce', ['--tables', '5', '8'], "table '8' was asked for; known are 1, 2, 3, 4, fig6, 6, 7; 5, of"),
         (
             'reproduce',
             ['--tables', '5', '--detectors', 'absent.py', '--out', '.'],
