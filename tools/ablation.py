@@ -6,7 +6,6 @@ Example:
     python tools/ablation.py configs/demo/faster_rcnn_digits_autodfp.py --image-size 128 --out ablation.json
 """
 
-import re
 from pathlib import Path
 
 from mmautodfp.utils.command_line import add_cfg_options, new_parser, read_options, told
@@ -33,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from mmautodfp.experiments.ablation import VARIANTS, ablate
+    from mmautodfp.experiments.bench import those_named
     from mmautodfp.experiments.benchmark_cost import measure_cost
     from mmautodfp.experiments.shares import WHOLE_SHARES, measure_shares
     from mmautodfp.utils.fileio import load_json, save_json
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.whole:
         measure_shares(args.config, 'model', args.ratios or WHOLE_SHARES, **common)
         return
-    variants = {name: variant for name, variant in VARIANTS.items() if re.fullmatch(args.only or '.*', name)}
+    variants = those_named(VARIANTS, args.only, 'variants')
     settings = dict(of_channels=args.channels, images=images, refinement=refinement)
     ablate(args.config, args.ratios or (0.9, 0.8, 0.7, 0.5), variants, **settings, **common)
 

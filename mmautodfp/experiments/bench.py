@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import statistics
 import tempfile
 import time
@@ -132,6 +133,21 @@ def require_held_out(hook: AutoDFPHook) -> None:
     """Refuse to compare plans without images that nothing was chosen by."""
     if hook.held_out is None:
         raise AutoDFPError('plans were to be compared on held-out images, but test_dataloader has none')
+
+
+def those_named(candidates: Mapping[str, T], only: str, what: str) -> dict[str, T]:
+    """Those whose names match a regular expression, or all for ''; ``what`` they are to the user, such as 'searches'.
+
+    Raises:
+        AutoDFPError: None does, or it is no regular expression.
+    """
+    try:
+        found = {name: one for name, one in candidates.items() if re.fullmatch(only or '.*', name)}
+    except re.error as error:
+        raise AutoDFPError(f'only={only!r} was expected to be a regular expression: {error}') from None
+    if not found:
+        raise AutoDFPError(f'{what} that match only={only!r} were asked for, but there are {", ".join(candidates)}')
+    return found
 
 
 def take_up(known: dict[str, Any] | None, asked: dict[str, Any], model: nn.Module) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Searches side by side, on one task and with the same number of episodes; ``tools/benchmark.py search`` runs them."""
 
 import os
-import re
 import statistics
 import time
 from collections.abc import Callable
@@ -12,12 +11,11 @@ import torch
 from mmautodfp.api import search
 from mmautodfp.hooks import AutoDFPHook
 from mmautodfp.surgery import PruningPlan
-from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.configs import type_name
 from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.settings import Count, checked
 
-from .bench import deviation, prepare_hook, require_held_out, take_up
+from .bench import deviation, prepare_hook, require_held_out, take_up, those_named
 
 # 'SAC' is the config's own agent. What the paper does not do is left out of 'SAC as published'.
 PUBLISHED = dict(credit='td', warmup='random')
@@ -60,7 +58,7 @@ def benchmark_search(
     """
     _, hook = prepare_hook(config, cfg_options=cfg_options)
     require_held_out(hook)
-    agents = _chosen(candidates(hook.agent), only)
+    agents = those_named(candidates(hook.agent), only, 'searches')
     asked = portable(
         dict(
             config=str(config),
@@ -105,16 +103,6 @@ def candidates(agent: dict) -> dict[str, dict]:
     if type_name(agent) != 'SAC':
         return found | {"the config's own": dict(agent)}
     return found | {'SAC as published': dict(agent) | PUBLISHED, 'SAC': dict(agent)}
-
-
-def _chosen(agents: dict[str, dict], only: str) -> dict[str, dict]:
-    try:
-        found = {name: agent for name, agent in agents.items() if re.fullmatch(only or '.*', name)}
-    except re.error as error:
-        raise AutoDFPError(f'only={only!r} was expected to be a regular expression: {error}') from None
-    if not found:
-        raise AutoDFPError(f'searches that match only={only!r} were asked for, but there are {", ".join(agents)}')
-    return found
 
 
 def _run(hook: AutoDFPHook, row: dict[str, Any], episodes: int, seed: int) -> None:

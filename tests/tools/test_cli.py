@@ -75,6 +75,11 @@ def test_bad_requests_end_with_code_2_and_a_sentence(arguments, message, tmp_pat
     ('tool', 'arguments', 'message'),
     [
         ('ablation', ['absent.py', '--out', 'x.json'], 'config absent.py was asked for'),
+        (
+            'ablation',
+            [DEMO, '--only', 'fill', '--out', 'x.json'],
+            "variants that match only='fill' were asked for, but",
+        ),
         ('rank_plans', ['absent.py', '--out', 'x.json'], 'config absent.py was asked for'),
         ('benchmark', ['reward', 'absent.py'], 'config absent.py was asked for'),
         ('benchmark', ['latency', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
