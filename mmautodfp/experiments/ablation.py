@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mmautodfp.api import PruningTask
@@ -13,7 +12,7 @@ from mmautodfp.reconstruction import PruneOnly, Reconstructor
 from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
 
-from .bench import Bench, take_up
+from .bench import Bench
 
 
 @dataclass(frozen=True)
@@ -106,17 +105,8 @@ def ablate(
     bench = Bench(config, checkpoint, cfg_options)
     images, refinement = dict(images or {}), dict(refinement or {})
     dense = _task(bench, PruneOnly())
-    settings = dict(
-        config=Path(config).as_posix(),
-        checkpoint=bench.checkpoint,
-        cfg_options=portable(cfg_options),
-        metric=bench.reward.name,
-        images=len(bench.reward.images),
-        synthetic_images=images,
-        refinement=refinement,
-        shares_of='channels' if of_channels else 'module parameters',
-    )
-    result = take_up(known, settings, bench.model)
+    settings = dict(cfg_options=portable(cfg_options), synthetic_images=images, refinement=refinement)
+    result = bench.take_up(known, **settings, shares_of='channels' if of_channels else 'module parameters')
     if not known:
         result |= dict(dense=bench.reward(bench.model), variants={})
     report(result, f'dense {result["dense"]:.4f}')

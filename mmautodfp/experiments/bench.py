@@ -28,7 +28,7 @@ from mmautodfp.search import RandomSearch
 from mmautodfp.search.task import digest_weights
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import load_json, read_state, require_same, save_json
+from mmautodfp.utils.fileio import load_json, portable, read_state, require_same, save_json
 from mmautodfp.utils.registry import HOOKS, REWARDS, build
 from mmautodfp.utils.timing import describe_machine, wait_for_gpu
 
@@ -86,6 +86,7 @@ class Bench:
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
 
     Attributes:
+        config (Path): Where the config is.
         cfg (Config): The config, with the overrides.
         checkpoint (str): Name of the file of weights.
         settings (HookSettings): Of the ``autodfp`` entry.
@@ -98,10 +99,17 @@ class Bench:
     ):
         runner = load_runner(config, checkpoint, cfg_options)
         self.cfg = runner.cfg
+        self.config = Path(config)
         self.checkpoint = Path(self.cfg.load_from).name
         self.settings = read_settings(self.cfg.autodfp.to_dict())
         self.model = runner.model.eval()
         self.reward = self.reward_on(self.cfg.test_dataloader)
+
+    def take_up(self, known: dict[str, Any] | None, **asked: Any) -> dict[str, Any]:
+        """An earlier result with these settings, or the beginning of one, see :func:`take_up`."""
+        common = dict(config=self.config.as_posix(), checkpoint=self.checkpoint, metric=self.reward.name)
+        common |= dict(images=len(self.reward.images))
+        return take_up(known, portable(common | asked), self.model)
 
     def reward_on(self, dataloader: dict) -> Reward:
         """The metric on all images of a data loader."""

@@ -6,7 +6,6 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -22,7 +21,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import portable, save_tensors
 from mmautodfp.utils.settings import Count, Positive, Share, checked
 
-from .bench import Bench, deviation, quiet, take_up
+from .bench import Bench, deviation, quiet
 from .shares import OURS, UNIFORM, PrunedCopy, build_task, candidates_of, prune_copy
 
 RANDOM = 'random weights'
@@ -70,17 +69,14 @@ def benchmark_fine_tuning(
     bench = Bench(config, cfg_options=cfg_options)
     _require_training(bench.cfg)
     val = bench.reward_on(bench.cfg.val_dataloader)
-    asked = dict(
-        config=Path(config).as_posix(),
-        checkpoint=bench.checkpoint,
-        metric=bench.reward.name,
+    result = bench.take_up(
+        known,
         images=dict(val=len(val.images), test=len(bench.reward.images)),
         share=share,
         epochs=epochs,
         optimizer=bench.cfg.optim_wrapper.optimizer.to_dict(),
         reconstructor=portable(bench.settings.reconstructor),
     )
-    result = take_up(known, asked, bench.model)
     starts, device = _starts(bench, share), next(bench.model.parameters()).device
     result['left'] = {name: start.left for name, start in starts.items()} | {RANDOM: starts[OURS].left}
     if 'dense' not in result:

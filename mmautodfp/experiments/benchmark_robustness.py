@@ -3,7 +3,6 @@
 import copy
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,7 +12,7 @@ from mmautodfp.utils.configs import type_name
 from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.settings import Share, checked
 
-from .bench import Bench, take_up
+from .bench import Bench
 from .shares import MERGING, OURS, UNIFORM, build_task, candidates_of, prune_copy
 
 #: By name, the settings of :class:`mmautodfp.zoo.Degrade`; none for images as they are.
@@ -59,16 +58,8 @@ def benchmark_robustness(
     """
     bench = Bench(config, cfg_options=cfg_options)
     loaders = {name: degraded(bench.cfg.test_dataloader, settings) for name, settings in CONDITIONS.items()}
-    asked = dict(
-        config=Path(config).as_posix(),
-        checkpoint=bench.checkpoint,
-        metric=bench.reward.name,
-        images=len(bench.reward.images),
-        share=share,
-        conditions=CONDITIONS,
-        reconstructor=portable(bench.settings.reconstructor),
-    )
-    result = take_up(known, asked, bench.model)
+    reconstructor = portable(bench.settings.reconstructor)
+    result = bench.take_up(known, share=share, conditions=CONDITIONS, reconstructor=reconstructor)
     if not known:
         result |= dict(left={}, rows={})
     models = []

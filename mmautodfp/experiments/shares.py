@@ -15,10 +15,9 @@ from mmautodfp.reconstruction import NeuronMerging, PruneOnly, Reconstructor, Si
 from mmautodfp.search.survey import Survey, survey_target
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
 
-from .bench import Bench, take_up
+from .bench import Bench
 
 UNIFORM, MERGING = 'pruned only, uniform', 'Neuron Merging, uniform'
 OURS, BACKBONE = 'ours, allocated', 'ours, backbone alone'
@@ -145,24 +144,14 @@ def measure_shares(
             allocates no plan.
     """
     bench = Bench(config, checkpoint, cfg_options=cfg_options)
-    settings, reward = bench.settings, bench.reward
-    asked = portable(
-        dict(
-            config=str(config),
-            target=target,
-            checkpoint=bench.checkpoint,
-            metric=reward.name,
-            images=len(reward.images),
-            reconstructor=settings.reconstructor,
-        )
-    )
-    result = take_up(known, asked, bench.model)
+    reward, reconstructor = bench.reward, bench.settings.reconstructor
+    result = bench.take_up(known, target=target, reconstructor=reconstructor)
     if not known:
         start = time.perf_counter()
         result |= dict(dense=reward(bench.model), seconds=round(time.perf_counter() - start, 1), rows={})
     report(result, f'dense {result["dense"]:.4f}')
     # One reconstructor for all shares, so that it is fitted once.
-    ours = build(RECONSTRUCTORS, dict(settings.reconstructor))
+    ours = build(RECONSTRUCTORS, dict(reconstructor))
     survey = survey_target(bench.model, target)
 
     for share in shares:
