@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from mmautodfp.api import PruningTask
@@ -262,3 +263,10 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's rank correlation of two samples [S]; 0 without spread, where there is none."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    return float(spearmanr(a, b).statistic)

@@ -13,7 +13,6 @@ from typing import Any
 from unittest.mock import patch
 
 from mmengine.runner import Runner
-from scipy.stats import spearmanr
 
 from mmautodfp.api import search
 from mmautodfp.hooks import AutoDFPHook
@@ -23,7 +22,7 @@ from mmautodfp.utils.fileio import load_json, save_json
 from mmautodfp.utils.registry import REWARDS, build
 from mmautodfp.utils.timing import describe_machine, median_in_turns, torch_threads
 
-from .bench import prepare_hook, quiet, random_plans, require_held_out, timed
+from .bench import prepare_hook, quiet, random_plans, require_held_out, spearman, timed
 
 
 def benchmark_reward(config: str | os.PathLike, repeat: int = 5) -> dict[str, Any]:
@@ -129,7 +128,7 @@ def benchmark_precision(config: str | os.PathLike, plans: int = 100, precision: 
     return dict(
         plans=plans,
         precision=list(found)[-1],
-        spearman=float(spearmanr(first, last).statistic),
+        spearman=spearman(first, last),
         largest_difference=max(abs(a - b) for a, b in zip(first, last, strict=True)),
         rewards=found,
         machine=describe_machine(),

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from mmautodfp.rewards import SyntheticReward
 from mmautodfp.utils.timing import describe_machine
 
-from .bench import prepare_hook, random_plans, require_held_out
+from .bench import prepare_hook, random_plans, require_held_out, spearman
 
 #: Settings of :class:`SyntheticReward` beside those of its images.
 REWARDS: dict[str, dict] = {
@@ -84,11 +83,4 @@ def rank_plans(
 def _correlations(truth: list[float], guess: list[float]) -> dict[str, float]:
     truth_values, guesses = np.array(truth), np.array(guess)
     better = truth_values >= np.median(truth_values)
-    return dict(all=_spearman(truth_values, guesses), better_half=_spearman(truth_values[better], guesses[better]))
-
-
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation of two samples [S]; 0 without spread, where there is none."""
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 0.0
-    return float(spearmanr(a, b).statistic)
+    return dict(all=spearman(truth_values, guesses), better_half=spearman(truth_values[better], guesses[better]))
