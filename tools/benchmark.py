@@ -44,6 +44,7 @@ KINDS_OF = dict(
     divisors=('latency',),
     episodes=('search', 'objectives'),
     only=('search',),
+    finalists=('search',),
     share=('fine_tuning', 'robustness'),
     epochs=('fine_tuning',),
     lr_factors=('fine_tuning',),
@@ -75,6 +76,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument('--episodes', type=int, default=100, help='for search and objectives (default: 100)')
     parser.add_argument('--only', default='', help='regular expression that the names of searches must match')
+    parser.add_argument(
+        '--finalists', type=int, default=0, help='plans of each search that are judged, for search (default: 0)'
+    )
     parser.add_argument(
         '--share',
         type=float,
@@ -131,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
         racing=lambda n=5: benchmark.benchmark_racing(args.config, range(n)),
         precision=lambda n=100: benchmark.benchmark_precision(args.config, n),
         ranks=lambda n=24: benchmark.benchmark_ranks(args.config, n),
-        search=lambda n=5: benchmark_search(args.config, args.episodes, n, args.only, **going_on),
+        search=lambda n=5: benchmark_search(args.config, args.episodes, n, args.only, args.finalists, **going_on),
         objectives=lambda n=5: benchmark_objectives(
             args.config, args.episodes, n, cfg_options=options, tell=tell_aside
         ),

@@ -127,12 +127,17 @@ def to_report(reward: dict) -> dict:
 
 
 def prepare_hook(
-    config: str | os.PathLike, checkpoint: str | None = None, cfg_options: dict[str, Any] | None = None
+    config: str | os.PathLike,
+    checkpoint: str | None = None,
+    cfg_options: dict[str, Any] | None = None,
+    finalists: int = 0,
 ) -> tuple[Runner, AutoDFPHook]:
-    """A runner and a hook with its task and its rewards; arguments as of :func:`load_runner`."""
+    """A runner and a hook with its task and its rewards; arguments as of :func:`load_runner`.
+
+    A benchmark compares plans as they are: without ``finalists`` no image is set aside to choose among them.
+    """
     runner = load_runner(config, checkpoint, cfg_options)
-    # A benchmark compares plans as they are: no image is set aside to choose among them.
-    hook = build(HOOKS, runner.cfg.autodfp.to_dict() | dict(finalists=0))
+    hook = build(HOOKS, runner.cfg.autodfp.to_dict() | dict(finalists=finalists))
     with quiet():
         hook.prepare(runner)
     return runner, hook

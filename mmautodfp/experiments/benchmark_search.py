@@ -11,16 +11,18 @@ import torch
 from mmautodfp.api import search
 from mmautodfp.hooks import AutoDFPHook
 from mmautodfp.surgery import PruningPlan
+from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.configs import type_name
 from mmautodfp.utils.fileio import portable
-from mmautodfp.utils.settings import Count, checked
+from mmautodfp.utils.settings import Count, Whole, checked
 
 from .bench import deviation, prepare_hook, require_held_out, take_up, those_named
 
 # 'SAC' is the config's own agent. What the paper does not do is left out of 'SAC as published'.
 PUBLISHED = dict(credit='td', warmup='random')
-#: How a plan is held out: as an episode carries it out, and after the full pass, where there is one.
-EPISODE, FINISHED = 'held_out', 'finished'
+#: How a plan is held out: as an episode carries it out, and after the full pass, where there is one; and the finalist
+#: that is chosen, likewise after it.
+EPISODE, FINISHED, CHOSEN = 'held_out', 'finished', 'chosen'
 
 
 @checked('searches side by side')
@@ -29,6 +31,7 @@ def benchmark_search(
     episodes: Count = 100,
     seeds: Count = 5,
     only: str = '',
+    finalists: Whole = 0,
     cfg_options: dict[str, Any] | None = None,
     known: dict[str, Any] | None = None,
     report: Callable[[dict[str, Any], str], None] = lambda *_: None,
@@ -42,6 +45,8 @@ def benchmark_search(
         episodes (int): Of each search, the opening ones included. Defaults to 100.
         seeds (int): Searches of each kind, with the seeds 0, 1, ... Defaults to 5.
         only (str): Regular expression that the names of the searches must match. Defaults to '': any.
+        finalists (int): So many of each search's plans are judged on images of their own, to tell what choosing among
+            them is worth. Defaults to 0: no image is set aside for that.
         cfg_options (dict | None): Overrides of the config, dotted keys to values. Defaults to none.
         known (dict | None): An earlier result, whose searches are not run again. Defaults to None.
         report (Callable): Told the result so far and a line, after each search. Defaults to saying nothing.
@@ -50,14 +55,20 @@ def benchmark_search(
         dict[str, Any]: ``dense`` metric on the held-out images. ``plans``, those that need no search: 'uniform' and,
         if the reconstructor allocates one, 'allocated', with their held-out metric, and as ``finished`` the same after
         the full pass, if there is one. ``searches`` by kind: of each seed's best plan the metric on the ``search``
-        images, and the same two; of these the mean and the deviation; and the seconds of the searches. The machine.
+        images, and the same two, and as ``chosen`` what is held out of the chosen finalist after the full pass, if
+        there are any; of these the mean and the deviation; and the seconds of the searches. The machine.
 
     Raises:
-        AutoDFPError: A count is below 1, ``only`` matches no search, ``known`` was measured with other settings, or
-            nothing is held out.
+        AutoDFPError: A count is out of range, ``only`` matches no search, ``known`` was measured with other settings,
+            nothing is held out, or there are no images to judge finalists by.
     """
-    _, hook = prepare_hook(config, cfg_options=cfg_options)
+    _, hook = prepare_hook(config, cfg_options=cfg_options, finalists=finalists)
     require_held_out(hook)
+    if finalists and hook.judge is None:
+        raise AutoDFPError(
+            f'{finalists} finalists were to be judged, but all images of val_dataloader reward the search; set '
+            'autodfp.reward.num_images lower'
+        )
     agents = those_named(candidates(hook.agent), only, 'searches')
     asked = portable(
         dict(
@@ -70,6 +81,8 @@ def benchmark_search(
             episodes=episodes,
             search_images=len(hook.reward.images),
             held_out_images=len(hook.held_out.images),
+            finalists=finalists,
+            judging_images=len(hook.judge.images) if finalists else 0,
         )
     )
     result = take_up(known, asked, hook.task.model)
@@ -109,10 +122,19 @@ def _run(hook: AutoDFPHook, row: dict[str, Any], episodes: int, seed: int) -> No
     """One more search of a kind, whose row takes up what it found."""
     start = time.perf_counter()
     opening = hook.settings.opening_lams
-    found = search(hook.task, hook.reward, episodes, row['agent'], opening, racing=False, seed=seed)
-    row['search'].append(found.reward)
+    found = search(
+        *(hook.task, hook.reward, episodes, row['agent'], opening, False),
+        seed=seed,
+        finalists=hook.num_finalists,
+        judge=hook.judge,
+    )
     row['seconds'] += time.perf_counter() - start
-    for kind, metric in _hold_out(hook, found.plan).items():
+    best = found.history.best
+    row['search'].append(found.history.rewards[best])
+    metrics = _hold_out(hook, hook.task.env.plan(found.history.widths[best], found.history.lams[best]))
+    if found.finalists:
+        metrics[CHOSEN] = hook.task.evaluate(found.plan, hook.held_out, final=True)
+    for kind, metric in metrics.items():
         values = row.setdefault(kind, [])
         values.append(metric)
         prefix = '' if kind == EPISODE else f'{kind}_'

@@ -1,8 +1,10 @@
 import copy
+from dataclasses import replace
 
 import pytest
 
 from mmautodfp.experiments.benchmark_search import benchmark_search, candidates
+from mmautodfp.search.finalists import judge_finalists
 from mmautodfp.utils import AutoDFPError
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -57,6 +59,30 @@ def test_plans_of_least_squares_are_finished():
     for search in result['searches'].values():
         assert search['finished_mean'] == search['finished'][0]
         assert search['finished_deviation'] is None
+        assert 'chosen' not in search
+    with pytest.raises(AutoDFPError, match='3 finalists were to be judged, but all images of val_dataloader reward'):
+        benchmark_search(CONFIG, finalists=3, cfg_options=options)
+
+
+def test_the_chosen_finalist_is_told_beside_the_plan_with_the_best_reward(monkeypatch):
+    reconstructor = dict(type='SyntheticLeastSquares', images=dict(size=8, num_images=16))
+    options = {'autodfp.reconstructor': reconstructor, 'autodfp.reward.num_images': 100}
+    settings = dict(episodes=4, seeds=1, only='random', cfg_options=options)
+    without = benchmark_search(CONFIG, **settings)
+    worst_chosen = lambda *args, **kwargs: _choose_the_last(judge_finalists(*args, **kwargs))
+    monkeypatch.setattr('mmautodfp.search.run.judge_finalists', worst_chosen)
+    result = benchmark_search(CONFIG, **settings, finalists=3)
+    row = result['searches']['random']
+    assert row['search'] == without['searches']['random']['search']
+    assert row['chosen'][0] != row['finished'][0]
+    assert row['chosen_mean'] == row['chosen'][0]
+    assert [result[name] for name in ('finalists', 'judging_images', 'held_out_images')] == [3, 100, 497]
+    with pytest.raises(AutoDFPError, match='finalists'):
+        benchmark_search(CONFIG, **settings, known=result)
+
+
+def _choose_the_last(found):
+    return [replace(one, chosen=one is found[-1]) for one in found]
 
 
 def test_the_published_sac_differs_in_what_the_paper_says():
