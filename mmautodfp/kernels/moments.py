@@ -99,7 +99,8 @@ class TapCorrelation:
     def __init__(self, kernel: tuple[int, int], dilation: tuple[int, int] = (1, 1)):
         self.kernel, self.dilation = kernel, dilation
         height, width = kernel
-        self._lags = {(dy, dx): [0.0, 0.0] for dy in range(height) for dx in range(1 - width, width)}
+        lags = ((dy, dx) for dy in range(height) for dx in range(1 - width, width))
+        self._lags = {lag: [0.0, 0.0] for lag in lags if lag > (0, 0)}  # backwards they are the same
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
@@ -111,13 +112,10 @@ class TapCorrelation:
         for (dy, dx), sums in self._lags.items():
             down, right = dy * self.dilation[0], dx * self.dilation[1]
             if down < height and abs(right) < width:
-                here = (slice(height - down), slice(max(0, -right), width - max(0, right)))
-                there = (slice(down, None), slice(max(0, right), width - max(0, -right)))
-                own = energy[here].sum()
-                sums[0] += (
-                    (x[..., here[0], here[1]] * x[..., there[0], there[1]]).sum().item() if (dy or dx) else own.item()
-                )
-                sums[1] += (own + energy[there].sum()).item() / 2
+                here = (..., slice(height - down), slice(max(0, -right), width - max(0, right)))
+                there = (..., slice(down, None), slice(max(0, right), width - max(0, -right)))
+                sums[0] += (x[here] * x[there]).sum().item()
+                sums[1] += (energy[here].sum() + energy[there].sum()).item() / 2
 
     @property
     def matrix(self) -> Tensor:
@@ -125,7 +123,7 @@ class TapCorrelation:
         taps = [(y, x) for y in range(self.kernel[0]) for x in range(self.kernel[1])]
         share = {lag: product / energy if energy > 0 else 0.0 for lag, (product, energy) in self._lags.items()}
         share[0, 0] = 1.0
-        rows = [[share[max((t[0] - s[0], t[1] - s[1]), (s[0] - t[0], s[1] - t[1]))] for t in taps] for s in taps]
+        rows = [[share[max((ty - sy, tx - sx), (sy - ty, sx - tx))] for ty, tx in taps] for sy, sx in taps]
         return torch.tensor(rows, dtype=torch.float64)
 
 
