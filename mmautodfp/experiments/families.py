@@ -183,7 +183,7 @@ def _succeeds(call: Callable[[], Any]) -> bool:
 
 
 def _look(model: nn.Module, size: int) -> tuple[Tensor, dict[nn.Module, int]]:
-    images = dead_leaves(1, size, (127.5,) * 3, (58.0,) * 3)
+    images = dead_leaves(1, (size, size), (127.5,) * 3, (58.0,) * 3)
     return images, measure_positions(model, lambda: outputs_of(model, images))
 
 

@@ -12,9 +12,9 @@ TEXTURE = 0.15  # deviation of each pixel's own noise, in deviations of the elli
 @torch.no_grad()
 def dead_leaves(
     num_images: int,
-    size: int | tuple[int, int],
-    mean: Sequence[float] | Tensor = (0.0,),
-    std: Sequence[float] | Tensor = (1.0,),
+    size: tuple[int, int],
+    mean: Sequence[float] | Tensor,
+    std: Sequence[float] | Tensor,
     seed: int = 0,
     first: int = 0,
 ) -> Tensor:
@@ -25,17 +25,16 @@ def dead_leaves(
 
     Args:
         num_images (int): M.
-        size (int | tuple[int, int]): Height and width, or one number for both.
-        mean (Sequence[float] | Tensor): [C], subtracted from the pixels. Defaults to one channel's 0.
-        std (Sequence[float] | Tensor): [C], what they are divided by then. Defaults to one channel's 1.
+        size (tuple[int, int]): Height and width.
+        mean (Sequence[float] | Tensor): [C], subtracted from the pixels.
+        std (Sequence[float] | Tensor): [C], what they are divided by then.
         seed (int): Seed. Defaults to 0.
         first (int): Number of the first image. Defaults to 0.
 
     Returns:
         Tensor: [M, C, H, W], float32.
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    channels = len(mean)
+    (height, width), channels = size, len(mean)
     drawn = [_draw_leaves(seed, first + i, channels, height, width) for i in range(num_images)]
     place, colour, noise = (torch.stack(parts) for parts in zip(*drawn, strict=True))
     y, x = torch.arange(height)[:, None], torch.arange(width)
@@ -52,18 +51,15 @@ def dead_leaves(
 @torch.no_grad()
 def white_noise(
     num_images: int,
-    size: int | tuple[int, int],
-    mean: Sequence[float] | Tensor = (0.0,),
-    std: Sequence[float] | Tensor = (1.0,),
+    size: tuple[int, int],
+    mean: Sequence[float] | Tensor,
+    std: Sequence[float] | Tensor,
     seed: int = 0,
     first: int = 0,
 ) -> Tensor:
     """Images without any structure, to compare :func:`dead_leaves` with; same arguments, same scale."""
-    height, width = (size, size) if isinstance(size, int) else size
-    noise = [
-        torch.randn(len(mean), height, width, generator=image_generator(seed, first + index))
-        for index in range(num_images)
-    ]
+    generators = (image_generator(seed, number) for number in range(first, first + num_images))
+    noise = [torch.randn(len(mean), *size, generator=generator) for generator in generators]
     return normalize(torch.stack(noise), mean, std)
 
 

@@ -253,7 +253,7 @@ def test_synthetic_images_do_not_depend_on_the_batches_they_are_drawn_in(draw):
 @pytest.mark.parametrize('draw', [dead_leaves, white_noise])
 def test_synthetic_images_are_on_the_scale_that_the_preprocessor_gives(draw):
     mean, std = torch.tensor([123.0, 116, 103]), torch.tensor([58.0, 57, 1])
-    images = draw(8, 64, mean, std)
+    images = draw(8, (64, 64), mean, std)
     pixels = images * std.view(-1, 1, 1) + mean.view(-1, 1, 1)
     assert pixels.min() > -1e-3
     assert pixels.max() < 255 + 1e-3
@@ -263,7 +263,7 @@ def test_synthetic_images_are_on_the_scale_that_the_preprocessor_gives(draw):
 
 def test_dead_leaves_have_surfaces_and_edges(monkeypatch):
     monkeypatch.setattr('mmautodfp.kernels.images.TEXTURE', 0)
-    image = dead_leaves(4, 64, [127.5], [58.0])
+    image = dead_leaves(4, (64, 64), [127.5], [58.0])
     steps = image.diff(dim=-1)
     assert (steps == 0).float().mean() > 0.5
     assert steps.abs().max() > 0.5

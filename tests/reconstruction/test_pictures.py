@@ -135,7 +135,7 @@ def test_other_pictures_make_another_search_and_another_place_does_not(folder, t
 def test_least_squares_learn_the_same_from_drawn_images_as_from_pictures_of_them(tmp_path):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
-    pixels = dead_leaves(8, 24, PLAIN['mean'], PLAIN['std']).round()
+    pixels = dead_leaves(8, (24, 24), PLAIN['mean'], PLAIN['std']).round()
     for number, image in enumerate(pixels):
         mmcv.imwrite(image.permute(1, 2, 0).flip(2).numpy().astype(np.uint8), str(tmp_path / f'{number}.png'))
     deliveries = []
