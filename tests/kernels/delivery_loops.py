@@ -4,19 +4,16 @@ import math
 
 import torch
 
-from mmautodfp.kernels import (
-    BatchNormStats,
-    ChannelSimilarity,
-    rank_channels,
-)
+from mmautodfp.kernels import BatchNormStats, ChannelSimilarity, rank_channels
 
 
-def random_layer(shape, dtype=torch.float64, seed=0, negative=True):
+def random_layer(shape, dtype=torch.float64, seed=0):
+    """A weight and a BatchNorm with gammas of either sign."""
     generator = torch.Generator().manual_seed(seed)
     rand = lambda *size: torch.rand(*size, generator=generator, dtype=torch.float64)
     randn = lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)
     n = shape[0]
-    gamma = (0.2 + rand(n)) * torch.where(rand(n) < 0.2 * negative, -1.0, 1.0)
+    gamma = (0.2 + rand(n)) * torch.where(rand(n) < 0.2, -1.0, 1.0)
     weight = randn(*shape) * (0.5 + rand(n)).view(n, *[1] * (len(shape) - 1))
     tensors = [tensor.to(dtype) for tensor in (gamma, randn(n), randn(n), 0.1 + rand(n))]
     return weight.to(dtype), BatchNormStats(*tensors, eps=1e-3)

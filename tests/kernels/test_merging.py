@@ -5,9 +5,7 @@ import torch
 import torch.nn.functional as F
 from delivery_loops import delivery_of, largest, random_layer
 
-from mmautodfp.kernels import (
-    merge_input_channels,
-)
+from mmautodfp.kernels import merge_input_channels
 
 
 @pytest.mark.parametrize('tail', [(), (1, 1), (3, 3), (2, 3, 4)])
@@ -54,7 +52,7 @@ def test_a_consumer_of_other_channels_is_refused(shape):
 
 
 def test_merging_is_the_same_as_expressing_every_channel_by_the_kept_ones():
-    weight, bn = random_layer((10, 4, 3, 3), negative=False)
+    weight, bn = random_layer((10, 4, 3, 3))
     keep = largest(weight, 4)
     delivery = delivery_of(weight, bn, keep, 0.5)
     consumer, kept_maps = torch.randn(5, 10, 3, 3, dtype=torch.float64), torch.rand(2, 4, 8, 8, dtype=torch.float64)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from delivery_loops import random_layer
 
 from mmautodfp.kernels import (
     BatchNormStats,
@@ -16,18 +17,6 @@ from mmautodfp.kernels import (
 )
 
 SHAPES = [(1, 4, 3, 3), (6, 3, 3, 3), (17, 5, 1, 1), (9, 12)]
-
-
-def random_layer(shape, dtype=torch.float64, seed=0):
-    """A weight and a BatchNorm with gammas of either sign."""
-    generator = torch.Generator().manual_seed(seed)
-    rand = lambda *size: torch.rand(*size, generator=generator, dtype=torch.float64)
-    randn = lambda *size: torch.randn(*size, generator=generator, dtype=torch.float64)
-    n = shape[0]
-    gamma = (0.2 + rand(n)) * torch.where(rand(n) < 0.2, -1.0, 1.0)
-    weight = randn(*shape) * (0.5 + rand(n)).view(n, *[1] * (len(shape) - 1))
-    tensors = [tensor.to(dtype) for tensor in (gamma, randn(n), randn(n), 0.1 + rand(n))]
-    return weight.to(dtype), BatchNormStats(*tensors, eps=1e-3)
 
 
 def pairwise_loop(weight, function):
