@@ -57,78 +57,74 @@ def _components(trace: Trace) -> np.ndarray:
 
 def _alike(trace: Trace, component: np.ndarray) -> Iterator[tuple[list[int], Places]]:
     """Channels that pass the same layers: their components, and where they lie in each layer."""
-    members: dict[int, list[tuple[str, str, int]]] = defaultdict(list)
+    found: dict[int, dict[tuple[str, str], list[int]]] = defaultdict(lambda: defaultdict(list))
     for path, call in trace.layers.items():
         for side, numbers in (('out', call.outputs), ('in', call.inputs)):
             if numbers is not None:
-                for place, one in enumerate(component[numbers.numpy()]):
-                    members[int(one)].append((path, side, place))
+                for place, one in enumerate(component[numbers.numpy()].tolist()):
+                    found[one][path, side].append(place)
     alike: dict[tuple, list[int]] = defaultdict(list)
-    for one, found in members.items():
-        counts: dict[tuple[str, str], int] = defaultdict(int)
-        for path, side, _ in found:
-            counts[path, side] += 1
-        alike[tuple(sorted(counts.items()))].append(one)
+    for one, places in found.items():
+        alike[tuple(sorted((key, len(rows)) for key, rows in places.items()))].append(one)
     for signature, ones in alike.items():
-        places: dict[tuple[str, str], list[list[int]]] = {key: [] for key, _ in signature}
-        for one in ones:
-            rows: dict[tuple[str, str], list[int]] = defaultdict(list)
-            for path, side, place in members[one]:
-                rows[path, side].append(place)
-            for key, row in rows.items():
-                places[key].append(row)
-        yield ones, {key: np.array(rows) for key, rows in places.items()}
+        yield ones, {key: np.array([found[one][key] for one in ones]) for key, _ in signature}
 
 
 def _describe(trace: Trace, places: Places, component: np.ndarray, members: Sequence[int]) -> ChannelGroup | str:
     """The group of channels that lie at these places, or why there is none."""
     order = {path: index for index, path in enumerate(trace.layers)}
     keys = sorted(places, key=lambda key: order[key[0]])
-    producers = [path for path, side in keys if side == 'out' and _is_producer(trace.layers[path])]
-    first = places[producers[0], 'out']
-    turn = first[:, 0].argsort()  # forward order of the first producer's channels
-    places = {key: rows[turn] for key, rows in places.items()}
+    first = next(places[path, side] for path, side in keys if side == 'out' and _is_producer(trace.layers[path]))
     num_channels, block = first.shape
-    whole = np.arange(num_channels * block).reshape(num_channels, block)
-    consumers, between, offsets = [], [], {}
+    turn = first[:, 0].argsort()  # forward order of the first producer's channels
+    producers, consumers, between = [], [], []
     for path, side in keys:
-        call, rows = trace.layers[path], places[path, side]
+        call, rows = trace.layers[path], places[path, side][turn]
         if side == 'in' and _is_producer(call):
-            parts = _parts(rows, block)
-            if parts is None or (len(parts) > 1 and isinstance(call.layer, nn.ConvTranspose2d)):
-                return f'feeds {path} in an order that is not known'
-            if not isinstance(call.layer, nn.Linear) and rows.shape[1] > len(parts) * block:
-                return f'feeds {path} several channels for each, as pixel_unshuffle makes'
-            size = None if len(parts) == 1 and rows.size == len(call.inputs) else rows.size // len(parts)
-            consumers += [Consumer(path, call.norm, offset, size) for offset in parts]
-            continue
-        if rows.shape != whole.shape or (rows != rows[0, 0] + whole).any():
+            found = _read_as(rows, call, block)
+            if isinstance(found, str):
+                return found
+            consumers += found
+        elif rows.shape != first.shape or (rows.ravel() != rows[0, 0] + np.arange(rows.size)).any():
             return f'takes places of {path} in an order that is not known'
-        if side == 'out' and _is_producer(call):
-            offsets[path] = int(rows[0, 0])
+        elif side == 'out' and _is_producer(call):
+            producers.append(Producer(path, call.norm, int(rows[0, 0])))
         elif rows.size != _width(call, side):
             return f'shares {path} with other channels'
         elif side == 'out':
             between.append(path)
     if not consumers:
         return 'feeds no layer that could make up for its channels'
-    own_norms = [trace.layers[path].norm for path in producers]
+    own_norms = [producer.norm for producer in producers]
     ones = set(members)
     return ChannelGroup(
-        producers[0],
-        num_channels,
-        own_norms[0],
-        tuple(consumers),
-        tuple(path for path in between if path not in own_norms),
-        None,
-        tuple(Producer(path, trace.layers[path].norm, offsets[path]) for path in producers[1:]),
-        block,
-        tuple(path for path, numbers in trace.extractors if ones.issuperset(component[numbers.numpy()].tolist())),
-        offsets[producers[0]],
+        name=producers[0].name,
+        num_channels=num_channels,
+        norm=producers[0].norm,
+        consumers=tuple(consumers),
+        between=tuple(path for path in between if path not in own_norms),
+        activation=None,
+        others=tuple(producers[1:]),
+        block=block,
+        followers=tuple(
+            path for path, numbers in trace.extractors if ones.issuperset(component[numbers.numpy()].tolist())
+        ),
+        offset=producers[0].offset,
     )
 
 
-def _parts(rows: np.ndarray, block: int) -> list[int] | None:
+def _read_as(rows: np.ndarray, call: Call, block: int) -> list[Consumer] | str:
+    """How a layer reads channels that lie at places [N, c] of its inputs, or why that is not known."""
+    starts = _starts(rows, block)
+    if starts is None or (len(starts) > 1 and isinstance(call.layer, nn.ConvTranspose2d)):
+        return f'feeds {call.path} in an order that is not known'
+    if not isinstance(call.layer, nn.Linear) and rows.shape[1] > len(starts) * block:
+        return f'feeds {call.path} several channels for each, as pixel_unshuffle makes'
+    size = None if len(starts) == 1 and rows.size == len(call.inputs) else rows.size // len(starts)
+    return [Consumer(call.path, call.norm, offset, size) for offset in starts]
+
+
+def _starts(rows: np.ndarray, block: int) -> list[int] | None:
     """Where the channels [N, c] begin among a layer's inputs: once, or several times over."""
     count, size = rows.shape
     steps = np.arange(count)[:, None]
