@@ -24,10 +24,11 @@ _UNARY = _words("""
 POINTWISE = _UNARY | {f'{word}_' for word in _UNARY}
 #: Only move elements, or copy them.
 MOVES = _words("""
-    permute transpose t expand slice select unsqueeze squeeze cat stack split split_with_sizes unbind index
-    index_select flip roll repeat pixel_shuffle pixel_unshuffle unfold index_put_ index_put copy_ narrow chunk
+    permute transpose t expand slice select unsqueeze squeeze cat stack split split_with_sizes unbind flip roll repeat
+    pixel_shuffle pixel_unshuffle unfold narrow chunk
 """)
 PICKS = _words('index index_select')
+WRITES = _words('index_put index_put_ copy_')
 VIEWS = _words('view _unsafe_view reshape _reshape_alias')
 #: Mix the positions of a channel, and nothing else.
 SPATIAL = _words("""
@@ -117,6 +118,10 @@ class Numbers:
             self.set(result, _reshaped(self.of(args[0]), result.shape))
         elif name in MOVES:
             self._move(func, args, kwargs, result)
+        elif name in PICKS:
+            self._pick(func, args, kwargs, result)
+        elif name in WRITES:
+            self._write(func, args, result)
         elif name == 'as_strided_' and result.shape[2:].numel() == 1 and result.shape == self.of(args[0]).shape:
             self.set(result, self.of(args[0]))  # an average over all places, told to be channels-last
         elif name in SPATIAL:
@@ -142,25 +147,26 @@ class Numbers:
                 return self.of(value)
             return value
 
-        name = func.overloadpacket.__name__
-        if name.endswith('_') or name == 'index_put':
-            target = self._or_none(args[0]).clone()
-            source = self._or_none(args[-1]) if name == 'copy_' else self._or_none(args[2])
-            moved = target.copy_(source.expand_as(target)) if name == 'copy_' else func(target, args[1], source)
-            self.set(result, moved)
-            return
-        if name in PICKS:  # where to look may come from channels too, as which boxes to keep does
-            if args[0] in self and not result.numel():
-                self.fix(args[0], f'is picked at places by {name}, none of which was chosen')
-            elif args[0] in self:
-                self.set(result, func(self.of(args[0]), *args[1:], **kwargs))
-            return
         moved = func(*numbers(args), **{key: numbers(value) for key, value in kwargs.items()})
-        if isinstance(result, Tensor):
-            self.set(result, moved)
+        for part, own in zip(tensors_in(result), tensors_in(moved), strict=True):
+            self.set(part, own)
+
+    def _pick(self, func: Any, args: tuple, kwargs: dict, result: Tensor) -> None:
+        """Where to look may come from channels too, as which boxes to keep does: only what is picked has numbers."""
+        if args[0] not in self:
+            return
+        if result.numel():
+            self.set(result, func(self.of(args[0]), *args[1:], **kwargs))
         else:
-            for part, own in zip(result, moved, strict=True):
-                self.set(part, own)
+            self.fix(args[0], f'is picked at places by {func.overloadpacket.__name__}, none of which was chosen')
+
+    def _write(self, func: Any, args: tuple, result: Tensor) -> None:
+        """Elements of one tensor take the places of those of another, or of some of them."""
+        target = self._or_none(args[0]).clone()
+        if func.overloadpacket.__name__ == 'copy_':
+            self.set(result, target.copy_(self._or_none(args[1]).expand_as(target)))
+        else:
+            self.set(result, func(target, args[1], self._or_none(args[2])))
 
     def _or_none(self, x: Tensor) -> Tensor:
         numbers = self.of(x)
@@ -174,7 +180,7 @@ class Numbers:
             if not (few == few.narrow(dim, 0, 1)).all():
                 self.fix(x, f'feeds {name}, which mixes its channels')
                 return
-        for part in [result] if isinstance(result, Tensor) else result:
+        for part in tensors_in(result):
             kept = numbers
             if name not in SCANS:
                 for dim in dims:
