@@ -177,23 +177,23 @@ def second_stage_of(head: nn.Module, features: Any, regions: Tensor) -> dict[str
 
 def flat_tensors(value: Any) -> list[Tensor]:
     """The tensors of floating point in nested lists, tuples, dicts and dataclasses."""
-    value = _fields(value)
-    if isinstance(value, Tensor):
-        return [value] if value.is_floating_point() else []
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [tensor for item in value for tensor in flat_tensors(item)] if isinstance(value, list | tuple) else []
+    return [leaf for leaf in _leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def opaque_parts(value: Any) -> Iterator[Any]:
     """What in nested lists, tuples, dicts and dataclasses is neither a tensor nor plain data: it may hold tensors."""
+    return (leaf for leaf in _leaves(value) if not isinstance(leaf, PLAIN))
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What nested lists, tuples, dicts and dataclasses hold that is none of these."""
     value = _fields(value)
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
         for item in value:
-            yield from opaque_parts(item)
-    elif not isinstance(value, PLAIN):
+            yield from _leaves(item)
+    else:
         yield value
 
 
