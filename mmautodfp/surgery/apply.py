@@ -12,7 +12,7 @@ from mmautodfp.kernels import merge_input_channels
 from mmautodfp.utils import AutoDFPError
 
 from .plan import PruningPlan, UnitPlan
-from .restore import Restore, set_sizes
+from .restore import OUTPUT_SIZES, Restore, set_sizes
 
 if TYPE_CHECKING:
     from mmautodfp.reconstruction import Reconstruction, Reconstructor
@@ -121,10 +121,10 @@ def _hand_over(
     """Let a consumer read the retained channels in place of all."""
     layer = restore.remember(module.get_submodule(consumer.name))
     weight = outputs_first(layer)
-    size = consumer.num_inputs or weight.shape[1]
+    total = weight.shape[1]
+    size = consumer.num_inputs or total
     columns = size // unit.width  # of each channel, in a linear layer behind a flattened map
-    places = restore.places(layer, 1, weight.shape[1])
-    start = int((places < consumer.offset).sum())
+    start = int((restore.places(layer, 1, total) < consumer.offset).sum())
     before, own, after = weight[:, :start], weight[:, start : start + size], weight[:, start + size :]
     if reconstruction is None:
         own = own.unflatten(1, (unit.width, columns))[:, channels].flatten(1, 2)
@@ -134,25 +134,25 @@ def _hand_over(
     replace_weight(layer, weight)
     set_sizes(layer, dict(in_features=weight.shape[1], in_channels=weight.shape[1]))
     steps = gone_channels(unit.width, channels)[:, None] * columns + torch.arange(columns)
-    restore.take_out(layer, 1, consumer.offset + steps.flatten())
+    restore.take_out(layer, 1, total, consumer.offset + steps.flatten())
 
 
 def _merged(
     module: nn.Module, consumer: Consumer, weight: Tensor, reconstruction: 'Reconstruction', restore: Restore
 ) -> Tensor:
     """A consumer's weight [M, N * columns, ...] for the retained channels; what is constant moves into its outputs."""
+    layer = module.get_submodule(consumer.name)
     if reconstruction.constant is not None:
         constant = reconstruction.constant
         per_channel = weight.flatten(1).unflatten(1, (len(constant), -1)).sum(-1)  # [M, N]
-        if weight.ndim > 2 and _is_transposed(module.get_submodule(consumer.name)):
-            # Each output of a transposed convolution sees the taps of one step only.
-            per_channel = per_channel / math.prod(module.get_submodule(consumer.name).stride)
+        if _is_transposed(layer):  # each output sees the taps of one step only
+            per_channel = per_channel / math.prod(layer.stride)
         shift_outputs(module, consumer, per_channel @ constant.to(per_channel), restore)
     merged = merge_input_channels(weight, reconstruction.delivery)
     change = reconstruction.changes.get(consumer.key)
     if change is not None:
         # Of its own outputs, some may be gone.
-        rows = restore.places(module.get_submodule(consumer.name), 0, len(merged)).to(merged.device)
+        rows = restore.places(layer, 0, len(merged)).to(merged.device)
         merged = merged * change.gain[rows].to(merged).view(-1, *[1] * (merged.ndim - 1))
         shift_outputs(module, consumer, change.shift[rows], restore)
     return merged
@@ -164,19 +164,15 @@ def _is_transposed(layer: nn.Module) -> bool:
 
 def _keep_outputs(layer: nn.Module, offset: int, width: int, channels: Tensor, restore: Restore) -> None:
     """Slice the outputs of a layer, of which ``width`` belong to the group, from ``offset`` on."""
-    total = next((len(tensor) for tensor in _own_outputs(layer).values()), offset + width)  # some norms have none
-    places = restore.places(layer, 0, total)
-    start = int((places < offset).sum())
-    chosen = torch.cat([torch.arange(start), start + channels.cpu(), torch.arange(start + width, total)]).to(
-        channels.device
-    )
-    for name, tensor in _own_outputs(layer).items():
+    tensors = _own_outputs(layer)
+    total = next(map(len, tensors.values()), offset + width)  # some norms have none
+    stay = restore.take_out(layer, 0, total, offset + gone_channels(width, channels)).to(channels.device)
+    for name, tensor in tensors.items():
         if name == 'weight':
-            replace_weight(layer, tensor[chosen])
+            replace_weight(layer, tensor[stay])
         else:
-            replace_tensor(layer, name, tensor[chosen])
-    set_sizes(layer, dict.fromkeys(('num_features', 'out_features', 'out_channels', 'num_channels'), len(chosen)))
-    restore.take_out(layer, 0, offset + gone_channels(width, channels))
+            replace_tensor(layer, name, tensor[stay])
+    set_sizes(layer, dict.fromkeys(OUTPUT_SIZES, len(stay)))
 
 
 def gone_channels(width: int, channels: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from mmautodfp.graph import is_batch_norm
 # What layers say of their own shapes. A pruned layer must tell the truth, and Slim sets these to rebuild it.
 SIZES = ('in_channels', 'out_channels', 'groups', 'num_features', 'in_features', 'out_features')
 SIZES += ('num_groups', 'num_channels')
+OUTPUT_SIZES = ('out_channels', 'num_features', 'out_features', 'num_channels')  # a layer has one of them
 
 
 def sizes_of(layer: nn.Module) -> dict[str, int]:
@@ -50,10 +51,12 @@ class Restore:
         """Which of a layer's dense outputs (axis 0) or inputs (1) it still has, ascending; all ``size`` at first."""
         return self._places.setdefault((layer, axis), torch.arange(size))
 
-    def take_out(self, layer: nn.Module, axis: int, gone: Tensor) -> None:
-        """Note that dense outputs or inputs of a layer are gone."""
-        left = self._places[layer, axis]
-        self._places[layer, axis] = left[~torch.isin(left, gone.cpu())]
+    def take_out(self, layer: nn.Module, axis: int, size: int, gone: Tensor) -> Tensor:
+        """Note that dense outputs or inputs of a layer go; says which of those that it had stay, ascending."""
+        places = self.places(layer, axis, size)
+        stay = ~torch.isin(places, gone.cpu())
+        self._places[layer, axis] = places[stay]
+        return stay.nonzero().flatten()
 
     def __call__(self) -> None:
         for layer, (*tensors, sizes) in self._saved.items():
