@@ -5,7 +5,7 @@ from .apply import apply_plan, prune_unit, replace_tensor, replace_weight, shift
 from .plan import PruningPlan, UnitPlan
 from .proof import mask_group, prove_groups
 from .restore import Restore
-from .slim import Slim, SlimModel, shrink
+from .slim import Slim, SlimModel
 
 __all__ = [
     'PruningPlan',
@@ -22,5 +22,4 @@ __all__ = [
     'replace_tensor',
     'replace_weight',
     'shift_outputs',
-    'shrink',
 ]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmautodfp.graph import find_units
 from mmautodfp.utils import AutoDFPError
@@ -12,7 +12,7 @@ from mmautodfp.utils.registry import MODELS
 
 from .apply import apply_plan
 from .plan import PruningPlan, UnitPlan
-from .restore import set_sizes, sizes_of
+from .restore import OUTPUT_SIZES, set_sizes, sizes_of
 
 
 @MODELS.register_module()
@@ -43,7 +43,7 @@ def Slim(
     for path, sizes in (layers or {}).items():
         _resize(module, path, sizes)
     if widths:
-        shrink(module, widths)
+        _keep_first(module, widths)
     if getattr(module, 'init_cfg', None):
         module.init_cfg = None  # pretrained weights are of the dense shapes
     return module
@@ -75,16 +75,8 @@ def SlimModel(
     return model
 
 
-def shrink(module: nn.Module, widths: Mapping[str, int]) -> None:
-    """Cut a dense module's units down to their first channels, for its shapes: the weights are not those of a plan.
-
-    Args:
-        module (nn.Module): Changed in place.
-        widths (Mapping[str, int]): Unit name to the number of channels that stay. Units that are absent stay whole.
-
-    Raises:
-        AutoDFPError: A name is no unit of the module, or a width is not in 1..N.
-    """
+def _keep_first(module: nn.Module, widths: Mapping[str, int]) -> None:
+    """Cut a dense module's units down to their first channels, for its shapes: the weights are not those of a plan."""
     channels = {unit.name: unit.num_channels for unit in find_units(module)}
     for name, width in widths.items():
         if name in channels and not 1 <= width <= channels[name]:
@@ -95,6 +87,22 @@ def shrink(module: nn.Module, widths: Mapping[str, int]) -> None:
 
 def _resize(module: nn.Module, path: str, sizes: Mapping[str, int | bool]) -> None:
     """Give a layer other sizes, and tensors of those sizes."""
+    layer = _layer_to_resize(module, path, sizes)
+    new = {name: sizes.get(name, value) for name, value in sizes_of(layer).items()}
+    set_sizes(layer, new)
+    for store in (layer._parameters, layer._buffers):
+        for name, tensor in store.items():
+            if tensor is not None and tensor.ndim and (shape := _shape(layer, tensor, new)) != tensor.shape:
+                empty = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
+                store[name] = nn.Parameter(empty, tensor.requires_grad) if store is layer._parameters else empty
+    if sizes.get('bias') and layer.bias is None:
+        layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)), layer.weight.requires_grad)
+    if hasattr(layer, 'reset_parameters'):
+        layer.reset_parameters()
+
+
+def _layer_to_resize(module: nn.Module, path: str, sizes: Mapping[str, int | bool]) -> nn.Module:
+    """The layer at a path, if it is there and can have these sizes."""
     try:
         layer = module.get_submodule(path)
     except AttributeError:
@@ -102,33 +110,23 @@ def _resize(module: nn.Module, path: str, sizes: Mapping[str, int | bool]) -> No
             f'the pruned model has a layer {path!r}, but the {type(module).__name__} has none of that name; '
             'its config and this version of its code do not belong together'
         ) from None
-    dense, kind = sizes_of(layer), type(layer).__name__
+    kind = type(layer).__name__
     if not isinstance(sizes, Mapping):
         raise AutoDFPError(f'{path} takes a dict of sizes, such as dict(out_channels=8), got {sizes!r}')
-    unknown = sizes.keys() - dense.keys() - ({'bias'} if hasattr(layer, 'bias') else set())
+    unknown = sizes.keys() - sizes_of(layer).keys() - ({'bias'} if hasattr(layer, 'bias') else set())
     if unknown:
         raise AutoDFPError(f'{path} is a {kind}, which has no {", ".join(sorted(unknown))} to be changed')
     for name, value in sizes.items():
         if type(value) is not (bool if name == 'bias' else int) or value < 1:
             raise AutoDFPError(f'{path} was to have {name}={value!r}, but a {kind} takes a whole number of 1 or more')
-    new = {name: sizes.get(name, value) for name, value in dense.items()}
-    set_sizes(layer, new)
-    outputs = {'out_channels', 'num_features', 'out_features', 'num_channels'}
-    transposed = isinstance(layer, nn.ConvTranspose2d)
-    for store in (layer._parameters, layer._buffers):
-        for name, tensor in store.items():
-            if tensor is None or not tensor.ndim:
-                continue
-            shape = list(tensor.shape)
-            shape[0] = next((new[key] for key in new if key in outputs), shape[0])
-            if tensor.ndim > 1:
-                shape[1] = new.get('in_features') or new['in_channels'] // new.get('groups', 1)
-            if tensor.ndim > 1 and transposed:
-                shape[0], shape[1] = new['in_channels'], new['out_channels'] // new['groups']
-            if shape != list(tensor.shape):
-                empty = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
-                store[name] = nn.Parameter(empty, tensor.requires_grad) if store is layer._parameters else empty
-    if sizes.get('bias') and layer.bias is None:
-        layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)), layer.weight.requires_grad)
-    if hasattr(layer, 'reset_parameters'):
-        layer.reset_parameters()
+    return layer
+
+
+def _shape(layer: nn.Module, tensor: Tensor, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """Of a layer's tensor, [M, ...] or as its weight, for other sizes of the layer."""
+    outputs = next((sizes[name] for name in OUTPUT_SIZES if name in sizes), len(tensor))
+    if tensor.ndim == 1:
+        return (outputs,)
+    inputs = sizes.get('in_features') or sizes['in_channels']
+    first, second = (inputs, outputs) if isinstance(layer, nn.ConvTranspose2d) else (outputs, inputs)
+    return (first, second // sizes.get('groups', 1), *tensor.shape[2:])
