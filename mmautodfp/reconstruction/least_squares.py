@@ -113,7 +113,6 @@ class SyntheticLeastSquares(Reconstructor):
         self._twin: nn.Module | None = None
         self._foregrounds: list[Foreground | None] = []
         self._batches: Callable[[], Iterator[tuple]] | None = None
-        self._about: tuple[nn.Module, nn.Module] | None = None
 
     @property
     def has_full_pass(self) -> bool:
@@ -124,7 +123,6 @@ class SyntheticLeastSquares(Reconstructor):
         images = list(self.images.normalized_as(model).batches(device))  # small beside a layer's outputs
         otherwise = "reconstructor=dict(type='SimilarityReconstructor') needs no images"
         require_taken(module, model, images[0], otherwise)
-        self._about = (model, module)
         whole = [inputs_of(model, model, batch) for batch in images]  # regions are those of a dense first stage
         if module is model:
             self._batches = lambda: iter(whole)
@@ -183,7 +181,7 @@ class SyntheticLeastSquares(Reconstructor):
     def error_curves(self, units: Sequence[ChannelGroup], rankings: Sequence[Tensor]) -> list[Tensor]:
         """The curves of all groups, brought to one scale on some images (see ``sensitivity``)."""
         curves = [self.error_curve(*pair) for pair in zip(units, rankings, strict=True)]
-        model, module = self._about
+        model, module = self._model, self._fitted
         count = self._sensitivity_of(module, model) if self.sensitivity is None else self.sensitivity
         if not count:
             return curves
