@@ -1,7 +1,7 @@
 """The dense and the pruned path of a module, run side by side, and what certain layers see on them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from mmautodfp.graph import flat_tensors, hook_handles, run_model
 
-from .synthetic import Stopped, require_reached
+from .synthetic import Stopped, first_call, require_reached
 
 
 @dataclass
@@ -161,7 +161,7 @@ class Paths:
         self.at: str | None = None
         self.census = take_census(dense, next(iter(batches())))
         self._entering: list[list[_Given]] = []  # batch by batch, dense and pruned
-        self._block, self._layers = '', dict[str, Watched]()
+        self._block, self._prefix, self._layers = '', '', dict[str, Watched]()
         self._dense: list[dict[str, list[Seen]]] | None = None  # batch by batch; None if there was no room
 
     @torch.no_grad()
@@ -177,9 +177,9 @@ class Paths:
         self._dense = None
         if not block or not self._move_to(block):
             block = ''
-        self._block, cut = block, len(block) + 1 if block else 0
+        self._block, self._prefix = block, f'{block}.' if block else ''
         self._layers = {
-            path: Watched(norm and norm[cut:], self.census.calls.get(path, 1), shortcut=shortcuts)
+            path: Watched(norm and norm.removeprefix(self._prefix), self.census.calls.get(path, 1), shortcut=shortcuts)
             for path, norm in layers.items()
         }
         kept, room = [], self.room - _bytes(self._entering)
@@ -219,13 +219,11 @@ class Paths:
 
     def _run(self, net: int, given: _Given, layers: Mapping[str, Watched]) -> dict[str, list[Seen]]:
         """What layers see when the block is called."""
-        block = self._block
-        cut = len(block) + 1 if block else 0
-        if block:
+        if self._block:
             given = apply_to(given, torch.is_tensor, Tensor.clone)  # the block may work in place
-        inside = {path[cut:]: watched for path, watched in layers.items()}
-        found = watch_layers(self.nets[net].get_submodule(block), given[0], inside, given[1])
-        return {path: found[path[cut:]] for path in layers}
+        inside = {path.removeprefix(self._prefix): watched for path, watched in layers.items()}
+        found = watch_layers(self.nets[net].get_submodule(self._block), given[0], inside, given[1])
+        return {path: found[path.removeprefix(self._prefix)] for path in layers}
 
     @torch.no_grad()
     def _move_to(self, block: str) -> bool:
@@ -243,7 +241,8 @@ class Paths:
         if self.census.calls.get(block) != 1:
             return False
         for inputs in self.batches():
-            self._entering.append([_entering(net, block, inputs) for net in self.nets])
+            calls = (first_call(net, net.get_submodule(block), *inputs) for net in self.nets)
+            self._entering.append([apply_to(call, torch.is_tensor, Tensor.clone) for call in calls])
             if not self._fits():
                 return False
         self.at = block
@@ -259,21 +258,6 @@ class Paths:
 def _bytes(entering: list[list[_Given]]) -> int:
     tensors = (x for given in entering for one in given for x in flat_tensors(list(one)))
     return sum(x.numel() * x.element_size() for x in tensors)
-
-
-def _entering(net: nn.Module, block: str, inputs: tuple) -> _Given:
-    """What a block is called with."""
-    seen: list[_Given] = []
-
-    def stop(_, args, kwargs):
-        seen.append(apply_to((args, kwargs), torch.is_tensor, Tensor.clone))
-        raise Stopped
-
-    with hook_handles() as handles:
-        handles.append(net.get_submodule(block).register_forward_pre_hook(stop, with_kwargs=True))
-        with suppress(Stopped):
-            run_model(net, *inputs)
-    return seen[0]
 
 
 @dataclass

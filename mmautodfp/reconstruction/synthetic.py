@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import repeat
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,22 +44,27 @@ def inputs_of(model: nn.Module, module: nn.Module, images: Tensor) -> tuple:
             return (images,)
         with torch.no_grad(), batch_statistics(model):
             return images, regions_of(model, images)
-    seen: list[tuple] = []
+    found = first_call(model, module, images)
+    if found is None:
+        raise AutoDFPError(
+            f'synthetic images were sent through the {type(model).__name__}, but they do not reach the '
+            f'{type(module).__name__} that is to be pruned; prune a part that is called for them'
+        )
+    return found[0]
 
-    def stop(_, args):
-        seen.append(args)
+
+def first_call(model: nn.Module, part: nn.Module, *inputs: Any) -> tuple[tuple, dict] | None:
+    """Arguments of the first call of a part when a model runs, which is stopped there; None if there is no call."""
+    seen: list[tuple[tuple, dict]] = []
+
+    def stop(_, args, kwargs):
+        seen.append((args, kwargs))
         raise Stopped
 
-    with hook_handles() as handles:
-        handles.append(module.register_forward_pre_hook(stop))
-        try:
-            run_model(model, images)
-        except Stopped:
-            return seen[0]
-    raise AutoDFPError(
-        f'synthetic images were sent through the {type(model).__name__}, but they do not reach the '
-        f'{type(module).__name__} that is to be pruned; prune a part that is called for them'
-    )
+    with hook_handles() as handles, suppress(Stopped):
+        handles.append(part.register_forward_pre_hook(stop, with_kwargs=True))
+        run_model(model, *inputs)
+    return seen[0] if seen else None
 
 
 def require_taken(module: nn.Module, model: nn.Module, images: Tensor, otherwise: str) -> None:
