@@ -56,6 +56,9 @@ class Refinement:
     cache_gb: NotNegative = 2.0
 
 
+_Reads = dict[str, list[tuple[ChannelGroup, Consumer]]]  # by layer, the groups that it reads and how
+
+
 def bounded_gain(wanted: Tensor, found: Tensor) -> Tensor:
     """What brings variances [M] to those that are wanted, as a factor of the deviation in [0.5, 2]; 1 for no output."""
     alive = (wanted > 0) & (found > 0)
@@ -97,59 +100,51 @@ def refine(
     planned = {group.name: _plan_of(plan, group) for group in groups}
     for group in groups:
         prune_unit(slim, group, planned[group.name], reconstructor, cut)
-    most = -(-settings.positions // len(foregrounds))
-    full_pass = _Pass(twin, slim, cut, planned, reconstructor, settings, most)
+    full_pass = _Pass(twin, slim, cut, planned, reconstructor, settings, -(-settings.positions // len(foregrounds)))
     paths = Paths(twin, slim, batches, settings.cache_gb)
-    order = {path: place for place, path in enumerate(paths.census.calls)}
-    readers: dict[str, list[tuple[ChannelGroup, Consumer]]] = {}
+    reads: _Reads = {}
     for group in groups:
         for consumer in group.consumers:
-            readers.setdefault(consumer.name, []).append((group, consumer))
-    pruned = [group for group in groups if planned[group.name].width < group.num_channels]
-    touched = {consumer.name for group in pruned for consumer in group.consumers}
-    if (lost := min(touched - order.keys(), default=None)) is not None:
-        raise AutoDFPError(
-            f'the full pass works on a copy of the {type(module).__name__}, but {lost} of the copy is not run, as if a '
-            'function that calls the layers of the model itself stood in place of a forward; make it a method of the '
-            "class, or do without the full pass: reconstructor=dict(type='SyntheticLeastSquares', refinement=False)"
-        )
+            reads.setdefault(consumer.name, []).append((group, consumer))
     # Where nothing is missing, new weights would only be fitted to the errors of what comes before.
-    layers = sorted(touched, key=order.get)
-    norms = {path: readers[path][0][1].norm for path in layers}
-    for block, steps in _blocks(layers, readers, groups, paths.census):
-        paths.enter(block, {path: norms[path] for step in steps for path in step}, settings.shortcut > 0)
+    pruned = [group for group in groups if planned[group.name].width < group.num_channels]
+    layers = {consumer.name for group in pruned for consumer in group.consumers}
+    if lost := layers - paths.census.calls.keys():
+        raise AutoDFPError(
+            f'the full pass works on a copy of the {type(module).__name__}, but {min(lost)} of the copy is not run, as '
+            'if a function that calls the layers of the model itself stood in place of a forward; make it a method of '
+            'the class, or do without the full pass: '
+            "reconstructor=dict(type='SyntheticLeastSquares', refinement=False)"
+        )
+    in_order = [path for path in paths.census.calls if path in layers]
+    for block, steps in _blocks(in_order, reads, paths.census):
+        paths.enter(block, {path: reads[path][0][1].norm for step in steps for path in step}, settings.shortcut > 0)
         for first in range(0, len(steps), settings.units_per_pass):
             together = [path for step in steps[first : first + settings.units_per_pass] for path in step]
-            fits = [_LayerFit(full_pass, readers[path]) for path in together]
+            fits = [_LayerFit(full_pass, reads[path]) for path in together]
             for (dense, now), foreground in zip(paths.watch(together), foregrounds, strict=True):
                 for fit in fits:
                     fit.update(dense[fit.path], now[fit.path], foreground)
             for fit in fits:
-                fit.install(*fit.solve(), module, slim, restore)
+                fit.install(*fit.solve(), module, restore)
 
 
 def _plan_of(plan: PruningPlan, group: ChannelGroup) -> UnitPlan:
     return plan.units.get(group.name) or UnitPlan(tuple(range(group.num_channels)), group.num_channels)
 
 
-def _blocks(
-    layers: Sequence[str],
-    readers: Mapping[str, list[tuple[ChannelGroup, Consumer]]],
-    groups: Sequence[ChannelGroup],
-    census: Census,
-) -> Iterator[tuple[str, list[list[str]]]]:
+def _blocks(layers: Sequence[str], reads: _Reads, census: Census) -> Iterator[tuple[str, list[list[str]]]]:
     """The blocks that layers are in, with the layers that are solved in each, step by step.
 
     Those that read only what comes from before the block are solved first, then those that read what these make, and so
     on.
     """
-    makers = {group.name: {producer.name for producer in group.producers} for group in groups}
-    blocks = {path: _block_of(path, readers[path][0][1].norm, census) for path in layers}
+    blocks = {path: _block_of(path, reads[path][0][1].norm, census) for path in layers}
     for block, members in groupby(layers, blocks.get):
         steps: dict[str, int] = {}
         for path in members:
-            made = set().union(*(makers[group.name] for group, _ in readers[path]))
-            steps[path] = 1 + max((steps[maker] for maker in made if maker in steps), default=-1)
+            makers = {producer.name for group, _ in reads[path] for producer in group.producers}
+            steps[path] = 1 + max((steps[maker] for maker in makers if maker in steps), default=-1)
         last = max(steps.values())
         yield block, [[path for path in steps if steps[path] == step] for step in range(last + 1)]
 
@@ -197,7 +192,8 @@ class _LayerFit:
     def __init__(self, full_pass: _Pass, reads: list[tuple[ChannelGroup, Consumer]]):
         self.consumer, self.settings, self.most = reads[0][1], full_pass.settings, full_pass.most
         self.path = self.consumer.name
-        self.layer, dense = full_pass.slim.get_submodule(self.path), full_pass.twin.get_submodule(self.path)
+        self.slim = full_pass.slim
+        self.layer, dense = self.slim.get_submodule(self.path), full_pass.twin.get_submodule(self.path)
         dense_weight = outputs_first(dense)
         device = dense_weight.device
         self.rows = full_pass.cut.places(self.layer, 0, len(dense_weight)).to(device)
@@ -215,9 +211,8 @@ class _LayerFit:
             for group, consumer in sorted(reads, key=lambda pair: pair[1].offset)
         ]
         width = outputs_first(self.layer)[0].numel()
-        self.patches = Moments(width, len(self.rows), device) if width <= full_pass.settings.max_patch else None
-        if not can_unfold(self.layer):
-            self.patches = None
+        fits = can_unfold(self.layer) and width <= self.settings.max_patch
+        self.patches = Moments(width, len(self.rows), device) if fits else None
         self.random = torch.Generator().manual_seed(0)
 
     def update(self, dense: list[Seen], pruned: list[Seen], foreground: Foreground | None) -> None:
@@ -246,19 +241,10 @@ class _LayerFit:
 
     def solve(self) -> tuple[Tensor, Tensor]:
         """The new weight [M, inputs * taps] and what is to be added to the outputs [M]."""
-        settings, columns, shift, end = self.settings, [], 0, 0
-        for part in self.parts:
-            columns.append(self.weight[:, end : part.offset].double())
-            own = self.weight[:, part.offset : part.offset + part.size].double()
-            merged, missing = part.solve(own, settings.ridge)
-            columns.append(merged)
-            shift, end = shift + missing, part.offset + part.size
-        weight = torch.cat([*columns, self.weight[:, end:].double()], 1).flatten(1)
-        if self.patches is None:
-            if isinstance(self.layer, nn.ConvTranspose2d):  # each output sees the taps of one step only
-                shift = shift / math.prod(self.layer.stride)
+        weight, shift = self._merged()
+        settings, patches = self.settings, self.patches
+        if patches is None:
             return weight, shift
-        patches = self.patches
         if settings.patches:
             weight = solve_ridge(patches.covariance, patches.cross_covariance, settings.patch_ridge, weight)
         if settings.rematch and self.mean is not None:  # scores and boxes are worse for larger outputs
@@ -266,8 +252,23 @@ class _LayerFit:
             weight = weight * bounded_gain(patches.target_variance, variance)[:, None]
         return weight, patches.target_mean - weight @ patches.mean
 
-    def install(self, weight: Tensor, shift: Tensor, module: nn.Module, slim: nn.Module, restore: Restore) -> None:
+    def _merged(self) -> tuple[Tensor, Tensor]:
+        """As :meth:`solve`, from the moments of the groups alone; inputs of no group keep their weights."""
+        columns, shift, end = [], 0, 0
+        for part in self.parts:
+            columns.append(self.weight[:, end : part.offset].double())
+            end = part.offset + part.size
+            merged, missing = part.solve(self.weight[:, part.offset : end].double(), self.settings.ridge)
+            columns.append(merged)
+            shift = shift + missing
+        columns.append(self.weight[:, end:].double())
+        if isinstance(self.layer, nn.ConvTranspose2d):  # each output sees the taps of one step only
+            shift = shift / math.prod(self.layer.stride)
+        return torch.cat(columns, 1).flatten(1), shift
+
+    def install(self, weight: Tensor, shift: Tensor, module: nn.Module, restore: Restore) -> None:
         """Put them into both the pruned module and the pruned path."""
+        slim = self.slim
         if self.mean is not None:
             now = slim.get_submodule(self.consumer.norm).running_mean
             shift = shift.to(now) - (self.mean - now)  # on top of what has been shifted before
