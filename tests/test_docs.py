@@ -125,7 +125,7 @@ def test_settings_that_are_named_exist(page):
                 continue
             assert name in known, code
             if rest:
-                assert rest[0] in settings_of(name) | {'type'}, code
+                assert rest[0] in settings_of(name) | {'type', '_delete_'}, code
             if rest[1:] and rest[0] == 'images':
                 assert rest[1] in signature(SyntheticImages).parameters, code
 
