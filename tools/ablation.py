@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--channels', action='store_true', help="shares of each unit's channels, not of parameters")
     parser.add_argument('--image-size', type=int, default=256, help='of the synthetic images (default: 256)')
     parser.add_argument('--num-images', type=int, default=64, help='synthetic images (default: 64)')
-    parser.add_argument('--batch-size', type=int, default=8, help='of the synthetic images (default: 8)')
+    parser.add_argument('--batch-size', type=int, help='of the synthetic images (default: 8)')
     parser.add_argument('--units-per-pass', type=int, default=1, help='of the full pass (default: 1)')
     parser.add_argument('--cost', action='store_true', help='instead, seconds and memory on random weights')
     parser.add_argument('--whole', action='store_true', help='instead, a whole detector at shares of its FLOPs')
@@ -38,7 +38,9 @@ def main(argv: list[str] | None = None) -> None:
     from mmautodfp.utils.fileio import load_json, save_json
 
     options = read_options(args.cfg_options)
-    images = dict(size=args.image_size, num_images=args.num_images, batch_size=args.batch_size)
+    images = dict(size=args.image_size, num_images=args.num_images)
+    if args.batch_size is not None:
+        images['batch_size'] = args.batch_size
     refinement = dict(units_per_pass=args.units_per_pass)
     if args.cost:
         result = measure_cost(args.config, dict(images=images, refinement=refinement), cfg_options=options)

@@ -81,8 +81,8 @@ def benchmark_search(
             episodes=episodes,
             search_images=len(hook.reward.images),
             held_out_images=len(hook.held_out.images),
-            finalists=finalists,
-            judging_images=len(hook.judge.images) if finalists else 0,
+            finalists=finalists or None,
+            judging_images=len(hook.judge.images) if finalists else None,
         )
     )
     result = take_up(known, asked, hook.task.model)
@@ -101,7 +101,7 @@ def benchmark_search(
             if len(row['search']) > seed:
                 continue
             _run(hook, row, episodes, seed)
-            newest = {kind: row[kind][-1] for kind in (EPISODE, FINISHED) if kind in row}
+            newest = {kind: row[kind][-1] for kind in (EPISODE, FINISHED, CHOSEN) if kind in row}
             report(result, f'{name}, seed {seed}: {row["search"][-1]:.4f} on the search images, {_tell(newest)}')
     return result
 

@@ -36,7 +36,7 @@ class Panel:
 
 @styled
 def panels_figure(panels: Sequence[Panel], styles: dict[str, dict[str, Any]]) -> Figure:
-    """Curves side by side, with the legend of the first panel on the right.
+    """Curves side by side, with one legend on the right.
 
     Args:
         panels (Sequence[Panel]): One or more, from left to right.
@@ -47,7 +47,10 @@ def panels_figure(panels: Sequence[Panel], styles: dict[str, dict[str, Any]]) ->
     places = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, panel in zip(places, panels, strict=True):
         _draw_panel(axes, panel, styles)
-    figure.legend(*places[0].get_legend_handles_labels(), loc='outside right center')
+    named = [axes.get_legend_handles_labels() for axes in places]
+    found = {label: handle for handles, labels in named for handle, label in zip(handles, labels, strict=True)}
+    order = [label for label in (*styles, 'dense') if label in found]  # a panel may lack some
+    figure.legend([found[label] for label in order], order, loc='outside right center')
     return figure
 
 

@@ -96,7 +96,7 @@ def prune_copy(task: PruningTask, plan: PruningPlan) -> PrunedCopy:
 
 
 def candidates_of(task: PruningTask) -> dict[str, Candidate]:
-    """A task's plans without a search, and the same with other compensations; :data:`EPISODE` has no full pass."""
+    """What needs no search, by name; :data:`EPISODE` is to be measured without the full pass."""
     allocated, uniform = require_allocation(task), task.uniform_plan(rankings=task.l2_rankings)
     return {
         UNIFORM: (replace(task, reconstructor=PruneOnly()), uniform),

@@ -118,6 +118,11 @@ class SyntheticLeastSquares(Reconstructor):
     def has_full_pass(self) -> bool:
         return bool(self.refinement)
 
+    @property
+    def identity(self) -> str:
+        # Kept searches and frontiers name a setting that is gone, with the value that stands for what is done now.
+        return super().identity.replace('(', '(error_power=1.0, ', 1)
+
     def _fit(self, module: nn.Module, model: nn.Module) -> None:
         device = next(module.parameters()).device
         images = list(self.images.normalized_as(model).batches(device))  # small beside a layer's outputs

@@ -27,7 +27,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         AutoDFPError: It cannot be written, for want of space or of the right to.
     """
     path = Path(path)
-    scratch = path.with_name(f'.{path.stem}.{secrets.token_hex(4)}{path.suffix}')
+    scratch = path.parent / f'.{path.stem}.{secrets.token_hex(4)}{path.suffix}'
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch.touch(exist_ok=False)  # with the usual permissions, where a file of the module tempfile is private

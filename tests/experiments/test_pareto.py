@@ -10,3 +10,12 @@ def test_every_method_of_a_sweep_is_drawn_in_a_look_of_its_own(monkeypatch):
     pareto.draw_pareto('unused.png', [cell], METHODS)
     assert list(drawn) == list(METHODS.values())
     assert len({str(style) for style in drawn.values()}) == len(METHODS)
+
+
+def test_a_method_that_the_first_panel_lacks_is_in_the_legend_too():
+    panels = [
+        pareto.Panel('first', 'x', 'y', {'b': [(0, 1)]}),
+        pareto.Panel('second', 'x', 'y', {'a': [(0, 1)]}, dense=1),
+    ]
+    (legend,) = pareto.panels_figure(panels, {'a': dict(), 'b': dict()}).legends
+    assert [text.get_text() for text in legend.get_texts()] == ['a', 'b', 'dense']

@@ -249,6 +249,10 @@ def test_null_stands_for_the_defaults():
     assert SyntheticLeastSquares(images=None, refinement=None).refinement == Refinement()
 
 
+def test_searches_that_are_kept_can_be_resumed():
+    assert SyntheticLeastSquares().identity.startswith('SyntheticLeastSquares(error_power=1.0, images=')
+
+
 @pytest.mark.parametrize(
     'settings',
     [

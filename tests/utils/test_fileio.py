@@ -138,3 +138,12 @@ def test_weights_of_another_architecture_are_refused_with_examples():
         fit_state(state, model, 'x.pth')
     assert '1 are missing (such as 1.weight)' in str(caught.value)
     assert '1 have other shapes (such as 0.weight [5, 3, 1, 1] instead of [4, 3, 1, 1])' in str(caught.value)
+
+
+def test_a_folder_in_the_place_of_a_file_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in ('.', str(tmp_path)):
+        with pytest.raises(AutoDFPError, match='could not be written'):
+            save_json({}, place)
+    left = [*tmp_path.iterdir(), *tmp_path.parent.glob(f'.{tmp_path.stem}.*')]
+    assert not left
