@@ -62,6 +62,8 @@ def benchmark_search(
         AutoDFPError: A count is out of range, ``only`` matches no search, ``known`` was measured with other settings,
             nothing is held out, or there are no images to judge finalists by.
     """
+    if finalists == 1:
+        raise AutoDFPError('finalists=1 was asked for, which leaves no choice; judge 2 or more, or 0 to judge none')
     _, hook = prepare_hook(config, cfg_options=cfg_options, finalists=finalists)
     require_held_out(hook)
     if finalists and hook.judge is None:

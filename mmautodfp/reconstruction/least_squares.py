@@ -78,9 +78,9 @@ class SyntheticLeastSquares(Reconstructor):
             to 64.
         sensitivity (int | None): Images on which the errors of the groups are brought to one scale, by what pruning
             each of them alone does to all that the model says; 0 compares their shares of lost variance as they are.
-            Defaults to None: 0 where a part of the model is pruned, whose groups are alike; where all of its parameters
-            are at choice, 8, or if images are smaller than 128 x 128, as many as have the pixels of eight such, at most
-            all.
+            Defaults to None: 0 where a part of the model is pruned, whose groups are alike. Where what is pruned holds
+            all parameters of the model 8, or if images are smaller than 128 x 128, as many as have the pixels of eight
+            such, at most all.
         refinement (dict | bool | None): Settings of :class:`mmautodfp.reconstruction.Refinement`; False
             leaves it out. Defaults to True, as None: its own.
 

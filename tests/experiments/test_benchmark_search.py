@@ -96,6 +96,10 @@ def test_the_published_sac_differs_in_what_the_paper_says():
 def test_impossible_counts_are_refused():
     with pytest.raises(AutoDFPError, match='seeds'):
         benchmark_search(CONFIG, seeds=0)
+    with pytest.raises(AutoDFPError, match='finalists=-1'):
+        benchmark_search(CONFIG, finalists=-1)
+    with pytest.raises(AutoDFPError, match='finalists=1 was asked for, which leaves no choice'):
+        benchmark_search(CONFIG, finalists=1)
 
 
 @pytest.mark.parametrize(
