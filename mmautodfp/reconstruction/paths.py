@@ -1,14 +1,16 @@
 """The dense and the pruned path of a module, run side by side, and what certain layers see on them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from mmautodfp.graph import flat_tensors, hook_handles, run_model
 
@@ -97,45 +99,56 @@ def watch_layers(
     Raises:
         AutoDFPError: A layer was not reached.
     """
-    seen: dict[str, list[Seen]] = {path: [] for path in layers}
-    sums = _Sums()
-    left = sum(watched.calls for watched in layers.values())
+    watch = _Watch(layers)
+    with hook_handles() as handles, suppress(Stopped), watch.sums or nullcontext():
+        handles += watch.hooks(module)
+        module(*args, **kwargs) if kwargs else run_model(module, *args)
+    require_reached([path for path, seen in watch.seen.items() if not seen], module)
+    return watch.seen
 
-    def finish(path: str) -> None:
-        nonlocal left
-        left -= 1
-        if left <= 0 and all(len(found) >= layers[path].calls for path, found in seen.items()):
-            raise Stopped
 
-    def keep(path: str, *tensors: Tensor) -> None:
-        seen[path].append(Seen(*(x.clone() for x in tensors)))
+class _Watch:
+    """What certain layers see in one pass, which is stopped when no more is needed.
 
-    def keep_last(path: str, x: Tensor) -> None:
-        keep(path, x)
-        finish(path)
+    Args:
+        layers (Mapping[str, Watched]): By path.
+    """
 
-    def await_sum(path: str, output: Tensor) -> None:
-        sums.waiting[id(output)] = (output, seen[path][-1])
+    def __init__(self, layers: Mapping[str, Watched]):
+        self.layers = layers
+        self.seen: dict[str, list[Seen]] = {path: [] for path in layers}
+        self.sums = _Sums() if any(watched.shortcut for watched in layers.values()) else None
+        self.left = sum(watched.calls for watched in layers.values())
 
-    with hook_handles() as handles:
-        for path, watched in layers.items():
-            layer = module.get_submodule(path)
+    def hooks(self, module: nn.Module) -> Iterator[RemovableHandle]:
+        """Hang the hooks on the layers of a module, and on what a layer is watched until."""
+        for path, watched in self.layers.items():
+            layer = last = module.get_submodule(path)
             if not (watched.output or watched.shortcut):
-                handles.append(layer.register_forward_pre_hook(lambda _, args, p=path: keep_last(p, args[0])))
+                yield layer.register_forward_pre_hook(partial(self.keep_input, path))
                 continue
-            handles.append(layer.register_forward_hook(lambda _, args, y, p=path: keep(p, args[0], y)))
-            last = module.get_submodule(watched.norm or path)
+            yield layer.register_forward_hook(partial(self.keep, path))
+            if watched.norm:
+                last = module.get_submodule(watched.norm)
             if watched.shortcut:
-                handles.append(last.register_forward_hook(lambda _, __, y, p=path: await_sum(p, y)))
+                yield last.register_forward_hook(partial(self.await_sum, path))
                 last = module.get_submodule(path.rpartition('.')[0])
-            handles.append(last.register_forward_hook(lambda *_, p=path: finish(p)))
-        try:
-            with sums if any(watched.shortcut for watched in layers.values()) else nullcontext():
-                module(*args, **kwargs) if kwargs else run_model(module, *args)
-        except Stopped:
-            pass
-    require_reached([path for path in layers if not seen[path]], module)
-    return seen
+            yield last.register_forward_hook(partial(self.finish, path))
+
+    def keep_input(self, path: str, layer: nn.Module, args: tuple) -> None:
+        self.seen[path].append(Seen(args[0].clone()))
+        self.finish(path)
+
+    def keep(self, path: str, layer: nn.Module, args: tuple, output: Tensor) -> None:
+        self.seen[path].append(Seen(args[0].clone(), output.clone()))
+
+    def await_sum(self, path: str, norm: nn.Module, args: tuple, output: Tensor) -> None:
+        self.sums.waiting[id(output)] = (output, self.seen[path][-1])
+
+    def finish(self, path: str, *_: Any) -> None:
+        self.left -= 1
+        if self.left <= 0 and all(len(self.seen[path]) >= watched.calls for path, watched in self.layers.items()):
+            raise Stopped
 
 
 class Paths:

@@ -123,8 +123,8 @@ def refine(
             together = [path for step in steps[first : first + settings.units_per_pass] for path in step]
             fits = [_LayerFit(full_pass, reads[path]) for path in together]
             for (dense, now), foreground in zip(paths.watch(together), foregrounds, strict=True):
-                for fit in fits:
-                    fit.update(dense[fit.path], now[fit.path], foreground)
+                for path, fit in zip(together, fits, strict=True):
+                    fit.update(dense[path], now[path], foreground)
             for fit in fits:
                 fit.install(*fit.solve(), module, restore)
 
@@ -181,6 +181,37 @@ class _Pass:
     most: int
 
 
+@dataclass(frozen=True)
+class _DenseLayer:
+    """What a layer is on the dense path, of those M outputs that the pruned one still has.
+
+    Attributes:
+        rows (Tensor): [M], which outputs.
+        weight (Tensor): [M, C, taps].
+        bias (Tensor): [M], zeros if it has none.
+        mean (Tensor | None): [M], of what it gives the norm behind it; None if there is no norm.
+        slope (Tensor): [M], what that norm multiplies by, ones if there is none.
+    """
+
+    rows: Tensor
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor | None
+    slope: Tensor
+
+    @classmethod
+    def of(cls, twin: nn.Module, consumer: Consumer, rows: Tensor) -> '_DenseLayer':
+        layer = twin.get_submodule(consumer.name)
+        weight = outputs_first(layer)[rows]
+        weight = weight.reshape(*weight.shape[:2], -1)
+        bias = getattr(layer, 'bias', None)  # mmcv's DeformConv2d cannot have one
+        bias = weight.new_zeros(len(rows)) if bias is None else bias[rows]
+        if not consumer.norm:
+            return cls(rows, weight, bias, None, weight.new_ones(len(rows)))
+        norm = twin.get_submodule(consumer.norm)
+        return cls(rows, weight, bias, norm.running_mean[rows], _slope(norm)[rows])
+
+
 class _LayerFit:
     """New weights of one layer.
 
@@ -190,29 +221,16 @@ class _LayerFit:
     """
 
     def __init__(self, full_pass: _Pass, reads: list[tuple[ChannelGroup, Consumer]]):
-        self.consumer, self.settings, self.most = reads[0][1], full_pass.settings, full_pass.most
-        self.path = self.consumer.name
-        self.slim = full_pass.slim
-        self.layer, dense = self.slim.get_submodule(self.path), full_pass.twin.get_submodule(self.path)
-        dense_weight = outputs_first(dense)
-        device = dense_weight.device
-        self.rows = full_pass.cut.places(self.layer, 0, len(dense_weight)).to(device)
-        num_inputs = dense_weight.shape[1]
-        self.weight = dense_weight[self.rows].flatten(1).unflatten(1, (num_inputs, -1))  # [M, C, taps]
-        zeros = self.weight.new_zeros(len(self.rows))
-        bias = getattr(dense, 'bias', None)
-        self.bias = zeros if bias is None else bias[self.rows]
-        norm = full_pass.twin.get_submodule(self.consumer.norm) if self.consumer.norm else None
-        self.mean = None if norm is None else norm.running_mean[self.rows]
-        self.slope = zeros + 1 if norm is None else _slope(norm)[self.rows]
-        places = full_pass.cut.places(self.layer, 1, num_inputs)
-        self.parts = [
-            _Part(full_pass, group, consumer, places, num_inputs)
-            for group, consumer in sorted(reads, key=lambda pair: pair[1].offset)
-        ]
+        self.full_pass, self.consumer = full_pass, reads[0][1]
+        self.layer = full_pass.slim.get_submodule(self.consumer.name)
+        dense = outputs_first(full_pass.twin.get_submodule(self.consumer.name))
+        outputs, inputs = (full_pass.cut.places(self.layer, axis, dense.shape[axis]) for axis in (0, 1))
+        self.dense = _DenseLayer.of(full_pass.twin, self.consumer, outputs.to(dense.device))
+        in_order = sorted(reads, key=lambda pair: pair[1].offset)
+        self.parts = [_Part(full_pass, *pair, inputs, dense.shape[1]) for pair in in_order]
         width = outputs_first(self.layer)[0].numel()
-        fits = can_unfold(self.layer) and width <= self.settings.max_patch
-        self.patches = Moments(width, len(self.rows), device) if fits else None
+        fits = can_unfold(self.layer) and width <= full_pass.settings.max_patch
+        self.patches = Moments(width, len(outputs), dense.device) if fits else None
         self.random = torch.Generator().manual_seed(0)
 
     def update(self, dense: list[Seen], pruned: list[Seen], foreground: Foreground | None) -> None:
@@ -225,58 +243,59 @@ class _LayerFit:
             if self.patches is not None:
                 self._update_patches(before, after, foreground)
 
-    def _update_patches(self, dense: Seen, pruned: Seen, foreground: Foreground | None) -> None:
-        first = lambda x: channels_first(self.layer, x)
-        output = first(dense.output)[:, self.rows]
-        target = output - _along(self.bias, output)
-        if self.settings.shortcut and dense.shortcut is not None and pruned.shortcut is not None:
-            error = first(dense.shortcut)[:, self.rows] - first(pruned.shortcut)
-            target = target + self.settings.shortcut * error / _along(self.slope, output)
-        target, weights = as_channels(target, len(self.rows)), foreground and foreground.weights(target)
+    def _update_patches(self, before: Seen, after: Seen, foreground: Foreground | None) -> None:
+        dense, first = self.dense, lambda x: channels_first(self.layer, x)
+        output = first(before.output)[:, dense.rows]
+        target = output - _along(dense.bias, output)
+        if before.shortcut is not None and after.shortcut is not None:
+            error = first(before.shortcut)[:, dense.rows] - first(after.shortcut)
+            target = target + self.full_pass.settings.shortcut * error / _along(dense.slope, output)
+        target, weights = as_channels(target, len(dense.rows)), foreground and foreground.weights(target)
         chosen = None
-        if len(target) > self.most:
-            chosen = torch.randperm(len(target), generator=self.random)[: self.most].to(target.device)
+        if len(target) > self.full_pass.most:
+            chosen = torch.randperm(len(target), generator=self.random)[: self.full_pass.most].to(target.device)
             target, weights = target[chosen], None if weights is None else weights[chosen]
-        self.patches.update(patches_of(self.layer, pruned.input, chosen), target, weights)
+        self.patches.update(patches_of(self.layer, after.input, chosen), target, weights)
 
     def solve(self) -> tuple[Tensor, Tensor]:
         """The new weight [M, inputs * taps] and what is to be added to the outputs [M]."""
         weight, shift = self._merged()
-        settings, patches = self.settings, self.patches
+        settings, patches = self.full_pass.settings, self.patches
         if patches is None:
             return weight, shift
         if settings.patches:
             weight = solve_ridge(patches.covariance, patches.cross_covariance, settings.patch_ridge, weight)
-        if settings.rematch and self.mean is not None:  # scores and boxes are worse for larger outputs
+        if settings.rematch and self.consumer.norm:  # scores and boxes are worse for larger outputs
             variance = ((weight @ patches.covariance) * weight).sum(1)
             weight = weight * bounded_gain(patches.target_variance, variance)[:, None]
         return weight, patches.target_mean - weight @ patches.mean
 
     def _merged(self) -> tuple[Tensor, Tensor]:
         """As :meth:`solve`, from the moments of the groups alone; inputs of no group keep their weights."""
+        dense = self.dense.weight.double()
         columns, shift, end = [], 0, 0
         for part in self.parts:
-            columns.append(self.weight[:, end : part.offset].double())
+            columns.append(dense[:, end : part.offset])
             end = part.offset + part.size
-            merged, missing = part.solve(self.weight[:, part.offset : end].double(), self.settings.ridge)
+            merged, missing = part.solve(dense[:, part.offset : end], self.full_pass.settings.ridge)
             columns.append(merged)
             shift = shift + missing
-        columns.append(self.weight[:, end:].double())
+        columns.append(dense[:, end:])
         if isinstance(self.layer, nn.ConvTranspose2d):  # each output sees the taps of one step only
             shift = shift / math.prod(self.layer.stride)
         return torch.cat(columns, 1).flatten(1), shift
 
     def install(self, weight: Tensor, shift: Tensor, module: nn.Module, restore: Restore) -> None:
         """Put them into both the pruned module and the pruned path."""
-        slim = self.slim
-        if self.mean is not None:
+        dense, slim = self.dense, self.full_pass.slim
+        if self.consumer.norm:
             now = slim.get_submodule(self.consumer.norm).running_mean
-            shift = shift.to(now) - (self.mean - now)  # on top of what has been shifted before
+            shift = shift.to(now) - (dense.mean - now)  # on top of what has been shifted before
         else:
             now = getattr(self.layer, 'bias', None)
-            shift = shift.to(self.weight) if now is None else shift.to(now) - (now - self.bias)
+            shift = shift.to(dense.bias) if now is None else shift.to(now) - (now - dense.bias)
         for net, memory in ((module, restore), (slim, Restore())):
-            layer = memory.remember(net.get_submodule(self.path))
+            layer = memory.remember(net.get_submodule(self.consumer.name))
             replace_weight(layer, weight.to(layer.weight).view_as(outputs_first(layer)))
             shift_outputs(net, self.consumer, shift, memory)
 
