@@ -27,37 +27,42 @@ families    which of MMDetection's detectors can be pruned as a whole: one confi
 
 import json
 import sys
+from argparse import SUPPRESS
 from pathlib import Path
 
 from mmautodfp.utils.command_line import add_cfg_options, new_parser, read_options, told
 
-KINDS = (
-    *('kernels', 'latency', 'memory', 'overhead', 'search', 'reward', 'racing', 'precision', 'ranks'),
-    *('families', 'objectives', 'fine_tuning', 'robustness'),
+#: What can be measured, and the options that it takes beside --out.
+KINDS = dict(
+    kernels=('repeat',),
+    latency=('repeat', 'size', 'whole', 'divisors'),
+    memory=('size',),
+    overhead=('repeat',),
+    search=('repeat', 'episodes', 'only', 'finalists', 'cfg_options'),
+    reward=('repeat',),
+    racing=('repeat',),
+    precision=('repeat',),
+    ranks=('repeat',),
+    families=(),
+    objectives=('repeat', 'episodes', 'cfg_options'),
+    fine_tuning=('repeat', 'share', 'epochs', 'lr_factors', 'cfg_options'),
+    robustness=('share', 'cfg_options'),
 )
-#: By option, the kinds that it is for.
-KINDS_OF = dict(
-    repeat=set(KINDS) - {'families', 'memory', 'robustness'},
-    cfg_options=('search', 'objectives', 'fine_tuning', 'robustness'),
-    size=('latency', 'memory'),
-    whole=('latency',),
-    divisors=('latency',),
-    episodes=('search', 'objectives'),
-    only=('search',),
-    finalists=('search',),
-    share=('fine_tuning', 'robustness'),
-    epochs=('fine_tuning',),
-    lr_factors=('fine_tuning',),
+#: What --repeat is to those that do not call it so.
+REPEATED = dict.fromkeys(('racing', 'search', 'objectives', 'fine_tuning'), 'seeds') | dict(
+    precision='plans', overhead='episodes', ranks='episodes'
 )
 
 
 @told()
 def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
+    parser.argument_default = SUPPRESS  # what is not given is left to the function that measures
     parser.add_argument('what', choices=KINDS, help='what to measure, see above')
     parser.add_argument(
         'config',
         nargs='?',
+        default=None,
         help='config of a detector with the search settings; kernels need none, families takes one of mmdet, such as '
         'atss/atss_r50_fpn_1x_coco',
     )
@@ -71,39 +76,40 @@ def main(argv: list[str] | None = None) -> None:
         '--size', nargs=2, type=int, metavar=('H', 'W'), help="of the images (latency, memory; default: the config's)"
     )
     parser.add_argument('--whole', action='store_true', help='of latency: a detector that is pruned as a whole')
-    parser.add_argument(
-        '--divisors', type=int, nargs='+', default=[8], help='widths are multiples of it, for --whole (default: 8)'
-    )
-    parser.add_argument('--episodes', type=int, default=100, help='for search and objectives (default: 100)')
-    parser.add_argument('--only', default='', help='regular expression that the names of searches must match')
-    parser.add_argument(
-        '--finalists', type=int, default=0, help='plans of each search that are judged, for search (default: 0)'
-    )
+    parser.add_argument('--divisors', type=int, nargs='+', help='widths are multiples of it, for --whole (default: 8)')
+    parser.add_argument('--episodes', type=int, help='for search and objectives (default: 100)')
+    parser.add_argument('--only', help='regular expression that the names of searches must match')
+    parser.add_argument('--finalists', type=int, help='plans of each search that are judged, for search (default: 0)')
     parser.add_argument(
         '--share',
         type=float,
-        default=0.5,
         help="of the backbone's parameters that stays, for fine_tuning and robustness (default: 0.5)",
     )
-    parser.add_argument('--epochs', type=int, default=5, help='of each training, for fine_tuning (default: 5)')
+    parser.add_argument('--epochs', type=int, help='of each training, for fine_tuning (default: 5)')
     parser.add_argument(
         '--lr-factors',
         type=float,
         nargs='+',
-        default=[1.0, 0.3, 0.1, 0.03],
         help='shares of the learning rate, of which val chooses, for fine_tuning (default: 1 0.3 0.1 0.03)',
     )
     add_cfg_options(parser)
-    parser.add_argument('--out', type=Path, help='JSON file to write as well')
-    args = parser.parse_args(argv)
-
-    if args.config is None and args.what not in ('kernels', 'families'):
-        parser.error(f'{args.what} needs a config')
-    for name, kinds in KINDS_OF.items():
-        if args.what not in kinds and getattr(args, name) != parser.get_default(name):
-            parser.error(f'{args.what} has no --{name.replace("_", "-")}')
-    if args.divisors != parser.get_default('divisors') and not args.whole:
+    parser.add_argument('--out', type=Path, default=None, help='JSON file to write as well')
+    given = vars(parser.parse_args(argv))
+    what, config, out = (given.pop(name) for name in ('what', 'config', 'out'))
+    if not given['cfg_options']:
+        del given['cfg_options']
+    if config is None and what not in ('kernels', 'families'):
+        parser.error(f'{what} needs a config')
+    for name in given:
+        if name not in KINDS[what]:
+            parser.error(f'{what} has no --{name.replace("_", "-")}')
+    whole = given.pop('whole', False)
+    if 'divisors' in given and not whole:
         parser.error('--divisors is for latency --whole')
+    if 'cfg_options' in given:
+        given['cfg_options'] = read_options(given['cfg_options'])
+    if 'repeat' in given:
+        given[REPEATED.get(what, 'repeat')] = given.pop('repeat')
 
     from mmautodfp.experiments import benchmark, benchmark_kernels
     from mmautodfp.experiments.benchmark_fine_tuning import benchmark_fine_tuning
@@ -115,45 +121,37 @@ def main(argv: list[str] | None = None) -> None:
     from mmautodfp.experiments.families import measure_families
     from mmautodfp.utils.fileio import load_json, save_json
 
-    detector = Path(args.config or '').stem
     tell_aside = lambda line: print(line, file=sys.stderr)
 
     def keep(result: dict, line: str) -> None:
         tell_aside(line)
-        if args.out:
-            save_json(result, args.out)
+        if out:
+            save_json(result, out)
 
-    known = load_json(args.out, 'the earlier result') if args.out and args.out.exists() else None
-    options = read_options(args.cfg_options)
-    going_on = dict(cfg_options=options, known=known, report=keep)  # with what the earlier result has
+    measure_latency = benchmark_whole if whole else benchmark_kernels.benchmark_latency
+    known = load_json(out, 'the earlier result') if out and out.exists() else None
+    going_on = dict(known=known, report=keep)  # with what the earlier result has
     calls = dict(
-        kernels=lambda n=15: benchmark_kernels.benchmark_kernels(repeat=n),
-        latency=lambda n=10: benchmark_kernels.benchmark_latency(args.config, n, size=args.size),
-        memory=lambda: {detector: benchmark_memory(args.config, size=args.size)},
-        overhead=lambda n=24: benchmark_kernels.benchmark_overhead(args.config, n),
-        reward=lambda n=5: benchmark.benchmark_reward(args.config, n),
-        racing=lambda n=5: benchmark.benchmark_racing(args.config, range(n)),
-        precision=lambda n=100: benchmark.benchmark_precision(args.config, n),
-        ranks=lambda n=24: benchmark.benchmark_ranks(args.config, n),
-        search=lambda n=5: benchmark_search(args.config, args.episodes, n, args.only, args.finalists, **going_on),
-        objectives=lambda n=5: benchmark_objectives(
-            args.config, args.episodes, n, cfg_options=options, tell=tell_aside
-        ),
-        fine_tuning=lambda n=3: benchmark_fine_tuning(
-            args.config, args.share, args.epochs, args.lr_factors, seeds=n, **going_on
-        ),
-        robustness=lambda: benchmark_robustness(args.config, args.share, **going_on),
-        families=lambda: measure_families([args.config] if args.config else None, tell=tell_aside),
+        kernels=lambda: benchmark_kernels.benchmark_kernels(**given),
+        latency=lambda: measure_latency(config, **given),
+        memory=lambda: benchmark_memory(config, **given),
+        overhead=lambda: benchmark_kernels.benchmark_overhead(config, **given),
+        reward=lambda: benchmark.benchmark_reward(config, **given),
+        racing=lambda: benchmark.benchmark_racing(config, **given),
+        precision=lambda: benchmark.benchmark_precision(config, **given),
+        ranks=lambda: benchmark.benchmark_ranks(config, **given),
+        search=lambda: benchmark_search(config, **given, **going_on),
+        objectives=lambda: benchmark_objectives(config, **given, tell=tell_aside),
+        fine_tuning=lambda: benchmark_fine_tuning(config, **given, **going_on),
+        robustness=lambda: benchmark_robustness(config, **given, **going_on),
+        families=lambda: measure_families([config] if config else None, tell=tell_aside),
     )
-    if args.whole:
-        calls['latency'] = lambda n=5: {detector: benchmark_whole(args.config, n, 0.5, args.divisors, args.size)}
-    call = calls[args.what]
-    result = call() if args.repeat is None else call(args.repeat)
-    if args.whole or args.what == 'memory':  # several detectors share a file
-        result = (known or {}) | result
+    result = calls[what]()
+    if whole or what == 'memory':  # several detectors share a file
+        result = (known or {}) | {Path(config).stem: result}
     print(json.dumps(result, indent=2))
-    if args.out:
-        save_json(result, args.out)
+    if out:
+        save_json(result, out)
 
 
 if __name__ == '__main__':

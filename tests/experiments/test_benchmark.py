@@ -36,8 +36,8 @@ def test_precisions_are_compared_on_the_same_plans(config):
 
 
 def test_races_are_compared_with_whole_searches_over_seeds(config):
-    found = benchmark_racing(config, seeds=(3, 4))
-    assert [row['seed'] for row in found['racing']] == [3, 4]
+    found = benchmark_racing(config, seeds=2)
+    assert [row['seed'] for row in found['racing']] == [0, 1]
     # Four episodes are fewer than a race begins with: both ways are the same search.
     assert [row['best_reward'] for row in found['racing']] == [row['best_reward'] for row in found['whole']]
     assert found['means']['racing']['evaluated'] == 1
