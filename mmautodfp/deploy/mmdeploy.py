@@ -23,11 +23,11 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from mmautodfp.runs import find_checkpoint, load_config
 from mmautodfp.utils import AutoDFPError, last_line
-from mmautodfp.utils.fileio import load_weights, save_json, save_text
+from mmautodfp.utils.fileio import save_json, save_text
+from mmautodfp.utils.settings import Count, checked
 
-from .onnx import build_model, open_session, require
+from .onnx import Opset, load_model, open_session, require
 
 Detections = dict[str, Tensor]  # boxes [N, 4] in pixels of the input, scores [N], labels [N], perhaps masks [N, H, W]
 
@@ -36,13 +36,14 @@ SAME_SCORE = 1e-3
 FLOORS = (0.0, 0.05, 0.5)
 
 
+@checked('an export with mmdeploy')
 def export_end2end(
     config: str | os.PathLike,
     checkpoint: str | None = None,
     work_dir: str | None = None,
-    num_images: int = 32,
-    batch: int = 1,
-    opset: int = 16,
+    num_images: Count = 32,
+    batch: Count = 1,
+    opset: Opset = 16,
     trust_checkpoint: bool = False,
     cfg_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -63,22 +64,13 @@ def export_end2end(
         also ``same_proposals``, the comparison where torch picks proposals as mmdeploy does.
 
     Raises:
-        AutoDFPError: A package is missing, the model is no detector, or mmdeploy or onnxruntime fails.
+        AutoDFPError: A number is out of its range, a package is missing, the model is no detector, or mmdeploy or
+            onnxruntime fails.
     """
-    for package in ('onnx', 'onnxruntime'):
-        require(package)
-    if min(num_images, batch) < 1 or opset < 11:
-        raise AutoDFPError(
-            'a comparison needs num_images and batch of 1 or more and an opset of 11 or more, '
-            f'got num_images={num_images}, batch={batch}, opset={opset}'
-        )
     folder = Path(work_dir or Path(config).parent / 'mmdeploy')
-    cfg = load_config(config, str(folder), 'none', cfg_options)
-    checkpoint = find_checkpoint(checkpoint or cfg.get('load_from'), config)
-    model = build_model(cfg)
+    cfg, checkpoint, model = load_model(config, checkpoint, folder, trust_checkpoint, cfg_options)
     if not isinstance(model, BaseDetector):
         raise AutoDFPError(f'{config} was to be exported with mmdeploy, but a {type(model).__name__} is no detector')
-    load_weights(model, checkpoint, trust_checkpoint)
     mmdeploy = require('mmdeploy', 'pip install --no-deps mmdeploy==1.3.1 aenum')
     images = list(images_of(cfg, num_images))
     settings = deploy_settings(cfg.model, opset)

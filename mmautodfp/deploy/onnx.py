@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from mmdet.models.detectors import BaseDetector, SingleStageDetector
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
+from pydantic import Field
 from torch import Tensor, nn
 
 import mmautodfp.surgery  # noqa: F401, registers Slim
@@ -22,8 +23,10 @@ from mmautodfp.runs import find_checkpoint, load_config
 from mmautodfp.utils import AutoDFPError, first_line, last_line
 from mmautodfp.utils.configs import type_name
 from mmautodfp.utils.fileio import atomic_path, load_json, load_weights, save_json
+from mmautodfp.utils.settings import Count, checked
 from mmautodfp.utils.timing import describe_machine, median_in_turns
 
+Opset = Annotated[int, Field(ge=11)]
 TOLERANCE = 1e-4  # of the largest value of an output
 
 
@@ -62,14 +65,15 @@ def _flatten(values: Any, words: Sequence[str], name: str = '') -> Iterator[tupl
         yield from _flatten(value, (), f'{name}_{word}' if name else word)
 
 
+@checked('an export')
 def export_onnx(
     config: str | os.PathLike,
     checkpoint: str | None = None,
     work_dir: str | None = None,
-    size: Sequence[int] | None = None,
-    batch: int = 1,
-    opset: int = 17,
-    repeat: int = 20,
+    size: tuple[Count, Count] | None = None,
+    batch: Count = 1,
+    opset: Opset = 17,
+    repeat: Count = 20,
     trust_checkpoint: bool = False,
     cfg_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -79,10 +83,10 @@ def export_onnx(
         config (str | os.PathLike): The ``pruned.py`` of a run; the config of any other model of MMEngine works too.
         checkpoint (str | None): Its weights, file or URL. Defaults to the config's ``load_from``.
         work_dir (str | None): Where the files go. Defaults to ``onnx`` beside the config.
-        size (Sequence[int] | None): Height and width to check and time at. Defaults to None: those that the run
+        size (tuple[int, int] | None): Height and width to check and time at. Defaults to None: those that the run
             counted FLOPs with, else those of the config's test pipeline.
         batch (int): Images to check and time with. Defaults to 1.
-        opset (int): Version of ONNX's operators. Defaults to 17.
+        opset (int): Version of ONNX's operators, 11 or later. Defaults to 17.
         repeat (int): Measurements of each latency, of which the median counts. Defaults to 20.
         trust_checkpoint (bool): Allow a checkpoint whose reading can run code in it. Defaults to False.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
@@ -92,20 +96,11 @@ def export_onnx(
         value, and bytes, parameters and seconds of the dense and the pruned model.
 
     Raises:
-        AutoDFPError: onnx or onnxruntime is missing, the model cannot be built, or a file disagrees with torch.
+        AutoDFPError: A number is out of its range, onnx or onnxruntime is missing, the model cannot be built, or a file
+            disagrees with torch.
     """
-    for package in ('onnx', 'onnxruntime'):
-        require(package)
-    if batch < 1 or repeat < 1 or opset < 11 or (size and (len(size) != 2 or min(size) < 1)):
-        raise AutoDFPError(
-            f'an export needs batch and repeat of 1 or more, an opset of 11 or more and a size of two positive '
-            f'numbers, got batch={batch}, repeat={repeat}, opset={opset}, size={size}'
-        )
     folder = Path(work_dir or Path(config).parent / 'onnx')
-    cfg = load_config(config, str(folder), 'none', cfg_options)
-    checkpoint = find_checkpoint(checkpoint or cfg.get('load_from'), config)
-    pruned = build_model(cfg)
-    load_weights(pruned, checkpoint, trust_checkpoint)
+    cfg, checkpoint, pruned = load_model(config, checkpoint, folder, trust_checkpoint, cfg_options)
     dense_config = _without_slim(cfg.model.to_dict())
     dense = build_model(Config(dict(cfg, model=dense_config))) if dense_config != cfg.model.to_dict() else None
     channels = next(layer for layer in pruned.modules() if isinstance(layer, nn.Conv2d)).in_channels
@@ -120,6 +115,22 @@ def export_onnx(
     for line in table(report, folder, type(pruned).__name__):
         print_log(line)
     return report
+
+
+def load_model(
+    config: str | os.PathLike, checkpoint: str | None, folder: Path, trust: bool, cfg_options: dict[str, Any] | None
+) -> tuple[Config, str, nn.Module]:
+    """What is exported to a folder: the config, where its weights are, and the model with them.
+
+    Arguments and errors as of :func:`export_onnx`.
+    """
+    for package in ('onnx', 'onnxruntime'):
+        require(package)
+    cfg = load_config(config, str(folder), 'none', cfg_options)
+    checkpoint = find_checkpoint(checkpoint or cfg.get('load_from'), config)
+    model = build_model(cfg)
+    load_weights(model, checkpoint, trust)
+    return cfg, checkpoint, model
 
 
 def build_model(cfg: Config) -> nn.Module:

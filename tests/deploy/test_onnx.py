@@ -136,7 +136,14 @@ def test_weights_of_another_model_are_refused(retinanet):
         export_onnx(retinanet[0], str(REPO / 'configs/demo/fcos_digits.pth'))
 
 
-@pytest.mark.parametrize('arguments', [dict(batch=0), dict(size=(0, 3)), dict(opset=3), dict(repeat=0)])
-def test_impossible_requests_are_refused(retinanet, arguments):
-    with pytest.raises(AutoDFPError, match='an export needs batch and repeat of 1 or more'):
+@pytest.mark.parametrize(
+    ('arguments', 'told'),
+    [
+        (dict(size=[0, 3]), r'size=\[0, 3\]; item 1 of it must be greater than or equal to 1'),
+        (dict(size=[64]), r'size=\[64\]; it has too few items'),
+        (dict(opset=3), 'opset=3; it must be greater than or equal to 11'),
+    ],
+)
+def test_impossible_requests_are_refused(retinanet, arguments, told):
+    with pytest.raises(AutoDFPError, match=f'an export was asked for {told}'):
         export_onnx(retinanet[0], **arguments)
