@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from pydantic import TypeAdapter
 from sklearn.manifold import TSNE
 
 from mmautodfp.api import PruningTask
@@ -20,7 +21,7 @@ from mmautodfp.utils.fileio import load_json, save_json
 from mmautodfp.utils.timing import describe_machine, machine_line
 
 from .parts import PartCounts, count_parts
-from .pictures import Finding, Picture, compare_on_images
+from .pictures import Picture, compare_on_images
 
 FORMAT = 1
 SHOWN_LAYERS = 4
@@ -91,13 +92,7 @@ class Evidence:
         """Read what :meth:`to_json` wrote; :class:`AutoDFPError` if the file is missing or damaged."""
         content = load_json(path, 'what the report shows')
         content.pop('format')
-        content['channels'] = [ChannelMap(**item) for item in content['channels']]
-        content['parts'] = [PartCounts(**item) for item in content['parts']]
-        for picture in content['pictures']:
-            for side in ('dense', 'pruned'):
-                picture[side] = [Finding(**finding) for finding in picture[side]]
-        content['pictures'] = [Picture(**picture) for picture in content['pictures']]
-        return cls(**content)
+        return TypeAdapter(cls).validate_python(content)
 
 
 def collect(
