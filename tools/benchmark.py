@@ -111,13 +111,14 @@ def main(argv: list[str] | None = None) -> None:
     if 'repeat' in given:
         given[REPEATED.get(what, 'repeat')] = given.pop('repeat')
 
-    from mmautodfp.experiments import benchmark, benchmark_kernels
+    from mmautodfp.experiments import benchmark_episodes as episodes
     from mmautodfp.experiments.benchmark_fine_tuning import benchmark_fine_tuning
+    from mmautodfp.experiments.benchmark_kernels import benchmark_kernels
+    from mmautodfp.experiments.benchmark_latency import benchmark_latency, benchmark_whole
     from mmautodfp.experiments.benchmark_memory import benchmark_memory
     from mmautodfp.experiments.benchmark_objectives import benchmark_objectives
     from mmautodfp.experiments.benchmark_robustness import benchmark_robustness
     from mmautodfp.experiments.benchmark_search import benchmark_search
-    from mmautodfp.experiments.benchmark_whole import benchmark_whole
     from mmautodfp.experiments.families import measure_families
     from mmautodfp.utils.fileio import load_json, save_json
 
@@ -128,18 +129,18 @@ def main(argv: list[str] | None = None) -> None:
         if out:
             save_json(result, out)
 
-    measure_latency = benchmark_whole if whole else benchmark_kernels.benchmark_latency
+    measure_latency = benchmark_whole if whole else benchmark_latency
     known = load_json(out, 'the earlier result') if out and out.exists() else None
     going_on = dict(known=known, report=keep)  # with what the earlier result has
     calls = dict(
-        kernels=lambda: benchmark_kernels.benchmark_kernels(**given),
+        kernels=lambda: benchmark_kernels(**given),
         latency=lambda: measure_latency(config, **given),
         memory=lambda: benchmark_memory(config, **given),
-        overhead=lambda: benchmark_kernels.benchmark_overhead(config, **given),
-        reward=lambda: benchmark.benchmark_reward(config, **given),
-        racing=lambda: benchmark.benchmark_racing(config, **given),
-        precision=lambda: benchmark.benchmark_precision(config, **given),
-        ranks=lambda: benchmark.benchmark_ranks(config, **given),
+        overhead=lambda: episodes.benchmark_overhead(config, **given),
+        reward=lambda: episodes.benchmark_reward(config, **given),
+        racing=lambda: episodes.benchmark_racing(config, **given),
+        precision=lambda: episodes.benchmark_precision(config, **given),
+        ranks=lambda: episodes.benchmark_ranks(config, **given),
         search=lambda: benchmark_search(config, **given, **going_on),
         objectives=lambda: benchmark_objectives(config, **given, tell=tell_aside),
         fine_tuning=lambda: benchmark_fine_tuning(config, **given, **going_on),

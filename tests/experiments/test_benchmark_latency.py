@@ -1,12 +1,29 @@
-"""Latency of detectors that were pruned as a whole, on small ones."""
+"""Latency of pruned models, on small ones."""
 
 import pytest
 from conftest import REPO
 
-from mmautodfp.experiments.benchmark_whole import benchmark_whole
+from mmautodfp.experiments.benchmark_latency import benchmark_latency, benchmark_whole
 from mmautodfp.utils import AutoDFPError
 
 DEMO = REPO / 'configs/demo'
+
+
+def test_pruned_models_that_are_timed_keep_to_flops_and_divisor():
+    result = benchmark_latency(DEMO / 'faster_rcnn_digits_autodfp.py', repeat=1, size=(32, 32))
+    dense, plain, eights = (result['models'][name] for name in ('dense', 'divisor 1', 'divisor 8'))
+    assert dense['ratio'] == dense['predicted'] == 1
+    for row in (plain, eights):
+        assert row['flops_ratio'] <= 0.5
+        assert row['predicted'] < 1
+        assert row['seconds'] > 0
+    assert all(k % 8 == 0 or k == n for k, n in zip(eights['widths'], dense['widths'], strict=True))
+    assert any(k % 8 for k in plain['widths'])
+
+
+def test_a_share_of_flops_that_cannot_be_reached_is_refused():
+    with pytest.raises(AutoDFPError, match='can only reach'):
+        benchmark_latency(DEMO / 'faster_rcnn_digits_autodfp.py', repeat=1, size=(32, 32), ratio=0.01)
 
 
 def test_a_detector_of_two_stages_is_timed_whole_and_in_parts():

@@ -1,4 +1,4 @@
-"""Measurements of the tool itself, each a ratio within one process; ``tools/benchmark.py`` runs them."""
+"""What the episodes of a search cost, and what makes them cheaper; ``tools/benchmark.py`` runs it."""
 
 import contextlib
 import copy
@@ -166,6 +166,38 @@ def benchmark_ranks(config: str | os.PathLike, episodes: int = 24) -> dict[str, 
         seconds_per_episode=seconds,
         ratio=seconds[1] / seconds[2],
         machine=describe_machine() | dict(threads=1),
+    )
+
+
+def benchmark_overhead(config: str | os.PathLike, episodes: int = 24) -> dict[str, Any]:
+    """What the agent costs beside the evaluation of its plans; a quarter of the episodes is warm-up.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry.
+        episodes (int): Of the search; those after the warm-up count. Defaults to 24.
+
+    Returns:
+        dict[str, Any]: Median seconds an episode with learning, its evaluation's share of them, and the ``overhead``:
+        what is left over, as a share of the evaluation; the machine.
+    """
+    _, hook = prepare_hook(config)
+    agent = dict(hook.agent)
+    if 'warmup_episodes' in agent:
+        agent['warmup_episodes'] = max(1, episodes // 4)
+    clock: list[float] = []
+    hook.task.evaluate = timed(hook.task.evaluate, clock.append)
+    with tempfile.TemporaryDirectory() as scratch, quiet():
+        file = Path(scratch) / 'search.pth'
+        found = search(hook.task, hook.reward, episodes, agent, (), False, checkpoint=file)
+    learned = slice(episodes // 4, None)
+    shares = [whole / own - 1 for whole, own in zip(found.history.seconds[learned], clock[learned], strict=True)]
+    return dict(
+        episodes=episodes,
+        seconds=dict(
+            episode=statistics.median(found.history.seconds[learned]), evaluation=statistics.median(clock[learned])
+        ),
+        overhead=statistics.median(shares),
+        machine=describe_machine(),
     )
 
 

@@ -1,4 +1,4 @@
-"""How long detectors take that were pruned as a whole, beside dense ones and ones whose backbone alone was pruned."""
+"""How long pruned models take, beside dense ones; ``tools/benchmark.py latency`` runs it."""
 
 import itertools
 import os
@@ -14,12 +14,14 @@ from mmengine.config import Config
 from torch import nn
 
 from mmautodfp.api import PruningTask
-from mmautodfp.costs import FlopBudget, read_constraint
-from mmautodfp.deploy.onnx import Part, open_session, parts_of, write_onnx
+from mmautodfp.costs import FlopBudget, LatencyBudget, measure_latency_costs, read_constraint
+from mmautodfp.deploy.onnx import Part, build_model, input_size, open_session, parts_of, write_onnx
 from mmautodfp.graph import has_plain_second_stage
 from mmautodfp.hooks import read_settings
 from mmautodfp.outputs.latency import infer
+from mmautodfp.runs import load_config
 from mmautodfp.search.example import call_model
+from mmautodfp.search.survey import find_module
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.timing import describe_machine, device_at_hand, median_in_turns, torch_threads
@@ -31,6 +33,69 @@ from .shares import prune_copy
 BATCHES = (1, 8)
 #: ONNX files take images of any size; tracing large ones takes long.
 TRACED = (128, 192)
+
+
+def benchmark_latency(
+    config: str | os.PathLike,
+    repeat: int = 10,
+    ratio: float = 0.5,
+    size: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """Latency of a pruned module, dense and uniformly narrowed to a share of its FLOPs, by channels and by eights.
+
+    Weights are random: their values do not matter to the speed, and no checkpoint is needed.
+
+    Args:
+        config (str | os.PathLike): Config with an ``autodfp`` entry.
+        repeat (int): Measurements of each, in turns, of which the median counts. Defaults to 10.
+        ratio (float): Share of the FLOPs that stays, in (0, 1]. Defaults to 0.5.
+        size (Sequence[int] | None): Height and width. Defaults to None: the config's.
+
+    Returns:
+        dict[str, Any]: For the dense module and the channel divisors 1 and 8 FLOPs, seconds and the latency that
+        :class:`mmautodfp.costs.LatencyBudget` predicts from its table, the last two as ``ratio`` and ``predicted`` of
+        the dense one's; the machine.
+
+    Raises:
+        AutoDFPError: The ratio cannot be reached.
+    """
+    cfg = load_config(config)
+    if not isinstance(cfg.get('autodfp'), dict):
+        raise AutoDFPError(f"{config} was to be measured, but it has no 'autodfp' entry")
+    settings, device = read_settings(cfg.autodfp), device_at_hand()
+    module = find_module(build_model(cfg), settings.target).to(device)
+    channels = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d)).in_channels
+    images = torch.rand(1, channels, *(size or input_size(cfg, Path(config))), device=device)
+    tasks = {
+        divisor: PruningTask.build(
+            *(module, '', images, FlopBudget(ratio), dict(type='PruneOnly')),
+            channel_divisor=divisor,
+            p_min=settings.p_min,
+        )
+        for divisor in (1, 8)
+    }
+    task = tasks[1]
+    plans = dict(dense=task.plan(task.dense_widths))
+    plans |= {f'divisor {divisor}': one.uniform_plan() for divisor, one in tasks.items()}
+    calls = {name: partial(prune_copy(task, plan).model, images) for name, plan in plans.items()}
+    seconds = median_in_turns(calls, repeat)
+    widths = {name: list(plan.widths.values()) for name, plan in plans.items()}
+    with tempfile.TemporaryDirectory() as cache:
+        table = LatencyBudget(points=3, repeat=3)
+        call = lambda: module(images)
+        predicted = measure_latency_costs(module, module, task.groups, call, table, cache=cache)['module']
+    rows = {
+        name: dict(
+            flops=task.costs.flops['module'](kept),
+            flops_ratio=task.costs.flops['module'].ratio(kept),
+            seconds=seconds[name],
+            ratio=seconds[name] / seconds['dense'],
+            predicted=predicted.ratio(kept),
+            widths=kept,
+        )
+        for name, kept in widths.items()
+    }
+    return dict(config=str(config), input=list(images.shape), asked=ratio, models=rows, machine=describe_machine())
 
 
 def benchmark_whole(

@@ -2,9 +2,13 @@ import pytest
 from conftest import REPO
 from mmengine.config import Config
 
-from mmautodfp.experiments.benchmark import benchmark_precision, benchmark_racing, benchmark_ranks, benchmark_reward
-
-pytestmark = pytest.mark.slow  # whole runs
+from mmautodfp.experiments.benchmark_episodes import (
+    benchmark_overhead,
+    benchmark_precision,
+    benchmark_racing,
+    benchmark_ranks,
+    benchmark_reward,
+)
 
 
 @pytest.fixture(scope='module')
@@ -18,6 +22,7 @@ def config(small_demo, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_parts_of_an_episode_add_up_and_val_sees_the_same_images(config):
     found = benchmark_reward(config, repeat=1)
     parts = dict(found['one_thread'])
@@ -27,6 +32,7 @@ def test_the_parts_of_an_episode_add_up_and_val_sees_the_same_images(config):
     assert parts.pop('episode') == pytest.approx(sum(parts.values()))
 
 
+@pytest.mark.slow
 def test_precisions_are_compared_on_the_same_plans(config):
     found = benchmark_precision(config, plans=4, precision='bfloat16')
     full, half = (found['rewards'][name] for name in ('float32', 'bfloat16'))
@@ -35,6 +41,7 @@ def test_precisions_are_compared_on_the_same_plans(config):
     assert found['largest_difference'] == max(abs(a - b) for a, b in zip(full, half, strict=True)) < 0.1
 
 
+@pytest.mark.slow
 def test_races_are_compared_with_whole_searches_over_seeds(config):
     found = benchmark_racing(config, seeds=2)
     assert [row['seed'] for row in found['racing']] == [0, 1]
@@ -44,9 +51,17 @@ def test_races_are_compared_with_whole_searches_over_seeds(config):
     assert found['stages'] == [2, 4, 8]
 
 
+@pytest.mark.slow
 def test_ranks_are_compared_on_as_many_episodes(config, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(REPO))
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
     found = benchmark_ranks(config, episodes=2)
     assert set(found['seconds_per_episode']) == {1, 2}
     assert found['ratio'] == found['seconds_per_episode'][1] / found['seconds_per_episode'][2]
+
+
+def test_what_the_agent_costs_is_what_the_evaluations_leave_of_an_episode():
+    result = benchmark_overhead(REPO / 'configs/demo/vgg_digits_autodfp.py', episodes=4)
+    seconds = result['seconds']
+    assert 0 < seconds['evaluation'] < seconds['episode']
+    assert result['overhead'] > 0
