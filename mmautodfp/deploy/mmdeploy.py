@@ -27,7 +27,8 @@ from mmautodfp.utils import AutoDFPError, last_line
 from mmautodfp.utils.fileio import save_json, save_text
 from mmautodfp.utils.settings import Count, checked
 
-from .onnx import Opset, load_model, open_session, require
+from .models import load_model, require
+from .onnx import Opset, open_session
 
 Detections = dict[str, Tensor]  # boxes [N, 4] in pixels of the input, scores [N], labels [N], perhaps masks [N, H, W]
 

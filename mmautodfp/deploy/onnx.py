@@ -1,6 +1,5 @@
 """A pruned model as ONNX, checked against torch and timed beside the dense one; ``tools/export_onnx.py`` runs it."""
 
-import contextlib
 import importlib
 import os
 import tempfile
@@ -14,17 +13,16 @@ import torch
 from mmdet.models.detectors import BaseDetector, SingleStageDetector
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import MODELS, init_default_scope
 from pydantic import Field
 from torch import Tensor, nn
 
-import mmautodfp.surgery  # noqa: F401, registers Slim
-from mmautodfp.runs import find_checkpoint, load_config
-from mmautodfp.utils import AutoDFPError, first_line, last_line
+from mmautodfp.utils import AutoDFPError, first_line
 from mmautodfp.utils.configs import type_name
-from mmautodfp.utils.fileio import atomic_path, load_json, load_weights, save_json
+from mmautodfp.utils.fileio import atomic_path, save_json
 from mmautodfp.utils.settings import Count, checked
 from mmautodfp.utils.timing import describe_machine, median_in_turns
+
+from .models import build_model, input_size, load_model, require
 
 Opset = Annotated[int, Field(ge=11)]
 TOLERANCE = 1e-4  # of the largest value of an output
@@ -115,37 +113,6 @@ def export_onnx(
     for line in table(report, folder, type(pruned).__name__):
         print_log(line)
     return report
-
-
-def load_model(
-    config: str | os.PathLike, checkpoint: str | None, folder: Path, trust: bool, cfg_options: dict[str, Any] | None
-) -> tuple[Config, str, nn.Module]:
-    """What is exported to a folder: the config, where its weights are, and the model with them.
-
-    Arguments and errors as of :func:`export_onnx`.
-    """
-    for package in ('onnx', 'onnxruntime'):
-        require(package)
-    cfg = load_config(config, str(folder), 'none', cfg_options)
-    checkpoint = find_checkpoint(checkpoint or cfg.get('load_from'), config)
-    model = build_model(cfg)
-    load_weights(model, checkpoint, trust)
-    return cfg, checkpoint, model
-
-
-def build_model(cfg: Config) -> nn.Module:
-    """The model of a config, with random weights, in eval mode."""
-    init_default_scope(cfg.get('default_scope') or 'mmdet')
-    if not isinstance(cfg.get('model'), dict):
-        raise AutoDFPError(f'{cfg.filename} was to be exported, but it has no model')
-    try:
-        model = MODELS.build(cfg.model)
-    except AutoDFPError:
-        raise
-    except Exception as error:  # whatever a wrong setting leads to inside of a model
-        raise AutoDFPError(f'the model of {cfg.filename} cannot be built: {last_line(error)}') from None
-    model.eval()
-    return model
 
 
 def parts_of(model: nn.Module) -> list[Part]:
@@ -298,14 +265,6 @@ def open_session(path: Path, cpu: bool = False) -> Any:
     return runtime.InferenceSession(str(path), options, providers=providers)
 
 
-def require(package: str, command: str = 'pip install onnx onnxruntime') -> Any:
-    """Import a package that an export needs; if it is missing, an error that names the command to install it."""
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise AutoDFPError(f'{package} is needed to export but is not installed; {command}') from None
-
-
 def _without_slim(config: Any) -> Any:
     """A config with the dense modules in the place of slim ones."""
     if isinstance(config, dict):
@@ -316,19 +275,6 @@ def _without_slim(config: Any) -> Any:
             return _without_slim(rest | dict(type=config['slim_type']))
         return {key: _without_slim(value) for key, value in config.items()}
     return type(config)(map(_without_slim, config)) if isinstance(config, list | tuple) else config
-
-
-def input_size(cfg: Config, config: Path) -> tuple[int, int]:
-    """Height and width that the run counted FLOPs with, or those of the test pipeline."""
-    with contextlib.suppress(AutoDFPError, KeyError, TypeError):
-        summary = load_json(config.parent / 'summary.json', 'the summary')
-        return tuple(summary['flops_input'][2:])
-    divisor = (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor', 1)
-    for step in cfg.get('test_pipeline') or []:
-        if 'Resize' in str(step.get('type')) and isinstance(step.get('scale'), list | tuple):
-            height, width = sorted(step['scale'])
-            return -(-height // divisor) * divisor, -(-width // divisor) * divisor
-    raise AutoDFPError(f'{config} does not say how large its images are; name height and width with --size')
 
 
 def table(report: dict[str, Any], folder: Path, model: str) -> list[str]:

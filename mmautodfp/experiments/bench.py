@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from mmautodfp.api import PruningTask
-from mmautodfp.deploy.onnx import build_model, input_size
+from mmautodfp.deploy.models import build_model, input_size
 from mmautodfp.graph import samples_of
 from mmautodfp.hooks import AutoDFPHook, read_settings
 from mmautodfp.rewards import Reward

@@ -15,7 +15,8 @@ from torch import nn
 
 from mmautodfp.api import PruningTask
 from mmautodfp.costs import FlopBudget, LatencyBudget, measure_latency_costs, read_constraint
-from mmautodfp.deploy.onnx import Part, build_model, input_size, open_session, parts_of, write_onnx
+from mmautodfp.deploy.models import build_model, input_size
+from mmautodfp.deploy.onnx import Part, open_session, parts_of, write_onnx
 from mmautodfp.graph import has_plain_second_stage
 from mmautodfp.hooks import read_settings
 from mmautodfp.outputs.latency import infer

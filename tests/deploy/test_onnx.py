@@ -7,7 +7,8 @@ import torch
 from conftest import REPO, enliven
 from mmengine.config import Config
 
-from mmautodfp.deploy.onnx import build_model, check_onnx, export_onnx, parts_of, write_onnx
+from mmautodfp.deploy.models import build_model
+from mmautodfp.deploy.onnx import check_onnx, export_onnx, parts_of, write_onnx
 from mmautodfp.graph import find_units
 from mmautodfp.outputs import slim_config
 from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan

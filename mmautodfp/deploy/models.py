@@ -1,0 +1,68 @@
+"""Models that are to be exported or measured, built from their configs."""
+
+import contextlib
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+import mmautodfp.surgery  # noqa: F401, registers Slim
+from mmautodfp.runs import find_checkpoint, load_config
+from mmautodfp.utils import AutoDFPError, last_line
+from mmautodfp.utils.fileio import load_json, load_weights
+
+
+def load_model(
+    config: str | os.PathLike, checkpoint: str | None, folder: Path, trust: bool, cfg_options: dict[str, Any] | None
+) -> tuple[Config, str, nn.Module]:
+    """What is exported to a folder: the config, where its weights are, and the model with them.
+
+    Arguments and errors as of :func:`.export_onnx`.
+    """
+    for package in ('onnx', 'onnxruntime'):
+        require(package)
+    cfg = load_config(config, str(folder), 'none', cfg_options)
+    checkpoint = find_checkpoint(checkpoint or cfg.get('load_from'), config)
+    model = build_model(cfg)
+    load_weights(model, checkpoint, trust)
+    return cfg, checkpoint, model
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a config, with random weights, in eval mode."""
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    if not isinstance(cfg.get('model'), dict):
+        raise AutoDFPError(f'{cfg.filename} was to be exported, but it has no model')
+    try:
+        model = MODELS.build(cfg.model)
+    except AutoDFPError:
+        raise
+    except Exception as error:  # whatever a wrong setting leads to inside of a model
+        raise AutoDFPError(f'the model of {cfg.filename} cannot be built: {last_line(error)}') from None
+    model.eval()
+    return model
+
+
+def input_size(cfg: Config, config: Path) -> tuple[int, int]:
+    """Height and width that the run counted FLOPs with, or those of the test pipeline."""
+    with contextlib.suppress(AutoDFPError, KeyError, TypeError):
+        summary = load_json(config.parent / 'summary.json', 'the summary')
+        return tuple(summary['flops_input'][2:])
+    divisor = (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor', 1)
+    for step in cfg.get('test_pipeline') or []:
+        if 'Resize' in str(step.get('type')) and isinstance(step.get('scale'), list | tuple):
+            height, width = sorted(step['scale'])
+            return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+    raise AutoDFPError(f'{config} does not say how large its images are; name height and width with --size')
+
+
+def require(package: str, command: str = 'pip install onnx onnxruntime') -> Any:
+    """Import a package that an export needs; if it is missing, an error that names the command to install it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise AutoDFPError(f'{package} is needed to export but is not installed; {command}') from None
