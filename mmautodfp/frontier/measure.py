@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from mmengine.dist import get_world_size
 from mmengine.logging import MMLogger
+from pydantic import Field
 from torch import nn
 
 from mmautodfp.search import on_main, share_out
@@ -23,7 +24,7 @@ from mmautodfp.search.searcher import as_number
 from mmautodfp.search.task import PruningTask, undisturbed
 from mmautodfp.surgery import Restore
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.settings import Count, checked
+from mmautodfp.utils.settings import checked
 from mmautodfp.utils.timing import describe_machine, wait_for_gpu
 
 from .points import FURTHER, Frontier, Point
@@ -37,7 +38,7 @@ def frontier(
     task: PruningTask,
     reward: Callable[[nn.Module], float],
     held_out: Callable[[nn.Module], float] | None = None,
-    num_points: Count = NUM_POINTS,
+    num_points: Annotated[int, Field(ge=2)] = NUM_POINTS,
     file: str | os.PathLike | None = None,
     about: Mapping[str, Any] | None = None,
     logger: logging.Logger | None = None,
@@ -65,15 +66,11 @@ def frontier(
     Raises:
         AutoDFPError: There are too few points, a reward is not finite, or the file holds another frontier.
     """
-    if num_points < 2:
-        raise AutoDFPError(
-            f'a frontier goes from the dense model down in 2 points or more, got num_points={num_points}'
-        )
     if file is not None and Path(file).is_dir():
         raise AutoDFPError(f'a frontier was to be kept in {file}, but that is a folder; name a file in it')
     task.require_dense()
     logger = logger or MMLogger.get_current_instance()
-    found = on_main(lambda: _begin(task, reward, held_out, num_points, file, about, identity))
+    found = on_main(lambda: _begin(task, _facts(task, reward, held_out, num_points, identity), file, about))
     if not found.about['allocated']:
         logger.info(
             f'{type(task.reconstructor).__name__} does not tell which widths it would choose: the points are uniform '
@@ -102,17 +99,15 @@ def frontier_identity(task: PruningTask) -> dict[str, Any]:
     return {name: known[name] for name in ('weights', 'target', 'groups', 'reconstructor')}
 
 
-def _begin(
+def _facts(
     task: PruningTask,
     reward: Callable[[nn.Module], float],
     held_out: Callable[[nn.Module], float] | None,
     num_points: int,
-    file: str | os.PathLike | None,
-    about: Mapping[str, Any] | None,
     further: Mapping[str, Any] | None,
-) -> Frontier:
-    """What is known from the file, or a frontier without points."""
-    identity = frontier_identity(task) | dict(
+) -> dict[str, Any]:
+    """What points depend on, as JSON gives it back."""
+    facts = frontier_identity(task) | dict(
         channel_divisor=task.constraint.channel_divisor,
         p_min_and_p_max=[task.ratios.low, task.ratios.high],
         budget=[[budget.metric, budget.scope] for budget in task.constraint.budgets],
@@ -122,22 +117,26 @@ def _begin(
         input=[cost(cost.dense) for cost in task.costs.flops.values()],
         machine=describe_machine(),  # the seconds of two cannot be compared
     )
-    if further:
-        identity[FURTHER] = dict(further)
-    identity = json.loads(json.dumps(identity))
-    if file is not None and Path(file).is_file():
-        found = Frontier.load(file)
-        if further:  # which earlier versions did not write
-            found.identity.setdefault(FURTHER, identity[FURTHER])
-        found.require(identity, file)
-        lacking = {name: fact for name, fact in (about or {}).items() if name not in found.about}
-        if lacking:  # of a file that another caller began
-            found.about |= lacking
-            found.save(file)
-        return found
-    names, rankings = [group.name for group in task.groups], [ranking.tolist() for ranking in task.rankings]
-    path, chosen = task.nested_widths(num_points)
-    return Frontier(names, rankings, path, identity, dict(about or {}, allocated=chosen))
+    return json.loads(json.dumps(facts | ({FURTHER: dict(further)} if further else {})))
+
+
+def _begin(
+    task: PruningTask, identity: dict[str, Any], file: str | os.PathLike | None, about: Mapping[str, Any] | None
+) -> Frontier:
+    """What is known from the file, or a frontier without points."""
+    if file is None or not Path(file).is_file():
+        names, rankings = [group.name for group in task.groups], [ranking.tolist() for ranking in task.rankings]
+        path, chosen = task.nested_widths(identity['number_of_points'])
+        return Frontier(names, rankings, path, identity, dict(about or {}, allocated=chosen))
+    found = Frontier.load(file)
+    if FURTHER in identity:  # which earlier versions did not write
+        found.identity.setdefault(FURTHER, identity[FURTHER])
+    found.require(identity, file)
+    lacking = {name: fact for name, fact in (about or {}).items() if name not in found.about}
+    if lacking:  # of a file that another caller began
+        found.about |= lacking
+        found.save(file)
+    return found
 
 
 def _measure(

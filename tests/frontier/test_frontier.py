@@ -183,7 +183,9 @@ def test_a_point_is_dominated_if_another_costs_no_more_and_is_better():
 
 
 def test_bad_requests_end_in_a_sentence(tmp_path):
-    with pytest.raises(AutoDFPError, match='goes from the dense model down in 2 points or more, got num_points=1'):
+    with pytest.raises(
+        AutoDFPError, match='a frontier was asked for num_points=1; it must be greater than or equal to 2'
+    ):
         frontier(make_task(), brightness, num_points=1)
     with pytest.raises(AutoDFPError, match='point 0 of the frontier was rewarded with nan, but a reward is a'):
         frontier(make_task(), lambda model: float('nan'))

@@ -212,7 +212,7 @@ def test_without_data_a_classifier_that_says_its_size_gets_images_of_it(tmp_path
 def test_too_few_points_end_in_a_sentence(tmp_path):
     result = run_tool('frontier', CLASSIFIER, '--points', '1', '--work-dir', str(tmp_path), *typed(OPTIONS))
     assert result.returncode == 2
-    assert 'in 2 points or more, got num_points=1' in result.stderr
+    assert 'a frontier was asked for num_points=1; it must be greater than or equal to 2' in result.stderr
 
 
 @pytest.mark.slow
