@@ -1,4 +1,4 @@
-"""Measure how well rewards rank random plans: Spearman's correlation with the config's own, or on held-out images.
+"""Measure how well rewards rank random plans: Spearman's correlation with the config's own.
 
 Example:
     python tools/rank_plans.py configs/demo/faster_rcnn_digits_autodfp.py --image-size 128 --out rank.json
@@ -17,9 +17,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--plans', type=int, default=100, help='random plans (default: 100)')
     parser.add_argument('--image-size', type=int, default=256, help='of the synthetic images (default: 256)')
     parser.add_argument('--num-images', type=int, default=16, help='synthetic images of each reward (default: 16)')
-    parser.add_argument(
-        '--held-out', action='store_true', help='judge by held-out images, and the reward with the others'
-    )
     parser.add_argument('--out', type=Path, required=True, help='JSON file to write')
     add_cfg_options(parser)
     args = parser.parse_args(argv)
@@ -33,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f'{result["plans"]} plans  {figures}', flush=True)
 
     images = dict(size=args.image_size, num_images=args.num_images)
-    rank_plans(args.config, args.plans, args.checkpoint, images, read_options(args.cfg_options), args.held_out, report)
+    rank_plans(args.config, args.plans, args.checkpoint, images, read_options(args.cfg_options), report)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ import numpy as np
 from mmautodfp.rewards import SyntheticReward
 from mmautodfp.utils.timing import describe_machine
 
-from .bench import prepare_hook, random_plans, require_held_out, spearman
+from .bench import prepare_hook, random_plans, spearman
 
 #: Settings of :class:`SyntheticReward` beside those of its images.
 REWARDS: dict[str, dict] = {
@@ -25,21 +25,17 @@ def rank_plans(
     checkpoint: str | None = None,
     images: Mapping[str, Any] | None = None,
     cfg_options: dict[str, Any] | None = None,
-    held_out: bool = False,
     report: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Evaluate random plans within the budget with the config's reward and with those that need no data.
 
     Args:
-        config (str | os.PathLike): Config with an ``autodfp`` entry; its reward is taken as the truth, unless
-            ``held_out`` is.
+        config (str | os.PathLike): Config with an ``autodfp`` entry; its reward is taken as the truth.
         num_plans (int): Plans, drawn as ``RandomSearch(around_uniform=True)`` does. Defaults to 100.
         checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
         images (Mapping | None): Settings of the rewards' synthetic images. Defaults to None: their own.
         cfg_options (dict | None): Overrides of the config, dotted keys to values. The plans lie around the uniform one
             unless ``autodfp.allocate`` is True.
-        held_out (bool): Whether the metric on held-out images is the truth; the config's reward is then one of those
-            that are judged, as 'reward'. Defaults to False.
         report (Callable): Told the result so far after each tenth plan.
 
     Returns:
@@ -47,27 +43,23 @@ def rank_plans(
         and over the better half of them, where a search has to choose.
     """
     # Plans around the uniform one differ more than those around an allocated one.
-    options = {'autodfp.compare': held_out, 'autodfp.allocate': False} | (cfg_options or {})
+    options = {'autodfp.compare': False, 'autodfp.allocate': False} | (cfg_options or {})
     _, hook = prepare_hook(config, checkpoint, options)
     task = hook.task
     rewards = {name: SyntheticReward(dict(images or {}), **settings) for name, settings in REWARDS.items()}
     for reward in rewards.values():
         reward.prepare(task.model)
-    if held_out:
-        require_held_out(hook)
-    truth = hook.held_out if held_out else hook.reward
-    rewards |= dict(reward=hook.reward) if held_out else {}
     values: dict[str, list[float]] = {name: [] for name in ('truth', *rewards)}
     result = {}
     for number, plan in enumerate(random_plans(task, num_plans), 1):
         with task.apply(plan):
-            for name, reward in (rewards | dict(truth=truth)).items():
+            for name, reward in (rewards | dict(truth=hook.reward)).items():
                 values[name].append(reward(task.model))
         if number % 10 == 0 or number == num_plans:
             result = dict(
                 config=Path(config).as_posix(),
                 metric=hook.reward.name,
-                images=len(truth.images),
+                images=len(hook.reward.images),
                 synthetic_images=dict(images or {}),
                 reconstructor=hook.settings.reconstructor,
                 budget=task.constraint.describe(),

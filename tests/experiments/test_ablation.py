@@ -77,8 +77,6 @@ def test_plans_are_ranked_by_every_reward_within_one_budget_or_several(small_dem
         expected = spearmanr(result['values']['truth'], result['values'][name]).statistic
         assert rho['all'] == pytest.approx(0 if np.isnan(expected) else expected)
         assert -1 <= rho['better_half'] <= 1
-    held_out = rank_plans(CONFIG, 3, images=dict(num_images=2, size=64), cfg_options=options, held_out=True)['values']
-    assert held_out['reward'] == result['values']['truth'] != held_out['truth']
 
 
 def test_the_tables_in_the_docs_are_those_of_the_files():
