@@ -46,14 +46,15 @@ def rank_plans(
     options = {'autodfp.compare': False, 'autodfp.allocate': False} | (cfg_options or {})
     _, hook = prepare_hook(config, checkpoint, options)
     task = hook.task
-    rewards = {name: SyntheticReward(dict(images or {}), **settings) for name, settings in REWARDS.items()}
-    for reward in rewards.values():
-        reward.prepare(task.model)
-    values: dict[str, list[float]] = {name: [] for name in ('truth', *rewards)}
+    rewards = dict(truth=hook.reward)
+    for name, settings in REWARDS.items():
+        rewards[name] = SyntheticReward(dict(images or {}), **settings)
+        rewards[name].prepare(task.model)
+    values: dict[str, list[float]] = {name: [] for name in rewards}
     result = {}
     for number, plan in enumerate(random_plans(task, num_plans), 1):
         with task.apply(plan):
-            for name, reward in (rewards | dict(truth=hook.reward)).items():
+            for name, reward in rewards.items():
                 values[name].append(reward(task.model))
         if number % 10 == 0 or number == num_plans:
             result = dict(
@@ -64,7 +65,7 @@ def rank_plans(
                 reconstructor=hook.settings.reconstructor,
                 budget=task.constraint.describe(),
                 plans=number,
-                correlation={name: _correlations(values['truth'], values[name]) for name in rewards},
+                correlation={name: _correlations(values['truth'], values[name]) for name in REWARDS},
                 values=values,
                 machine=describe_machine(),
             )
