@@ -194,7 +194,7 @@ def measure_latency_costs(
     Returns:
         dict[str, LatencyCost]: By scope, 'module' and 'model'.
     """
-    calls, inputs = _record(model, module, units, run)
+    calls, inputs = _record(module, units, run)
     machine = describe_machine() | dict(points=budget.points, repeat=budget.repeat, channel_divisor=channel_divisor)
     path = Path(cache or _default_cache()) / f'{_digest(machine)}.json'
     known = _read(path, machine)
@@ -264,7 +264,7 @@ def time_in_place(
 
 @torch.inference_mode()
 def _record(
-    model: nn.Module, module: nn.Module, units: Sequence[ChannelGroup], run: Callable[[], Any]
+    module: nn.Module, units: Sequence[ChannelGroup], run: Callable[[], Any]
 ) -> tuple[list[LayerCall], list[tuple[torch.Tensor, ...]]]:
     """The calls that depend on a plan, and the inputs of the pruned module."""
     roles, calls, inputs = unit_roles(module, units), [], []

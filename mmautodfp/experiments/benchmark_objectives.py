@@ -108,11 +108,11 @@ def benchmark_objectives(
     )
 
 
-def preferences(asked: Mapping[str, float], count: int = PREFERENCES) -> list[dict[str, float]]:
+def preferences(asked: Mapping[str, float]) -> list[dict[str, float]]:
     """Weights that reach evenly from the costs to the metric; the costs share the rest as in ``asked``."""
     weights = read_weights(asked)
     rest = 1 - weights['metric']
-    shares = [(step + 0.5) / count for step in range(count)]
+    shares = [(step + 0.5) / PREFERENCES for step in range(PREFERENCES)]
     return [
         {name: share if name == 'metric' else (1 - share) * weight / rest for name, weight in weights.items()}
         for share in shares
