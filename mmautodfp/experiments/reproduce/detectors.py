@@ -3,7 +3,8 @@
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,72 +69,100 @@ def reproduce_detectors(settings: DetectorSettings, tell: Callable[[str], None] 
     """
     found: list[dict[str, Any]] = []
 
-    def keep(entry: dict[str, Any]) -> None:
-        found[-1] = entry
+    def keep() -> None:
         save_json(found, settings.out / 'table5.json')
         save_text(markdown(found), settings.out / 'table5.md')
 
     for config in settings.configs:
-        found.append({})
+        entry = dict(config=config.stem, reason=None, rows={})
+        found.append(entry)
         say = lambda line, name=config.stem: tell(f'{name}  {line}')
         try:
-            _measure(config, settings, keep, say)
+            _Detector(config, settings, entry, keep, say).measure()
         except AutoDFPError as error:
-            keep(dict(config=config.stem, rows={}) | found[-1] | dict(reason=str(error)))
+            entry['reason'] = str(error)
+            keep()
             say(f'not measured to the end: {error}')
     return found
 
 
-def _measure(
-    config: Path, settings: DetectorSettings, keep: Callable[[dict], None], say: Callable[[str], None]
-) -> None:
-    """One detector's rows, each kept as it is there."""
-    cfg = load_search_config(config, cfg_options=settings.cfg_options)
-    checkpoint = locate(cfg.get('load_from') or find_checkpoint(None, config), settings.checkpoints)
-    require_data(cfg, 'val', 'test')
-    entry: dict[str, Any] = dict(config=config.stem, model=cfg.model.type, reason=None, rows={})
-    reward = cfg.autodfp.reward
-    for target, shares in settings.shares.items():
-        file = settings.out / f'{config.stem}_{target}.json'
+@dataclass
+class _Detector:
+    """Measures the rows of one detector.
+
+    Attributes:
+        config (Path): Its config.
+        settings (DetectorSettings): What to measure.
+        entry (dict): Gets the rows, and what there is to know of the detector once there is one.
+        keep (Callable): Called after each row.
+        say (Callable): Told a line after each row.
+    """
+
+    config: Path
+    settings: DetectorSettings
+    entry: dict[str, Any]
+    keep: Callable[[], None]
+    say: Callable[[str], None]
+
+    def measure(self) -> None:
+        settings = self.settings
+        cfg = load_search_config(self.config, cfg_options=settings.cfg_options)
+        self.checkpoint = locate(cfg.get('load_from') or find_checkpoint(None, self.config), settings.checkpoints)
+        require_data(cfg, 'val', 'test')
+        self.facts = dict(model=cfg.model.type, search_images=cfg.autodfp.reward.num_images)
+        for target, shares in settings.shares.items():
+            self._measure_unsearched(target, shares)
+        if settings.episodes is None:
+            return
+        for target, shares in settings.shares.items():
+            methods = (AUTODFP, SEARCHED) if target == 'backbone' else (SEARCHED,)  # the paper's is of backbones
+            for share, method, seed in product(shares, methods, range(settings.seeds)):
+                found = self._search(target, share, method, seed)
+                rows = self.entry['rows'].setdefault(target, {}).setdefault(f'{share:g}', {})
+                rows[method] = _add(rows.get(method), found)
+                self.say(f'{target} {share:g} {method}, seed {seed}: {found["held_out_metric"]:.4f}')
+                self.keep()
+
+    def _measure_unsearched(self, target: str, shares: Sequence[float]) -> None:
+        file = self.settings.out / f'{self.config.stem}_{target}.json'
         known = load_json(file, 'the earlier result') if file.is_file() else None
 
-        def report(result: dict[str, Any], line: str, target: str = target, file: Path = file) -> None:
+        def report(result: dict[str, Any], line: str) -> None:
             save_json(result, file)
-            if line.startswith('dense') and not entry['rows']:
-                say(f'{line}  {_estimate(settings, result, reward.num_images)}')
-            else:
-                say(line)
-            names = ('metric', 'images', 'dense', 'seconds')
-            entry.update({name: result[name] for name in names}, search_images=reward.num_images)
-            entry['rows'][target] = {share: dict(rows) for share, rows in result['rows'].items()}
-            keep(entry)
+            begins = line.startswith('dense') and not self.entry['rows']
+            self.say(f'{line}  {self._estimate(result)}' if begins else line)
+            self.entry |= self.facts | {name: result[name] for name in ('metric', 'images', 'dense', 'seconds')}
+            self.entry['rows'][target] = {share: dict(rows) for share, rows in result['rows'].items()}
+            self.keep()
 
-        measure_shares(config, target, shares, checkpoint, options_of(settings, target, OURS), known, report)
-    if settings.episodes is None:
-        return
-    for target, shares in settings.shares.items():
-        for share in shares:
-            for method in (AUTODFP, SEARCHED) if target == 'backbone' else (SEARCHED,):  # the paper's is of backbones
-                rows = entry['rows'].setdefault(target, {}).setdefault(f'{share:g}', {})
-                for seed in range(settings.seeds):
-                    found = _search(config, checkpoint, settings, target, share, method, seed)
-                    rows[method] = _add(rows.get(method), found)
-                    say(f'{target} {share:g} {method}, seed {seed}: {found["held_out_metric"]:.4f}')
-                    keep(entry)
+        options = options_of(self.settings, target, OURS)
+        measure_shares(self.config, target, shares, self.checkpoint, options, known, report)
 
+    def _estimate(self, result: dict[str, Any]) -> str:
+        """What is to come, from what one evaluation took."""
+        settings, minutes = self.settings, result['seconds'] / 60
+        rows = sum(map(len, settings.shares.values())) * len(METHODS[:-3])
+        text = f'({rows} rows without a search, {rows * minutes:.0f} minutes and what fitting takes'
+        if settings.episodes:
+            kinds = dict(backbone=2, model=1)
+            count = settings.seeds * sum(len(shares) * kinds[target] for target, shares in settings.shares.items())
+            share = min(1.0, (self.facts['search_images'] or result['images']) / result['images'])
+            hours = count * settings.episodes * minutes * share / 60
+            text += f'; {count} searches of {settings.episodes} episodes, {hours:.1f} hours'
+        return f'{text})'
 
-def _estimate(settings: DetectorSettings, result: dict[str, Any], search_images: int | None) -> str:
-    """What is to come, from what one evaluation took."""
-    minutes = result['seconds'] / 60
-    rows = sum(map(len, settings.shares.values())) * len(METHODS[:-3])
-    text = f'({rows} rows without a search, {rows * minutes:.0f} minutes and what fitting takes'
-    if settings.episodes:
-        kinds = dict(backbone=2, model=1)
-        count = settings.seeds * sum(len(shares) * kinds[target] for target, shares in settings.shares.items())
-        share = min(1.0, (search_images or result['images']) / result['images'])
-        hours = count * settings.episodes * minutes * share / 60
-        text += f'; {count} searches of {settings.episodes} episodes, {hours:.1f} hours'
-    return f'{text})'
+    def _search(self, target: str, share: float, method: str, seed: int) -> dict[str, Any]:
+        """What a search found, see :func:`search_in`."""
+        kind = 'autodfp' if method == AUTODFP else 'ours'
+        folder = self.settings.out / 'searches' / f'{self.config.stem}_{target}_{share:g}_{kind}_seed{seed}'
+        budget = budget_of(target, share)
+        limit = dict(type=type(budget).__name__, preserve_ratio=share, scope=budget.scope, _delete_=True)
+        options = options_of(self.settings, target, method) | {'autodfp.budget': limit}
+        if method == AUTODFP:
+            options['autodfp.finalists'] = 0  # the paper has none
+        asked = dict(options=portable(options), checkpoint=Path(self.checkpoint).name)
+        told = dict(checkpoint=self.checkpoint, seed=seed, cfg_options=options)
+        return search_in(folder, self.config, self.settings.episodes, asked, **told)['results'][-1]
 
 
 def options_of(settings: DetectorSettings, target: str, method: str) -> dict[str, Any]:
@@ -145,22 +174,6 @@ def options_of(settings: DetectorSettings, target: str, method: str) -> dict[str
         return options | {ours: dict(type='SimilarityReconstructor', _delete_=True)}
     # What is within the entry has to come after it.
     return options | {ours: dict(own.pop(ours, {}), type='SyntheticLeastSquares', _delete_=True)} | own
-
-
-def _search(
-    config: Path, checkpoint: str, settings: DetectorSettings, target: str, share: float, method: str, seed: int
-) -> dict[str, Any]:
-    """What a search found, see :func:`search_in`."""
-    kind = 'autodfp' if method == AUTODFP else 'ours'
-    folder = settings.out / 'searches' / f'{config.stem}_{target}_{share:g}_{kind}_seed{seed}'
-    budget = budget_of(target, share)
-    limit = dict(type=type(budget).__name__, preserve_ratio=share, scope=budget.scope, _delete_=True)
-    options = options_of(settings, target, method) | {'autodfp.budget': limit}
-    if method == AUTODFP:
-        options['autodfp.finalists'] = 0  # the paper has none
-    asked = dict(options=portable(options), checkpoint=Path(checkpoint).name)
-    told = dict(checkpoint=checkpoint, seed=seed, cfg_options=options)
-    return search_in(folder, config, settings.episodes, asked, **told)['results'][-1]
 
 
 def _add(row: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
