@@ -1,5 +1,7 @@
 """A frontier as data: its points, and the files that keep them."""
 
+import ast
+import contextlib
 import csv
 import io
 import os
@@ -182,10 +184,18 @@ class Frontier:
         different = [name.replace('_', ' ') for name in different if name != FURTHER]
         if FURTHER in asked:
             known, wanted = self.identity[FURTHER], asked[FURTHER]
-            different += [name for name in known | wanted if known.get(name) != wanted.get(name)]
+            different += [name for name in known | wanted if _read(known.get(name)) != _read(wanted.get(name))]
         if different:
             others = ' and other '.join(different)
             raise AutoDFPError(
                 f'{source} was measured with other {others} than what is asked for now; name another work dir '
                 'for another frontier, or ask for what it was measured with'
             )
+
+
+def _read(fact: Any) -> Any:
+    """What was written with ``repr``, if it can be read: a dumped config has the keys of its dicts in another order."""
+    if isinstance(fact, str):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return ast.literal_eval(fact)
+    return fact

@@ -105,10 +105,13 @@ def test_the_work_dir_gets_a_page_a_picture_and_a_table(classifier):
     assert len((folder / 'frontier.csv').read_text().splitlines()) == 1 + 6
 
 
-def test_it_is_measured_once(classifier, monkeypatch):
+def test_it_is_measured_once(classifier, monkeypatch, tmp_path):
     found, folder = classifier
     monkeypatch.setattr('mmautodfp.frontier.measure._measure', None)
-    assert frontier(CLASSIFIER, work_dir=str(folder), points=6, cfg_options=dict(OPTIONS)) == found
+    moved = tmp_path / 'moved.py'
+    load_config(CLASSIFIER).dump(moved)  # its keys are in another order
+    for config in (CLASSIFIER, moved):
+        assert frontier(config, work_dir=str(folder), points=6, cfg_options=dict(OPTIONS)) == found
 
 
 def test_a_frontier_of_other_weights_is_refused(classifier, other_weights, tmp_path):
