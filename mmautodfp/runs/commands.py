@@ -15,7 +15,7 @@ from mmautodfp.utils.registry import HOOKS, build
 from .checkpoints import find_checkpoint
 from .configs import add_settings, load_config, override_settings, use_pictures
 from .data import require_data
-from .frontier import take_point
+from .frontier import require_model, take_point
 from .runner import build_runner, run_test
 
 
@@ -93,6 +93,8 @@ def prune(
         require_data(cfg, 'val', 'test')
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
     runner = build_runner(cfg, trust_checkpoint)
+    if choice is not None:
+        require_model(choice, cfg)
     if added:
         data = 'no data' if images is None else f'no data but the pictures in {images}'
         how = 'a search on its val images' if search else f'{data} and no search (--search: one on its val images)'

@@ -13,6 +13,7 @@ from mmautodfp import api
 from mmautodfp.costs import Budget, read_constraint
 from mmautodfp.frontier import Choice, Frontier, choose
 from mmautodfp.frontier.measure import NUM_POINTS
+from mmautodfp.frontier.points import FURTHER
 from mmautodfp.rewards import Reward
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import pickle_allowed
@@ -26,6 +27,7 @@ from .runner import build_runner
 FILE = 'frontier.json'
 #: Settings that tell what images a model takes, whoever looks at them.
 IMAGES = ('size', 'mean', 'std', 'folder', 'scale', 'rgb')
+MODEL = 'model.'  # how facts about a config's model begin
 
 
 def frontier(
@@ -100,7 +102,7 @@ def frontier(
 
 def _identify(cfg: Config, rewards: Mapping[str, Reward | None]) -> dict[str, str]:
     """What figures depend on beside the task: settings of the model, and the data of the splits' rewards."""
-    facts = {f'model.{name}': repr(value) for name, value in cfg.model.to_dict().items()}
+    facts = {f'{MODEL}{name}': repr(value) for name, value in cfg.model.to_dict().items()}
     for split, reward in rewards.items():
         if reward is None or not reward.needs_data:
             continue
@@ -171,3 +173,21 @@ def take_point(cfg: Config, file: str | os.PathLike, limits: Mapping[str, str]) 
     # No other plan is allocated: the point is what the reconstructor would choose, or close to it.
     cfg.autodfp.update(budget=budget, allocate=False)
     return choice
+
+
+def require_model(choice: Choice, cfg: Config) -> None:
+    """Refuse to prune a point under other settings of the model: weights alike, it would not be what was measured.
+
+    The data may be others. A frontier from Python or of an earlier version tells no settings.
+
+    Args:
+        choice (Choice): The point.
+        cfg (Config): What is to be pruned; its model can be built.
+
+    Raises:
+        AutoDFPError: A setting differs; it is named.
+    """
+    known = choice.frontier.identity.get(FURTHER)
+    if known is not None:
+        of_data = {name: fact for name, fact in known.items() if not name.startswith(MODEL)}
+        choice.frontier.require({FURTHER: of_data | _identify(cfg, {})}, choice.source)

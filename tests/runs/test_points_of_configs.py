@@ -141,6 +141,24 @@ def test_a_frontier_under_other_settings_of_the_model_or_the_data_is_refused(cla
         frontier(CLASSIFIER, work_dir=str(folder), points=6, cfg_options=OPTIONS | other)
 
 
+def test_a_point_is_pruned_under_the_settings_of_the_model_alone_that_it_was_measured_with(classifier, tmp_path):
+    file, limits = classifier[1] / 'frontier.json', dict(max_flops='50%')
+    asked = dict(work_dir=str(tmp_path / 'run'), from_frontier=str(file), limits=limits)
+    other = OPTIONS | {'model.data_preprocessor.mean': [200.0]}
+    with pytest.raises(AutoDFPError, match=r'json was measured with other model\.data_preprocessor than what is asked'):
+        prune(CLASSIFIER, cfg_options=dict(other), **asked)
+    # Neither where the config lies nor on which images it reports is part of the model.
+    moved = tmp_path / 'moved.py'
+    load_config(CLASSIFIER).dump(moved)
+    bare = {'autodfp.compare': False, 'autodfp.report': False, 'test_dataloader.dataset.split': 'train'}
+    prune(moved, cfg_options=OPTIONS | bare, **asked)
+    # A frontier that Python began has no such facts.
+    content = load_json(file, 'it')
+    del content['identity']['further']
+    save_json(content, tmp_path / 'frontier.json')
+    prune(CLASSIFIER, cfg_options=other | bare, **asked | dict(from_frontier=str(tmp_path / 'frontier.json')))
+
+
 def test_a_frontier_of_an_earlier_version_which_does_not_tell_them_is_gone_on_with(classifier, tmp_path):
     found, folder = classifier
     content = load_json(folder / 'frontier.json', 'it')
