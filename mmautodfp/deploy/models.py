@@ -47,8 +47,8 @@ def build_model(cfg: Config) -> nn.Module:
     return model
 
 
-def input_size(cfg: Config, config: Path) -> tuple[int, int]:
-    """Height and width that the run counted FLOPs with, or those of the test pipeline."""
+def input_size(cfg: Config, config: Path, otherwise: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Height and width that the run counted FLOPs with, or those of the test pipeline, or ``otherwise``."""
     with contextlib.suppress(AutoDFPError, KeyError, TypeError):
         summary = load_json(config.parent / 'summary.json', 'the summary')
         return tuple(summary['flops_input'][2:])
@@ -57,6 +57,8 @@ def input_size(cfg: Config, config: Path) -> tuple[int, int]:
         if 'Resize' in str(step.get('type')) and isinstance(step.get('scale'), list | tuple):
             height, width = sorted(step['scale'])
             return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+    if otherwise is not None:
+        return otherwise
     raise AutoDFPError(f'{config} does not say how large its images are; name height and width with --size')
 
 

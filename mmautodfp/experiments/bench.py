@@ -58,7 +58,10 @@ def load_runner(
 
 
 def random_detector(
-    config: str | os.PathLike, size: Sequence[int] | None = None, cfg_options: dict[str, Any] | None = None
+    config: str | os.PathLike,
+    size: Sequence[int] | None = None,
+    cfg_options: dict[str, Any] | None = None,
+    otherwise: tuple[int, int] | None = None,
 ) -> tuple[Config, nn.Module, Tensor]:
     """A detector of random weights, whose values hardly matter to speed and memory; nothing is fetched.
 
@@ -66,16 +69,23 @@ def random_detector(
         config (str | os.PathLike): Its config.
         size (Sequence[int] | None): Height and width. Defaults to None: the config's.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
+        otherwise (tuple[int, int] | None): Height and width where the config says none. Defaults to None: it must.
 
     Returns:
         tuple[Config, nn.Module, Tensor]: The config, the detector in eval mode, and an image for it, [1, 3, H, W].
+
+    Raises:
+        AutoDFPError: The config is of no detector, or no size is known.
     """
     cfg = load_config(config, cfg_options=cfg_options)
+    model = cfg.get('model')
+    if not isinstance(model, dict) or not isinstance(model.get('backbone'), dict):
+        raise AutoDFPError(f'{config} was to be measured with random weights, but it has no backbone; name a detector')
     cfg.model.backbone.init_cfg = None
     model = build_model(cfg)
     with quiet():
         model.init_weights()  # without, a head of one stage gives every class of every anchor half a chance
-    return cfg, model, torch.rand(1, 3, *(size or input_size(cfg, Path(config))))
+    return cfg, model, torch.rand(1, 3, *(size or input_size(cfg, Path(config), otherwise)))
 
 
 class Bench:

@@ -26,7 +26,8 @@ def measure_cost(
 ) -> dict[str, Any]:
     """Seconds and memory of the moments and of the full pass, on a model of random weights: nothing is fetched.
 
-    Half of each group's channels stay; of a detector that is pruned as a whole or in several parts, half of its FLOPs.
+    Half of each group's channels stay; of a detector that is pruned as a whole or in several parts, half of its FLOPs,
+    on an image of the config's size or else of the synthetic ones'.
 
     Args:
         config (str | os.PathLike): Config of a detector with an ``autodfp`` entry.
@@ -39,7 +40,8 @@ def measure_cost(
         dict[str, Any]: Seconds by step, by the clock and summed over the processor's cores; peak resident memory of
         this process in GB, before and after; how many groups there are; the machine.
     """
-    cfg, model, images = random_detector(config, cfg_options=cfg_options)
+    reconstructor = build(RECONSTRUCTORS, dict(type='SyntheticLeastSquares', **(settings or {})))
+    cfg, model, images = random_detector(config, cfg_options=cfg_options, otherwise=reconstructor.images.size)
     target = read_settings(cfg.get('autodfp') or {}).target
     spent: dict[str, list[float]] = {}
 
@@ -51,7 +53,6 @@ def measure_cost(
 
     memory = [_peak_memory()]
     survey = step('groups', lambda: survey_target(model, target))
-    reconstructor = build(RECONSTRUCTORS, dict(type='SyntheticLeastSquares', **(settings or {})))
     step('moments', lambda: reconstructor.ensure_fitted(survey.module, model, survey.groups))
     limit, example = SHARE, None
     if not survey.path and is_detector(model):

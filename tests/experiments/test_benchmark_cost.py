@@ -1,6 +1,9 @@
 """What least squares costs, measured step by step."""
 
+import pytest
+
 from mmautodfp.experiments.benchmark_cost import measure_cost
+from mmautodfp.utils import AutoDFPError
 
 STEPS = {'groups', 'moments', 'ranking', 'allocation', 'episode', 'full'}
 FEW = dict(images=dict(num_images=2, size=64))
@@ -19,3 +22,19 @@ def test_cost_of_a_whole_detector_is_that_of_a_plan_within_a_share_of_its_flops(
     assert set(result['seconds']) == STEPS
     assert (result['target'], result['groups']) == ('model', 42)
     assert 0.48 < result['counts']['model_flops']['ratio'] <= 0.5
+
+
+def test_cost_of_a_config_that_names_no_size_is_measured_on_images_of_the_synthetic_ones():
+    steps = [dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]
+    flops = []
+    for size in (64, 128):
+        images = dict(images=dict(num_images=2, size=size))
+        options = {'autodfp.target': 'model', 'test_pipeline': steps}
+        counts = measure_cost('configs/demo/fcos_digits_autodfp.py', images, cfg_options=options)['counts']
+        flops.append(counts['model_flops']['count'])
+    assert flops[1] == pytest.approx(4 * flops[0], rel=0.05)
+
+
+def test_what_is_no_detector_is_told():
+    with pytest.raises(AutoDFPError, match=r'vgg_digits\.py was to be measured with .* but it has no backbone; name a'):
+        measure_cost('configs/demo/vgg_digits.py')
