@@ -1,6 +1,7 @@
 """Running a module on synthetic images, and watching what its layers read and give."""
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import repeat
@@ -37,7 +38,7 @@ def inputs_of(model: nn.Module, module: nn.Module, images: Tensor) -> tuple:
     pruned or not, its second stage is asked about the same ones.
 
     Raises:
-        AutoDFPError: The model does not call this module.
+        AutoDFPError: The model does not call this module, or names inputs that it does not take by position.
     """
     if model is module:
         if not has_plain_second_stage(model):
@@ -50,7 +51,18 @@ def inputs_of(model: nn.Module, module: nn.Module, images: Tensor) -> tuple:
             f'synthetic images were sent through the {type(model).__name__}, but they do not reach the '
             f'{type(module).__name__} that is to be pruned; prune a part that is called for them'
         )
-    return found[0]
+    args, kwargs = found
+    if not kwargs:
+        return args
+    call = inspect.signature(module.forward).bind(*args, **kwargs)
+    call.apply_defaults()  # of those between two that are given
+    named = [name for name in kwargs if name in call.kwargs]
+    if named:
+        raise AutoDFPError(
+            f'the {type(module).__name__} that is to be pruned is given {named[0]} by name, but it is run by itself '
+            f'with its inputs by position; let its forward take {named[0]} by position, or prune the whole model'
+        )
+    return call.args
 
 
 def first_call(model: nn.Module, part: nn.Module, *inputs: Any) -> tuple[tuple, dict] | None:

@@ -6,7 +6,7 @@ from conftest import enliven, random_plan
 from least_squares_data import IMAGES
 from torch import nn
 
-from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor, SyntheticLeastSquares
+from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor, SyntheticLeastSquares, inputs_of
 from mmautodfp.reconstruction.base import fingerprint
 from mmautodfp.search.run import search
 from mmautodfp.search.task import PruningTask
@@ -155,3 +155,29 @@ def test_images_that_a_model_does_not_take_are_told_in_a_sentence():
     assert '\n' not in str(caught.value)
     images = IMAGES | dict(mean=(0.0,), std=(1.0,))
     assert PruningTask.build(model, '', None, 0.6, dict(type='SyntheticLeastSquares', images=images)).allocation
+
+
+class Scaled(nn.Module):
+    def forward(self, inputs, scale=1.0, shift=2.0, *, by_name=None):
+        return inputs * scale + shift
+
+
+class Around(nn.Module):
+    def __init__(self, **named):
+        super().__init__()
+        self.part, self.named = Scaled(), named
+
+    def forward(self, images):
+        return self.part(inputs=images, **self.named)
+
+
+def test_a_part_that_is_given_its_inputs_by_name_is_run_with_the_same_ones():
+    images = torch.rand(2, 3, 4, 4)
+    for named in ({}, dict(scale=3.0), dict(shift=5.0)):
+        model = Around(**named)
+        assert torch.equal(model.part(*inputs_of(model, model.part, images)), model(images))
+    model = Around(by_name=1)
+    with pytest.raises(
+        AutoDFPError, match='the Scaled that is to be pruned is given by_name by name, but it is run by'
+    ):
+        inputs_of(model, model.part, images)
