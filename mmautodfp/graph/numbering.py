@@ -121,7 +121,7 @@ class Numbers:
         elif name in PICKS:
             self._pick(func, args, kwargs, result)
         elif name in WRITES:
-            self._write(func, args, result)
+            self._write(func, args, kwargs, result)
         elif name == 'as_strided_' and result.shape[2:].numel() == 1 and result.shape == self.of(args[0]).shape:
             self.set(result, self.of(args[0]))  # an average over all places, told to be channels-last
         elif name in SPATIAL:
@@ -160,13 +160,18 @@ class Numbers:
         else:
             self.fix(args[0], f'is picked at places by {func.overloadpacket.__name__}, none of which was chosen')
 
-    def _write(self, func: Any, args: tuple, result: Tensor) -> None:
-        """Elements of one tensor take the places of those of another, or of some of them."""
+    def _write(self, func: Any, args: tuple, kwargs: dict, result: Tensor) -> None:
+        """Elements of one tensor take the places of those of another, or of some of them, or are added to them."""
         target = self._or_none(args[0]).clone()
         if func.overloadpacket.__name__ == 'copy_':
             self.set(result, target.copy_(self._or_none(args[1]).expand_as(target)))
-        else:
-            self.set(result, func(target, args[1], self._or_none(args[2])))
+            return
+        given = self._or_none(args[2])
+        written = func(target.clone(), args[1], given)
+        if args[3] if len(args) > 3 else kwargs.get('accumulate'):
+            written = torch.where(target >= 0, target, written)
+            self._meet(torch.ops.aten.index(written, args[1]), given)
+        self.set(result, written)
 
     def _or_none(self, x: Tensor) -> Tensor:
         numbers = self.of(x)
@@ -202,11 +207,8 @@ class Numbers:
             return
         merged = aligned[0]
         for other in aligned[1:]:
-            both = torch.broadcast_tensors(merged, other)
-            met = (both[0] >= 0) & (both[1] >= 0) & (both[0] != both[1])
-            if met.any():
-                self.join(*torch.unique(torch.stack([both[0][met], both[1][met]]), dim=1))
-            merged = torch.maximum(*both)
+            self._meet(merged, other)
+            merged = torch.maximum(merged, other)
         for x in parts:
             if x in self or not x.ndim:
                 continue
@@ -216,6 +218,13 @@ class Numbers:
                     self.fixed.append((merged[merged >= 0], f'meets a tensor of fixed size in {name}'))
                     break
         self.set(result, torch.broadcast_to(merged, result.shape))
+
+    def _meet(self, first: Tensor, second: Tensor) -> None:
+        """Channels at the same places of two tensors must go together."""
+        first, second = torch.broadcast_tensors(first, second)
+        met = (first >= 0) & (second >= 0) & (first != second)
+        if met.any():
+            self.join(*torch.unique(torch.stack([first[met], second[met]]), dim=1))
 
 
 def tensors_in(value: Any) -> Sequence[Tensor]:

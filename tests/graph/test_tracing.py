@@ -40,6 +40,17 @@ def test_a_residual_sum_is_one_group_of_all_that_is_added_up():
     assert (stream.num_channels, inner.name, inner.num_channels) == (8, 'b', 5)
 
 
+@pytest.mark.parametrize('name', ['index_put', 'index_put_'])
+def test_what_is_added_at_some_places_goes_with_what_lies_there(name):
+    def forward(net, x):
+        first = net.a(x)
+        return net.c(getattr(first, name)((torch.tensor([1, 1]),), net.b(x), accumulate=True))
+
+    (group,) = follow(forward, a=conv(3, 8), b=conv(3, 8), c=conv(8, 4)).units
+    assert made_by(group) == [('a', 0), ('b', 0)]
+    assert read_by(group) == [('c', 0)]
+
+
 def test_parts_of_a_concatenation_are_groups_with_offsets_in_what_reads_it():
     survey = follow(
         lambda m, x: m.out(m.n(torch.cat([m.a(x), m.b(x).relu()], 1))),
