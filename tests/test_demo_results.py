@@ -229,7 +229,7 @@ def test_the_rows_of_searches_on_top_of_least_squares_are_those_of_their_files()
         in STORY
     )
     seeds = [[len(found['searches'][name]['search']) for name in kinds.values()] for found in files]
-    assert seeds == [[5, 3, 5], [3, 3, 3], [3, 3, 3], [3, 3, 3]]
+    assert seeds == [[5, 5, 5]] * 4
     widths = load_json(RESULTS / 'least_squares/searches_retinanet_whole_35.json', 'the searches')['searches']
     told = ', '.join(f'{label} {widths[name]["finished_mean"]:.3f}' for label, name in kinds.items())
     assert {len(widths[name]['search']) for name in kinds.values()} == {5}
