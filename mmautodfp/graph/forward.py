@@ -43,11 +43,19 @@ def _kinds(value: Any) -> Iterator[list[Tensor]]:
     value = _fields(value)
     if isinstance(value, Tensor):
         yield [value]
-    elif isinstance(value, list) and value and all(isinstance(item, Tensor) for item in value):
-        yield flat_tensors(value)
+    elif isinstance(value, list | tuple) and _are_levels(value):
+        yield list(value)
     elif isinstance(value, Mapping | list | tuple):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _kinds(item)
+
+
+def _are_levels(values: list | tuple) -> bool:
+    """Whether these are the levels of a pyramid; a tuple may as well hold answers of several kinds, such as classes."""
+    if not values or not all(isinstance(value, Tensor) for value in values):
+        return False
+    sizes = {value.shape[2:] for value in values}
+    return isinstance(values, list) or (len({value.shape[:2] for value in values}) == 1 and len(sizes) == len(values))
 
 
 def run_model(model: nn.Module, *inputs: Any) -> Any:

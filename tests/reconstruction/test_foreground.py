@@ -1,5 +1,6 @@
 """Where a detector sees something."""
 
+import pytest
 import torch
 from mmdet.apis import init_detector
 from torch import nn
@@ -42,13 +43,17 @@ def test_what_is_no_map_of_the_images_has_no_places():
     assert foreground.weights(torch.zeros(96, 7, 7, 7)) is None
 
 
-def test_a_first_stage_sees_what_its_scores_say():
-    model = init_detector('configs/demo/faster_rcnn_digits_autodfp.py', device='cpu')
+@pytest.mark.parametrize(
+    ('config', 'head', 'levels'),
+    [('demo/faster_rcnn_digits_autodfp', 'rpn_head', 5), ('bccd/rtmdet_tiny_bccd_autodfp', 'bbox_head', 3)],
+)
+def test_a_dense_head_sees_on_every_level_what_its_scores_say(config, head, levels):
+    model = init_detector(f'configs/{config}.py', device='cpu')
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
-        scores = model.rpn_head(model.extract_feat(images))[0]
+        scores = model.get_submodule(head)(model.extract_feat(images))[0]
         found = foreground_of(model, images)
-    assert len(found.levels) == len(scores) == 5
+    assert len(found.levels) == len(scores) == levels
     for level, score in zip(found.levels, scores, strict=True):
         torch.testing.assert_close(level, score.sigmoid().max(1).values)
 

@@ -1,0 +1,30 @@
+"""Which outputs of a model are of one kind."""
+
+import torch
+from torch import nn
+
+from mmautodfp.graph import outputs_by_kind
+
+
+class _Says(nn.Module):
+    """A model that gives what it is made with."""
+
+    def __init__(self, said):
+        super().__init__()
+        self.said = said
+
+    def forward(self, x):
+        return self.said
+
+
+def test_levels_of_a_pyramid_are_of_one_kind_in_lists_and_tuples():
+    classes = [torch.zeros(2, 3, size, size) for size in (8, 4, 2)]
+    boxes = [torch.zeros(2, 4, size, size) for size in (8, 4, 2)]
+    for said in ((classes, boxes), (tuple(classes), tuple(boxes)), [tuple(classes), boxes]):
+        assert [len(kind) for kind in outputs_by_kind(_Says(said), torch.zeros(1))] == [3, 3]
+
+
+def test_answers_of_several_kinds_stay_apart():
+    classes, boxes, logits = torch.zeros(2, 3, 8, 8), torch.zeros(2, 4, 8, 8), torch.zeros(2, 4)
+    for said in ((classes, boxes), (boxes, boxes.clone()), (logits, logits.clone()), dict(a=classes, b=classes)):
+        assert [len(kind) for kind in outputs_by_kind(_Says(said), torch.zeros(1))] == [1, 1]
