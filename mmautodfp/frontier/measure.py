@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from mmengine.dist import get_world_size
 from mmengine.logging import MMLogger
-from pydantic import Field
 from torch import nn
 
 from mmautodfp.search import on_main, share_out
@@ -24,7 +23,7 @@ from mmautodfp.search.searcher import as_number
 from mmautodfp.search.task import PruningTask, undisturbed
 from mmautodfp.surgery import Restore
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.settings import checked
+from mmautodfp.utils.settings import TwoOrMore, checked
 from mmautodfp.utils.timing import describe_machine, wait_for_gpu
 
 from .points import FURTHER, Frontier, Point
@@ -38,7 +37,7 @@ def frontier(
     task: PruningTask,
     reward: Callable[[nn.Module], float],
     held_out: Callable[[nn.Module], float] | None = None,
-    num_points: Annotated[int, Field(ge=2)] = NUM_POINTS,
+    num_points: TwoOrMore = NUM_POINTS,
     file: str | os.PathLike | None = None,
     about: Mapping[str, Any] | None = None,
     logger: logging.Logger | None = None,

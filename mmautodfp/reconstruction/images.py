@@ -18,10 +18,9 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from mmautodfp.graph import is_detector
 from mmautodfp.kernels import dead_leaves, image_generator, white_noise
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.settings import Count, Positive, Several, settings
+from mmautodfp.utils.settings import Count, Positive, Several, TwoOrMore, settings
 
 KINDS = dict(dead_leaves=dead_leaves, noise=white_noise)
-TwoOrMore = Annotated[int, Field(ge=2)]
 Side = Annotated[int, Field(ge=8)]
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import AGENTS
-from mmautodfp.utils.settings import checked
+from mmautodfp.utils.settings import TwoOrMore, checked
 
 from .agent import Agent, AgentSpec, Trajectory, require_settings
 
@@ -38,7 +38,7 @@ class CMAES(Agent):
         self,
         spec: AgentSpec,
         sigma: Annotated[float, Field(gt=0, le=1)] = 0.2,
-        population_size: Annotated[int, Field(ge=2)] | None = None,
+        population_size: TwoOrMore | None = None,
     ):
         super().__init__(spec)
         self.sigma = sigma

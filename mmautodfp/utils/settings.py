@@ -20,6 +20,7 @@ T = TypeVar('T')
 CHECKS = ConfigDict(strict=True, extra='forbid', allow_inf_nan=False, arbitrary_types_allowed=True)
 
 Count = Annotated[int, Field(ge=1)]
+TwoOrMore = Annotated[int, Field(ge=2)]
 Whole = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
