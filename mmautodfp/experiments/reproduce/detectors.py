@@ -96,6 +96,8 @@ class _Detector:
         entry (dict): Gets the rows, and what there is to know of the detector once there is one.
         keep (Callable): Called after each row.
         say (Callable): Told a line after each row.
+        checkpoint (str): Where its weights are, once it is measured.
+        facts (dict): Of the detector, that go into the entry.
     """
 
     config: Path
@@ -103,6 +105,8 @@ class _Detector:
     entry: dict[str, Any]
     keep: Callable[[], None]
     say: Callable[[str], None]
+    checkpoint: str = field(init=False)
+    facts: dict[str, Any] = field(init=False)
 
     def measure(self) -> None:
         settings = self.settings
