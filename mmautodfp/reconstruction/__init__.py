@@ -1,6 +1,7 @@
 """How the work of a pruned channel is handed on to the retained ones."""
 
 from .base import OutputChange, PruneOnly, Reconstruction, Reconstructor
+from .distillation import Distillation
 from .foreground import Foreground, foreground_of
 from .images import SyntheticImages
 from .least_squares import SyntheticLeastSquares
@@ -11,6 +12,7 @@ from .similarity import SimilarityReconstructor
 from .synthetic import Stopped, batch_statistics, inputs_of, require_taken
 
 __all__ = [
+    'Distillation',
     'Foreground',
     'NeuronMerging',
     'OutputChange',

@@ -18,6 +18,7 @@ from mmautodfp.utils.registry import RECONSTRUCTORS, build_settings
 from mmautodfp.utils.settings import NotNegative, Whole, checked
 
 from .base import OutputChange, Reconstruction, Reconstructor
+from .distillation import Distillation, distill
 from .foreground import Foreground, foreground_of
 from .images import SyntheticImages
 from .recalibration import Recalibration
@@ -28,6 +29,8 @@ from .synthetic import InputMoments, batch_statistics, input_moments, inputs_of,
 # Images on which groups are compared by default; of small ones, as many as have so many pixels.
 SENSITIVITY = 8
 SENSITIVITY_PIXELS = SENSITIVITY * 128 * 128
+# Far from the seeds that people choose, and from those of rewards.
+DISTILLATION_SEED = 100_000
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class SyntheticLeastSquares(Reconstructor):
             such, at most all.
         refinement (dict | bool | None): Settings of :class:`mmautodfp.reconstruction.Refinement`; False
             leaves it out. Defaults to True, as None: its own.
+        distillation (dict | bool): Settings of :class:`mmautodfp.reconstruction.Distillation`, which follows the full
+            pass on images of its own and takes minutes; True: its own. Defaults to False, which leaves it out.
 
     Raises:
         AutoDFPError: A setting is unknown, of another type or out of its range.
@@ -98,6 +103,7 @@ class SyntheticLeastSquares(Reconstructor):
         recalibration: Whole = 64,
         sensitivity: Whole | None = None,
         refinement: dict | bool | None = True,
+        distillation: dict | bool = False,
     ):
         super().__init__()
         self.images = build_settings(SyntheticImages, images, 'images')
@@ -108,6 +114,13 @@ class SyntheticLeastSquares(Reconstructor):
         self.sensitivity = sensitivity
         settings = None if refinement is True else refinement
         self.refinement = None if refinement is False else build_settings(Refinement, settings, 'refinement')
+        settings = None if distillation is True else distillation
+        self.distillation = None if distillation is False else build_settings(Distillation, settings, 'distillation')
+        if self.distillation and not self.refinement:
+            raise AutoDFPError(
+                'distillation was asked for with refinement=False, but it starts where the full pass ends; leave out '
+                'refinement'
+            )
         self._consumers: dict[str, dict[str, _Consumer]] = {}
         self._recalibration: Recalibration | None = None
         self._twin: nn.Module | None = None
@@ -120,8 +133,10 @@ class SyntheticLeastSquares(Reconstructor):
 
     @property
     def identity(self) -> str:
-        # Kept searches and frontiers name a setting that is gone, with the value that stands for what is done now.
-        return super().identity.replace('(', '(error_power=1.0, ', 1)
+        # Kept searches and frontiers name a setting that is gone, with the value that stands for what is done now, and
+        # do not name one that came later.
+        text = super().identity.replace('distillation=None, ', '')
+        return text.replace('(', '(error_power=1.0, ', 1)
 
     def _fit(self, module: nn.Module, model: nn.Module) -> None:
         device = next(module.parameters()).device
@@ -231,7 +246,18 @@ class SyntheticLeastSquares(Reconstructor):
             self.recalibrate(module, plan, restore)
         else:
             images = (self._batches, self._foregrounds)
-            refine(module, self._twin, self._groups, plan, self, *images, self.refinement, restore)
+            slim = refine(module, self._twin, self._groups, plan, self, *images, self.refinement, restore)
+            if self.distillation:
+                distill(module, self._twin, slim, self._new_batches(module), self.distillation, restore)
+
+    def _new_batches(self, module: nn.Module) -> Iterator[tuple]:
+        """What a pruned module is called with in distillation, on images that were used for nothing else."""
+        size, seed = self.distillation.batch_size, self.images.seed + DISTILLATION_SEED
+        images = replace(self.images, num_images=self.distillation.steps * size, batch_size=size, seed=seed)
+        # Regions are those of a dense first stage.
+        dense, part = (self._twin, self._twin) if module is self._model else (self._model, module)
+        for batch in images.normalized_as(self._model).batches(next(module.parameters()).device):
+            yield inputs_of(dense, part, batch)
 
 
 def _foregrounds(model: nn.Module, batches: Sequence[tuple]) -> list[Foreground | None]:

@@ -77,7 +77,7 @@ def refine(
     foregrounds: Sequence[Foreground | None],
     settings: Refinement,
     restore: Restore,
-) -> None:
+) -> nn.Module:
     """Solve every consumer of pruned channels once more: inputs from the pruned path, targets from the dense one.
 
     A batch at a time; beside sums over the samples, what enters the block in question is kept, if there is room.
@@ -92,6 +92,9 @@ def refine(
         foregrounds (Sequence[Foreground | None]): Which places of each batch count more.
         settings (Refinement): How.
         restore (Restore): Remembers every layer that is changed.
+
+    Returns:
+        nn.Module: The pruned module with the norm statistics of the images.
 
     Raises:
         AutoDFPError: A layer of the twin is not reached.
@@ -127,6 +130,7 @@ def refine(
                     fit.update(dense[path], now[path], foreground)
             for fit in fits:
                 fit.install(*fit.solve(), module, restore)
+    return slim
 
 
 def _plan_of(plan: PruningPlan, group: ChannelGroup) -> UnitPlan:

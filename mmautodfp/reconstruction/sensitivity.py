@@ -95,6 +95,12 @@ def shares_missed(
     return _shares([sum(kind) for kind in by_kind])
 
 
+def mean_missed(found: Outputs, dense: Outputs, foreground: Foreground | None) -> Tensor:
+    """As :func:`shares_missed` of a single batch, the mean over the kinds of answers; it has a gradient."""
+    sums = _sums_of_kinds(found, dense, foreground, missed)
+    return torch.stack([part / whole for part, whole in sums if whole > 0] or [torch.zeros(())]).mean()
+
+
 def _sums_of_kinds(found: Outputs, dense: Outputs, foreground: Foreground | None, compare: Callable) -> list[Tensor]:
     """[2] of each kind of answer, all of its levels together."""
     return [

@@ -1,0 +1,112 @@
+"""Distillation without data: all weights of a pruned module together, by gradient, towards what the dense one says."""
+
+from collections.abc import Iterator
+
+import torch
+from mmengine.logging import MMLogger
+from torch import Tensor, nn
+
+from mmautodfp.graph import outputs_by_kind
+from mmautodfp.surgery import Restore, replace_tensor
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.settings import Count, Positive, TwoOrMore, settings
+
+from .foreground import foreground_of
+from .sensitivity import mean_missed
+
+# What a tensor's root mean square counts as at least; a bias may well be zero.
+LEAST_SCALE = 1e-2
+
+
+@settings('distillation')
+class Distillation:
+    """Settings of the distillation.
+
+    Attributes:
+        steps (int): Of Adam. Defaults to 400.
+        batch_size (int): Images of a step, at least 2, none of which comes again. Defaults to 8.
+        learning_rate (float): The highest, a tenth of the way through, of a cycle that begins and ends low; as a share
+            of each tensor's root mean square. Defaults to 3e-3.
+    """
+
+    steps: Count = 400
+    batch_size: TwoOrMore = 8
+    learning_rate: Positive = 3e-3
+
+
+@torch.enable_grad()
+def distill(
+    module: nn.Module,
+    dense: nn.Module,
+    slim: nn.Module,
+    batches: Iterator[tuple],
+    settings: Distillation,
+    restore: Restore,
+) -> None:
+    """Move all weights of a pruned module so that its outputs come nearer to those of the dense one.
+
+    The norms keep their statistics, so that each channel is scaled as it was in training. Places where a detector sees
+    something count more than the rest, as in the full pass.
+
+    Args:
+        module (nn.Module): Pruned; it gets the new weights.
+        dense (nn.Module): The dense module with the norm statistics of the images.
+        slim (nn.Module): The pruned module with the norm statistics of the images; changed in place.
+        batches (Iterator[tuple]): What the modules are called with, a batch for each step.
+        settings (Distillation): How.
+        restore (Restore): Remembers every layer that is changed.
+
+    Raises:
+        AutoDFPError: The weights are of less than 32 bits, the outputs have no gradient, or the error is not finite.
+    """
+    name, logger = type(module).__name__, MMLogger.get_current_instance()
+    weights = [weight.requires_grad_() for weight in slim.parameters()]
+    _require_precise(weights, name)
+    rates = [settings.learning_rate * max(float(weight.square().mean().sqrt()), LEAST_SCALE) for weight in weights]
+    optimizer = torch.optim.Adam([dict(params=[one], lr=rate) for one, rate in zip(weights, rates, strict=True)])
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, settings.steps, pct_start=0.1)
+    every, missed = max(1, settings.steps // 10), []
+    for step, inputs in enumerate(batches, 1):
+        with torch.no_grad():
+            wanted, foreground = outputs_by_kind(dense, *inputs), foreground_of(dense, *inputs)
+        error = mean_missed(outputs_by_kind(slim, *inputs), wanted, foreground)
+        if not error.requires_grad:
+            raise AutoDFPError(
+                f'the {name} was to be distilled, but what it says has no gradient; leave out '
+                'reconstructor.distillation'
+            )
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        cycle.step()
+        missed.append(error.item())
+        if step % every == 0:
+            lately = sum(missed[-every:]) / every
+            logger.info(f'distillation: {step} of {settings.steps} steps, {lately:.2%} of the outputs are missed')
+    if not all(weight.isfinite().all() for weight in weights):
+        raise AutoDFPError(
+            f'the {name} was distilled with a learning rate of {settings.learning_rate:g}, but its weights are not '
+            'finite after it; lower reconstructor.distillation.learning_rate'
+        )
+    _install(slim, module, restore)
+
+
+def _require_precise(weights: list[Tensor], name: str) -> None:
+    coarse = next((weight.dtype for weight in weights if weight.dtype not in (torch.float32, torch.float64)), None)
+    if coarse is not None:
+        raise AutoDFPError(
+            f'the {name} was to be distilled, which takes float32, but it has weights of {coarse}; call float() on it '
+            'first, or leave out reconstructor.distillation'
+        )
+
+
+def _install(slim: nn.Module, module: nn.Module, restore: Restore) -> None:
+    """Give a module the weights of its twin; what its layers share they go on sharing."""
+    shared: dict[nn.Parameter, nn.Parameter] = {}
+    for source, layer in zip(slim.modules(), module.modules(), strict=True):
+        for name, weight in source.named_parameters(recurse=False, remove_duplicate=False):
+            restore.remember(layer)
+            if weight not in shared:
+                replace_tensor(layer, name, weight.detach())
+                shared[weight] = layer.get_parameter(name)
+            layer.register_parameter(name, shared[weight])
