@@ -236,13 +236,20 @@ def test_the_rows_of_searches_on_top_of_least_squares_are_those_of_their_files()
     assert f'({told}; five seeds' in STORY
 
 
-def test_what_finalists_bring_is_told_as_it_was_measured():
-    found = load_json(RESULTS / 'least_squares/finalists_retinanet_whole.json', 'the searches')
+@pytest.mark.parametrize(
+    ('name', 'images', 'told'),
+    [
+        ('retinanet_whole', 128, '{} with the best reward, {} as chosen'),
+        ('resnet56_50', 1000, '{} and {} at 50% of the parameters'),
+        ('resnet56_30', 1000, '{} and {} at 30% (1,000 other images, 2,991 held out'),
+    ],
+)
+def test_what_finalists_bring_is_told_as_it_was_measured(name, images, told):
+    found = load_json(RESULTS / f'least_squares/finalists_{name}.json', 'the searches')
     row = found['searches']['SAC']
-    assert (found['finalists'], found['judging_images']) == (10, 128)
+    assert (found['finalists'], found['judging_images']) == (10, images)
     assert len(row['chosen']) == 3
-    told = f'{_spread(row[FINISHED])} with the best reward, {_spread(row["chosen"])} as chosen'
-    assert told in STORY
+    assert told.format(_spread(row[FINISHED]), _spread(row['chosen'])) in STORY
 
 
 def _spread(values: list[float]) -> str:
