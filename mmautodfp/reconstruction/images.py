@@ -23,6 +23,9 @@ from mmautodfp.utils.settings import Count, Positive, Several, TwoOrMore, settin
 KINDS = dict(dead_leaves=dead_leaves, noise=white_noise)
 Side = Annotated[int, Field(ge=8)]
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+# Scales of pixels: about what most models take, and as they are.
+USUAL = dict(mean=(127.5,) * 3, std=(58.0,) * 3)
+RAW = dict(mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
 class Pictures:
@@ -116,8 +119,9 @@ class SyntheticImages:
         batch_size (int): Images held at a time, at least 2. Defaults to 8.
         kind (str): 'dead_leaves' or 'noise'. Defaults to 'dead_leaves'.
         seed (int): Defaults to 0.
-        mean (tuple[float, ...]): [C], as the data preprocessor's. Defaults to 127.5 for 3 channels.
-        std (tuple[float, ...]): [C]. Defaults to 58.
+        mean (tuple[float, ...]): [C], as the data preprocessor's. Defaults to 127.5 for 3 channels; 0 if the model has
+            a preprocessor that hands pixels on as they are, as YOLOX has.
+        std (tuple[float, ...]): [C]. Defaults to 58; 1 for such a preprocessor.
         folder (str | None): Folder of pictures, random parts of which take the place of drawn images; nothing needs to
             be known of what they show. Defaults to None.
         scale (tuple[int, int] | None): Width and height that a picture is made to fit in, its ratio kept, before a part
@@ -135,8 +139,8 @@ class SyntheticImages:
     batch_size: TwoOrMore = 8
     kind: Literal['dead_leaves', 'noise'] = 'dead_leaves'
     seed: int = 0
-    mean: Several[float] = (127.5,) * 3
-    std: Several[Positive] = (58.0,) * 3
+    mean: Several[float] = USUAL['mean']
+    std: Several[Positive] = USUAL['std']
     folder: Annotated[str, Field(min_length=1)] | None = None
     scale: Annotated[tuple[Count, Count], Field(strict=False)] | None = None
     rgb: bool | None = None
@@ -156,7 +160,7 @@ class SyntheticImages:
         return Pictures(self.folder, self.scale, self.rgb is not False)
 
     def normalized_as(self, model: nn.Module) -> 'SyntheticImages':
-        """The same images at the scale of a model's data preprocessor, if it has one that normalises."""
+        """The same images at the scale of a model's data preprocessor, if it has one that tells it."""
         transform, rgb = getattr(model, 'transform', None), self.rgb
         preprocessor = getattr(model, 'data_preprocessor', None)
         if rgb is None and is_detector(model):  # its files are read with blue first
@@ -166,7 +170,10 @@ class SyntheticImages:
         else:
             mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
         if mean is None or std is None:
-            return replace(self, rgb=rgb)
+            # A scale that was asked for may be that of a pipeline that normalises, or of a preprocessor's own code.
+            raw = getattr(preprocessor, '_enable_normalize', None) is False
+            untold = raw and dict(mean=self.mean, std=self.std) == USUAL
+            return replace(self, rgb=rgb, **(RAW if untold else {}))
         return replace(self, mean=tuple(mean.flatten().tolist()), std=tuple(std.flatten().tolist()), rgb=rgb)
 
     def batches(self, device: torch.device | str = 'cpu') -> Iterator[Tensor]:

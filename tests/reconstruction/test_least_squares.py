@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from conftest import enliven
 from least_squares_data import IMAGES, assert_same, frozen_resnet, snapshot, uniform  # noqa: F401, a fixture
+from mmengine.model import ImgDataPreprocessor
 from torch import nn
 
 from mmautodfp.api import prune
@@ -139,6 +140,22 @@ def test_images_are_scaled_as_the_models_preprocessor_does():
     (scaled,) = SyntheticImages(num_images=2, size=16).normalized_as(model).batches()
     mean = torch.tensor([100.0, 110, 120]).view(-1, 1, 1)
     torch.testing.assert_close(scaled + mean, plain * 58 + 127.5, rtol=0, atol=1e-3)
+
+
+def test_images_are_pixels_where_a_preprocessor_does_not_normalise_unless_a_scale_is_told():
+    model = nn.Module()
+    model.data_preprocessor = ImgDataPreprocessor(pad_size_divisor=32)
+    told = dict(mean=(123.0,) * 3, std=(57.0,) * 3)
+    plain, pixels, scaled = (
+        next(images.batches())
+        for images in (
+            SyntheticImages(num_images=2, size=16),
+            SyntheticImages(num_images=2, size=16).normalized_as(model),
+            SyntheticImages(num_images=2, size=16, **told).normalized_as(model),
+        )
+    )
+    torch.testing.assert_close(pixels, plain * 58 + 127.5, rtol=0, atol=1e-3)
+    torch.testing.assert_close(scaled * 57 + 123, pixels, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(('num_images', 'sizes'), [(8, [4, 4]), (9, [4, 5]), (10, [4, 4, 2]), (2, [2])])
