@@ -86,12 +86,12 @@ class Pictures:
         """A whole picture, [C, H, W], 0 to 255."""
         try:
             image = mmcv.imread(str(file), 'color' if channels > 1 else 'grayscale')
-        except (cv2.error, OSError):  # an empty file, or one that must not be read
+            if self.scale and image is not None:
+                image = mmcv.imrescale(image, self.scale)
+        except (cv2.error, OSError):  # an empty file, one that must not be read, or a line that nothing is left of
             image = None
         if image is None:
             raise AutoDFPError(f'picture {file} was to be read, but it cannot be, or is no picture; take it out')
-        if self.scale:
-            image = mmcv.imrescale(image, self.scale)
         pixels = torch.from_numpy(image).reshape(*image.shape[:2], -1).permute(2, 0, 1).float()
         return pixels.flip(0) if self.rgb else pixels  # files are read with blue first
 

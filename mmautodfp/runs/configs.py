@@ -157,6 +157,7 @@ def use_pictures(cfg: Config, folder: str) -> None:
     with contextlib.suppress(RuntimeError, AttributeError):  # of a classifier there may be none
         pipeline = get_test_pipeline_cfg(cfg)
     scale = next((step.scale for step in pipeline if step.get('scale') and 'Resize' in str(step.get('type'))), None)
+    scale = (scale, scale) if isinstance(scale, int) else scale  # as Resize takes it
     pictures = dict(folder=folder, scale=scale if isinstance(scale, tuple | list) else None)
     needs_none = 'SyntheticReward' in str((cfg.autodfp.get('reward') or {}).get('type'))
     for name in ('reconstructor', 'reward') if needs_none else ('reconstructor',):

@@ -165,6 +165,12 @@ def test_what_cannot_be_read_is_told(tmp_path, spoil, message):
         drawn(spoil(tmp_path), num_images=2, size=16)
 
 
+def test_a_line_that_scaling_leaves_nothing_of_is_told(tmp_path):
+    mmcv.imwrite(np.zeros((1, 200, 3), np.uint8), str(tmp_path / 'line.png'))
+    with pytest.raises(AutoDFPError, match=r'line\.png was to be read, but it cannot be'):
+        drawn(tmp_path, num_images=2, size=16, scale=(32, 32))
+
+
 def test_pictures_have_one_channel_or_three(folder):
     with pytest.raises(AutoDFPError, match='pictures of 1 or 3 channels can be read, but images of 4 were asked for'):
         drawn(folder, num_images=2, size=16, mean=(0.0,) * 4, std=(1.0,) * 4)
@@ -191,6 +197,14 @@ def test_a_config_is_told_the_folder_and_the_scale_of_its_test_images():
     use_pictures(of_annotations, 'photos')
     assert of_annotations.autodfp.reconstructor['images'] == dict(folder='photos', scale=None)
     assert of_annotations.autodfp.reward == dict(type='CocoReward')
+
+
+def test_one_number_is_the_scale_of_both_sides():
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=640, keep_ratio=True)]
+    settings = dict(reconstructor=dict(type='SyntheticLeastSquares'))
+    cfg = Config(dict(autodfp=settings, test_dataloader=dict(dataset=dict(pipeline=pipeline))))
+    use_pictures(cfg, 'photos')
+    assert cfg.autodfp.reconstructor['images'] == dict(folder='photos', scale=(640, 640))
 
 
 @pytest.mark.parametrize('settings', [dict(), dict(reconstructor=dict(type='PruneOnly'))])
