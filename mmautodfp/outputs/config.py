@@ -49,8 +49,12 @@ def slim_config(
     else:
         _forget_pretrained(cfg.model)
         dense = {name: value for name, value in cfg.model.items() if name != 'type'}
-        cfg.model = ConfigDict(type='mmautodfp.SlimModel', slim_type=cfg.model.type, layers=layers, **dense)
-    name_nms(cfg.model)
+        kind = cfg.model.type
+        if not isinstance(kind, str):  # MMEngine writes classes down under 'type' alone
+            kind = f'{kind.__module__}.{kind.__qualname__}'
+        cfg.model = ConfigDict(type='mmautodfp.SlimModel', slim_type=kind, layers=layers, **dense)
+    for name in ('model', 'tta_model'):
+        name_nms(cfg.get(name))
     for name in ('autodfp', 'work_dir', 'launcher', 'resume'):
         cfg.pop(name, None)
     cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks', []) if 'AutoDFPHook' not in str(hook.get('type'))]

@@ -143,6 +143,22 @@ def test_a_python_style_config_takes_our_settings_and_leaves_a_pruned_model_that
     assert len(found.pred_instances) == 5
 
 
+def test_a_detector_of_that_style_that_was_pruned_as_a_whole_loads_and_can_be_pruned_again(tmp_path):
+    config, checkpoint = write(tmp_path, 'tta_model = dict(tta_cfg=dict(nms=dict(type=nms, iou_threshold=0.5)))')
+    params = []
+    for number in (1, 2):
+        run = tmp_path / str(number)
+        runs.prune(config, checkpoint, str(run), 0.8, cfg_options=FEW | {'autodfp.target': 'model'})
+        config, checkpoint = str(run / 'pruned.py'), str(run / 'pruned.pth')
+        cfg = Config.fromfile(config)
+        assert cfg.tta_model.tta_cfg.nms.type == 'nms'
+        model = MODELS.build(cfg.model)
+        assert type(model).__name__ == 'RetinaNet'
+        model.load_state_dict(torch.load(checkpoint, weights_only=True)['state_dict'])
+        params.append(sum(p.numel() for p in model.parameters()))
+    assert params[1] <= 0.8 * params[0]
+
+
 @pytest.mark.slow
 def test_the_report_of_a_run_without_a_default_scope_can_be_made_again(tmp_path):
     config, checkpoint = write(tmp_path)
