@@ -193,8 +193,11 @@ def measure_latency_costs(
 
     Returns:
         dict[str, LatencyCost]: By scope, 'module' and 'model'.
+
+    Raises:
+        AutoDFPError: The module is not called itself.
     """
-    calls, inputs = _record(module, units, run)
+    calls = _record(module, units, run)
     machine = describe_machine() | dict(points=budget.points, repeat=budget.repeat, channel_divisor=channel_divisor)
     path = Path(cache or _default_cache()) / f'{_digest(machine)}.json'
     known = _read(path, machine)
@@ -202,11 +205,9 @@ def measure_latency_costs(
     for call in calls:
         if call.key not in tables:
             tables[call.key] = known['tables'].get(call.key) or _measure(call, dense, budget, channel_divisor)
-    # The same layers on the same inputs take as long; the values of weights do not matter.
-    parts = parts or [module]
-    name = _digest(
-        [repr(model), *map(repr, parts), [[[*x.shape, str(x.dtype), str(x.device)] for x in args] for args in inputs]]
-    )
+    # The same layers on inputs of the same shapes take as long; the values of weights do not matter.
+    parts, paths = parts or [module], {layer: path for path, layer in module.named_modules()}
+    name = _digest([repr(model), *map(repr, parts), [(paths[call.layer], call.key) for call in calls]])
     places = known['totals'].get(name) or time_in_place(parts, [call.layer for call in calls], run, budget.repeat)
     known['tables'] |= tables
     known['totals'][name] = places
@@ -263,16 +264,13 @@ def time_in_place(
 
 
 @torch.inference_mode()
-def _record(
-    module: nn.Module, units: Sequence[ChannelGroup], run: Callable[[], Any]
-) -> tuple[list[LayerCall], list[tuple[torch.Tensor, ...]]]:
-    """The calls that depend on a plan, and the inputs of the pruned module."""
-    roles, calls, inputs = unit_roles(module, units), [], []
+def _record(module: nn.Module, units: Sequence[ChannelGroup], run: Callable[[], Any]) -> list[LayerCall]:
+    """The calls that depend on a plan."""
+    roles, calls, seen = unit_roles(module, units), [], set()
     dense = [unit.num_channels for unit in units]
 
     def record(layer: nn.Module, args: tuple, _: Any) -> None:
-        if layer is module:
-            inputs.append(args)
+        seen.add(layer)
         if layer in roles:
             role, weight = roles[layer], getattr(layer, 'weight', None)
             weight = layer.running_mean if weight is None else outputs_first(layer)
@@ -291,12 +289,12 @@ def _record(
     with hook_handles() as handles:
         handles += [layer.register_forward_hook(record) for layer in {*measurable, module}]
         run()
-    if not inputs or not all(isinstance(value, torch.Tensor) for args in inputs for value in args):
+    if module not in seen:
         raise AutoDFPError(
-            f'a latency budget was asked for, but the {type(module).__name__} to prune is not called with tensors '
-            'alone, so it cannot be measured by itself; use a FlopBudget'
+            f'a latency budget was asked for, but the {type(module).__name__} to prune is not called itself, so its '
+            'time cannot be taken; use a FlopBudget'
         )
-    return calls, inputs
+    return calls
 
 
 def _measure(call: LayerCall, dense: Sequence[int], budget: LatencyBudget, divisor: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from mmautodfp.costs import (
     round_widths,
 )
 from mmautodfp.costs.latency_table import LayerCall
-from mmautodfp.graph import find_units
+from mmautodfp.graph import ChannelGroup, Consumer, find_units
 from mmautodfp.utils import AutoDFPError
 
 
@@ -144,6 +144,61 @@ def test_numbers_of_another_type_are_measured_on_their_own(clock, tmp_path):
     assert sorted(key for key in known['tables'] if not key.endswith('float32')) == sorted(
         f'{key}float64' for key in single
     )
+
+
+class Neck(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = torch.nn.Conv2d(8, 16, 3), torch.nn.Conv2d(16, 4, 1)
+
+    def forward(self, maps):
+        return self.last(self.first(sum(maps)))
+
+
+class Named(torch.nn.Module):
+    """Takes its images by name, and hands its neck a tuple, which calls it or goes around the call."""
+
+    def __init__(self, around=False):
+        super().__init__()
+        self.stem, self.neck, self.around = torch.nn.Conv2d(3, 8, 3), Neck(), around
+
+    def forward(self, images):
+        maps = (self.stem(images),) * 2
+        return self.neck.forward(maps) if self.around else self.neck(maps)
+
+
+def cost_of_named(model, module, cache, size=16):
+    prefix = '' if module is model.neck else 'neck.'
+    units = [ChannelGroup(f'{prefix}first', 16, norm=None, consumers=(Consumer(f'{prefix}last'),))]
+    run = lambda: model(images=torch.zeros(1, 3, size, size))
+    return measure_latency_costs(model, module, units, run, LatencyBudget(points=2, repeat=1), cache=cache)
+
+
+def test_images_of_another_size_are_measured_on_their_own_however_they_are_handed_over(clock, tmp_path):
+    model, found = Named(), []
+    for size in (16, 64, 16):
+        cost = cost_of_named(model, model, tmp_path, size)['model']
+        found.append(cost(cost.dense))
+    assert found[0] == found[2] < found[1]
+
+
+def test_other_units_of_the_same_model_are_measured_on_their_own(clock, tmp_path):
+    model = build_resnet(18)
+    run, budget = lambda: model(torch.zeros(1, 3, 32, 32)), LatencyBudget(points=3, repeat=1)
+    units, costs = find_units(model), []
+    for some in (units, units[:2], units[1:3]):
+        for cache in (tmp_path / 'shared', tmp_path / f'own_{len(costs)}'):
+            cost = measure_latency_costs(model, model, some, run, budget, 1, cache)['module']
+            costs.append([cost([1] * len(some)), cost(cost.dense)])
+    assert costs[::2] == costs[1::2]
+
+
+def test_a_part_that_is_given_several_maps_is_measured_and_one_that_is_not_called_is_refused(clock, tmp_path):
+    model, around = Named(), Named(around=True)
+    cost = cost_of_named(model, model.neck, tmp_path)['module']
+    assert cost([1]) < cost([16])
+    with pytest.raises(AutoDFPError, match='the Neck to prune is not called itself, so its time cannot be taken'):
+        cost_of_named(around, around.neck, tmp_path)
 
 
 def test_a_damaged_cache_is_measured_anew(clock, tmp_path):
