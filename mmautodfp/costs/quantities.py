@@ -39,7 +39,10 @@ class Limit:
 
     def of(self, dense: int) -> int:
         """The most that a plan may cost where the dense model costs ``dense``."""
-        return self.amount if self.share is None else int(self.share * dense + 1e-6)
+        if self.share is None:
+            return self.amount
+        most = self.share * dense
+        return int(most + max(1e-6, 2 * math.ulp(most)))  # a share that was a count / dense gives that count
 
     def show(self, cost: int, dense: int, up: bool = False) -> str:
         """A cost in the unit that was asked in, to four digits; rounded down, or up, so that it can be asked for."""

@@ -1,6 +1,8 @@
+import random
+
 import pytest
 
-from mmautodfp.costs import UNITS, format_quantity, parse_limit
+from mmautodfp.costs import UNITS, Limit, format_quantity, parse_limit
 from mmautodfp.utils import AutoDFPError
 
 
@@ -38,6 +40,15 @@ def test_a_share_is_of_the_dense_cost(metric):
     assert (limit.amount, limit.share) == (None, 0.625)
     assert limit.of(1000) == 625
     assert parse_limit('100 %', metric).of(12345) == 12345
+
+
+def test_the_share_that_a_count_is_of_the_dense_one_allows_that_count_and_no_more():
+    """As where a point of a frontier says which share of a detector's FLOPs its plan costs."""
+    rng = random.Random(0)
+    for dense in (10**3, 10**7, 10**11, 3 * 10**12):
+        for _ in range(2000):
+            count = rng.randint(1, dense)
+            assert Limit('flops', None, count / dense, '%').of(dense) == count
 
 
 @pytest.mark.parametrize('metric', UNITS)
