@@ -218,7 +218,7 @@ def _go_on(searcher: Searcher, saved: dict[str, Any], task: PruningTask, logger:
     searcher.load_state_dict(saved)
     if searcher.objectives:
         on_main(searcher.save)  # with the rewards by the present weights
-    task.set_channels(task.env.rankings, task.env.start, task.env.curves)
+    task.follow_env()
     logger.info(f'resumed after {len(searcher.history)} episodes, best {searcher.best_reward:.4f}')
 
 

@@ -160,12 +160,12 @@ class PruningTask:
             return None
         return allocate_widths(self.error_curves, self.constraint, self._widest)
 
-    def set_channels(
-        self, rankings: list[Tensor], allocation: list[int] | None, error_curves: list[Tensor] | None
-    ) -> None:
-        """Keep channels in another order, and begin at other widths, than were found; arguments as attributes."""
-        self.rankings, self.allocation, self.error_curves = rankings, allocation, error_curves
-        self.env.set_channels(rankings, allocation, error_curves)
+    def follow_env(self) -> None:
+        """Keep channels in the order, and begin at the widths, that a resumed search has brought to :attr:`env`."""
+        self.rankings, self.allocation = self.env.rankings, self.env.start
+        vars(self).pop('error_curves', None)  # of the order before
+        if self.env.curves is not None:  # else none was allocated by them: computed anew if they are asked for
+            self.error_curves = self.env.curves
 
     @property
     def _widest(self) -> list[int]:

@@ -95,10 +95,21 @@ def test_error_curves_are_computed_once_and_a_resumed_search_keeps_its_own(monke
     run(task, 2, fidelity, objectives=CHEAP)
     assert len(asked) == 1
     curves = [curve.flip(0) for curve in task.error_curves]
-    task.set_channels(task.rankings, task.allocation, curves)
+    task.env.set_channels(task.rankings, task.allocation, curves)
+    task.follow_env()
     task.nested_widths(3)
     assert task.error_curves is curves
     assert len(asked) == 1
+
+
+def test_without_an_allocated_plan_a_resumed_search_opens_with_the_same_plans(tmp_path):
+    settings, make = dict(objectives=CHEAP, opening_points=5), lambda: make_task(allocate=False, p_min=0.1)
+    path = tmp_path / 'search.pth'
+    whole = run(make(), 9, fidelity, **settings)
+    run(make(), 5, fidelity, checkpoint=path, **settings)
+    task = make()
+    assert episodes_of(run(task, 9, fidelity, checkpoint=path, resume=True, **settings)) == episodes_of(whole)
+    assert task.nested_widths(5) == make().nested_widths(5)
 
 
 @pytest.mark.parametrize('stopped_after', [1, 8, 17, 20])
