@@ -41,7 +41,7 @@ class CMAES(Agent):
         population_size: TwoOrMore | None = None,
     ):
         super().__init__(spec)
-        self.sigma = sigma
+        self.sigma = float(sigma)  # of a NumPy number, a kept search could not be read
         self.population_size = population_size
         self._start()
 

@@ -39,7 +39,8 @@ class RewardFacts:
                     f'a search was to be rewarded by a {type(reward).__name__} that is not prepared ({error}); call '
                     'its prepare(model, dataloader) first'
                 ) from error
-        name = getattr(reward, 'identity', getattr(reward, '__qualname__', type(reward).__qualname__))
+        own = getattr(reward, 'identity', None)
+        name = own if isinstance(own, str) else getattr(reward, '__qualname__', type(reward).__qualname__)
         images, stages = getattr(reward, 'images', None), getattr(reward, 'stages', None)
         in_stages = _holds(stages, int) and callable(getattr(reward, 'evaluate', None))
         kind = type(reward), getattr(reward, 'name', None)

@@ -1,5 +1,6 @@
 """A search from beginning to end: the episodes of a task, kept, gone on with, and told."""
 
+import json
 import logging
 import os
 import time
@@ -139,13 +140,14 @@ def search(
     player: Agent = build(AGENTS, agent or dict(type='SAC'), spec=spec)
     on_every_rank(lambda: task.env)
     facts = dict(opening_lams=list(opening_lams), seed=seed, opening_points=opening_points if goals else None)
+    facts = task.identity | _identify(told, racing, goals) | facts | dict(identity or {})
     searcher = Searcher(
         task.env,
         player,
         partial(_evaluate, task, reward, in_stages=racing is not None),
         num_episodes,
         checkpoint=path if is_main_process() else None,
-        identity=task.identity | _identify(told, racing, goals) | facts | dict(identity or {}),
+        identity=json.loads(json.dumps(facts, default=str)),  # with a NumPy number, it could not be read
         report=on_episode,
         num_stages=len(told.stages) or 1,
         racing=racing,

@@ -268,7 +268,7 @@ def as_number(reward: Any, told: str) -> float:
     Raises:
         AutoDFPError: It is no finite number.
     """
-    with contextlib.suppress(TypeError, ValueError):
+    with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):  # torch's: of several numbers
         if math.isfinite(number := float(reward)):
             return number
     raise AutoDFPError(

@@ -1,7 +1,9 @@
 """A search from beginning to end, on a chain of small convolutions, with a plain function as reward."""
 
 import logging
+import re
 
+import numpy as np
 import pytest
 import torch
 from chain import IMAGES, brightness, make_chain
@@ -120,11 +122,15 @@ def test_a_resumed_search_goes_on_bit_for_bit_with_the_channels_that_were_kept(t
     assert again.evaluate(result.plan, brightness) == result.reward
 
 
-@pytest.mark.parametrize('bad', [float('nan'), float('-inf'), None, 'much'])
+@pytest.mark.parametrize(
+    'bad', [float('nan'), float('-inf'), None, 'much', torch.zeros(2), pytest.param(10**400, id='too large')]
+)
 def test_a_reward_that_is_not_finite_ends_in_a_sentence(tmp_path, bad):
     task, path, rewards = make_task(), tmp_path / 'search.pth', iter([0.25, 0.5, bad])
     dense = brightness(task.model)
-    with pytest.raises(AutoDFPError, match=f'^episode 2 was rewarded with {bad}, but a reward is a finite number; '):
+    with pytest.raises(
+        AutoDFPError, match=f'^episode 2 was rewarded with {re.escape(str(bad))}, but a reward is a finite number; '
+    ):
         run(task, reward=lambda model: next(rewards), checkpoint=path)
     assert torch.load(path)['history']['rewards'].tolist() == [0.25, 0.5]
     assert brightness(task.model) == dense
@@ -238,18 +244,35 @@ def test_a_search_that_is_all_warmup_says_so(caplog):
     assert 'all 5 episodes are warm-up' in caplog.text
 
 
-def test_a_callable_may_have_images_and_stages_that_mean_something_else():
-    class Own:
-        def __init__(self):
-            self.images, self.stages = IMAGES, 'early'
+class Own(nn.Module):
+    """A reward with things of its own under the names that ours have."""
 
-        @torch.no_grad()
-        def __call__(self, model):
-            return model(self.images).mean().item()
+    def __init__(self):
+        super().__init__()
+        self.images, self.stages, self.identity = IMAGES, 'early', nn.Identity()
 
-    found = search(make_task(), Own(), 3, AGENT, racing=True)
+    @torch.no_grad()
+    def forward(self, model):
+        return self.identity(model(self.images)).mean().item()
+
+
+def test_a_callable_may_have_images_stages_and_an_identity_that_mean_something_else(tmp_path):
+    path = tmp_path / 'search.pth'
+    search(make_task(), Own(), 2, AGENT, racing=True, checkpoint=path)
+    found = search(make_task(), Own(), 3, AGENT, racing=True, checkpoint=path, resume=True)
     assert found.history.rewards == search(make_task(), brightness, 3, AGENT).history.rewards
     assert found.image_evaluations == {}
+
+
+@pytest.mark.parametrize('agent', [AGENT, dict(type='CMAES', sigma=np.float64(0.2))], ids=['SAC', 'CMAES'])
+def test_a_search_with_settings_from_numpy_is_kept_so_that_it_can_be_read(tmp_path, agent):
+    def make():
+        return make_task(share=dict(preserve_ratio=np.float64(0.6)), bias_threshold=np.float64(0.5), allocate=False)
+
+    settings = dict(opening_lams=list(np.linspace(0, 1, 3)), agent=agent, identity=dict(scale=np.float64(0.5)))
+    whole, path = run(make(), 5, **settings), tmp_path / 'search.pth'
+    run(make(), 2, checkpoint=path, **settings)
+    assert episodes_of(run(make(), 5, checkpoint=path, resume=True, **settings)) == episodes_of(whole)
 
 
 def test_a_reward_of_ours_that_is_not_prepared_is_told_in_a_sentence():
