@@ -1,7 +1,5 @@
 """A frontier as data: its points, and the files that keep them."""
 
-import ast
-import contextlib
 import csv
 import io
 import os
@@ -14,6 +12,7 @@ import torch
 
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.configs import read_written
 from mmautodfp.utils.fileio import load_json, save_json, save_text
 from mmautodfp.utils.settings import Count, check_arguments
 
@@ -184,18 +183,12 @@ class Frontier:
         different = [name.replace('_', ' ') for name in different if name != FURTHER]
         if FURTHER in asked:
             known, wanted = self.identity[FURTHER], asked[FURTHER]
-            different += [name for name in known | wanted if _read(known.get(name)) != _read(wanted.get(name))]
+            different += [
+                name for name in known | wanted if read_written(known.get(name)) != read_written(wanted.get(name))
+            ]
         if different:
             others = ' and other '.join(different)
             raise AutoDFPError(
                 f'{source} was measured with other {others} than what is asked for now; name another work dir '
                 'for another frontier, or ask for what it was measured with'
             )
-
-
-def _read(fact: Any) -> Any:
-    """What was written with ``repr``, if it can be read: a dumped config has the keys of its dicts in another order."""
-    if isinstance(fact, str):
-        with contextlib.suppress(ValueError, SyntaxError):
-            return ast.literal_eval(fact)
-    return fact

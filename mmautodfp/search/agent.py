@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.configs import read_written
 from mmautodfp.utils.settings import Count, Several, Share, settings
 
 
@@ -158,8 +159,19 @@ def require_settings(owner: str, asked: dict[str, Any], saved: dict[str, Any]) -
         AutoDFPError: A setting differs or is missing.
     """
     for name, value in asked.items():
-        if saved.get(name) != value:
+        place, known, wanted = _difference(name, saved.get(name), value)
+        if known != wanted:
             raise AutoDFPError(
-                f'the {owner} to resume was saved with {name}={saved.get(name)!r}, but {name}={value!r} is asked for; '
+                f'the {owner} to resume was saved with {place}={known!r}, but {place}={wanted!r} is asked for; '
                 'resume with the saved settings or start a new search'
             )
+
+
+def _difference(name: str, saved: Any, asked: Any) -> tuple[str, Any, Any]:
+    """A setting as it was saved and as it is asked for; of dicts that differ, the first of their items that does."""
+    saved, asked = read_written(saved), read_written(asked)
+    if isinstance(saved, dict) and isinstance(asked, dict):
+        for key in saved | asked:
+            if read_written(saved.get(key)) != read_written(asked.get(key)):
+                return _difference(f'{name}.{key}', saved.get(key), asked.get(key))
+    return name, saved, asked

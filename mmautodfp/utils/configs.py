@@ -1,5 +1,7 @@
-"""Configs in MMEngine's Python style, whose types are classes and functions instead of names."""
+"""Configs in MMEngine's Python style, whose types are classes and functions instead of names; and written ones."""
 
+import ast
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,3 +28,11 @@ def name_nms(config: Any) -> None:
     if isinstance(config, list | tuple):
         for value in config:
             name_nms(value)
+
+
+def read_written(fact: Any) -> Any:
+    """What was written with ``repr``, if it can be read: a dumped config has the keys of its dicts in another order."""
+    if isinstance(fact, str):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return ast.literal_eval(fact)
+    return fact

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +27,9 @@ def test_the_same_seed_gives_the_same_plan_and_resume_goes_on_from_it(demo_run, 
     assert PruningPlan.from_json(tmp_path / 'a' / 'strategy.json') == PruningPlan.from_json(
         demo_run[0] / 'strategy.json'
     )
+    # The config that MMEngine left there, whose settings are in another order, is the same.
+    written = shutil.copy(tmp_path / 'a' / f'{Path(CONFIG).stem}.py', tmp_path)
+    apis.prune(written, work_dir=str(tmp_path / 'a'), resume=True)
     with pytest.raises(AutoDFPError, match=r"saved with constraint=.*0.9, 'module'.* but .*0.5, 'module'"):
         apis.prune(CONFIG, work_dir=str(tmp_path / 'a'), preserve_ratio=0.5, resume=True, cfg_options=settings)
 
@@ -45,8 +49,8 @@ def test_an_earlier_search_that_is_not_resumed_is_kept_aside(small_demo, tmp_pat
     [
         ({'autodfp.clustering.eps': 1.0}, 'clustering'),
         ({'autodfp.reconstructor.type': 'NeuronMerging'}, 'reconstructor'),
-        ({'val_dataloader.dataset.pipeline.1.scale': (64, 64)}, 'data'),
-        ({'model.test_cfg.rcnn.score_thr': 0.3}, 'model'),
+        ({'val_dataloader.dataset.pipeline.1.scale': (64, 64)}, r'data\.pipeline'),
+        ({'model.test_cfg.rcnn.score_thr': 0.3}, r'model\.test_cfg\.rcnn\.score_thr'),
         ({'autodfp.reward.seed': 3}, 'images'),
         ({'autodfp.agent.batch_size': 64}, 'batch_size'),
         ({'autodfp.racing': True}, 'stages'),

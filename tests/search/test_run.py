@@ -201,6 +201,18 @@ def test_what_a_resumed_search_does_not_share_is_named(tmp_path, task, settings,
         run(make_task(**task), 4, checkpoint=path, resume=True, **common | settings)
 
 
+def test_a_config_may_be_written_in_another_order_and_what_differs_in_it_is_named(tmp_path):
+    path = tmp_path / 'search.pth'
+    config = dict(type='Net', head=dict(type='Head', loss=dict(weight=1.0), levels=(1, 2)))
+    run(make_task(), 2, checkpoint=path, identity=dict(model=repr(config)))
+    config = dict(head=dict(levels=(1, 2), loss=dict(weight=1.0), type='Head'), type='Net')
+    assert len(run(make_task(), 3, checkpoint=path, resume=True, identity=dict(model=repr(config))).history) == 3
+    config['head']['loss']['weight'] = 0.5
+    message = r'saved with model\.head\.loss\.weight=1\.0, but model\.head\.loss\.weight=0\.5 is asked for; '
+    with pytest.raises(AutoDFPError, match=message):
+        run(make_task(), 4, checkpoint=path, resume=True, identity=dict(model=repr(config)))
+
+
 def test_a_search_of_version_0_1_is_refused_by_name(tmp_path):
     path = tmp_path / 'search.pth'
     history = dict(rewards=torch.zeros(1), widths=torch.ones(1, 3))
