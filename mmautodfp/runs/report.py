@@ -13,7 +13,7 @@ from mmautodfp.outputs.report import Evidence, Report, collect, measure_times
 from mmautodfp.outputs.report.page import FOLDER
 from mmautodfp.surgery import PruningPlan, Restore, apply_plan, replace_tensor
 from mmautodfp.utils import AutoDFPError, in_one_line
-from mmautodfp.utils.fileio import load_weights
+from mmautodfp.utils.fileio import fit_state, load_weights, read_state
 from mmautodfp.utils.registry import MODELS, REWARDS, build
 from mmautodfp.utils.timing import device_at_hand
 
@@ -84,20 +84,20 @@ def _look_again(report: Report, trust: bool) -> Evidence:
         residual_streams=told.residual_streams,
     )
     plan = PruningPlan.from_json(report.work_dir / 'strategy.json')
-    pruned = _load_pruned(task, plan, report.work_dir / 'pruned.pth')
+    pruned = load_pruned(task, plan, report.work_dir / 'pruned.pth')
     pruned.swap()
     widths = {row['name']: row['widths'] for row in report.summary['results']}
     return collect(task, plan, pruned.swap, cfg, widths, build(REWARDS, told.reward).needs_data)
 
 
-def _load_pruned(task: PruningTask, plan: PruningPlan, checkpoint: Path) -> Restore:
+def load_pruned(task: PruningTask, plan: PruningPlan, checkpoint: Path) -> Restore:
     """Make a dense model the pruned one of a checkpoint, in tensors of its own."""
     restore = apply_plan(task.module, plan, groups=task.groups)
-    for layer in task.model.modules():
+    state, device = fit_state(read_state(checkpoint), task.model, checkpoint), next(task.model.parameters()).device
+    for path, layer in task.model.named_modules():
         restore.remember(layer)
-        for store in (layer._parameters, layer._buffers):
-            for name, tensor in store.items():
-                if tensor is not None:
-                    replace_tensor(layer, name, tensor)
-    load_weights(task.model, checkpoint)
+        for name, tensor in (*layer._parameters.items(), *layer._buffers.items()):
+            new = state.get(f'{path}.{name}' if path else name, tensor)  # a bias may be new
+            if new is not None:
+                replace_tensor(layer, name, new.to(device))
     return restore
