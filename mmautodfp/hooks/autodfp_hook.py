@@ -152,8 +152,9 @@ class AutoDFPHook(Hook):
         told, task, cfg = self.settings, self.task, runner.cfg
 
         def tell(progress: Progress) -> None:
-            scalars = dict(reward=progress.reward, best=progress.best_reward, **progress.scalars)
-            scalars |= dict(params=task.costs.params[task.constraint.budgets[0].scope].ratio(progress.widths))
+            params = task.costs.params[task.constraint.budgets[0].scope].ratio(progress.widths)
+            scalars = dict(reward=progress.reward, best=progress.best_reward, params=params)
+            scalars |= progress.scalars  # with an objective on the parameters, what is saved of them
             runner.visualizer.add_scalars({f'autodfp/{k}': v for k, v in scalars.items()}, step=progress.episode)
             tell_line(progress)
 

@@ -1,5 +1,7 @@
 """Objectives of a whole run: what is measured for them, pruned and told, and that other weights choose anew."""
 
+import json
+
 import pytest
 import torch
 from demo_helpers import CLASSIFIER, QUICK, read
@@ -27,6 +29,10 @@ def test_a_run_prunes_the_plan_of_the_highest_utility_and_resumed_with_other_wei
     assert summary['objectives']['weights'] == dict(metric=0.75, params=0, memory=0.25)
     rewards, outcomes = (state['history'][name].tolist() for name in ('rewards', 'outcomes'))
     assert rewards == pytest.approx([0.75 * metric + 0.25 * memory for metric, _, memory in outcomes])
+    (lines,) = (path.read_text().splitlines() for path in tmp_path.glob('*/vis_data/scalars.json'))
+    drawn = [row for row in map(json.loads, lines) if 'autodfp/reward' in row]
+    names = [f'autodfp/{name}' for name in ('metric', 'params', 'memory')]
+    assert [[row[name] for name in names] for row in drawn] == [pytest.approx(outcome) for outcome in outcomes]
     best, result = summary['best_episode'], summary['results'][-1]
     assert rewards[best] == max(rewards) == summary['utility']
     assert result['search_metric'] == pytest.approx(outcomes[best][0] * summary['objectives']['dense_metric'])
