@@ -14,7 +14,7 @@ from pydantic import Field
 
 from mmautodfp.api import search
 from mmautodfp.hooks import AutoDFPHook
-from mmautodfp.search import Objectives, hypervolume, pareto_set
+from mmautodfp.search import Objectives, pareto_set
 from mmautodfp.search.objectives import read_weights
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
@@ -173,6 +173,30 @@ def _measure(
 
 def _volume(outcomes: Sequence[Sequence[float]]) -> float:
     return hypervolume(outcomes, [0.0] * len(outcomes[0]))
+
+
+def hypervolume(outcomes: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+    """Volume between a reference point and all that is beaten by one of the outcomes, exactly.
+
+    It is cut into slabs along the last objective, each of which has the hypervolume of those that reach it in the
+    others as its base.
+
+    Args:
+        outcomes (Sequence[Sequence[float]]): [E, M], higher is better; one that is not above the reference in all
+            objectives adds nothing.
+        reference (Sequence[float]): [M].
+    """
+    *base, floor = reference
+    above = [outcome for outcome in outcomes if all(a > b for a, b in zip(outcome, reference, strict=True))]
+    if not base:
+        return max((outcome[-1] - floor for outcome in above), default=0.0)
+    above.sort(key=lambda outcome: -outcome[-1])
+    volume = 0.0
+    for count, outcome in enumerate(above, 1):
+        below = above[count][-1] if count < len(above) else floor
+        if outcome[-1] > below:
+            volume += (outcome[-1] - below) * hypervolume([reaching[:-1] for reaching in above[:count]], base)
+    return volume
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from .environment import PruningEnv, RatioRange, Rollout
 from .evolution import CMAES
 from .finalists import NUM_FINALISTS, Finalist
 from .history import History, Progress
-from .objectives import Objectives, Weights, hypervolume, pareto_set
+from .objectives import Objectives, Weights, pareto_set
 from .racing import Racing
 from .ranks import on_every_rank, on_main, share_out
 from .replay import ReplayBuffer
@@ -36,7 +36,6 @@ __all__ = [
     'Searcher',
     'Trajectory',
     'Weights',
-    'hypervolume',
     'layer_state',
     'on_every_rank',
     'on_main',

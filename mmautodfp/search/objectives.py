@@ -162,27 +162,3 @@ def pareto_set(outcomes: Sequence[Sequence[float]]) -> list[int]:
         if not (as_good & ~equal).any() and equal.argmax() == index:
             kept.append(index)
     return kept
-
-
-def hypervolume(outcomes: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    """Volume between a reference point and all that is beaten by one of the outcomes, exactly.
-
-    It is cut into slabs along the last objective, each of which has the hypervolume of those that reach it in the
-    others as its base.
-
-    Args:
-        outcomes (Sequence[Sequence[float]]): [E, M], higher is better; one that is not above the reference in all
-            objectives adds nothing.
-        reference (Sequence[float]): [M].
-    """
-    *base, floor = reference
-    above = [outcome for outcome in outcomes if all(a > b for a, b in zip(outcome, reference, strict=True))]
-    if not base:
-        return max((outcome[-1] - floor for outcome in above), default=0.0)
-    above.sort(key=lambda outcome: -outcome[-1])
-    volume = 0.0
-    for count, outcome in enumerate(above, 1):
-        below = above[count][-1] if count < len(above) else floor
-        if outcome[-1] > below:
-            volume += (outcome[-1] - below) * hypervolume([reaching[:-1] for reaching in above[:count]], base)
-    return volume

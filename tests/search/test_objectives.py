@@ -1,7 +1,5 @@
 """Several objectives: their arithmetic against slow references, and agents that learn under preferences."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,7 @@ from test_run import make_task, run
 from test_sac import SMALL
 
 from mmautodfp.costs import MemoryBudget, ParamBudget
-from mmautodfp.search import SAC, AgentSpec, Trajectory, hypervolume, pareto_set
+from mmautodfp.search import SAC, AgentSpec, Trajectory, pareto_set
 from mmautodfp.search.objectives import Objectives, draw_preferences, read_weights
 from mmautodfp.utils import AutoDFPError
 
@@ -35,7 +33,7 @@ def brute_force(outcomes):
     return kept
 
 
-# Pareto sets and hypervolumes
+# Pareto sets
 
 
 @pytest.mark.parametrize('size', [1, 2, 3, 5])
@@ -45,35 +43,6 @@ def test_the_pareto_set_is_what_a_slow_comparison_of_all_pairs_leaves(size, step
         outcomes = points(40, size, seed, steps)
         assert pareto_set(outcomes) == brute_force(outcomes)
     assert pareto_set([]) == []
-
-
-@pytest.mark.parametrize('size', [1, 2, 3, 4])
-@pytest.mark.parametrize('steps', [None, 3])
-def test_the_hypervolume_is_that_of_inclusion_and_exclusion(size, steps):
-    for seed in range(4):
-        outcomes, reference = points(7, size, seed, steps), [0.1] * size
-        volume = 0.0
-        for count in range(1, 8):
-            for boxes in itertools.combinations(outcomes, count):
-                common = np.clip(np.min(boxes, 0) - reference, 0, None).prod()
-                volume += common if count % 2 else -common
-        assert hypervolume(outcomes, reference) == pytest.approx(volume, abs=1e-12)
-
-
-def test_the_hypervolume_is_the_share_of_random_points_that_are_beaten():
-    outcomes = points(30, 3)
-    drawn = np.random.default_rng(1).random((40000, 3))
-    beaten = (drawn[:, None] < np.array(outcomes)[None]).all(2).any(1)
-    assert hypervolume(outcomes, [0, 0, 0]) == pytest.approx(beaten.mean(), abs=0.01)
-
-
-def test_beaten_points_add_no_volume_and_neither_do_those_below_the_reference():
-    outcomes = points(40, 3)
-    front = [outcomes[index] for index in pareto_set(outcomes)]
-    assert len(front) < 40
-    assert hypervolume(front, [0, 0, 0]) == pytest.approx(hypervolume(outcomes, [0, 0, 0]), rel=1e-12)
-    assert hypervolume([[2.0, -0.1], [0.0, 5.0]], [0, 0]) == 0
-    assert hypervolume([], [0, 0]) == 0
 
 
 # Weights and outcomes
