@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mmautodfp.search import pareto_set
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.configs import read_written
@@ -92,10 +93,9 @@ class Frontier:
         where a narrower one takes longer, chance made it so.
         """
         names = [name for name in COUNTED if name in self.costs()]
-        rows = [[-point.metric, *(point.cost(name)['count'] for name in names)] for point in self.points]
-        return [
-            any(other != row and all(a <= b for a, b in zip(other, row, strict=True)) for other in rows) for row in rows
-        ]
+        worth = [(point.metric, *(-point.cost(name)['count'] for name in names)) for point in self.points]
+        best = {worth[index] for index in pareto_set(worth)}
+        return [values not in best for values in worth]
 
     def save(self, path: str | os.PathLike) -> None:
         """Write ``path`` and, beside it, the same points as a table (CSV); each in one step."""
