@@ -5,11 +5,10 @@ from .constraints import Constraint, read_constraint
 from .counts import Cost, CostModel, ModelCosts, measure_positions, model_costs
 from .latency_table import LatencyCost, LatencyTable, measure_latency_costs
 from .memory import MemoryCost, measure_memory_costs
-from .quantities import UNITS, Limit, format_quantity, parse_limit
+from .quantities import Limit, format_quantity, parse_limit
 from .widths import allowed_widths, divisors_of, round_widths
 
 __all__ = [
-    'UNITS',
     'Budget',
     'Constraint',
     'Cost',

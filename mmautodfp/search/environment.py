@@ -1,7 +1,7 @@
 """The pruning of a network as an episode: one step a unit, the reward at the end (section 4.2)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class RatioRange:
 
     def through(self, middle: float) -> 'BentRange':
         """The same range with an action of 0.5 standing for another ratio than the one halfway."""
-        return BentRange(self.low, self.high, min(self.high, max(self.low, middle)))
+        return BentRange(self.low, self.high, middle=min(self.high, max(self.low, middle)))
 
 
 @settings('a range of ratios')
@@ -52,10 +52,11 @@ class BentRange(RatioRange):
     """A range whose lower and upper half of actions share out what lies below and above a ratio.
 
     Attributes:
-        middle (float): Ratio that an action of 0.5 stands for, within the bounds. Defaults to 0.6.
+        middle (float): Ratio that an action of 0.5 stands for, within the bounds.
     """
 
-    middle: float = 0.6
+    _: KW_ONLY
+    middle: float
 
     def to_ratio(self, action: float) -> float:
         # Weighted such that 0.5 gives the middle itself, without a rounding.
@@ -136,16 +137,17 @@ class PruningEnv:
         """Number of steps in an episode, L."""
         return len(self.names)
 
-    def rollout(self, act: Callable[[Tensor], Tensor], spend: bool = True) -> Rollout:
+    def rollout(self, act: Callable[[Tensor], Tensor], weigh_errors: bool = True) -> Rollout:
         """Play an episode; what its plan is worth is measured elsewhere.
 
         Args:
             act (Callable): From a state [D] to an action [2] in [0, 1]: how much of the unit is to stay, and lambda.
-            spend (bool): Where the units' errors are known, let the first number weigh them, from a quarter to four
-                times as much, and allocate the widths by what comes of it. Defaults to True. Otherwise it stands for
-                the preserve ratio (see ``start``), which Algorithm 1 bounds: units to come make up for those before.
+            weigh_errors (bool): Where the units' errors are known, let the first number weigh them, from a quarter to
+                four times as much, and allocate the widths by what comes of it. Defaults to True. Otherwise it stands
+                for the preserve ratio (see ``start``), which Algorithm 1 bounds: units to come make up for those
+                before.
         """
-        if spend and self.curves is not None:
+        if weigh_errors and self.curves is not None:
             return self._allocate(torch.stack([torch.as_tensor(act(state)) for state in self.states]))
         widths: list[int] = []
         actions = [self._prune_next(widths, act(state)) for state in self.states]

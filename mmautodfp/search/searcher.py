@@ -137,7 +137,7 @@ class Searcher:
         if episode < len(self.opening):
             actions = iter(self.opening[episode])
             act = lambda _: next(actions)
-        return self.env.rollout(act, spend=self.weighs_errors)
+        return self.env.rollout(act, weigh_errors=self.weighs_errors)
 
     def _evaluate(self, episode: int, rollout: Rollout) -> tuple[float, list[float]]:
         """The reward of an episode, and the rewards after each stage."""

@@ -192,20 +192,19 @@ class PruningTask:
         curves = None if self.allocation is None else self.error_curves
         return PruningEnv(names, self.rankings, states, self.constraint, self.ratios, self.allocation, curves)
 
-    def plan(self, widths: Sequence[int], lam: float = 0.5, rankings: Sequence[Tensor] | None = None) -> PruningPlan:
+    def plan(self, widths: Sequence[int], rankings: Sequence[Tensor] | None = None) -> PruningPlan:
         """The plan that keeps the first-ranked channels of each group.
 
         Args:
             widths (Sequence[int]): [L].
-            lam (float): lambda of Eq. 16, for all groups. Defaults to 0.5.
             rankings (Sequence[Tensor] | None): [N] each. Defaults to None: :attr:`rankings`.
         """
-        return PruningPlan.of([group.name for group in self.groups], rankings or self.rankings, widths, lam)
+        return PruningPlan.of([group.name for group in self.groups], rankings or self.rankings, widths)
 
-    def uniform_plan(self, lam: float = 0.5, rankings: Sequence[Tensor] | None = None) -> PruningPlan:
-        """The plan with one ratio for all groups, the largest within the limits; arguments as of :meth:`plan`."""
+    def uniform_plan(self, rankings: Sequence[Tensor] | None = None) -> PruningPlan:
+        """The plan with one ratio for all groups, the largest within the limits; ``rankings`` as of :meth:`plan`."""
         ratio = min(self.ratios.high, self.constraint.uniform_ratio())
-        return self.plan(round_widths(ratio, self.dense_widths, self.constraint.divisors), lam, rankings)
+        return self.plan(round_widths(ratio, self.dense_widths, self.constraint.divisors), rankings)
 
     def allocated_plan(self) -> PruningPlan | None:
         """The plan that the reconstructor would choose without a search; None if it cannot tell."""

@@ -2,7 +2,8 @@ import random
 
 import pytest
 
-from mmautodfp.costs import UNITS, Limit, format_quantity, parse_limit
+from mmautodfp.costs import Limit, format_quantity, parse_limit
+from mmautodfp.costs.quantities import UNITS
 from mmautodfp.utils import AutoDFPError
 
 

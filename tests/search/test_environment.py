@@ -147,7 +147,7 @@ def test_where_errors_are_known_actions_weigh_them_and_all_of_the_limit_is_made_
 def test_known_errors_decide_nothing_where_the_limit_need_not_be_made_use_of():
     plain, known = (make_env(0.5, dense=[100, 200, 300], start=[60, 90, 80], curves=one) for one in (None, CURVES))
     for share in (0.1, 0.4, 0.9):
-        found = known.rollout(lambda _, share=share: torch.tensor([share, 0.5]), spend=False)
+        found = known.rollout(lambda _, share=share: torch.tensor([share, 0.5]), weigh_errors=False)
         assert found.widths == play(plain, [(share, 0.5)] * 3).widths
 
 
