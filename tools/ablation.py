@@ -6,30 +6,42 @@ Example:
     python tools/ablation.py configs/demo/faster_rcnn_digits_autodfp.py --image-size 128 --out ablation.json
 """
 
+from argparse import SUPPRESS
 from pathlib import Path
 
 from mmautodfp.utils.command_line import add_cfg_options, new_parser, read_options, told
+
+#: What is measured instead, and the options that say nothing to it.
+OTHERS = dict(
+    cost=('checkpoint', 'ratios', 'channels', 'only', 'whole'),
+    whole=('channels', 'image_size', 'num_images', 'batch_size', 'units_per_pass', 'only'),
+)
 
 
 @told('figures that were finished are kept: the same command goes on')
 def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
+    parser.argument_default = SUPPRESS  # so that what is not given is not there
     parser.add_argument('config', help='config of a model with the search settings')
     parser.add_argument('checkpoint', nargs='?', help="trained weights (default: the config's load_from)")
     parser.add_argument(
         '--ratios', type=float, nargs='+', help='shares that stay (default: 0.9 0.8 0.7 0.5; whole: 0.7 0.5 0.35)'
     )
     parser.add_argument('--channels', action='store_true', help="shares of each unit's channels, not of parameters")
-    parser.add_argument('--image-size', type=int, default=256, help='of the synthetic images (default: 256)')
-    parser.add_argument('--num-images', type=int, default=64, help='synthetic images (default: 64)')
+    parser.add_argument('--image-size', type=int, help='of the synthetic images (default: 256)')
+    parser.add_argument('--num-images', type=int, help='synthetic images (default: 64)')
     parser.add_argument('--batch-size', type=int, help='of the synthetic images (default: 8)')
-    parser.add_argument('--units-per-pass', type=int, default=1, help='of the full pass (default: 1)')
+    parser.add_argument('--units-per-pass', type=int, help='of the full pass (default: 1)')
     parser.add_argument('--cost', action='store_true', help='instead, seconds and memory on random weights')
     parser.add_argument('--whole', action='store_true', help='instead, a whole detector at shares of its FLOPs')
-    parser.add_argument('--only', default='', help='regular expression that the names of variants must match')
+    parser.add_argument('--only', help='regular expression that the names of variants must match')
     parser.add_argument('--out', type=Path, required=True, help='JSON file to write')
     add_cfg_options(parser)
-    args = parser.parse_args(argv)
+    given = vars(parser.parse_args(argv))
+    for other, foreign in OTHERS.items():
+        for name in foreign:
+            if other in given and name in given:
+                parser.error(f'--{other} has no {"" if name == "checkpoint" else "--"}{name.replace("_", "-")}')
 
     from mmautodfp.experiments.ablation import VARIANTS, ablate
     from mmautodfp.experiments.bench import those_named
@@ -37,29 +49,29 @@ def main(argv: list[str] | None = None) -> None:
     from mmautodfp.experiments.shares import WHOLE_SHARES, measure_shares
     from mmautodfp.utils.fileio import load_json, save_json
 
-    options = read_options(args.cfg_options)
-    images = dict(size=args.image_size, num_images=args.num_images)
-    if args.batch_size is not None:
-        images['batch_size'] = args.batch_size
-    refinement = dict(units_per_pass=args.units_per_pass)
-    if args.cost:
-        result = measure_cost(args.config, dict(images=images, refinement=refinement), cfg_options=options)
-        save_json(result, args.out)
+    config, out, options = given['config'], given['out'], read_options(given['cfg_options'])
+    images = dict(size=given.get('image_size', 256), num_images=given.get('num_images', 64))
+    if 'batch_size' in given:
+        images['batch_size'] = given['batch_size']
+    refinement = dict(units_per_pass=given.get('units_per_pass', 1))
+    if 'cost' in given:
+        result = measure_cost(config, dict(images=images, refinement=refinement), cfg_options=options)
+        save_json(result, out)
         print(f'{result["seconds"]} s, {result["peak_memory_gb"]} GB')
         return
 
     def keep(result: dict, line: str) -> None:
-        save_json(result, args.out)
+        save_json(result, out)
         print(line, flush=True)
 
-    known = load_json(args.out, 'the earlier result') if args.out.exists() else None
-    common = dict(checkpoint=args.checkpoint, cfg_options=options, known=known, report=keep)
-    if args.whole:
-        measure_shares(args.config, 'model', args.ratios or WHOLE_SHARES, **common)
+    known = load_json(out, 'the earlier result') if out.exists() else None
+    common = dict(checkpoint=given.get('checkpoint'), cfg_options=options, known=known, report=keep)
+    if 'whole' in given:
+        measure_shares(config, 'model', given.get('ratios', WHOLE_SHARES), **common)
         return
-    variants = those_named(VARIANTS, args.only, 'variants')
-    settings = dict(of_channels=args.channels, images=images, refinement=refinement)
-    ablate(args.config, args.ratios or (0.9, 0.8, 0.7, 0.5), variants, **settings, **common)
+    variants = those_named(VARIANTS, given.get('only', ''), 'variants')
+    settings = dict(of_channels='channels' in given, images=images, refinement=refinement)
+    ablate(config, given.get('ratios', (0.9, 0.8, 0.7, 0.5)), variants, **settings, **common)
 
 
 if __name__ == '__main__':

@@ -80,6 +80,8 @@ def test_bad_requests_end_with_code_2_and_a_sentence(arguments, message, tmp_pat
             [DEMO, '--only', 'fill', '--out', 'x.json'],
             "variants that match only='fill' were asked for, but",
         ),
+        ('ablation', ['absent.py', '--whole', '--image-size', '128', '--out', 'x.json'], '--whole has no --image-size'),
+        ('ablation', ['absent.py', 'a.pth', '--cost', '--out', 'x.json'], '--cost has no checkpoint'),
         ('rank_plans', ['absent.py', '--out', 'x.json'], 'config absent.py was asked for'),
         ('benchmark', ['reward', 'absent.py'], 'config absent.py was asked for'),
         ('benchmark', ['latency', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
