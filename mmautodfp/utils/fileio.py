@@ -77,9 +77,15 @@ def load_json(path: str | os.PathLike, what: str) -> Any:
 
 def portable(options: dict[str, Any] | None) -> dict[str, Any]:
     """Options as they may be kept in JSON: of absolute paths, which are of this machine, only the last part."""
-    shorten = lambda value: Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
-    plain = json.loads(json.dumps(options or {}, default=str))
-    return {key: shorten(value) for key, value in plain.items()}
+    return _shortened(json.loads(json.dumps(options or {}, default=str)))
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _shortened(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_shortened(one) for one in value]
+    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
 
 
 def require_same(stored: dict[str, Any], asked: dict[str, Any], what: str) -> None:

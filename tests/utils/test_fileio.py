@@ -16,6 +16,7 @@ from mmautodfp.utils.fileio import (
     load_json,
     load_tensors,
     pickle_allowed,
+    portable,
     save_json,
     save_tensors,
     save_text,
@@ -65,6 +66,13 @@ def test_files_get_the_usual_permissions_and_missing_folders(tmp_path):
     save_json({}, tmp_path / 'new' / 'folder' / 'file.json')
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ('plain', 'new/folder/file.json')]
     assert modes[0] == modes[1]
+
+
+def test_no_path_of_this_machine_is_kept():
+    options = {'a.b': '/data/coco', 'images': dict(folder='/data/cells', sizes=('/x/y', 3)), 'c': 'data/coco'}
+    kept = {'a.b': 'coco', 'images': dict(folder='cells', sizes=['y', 3]), 'c': 'data/coco'}
+    assert portable(options) == kept
+    assert portable(None) == {}
 
 
 def test_tensors_round_trip(tmp_path):
