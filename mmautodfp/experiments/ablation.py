@@ -9,7 +9,6 @@ from typing import Any
 from mmautodfp.api import PruningTask
 from mmautodfp.costs import round_widths
 from mmautodfp.reconstruction import PruneOnly, Reconstructor
-from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
 
 from .bench import Bench
@@ -105,8 +104,8 @@ def ablate(
     bench = Bench(config, checkpoint, cfg_options)
     images, refinement = dict(images or {}), dict(refinement or {})
     dense = _task(bench, PruneOnly())
-    settings = dict(cfg_options=portable(cfg_options), synthetic_images=images, refinement=refinement)
-    result = bench.take_up(known, **settings, shares_of='channels' if of_channels else 'module parameters')
+    shares_of = 'channels' if of_channels else 'module parameters'
+    result = bench.take_up(known, synthetic_images=images, refinement=refinement, shares_of=shares_of)
     if not known:
         result |= dict(dense=bench.reward(bench.model), variants={})
     report(result, f'dense {result["dense"]:.4f}')

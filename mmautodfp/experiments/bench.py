@@ -9,6 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,6 +99,7 @@ class Bench:
 
     Attributes:
         config (Path): Where the config is.
+        cfg_options (dict | None): The overrides.
         cfg (Config): The config, with the overrides.
         checkpoint (str): Name of the file of weights.
         settings (HookSettings): Of the ``autodfp`` entry.
@@ -111,6 +113,7 @@ class Bench:
         runner = load_runner(config, checkpoint, cfg_options)
         self.cfg = runner.cfg
         self.config = Path(config)
+        self.cfg_options = cfg_options
         self.checkpoint = Path(self.cfg.load_from).name
         self.settings = read_settings(self.cfg.autodfp.to_dict())
         self.model = runner.model.eval()
@@ -120,7 +123,7 @@ class Bench:
         """An earlier result with these settings, or the beginning of one, see :func:`take_up`."""
         common = dict(config=self.config.as_posix(), checkpoint=self.checkpoint, metric=self.reward.name)
         common |= dict(images=len(self.reward.images))
-        return take_up(known, portable(common | asked), self.model)
+        return take_up(known, common | asked, self.model, self.cfg_options)
 
     def reward_on(self, dataloader: dict) -> Reward:
         """The metric on all images of a data loader."""
@@ -174,18 +177,21 @@ def those_named(candidates: Mapping[str, T], only: str, what: str) -> dict[str, 
     return found
 
 
-def take_up(known: dict[str, Any] | None, asked: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+def take_up(
+    known: dict[str, Any] | None, asked: dict[str, Any], model: nn.Module, cfg_options: dict[str, Any] | None
+) -> dict[str, Any]:
     """An earlier result to go on with, or else the settings as the beginning of one; with the machine.
 
     Args:
         known (dict | None): The earlier result.
         asked (dict): The settings.
         model (nn.Module): The dense model, whose weights count as a setting.
+        cfg_options (dict | None): Overrides of the config, which count as a setting.
 
     Raises:
         AutoDFPError: The earlier result was measured with other settings or weights, or does not tell with which.
     """
-    asked = asked | dict(weights=_told_apart(model.state_dict()))
+    asked = portable(asked | dict(weights=_told_apart(model.state_dict()), cfg_options=cfg_options or {}))
     if known:
         require_same(known, asked, 'the earlier result')
     return dict(known or asked, machine=describe_machine())
@@ -196,26 +202,29 @@ def _told_apart(state: Mapping[str, Tensor]) -> str:
     return f'sha256 {digest_weights(state)[:16]}'
 
 
-def search_in(
-    folder: Path, config: str | os.PathLike, episodes: int, asked: dict[str, Any] | None = None, **options: Any
-) -> dict[str, Any]:
+def search_in(folder: Path, config: str | os.PathLike, episodes: int | None = None, **options: Any) -> dict[str, Any]:
     """The summary of a search, which is run, gone on with or found finished.
+
+    Its settings, other overrides of the config and what tells the weights from others are kept as ``asked.json``; with
+    these alone it may go on or count as finished.
 
     Args:
         folder (Path): Its work dir.
         config (str | os.PathLike): Config with an ``autodfp`` entry.
-        episodes (int): Of the search; one of fewer episodes goes on.
-        asked (dict | None): Settings to keep as ``asked.json``, beside what tells the weights from others; with these
-            alone the search may go on or count as finished. Defaults to None: the caller has looked at the settings.
-        **options: Further arguments of :func:`mmautodfp.runs.prune`.
+        episodes (int | None): Of the search; one of fewer episodes goes on. Defaults to None: the config's.
+        **options: ``checkpoint``, ``preserve_ratio``, ``seed`` and ``cfg_options`` of :func:`mmautodfp.runs.prune`.
 
     Raises:
         AutoDFPError: The folder holds a search with other settings or weights, or does not tell with which, or the
             search cannot be run.
     """
-    source = options.get('checkpoint') or load_config(config, cfg_options=options.get('cfg_options')).get('load_from')
-    weights = read_state(find_checkpoint(source, config))
-    asked = dict(asked or {}, weights=_told_apart(weights))
+    overrides = {name: value for name, value in options.items() if name != 'checkpoint'}
+    cfg = load_search_config(config, str(folder), episodes=episodes, **overrides)
+    settings = asdict(read_settings(cfg.autodfp.to_dict()))
+    episodes, _ = settings.pop('num_episodes'), settings.pop('resume')  # episodes can be added
+    others = {key: value for key, value in (options.get('cfg_options') or {}).items() if key.split('.')[0] != 'autodfp'}
+    weights = read_state(find_checkpoint(options.get('checkpoint') or cfg.get('load_from'), config))
+    asked = portable(settings | dict(weights=_told_apart(weights), cfg_options=others))
     record, summary = folder / 'asked.json', folder / 'summary.json'
     done = load_json(summary, 'a search') if summary.is_file() else {}
     if record.is_file() or done:

@@ -18,7 +18,7 @@ from torch import nn
 from mmautodfp.outputs.config import slim_config
 from mmautodfp.runs import build_runner
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import portable, save_tensors
+from mmautodfp.utils.fileio import save_tensors
 from mmautodfp.utils.settings import Count, Positive, Share, checked
 
 from .bench import Bench, deviation, quiet
@@ -75,7 +75,7 @@ def benchmark_fine_tuning(
         share=share,
         epochs=epochs,
         optimizer=bench.cfg.optim_wrapper.optimizer.to_dict(),
-        reconstructor=portable(bench.settings.reconstructor),
+        reconstructor=bench.settings.reconstructor,
     )
     starts, device = _starts(bench, share), next(bench.model.parameters()).device
     result['left'] = {name: start.left for name, start in starts.items()} | {RANDOM: starts[OURS].left}

@@ -9,7 +9,6 @@ from torch import nn
 
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.configs import type_name
-from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.settings import Share, checked
 
 from .bench import Bench
@@ -58,8 +57,7 @@ def benchmark_robustness(
     """
     bench = Bench(config, cfg_options=cfg_options)
     loaders = {name: degraded(bench.cfg.test_dataloader, settings) for name, settings in CONDITIONS.items()}
-    reconstructor = portable(bench.settings.reconstructor)
-    result = bench.take_up(known, share=share, conditions=CONDITIONS, reconstructor=reconstructor)
+    result = bench.take_up(known, share=share, conditions=CONDITIONS, reconstructor=bench.settings.reconstructor)
     if not known:
         result |= dict(left={}, rows={})
     models = []

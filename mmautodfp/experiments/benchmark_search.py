@@ -72,22 +72,20 @@ def benchmark_search(
             'autodfp.reward.num_images lower'
         )
     agents = those_named(candidates(hook.agent), only, 'searches')
-    asked = portable(
-        dict(
-            config=str(config),
-            metric=hook.reward.name,
-            target=hook.task.target,
-            limits=hook.task.constraint.table(),
-            reconstructor=hook.settings.reconstructor,
-            agent=hook.agent,
-            episodes=episodes,
-            search_images=len(hook.reward.images),
-            held_out_images=len(hook.held_out.images),
-            finalists=finalists or None,
-            judging_images=len(hook.judge.images) if finalists else None,
-        )
+    asked = dict(
+        config=str(config),
+        metric=hook.reward.name,
+        target=hook.task.target,
+        limits=hook.task.constraint.table(),
+        reconstructor=hook.settings.reconstructor,
+        agent=hook.agent,
+        episodes=episodes,
+        search_images=len(hook.reward.images),
+        held_out_images=len(hook.held_out.images),
+        finalists=finalists or None,
+        judging_images=len(hook.judge.images) if finalists else None,
     )
-    result = take_up(known, asked, hook.task.model)
+    result = take_up(known, asked, hook.task.model, cfg_options)
     if not known:
         with torch.no_grad():
             result |= dict(dense=hook.held_out(hook.task.model), plans={}, searches={})

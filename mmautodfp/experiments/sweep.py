@@ -8,11 +8,9 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-from mmautodfp.hooks import HookSettings
 from mmautodfp.outputs.latency import measure_latency
-from mmautodfp.runs import load_search_config
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import load_json, require_same, save_json, save_text
+from mmautodfp.utils.fileio import save_json, save_text
 
 from .bench import search_in
 from .pareto import draw_pareto
@@ -73,8 +71,9 @@ def sweep(
             folders = [root / name / f'{ratio:g}_seed{seed}' for seed in seeds]
             done = []
             for seed, folder in zip(seeds, folders, strict=True):
+                options = dict(preserve_ratio=ratio, seed=seed, cfg_options=cfg_options)
                 try:
-                    done.append((folder, _run(config, ratio, seed, folder, episodes, cfg_options)))
+                    done.append((folder, search_in(folder, config, episodes, **options)))
                 except (AutoDFPError, RuntimeError) as error:  # RuntimeError: out of memory, above all
                     failures.append(f'{folder}: {error}')
                     print_log(f'{folder} failed: {error}', logger='current')
@@ -89,24 +88,6 @@ def sweep(
     if failures:
         raise AutoDFPError(f'{len(failures)} runs of the sweep failed, the others are done; {"; ".join(failures)}')
     return cells
-
-
-def _run(
-    config: str | os.PathLike,
-    ratio: float,
-    seed: int,
-    folder: Path,
-    episodes: int | None,
-    cfg_options: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """The summary of a run, see :func:`search_in`."""
-    settings = load_search_config(config, str(folder), ratio, episodes, seed, cfg_options=cfg_options).autodfp.to_dict()
-    if (folder / 'summary.json').is_file():
-        stored = load_json(folder / 'summary.json', 'a search')['autodfp']
-        names = sorted({*stored, *settings} - {'resume', 'num_episodes'})  # episodes can be added
-        require_same(stored, {name: settings.get(name) for name in names}, f'the run in {folder}')
-    options = dict(preserve_ratio=ratio, seed=seed, cfg_options=cfg_options)
-    return search_in(folder, config, settings.get('num_episodes', HookSettings.num_episodes), **options)
 
 
 def _cell(name: str, ratio: float, seeds: Sequence[int], done: Sequence[tuple[Path, dict]]) -> dict[str, Any]:

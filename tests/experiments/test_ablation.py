@@ -10,7 +10,6 @@ from in_process import load_tool
 from scipy.stats import spearmanr
 
 from mmautodfp.experiments.ablation import VARIANTS, ablate
-from mmautodfp.experiments.bench import spearman, to_report
 from mmautodfp.experiments.rank_plans import rank_plans
 from mmautodfp.utils import AutoDFPError
 
@@ -54,17 +53,6 @@ def test_an_allocated_plan_is_within_the_uniform_ones_parameters(small_demo):
     uniform, allocated = (row['0.7']['params'] for row in rows.values())
     assert 0.99 * uniform < allocated <= uniform
     assert rows['episode']['0.7']['metric'] != rows['episode, allocated plan']['0.7']['metric']
-
-
-def test_figures_are_of_what_is_reported_whatever_rewards_a_search():
-    own = dict(type='AccuracyReward', num_images=1000, metric='probability', precision='auto')
-    assert to_report(own) == own | dict(num_images=None, metric='top1', precision='float32')
-    assert to_report(dict(type='CocoReward', metric='segm')) == dict(type='CocoReward', metric='segm', num_images=None)
-
-
-def test_samples_without_spread_are_not_correlated():
-    assert spearman([1, 2, 3], [2, 2, 2]) == 0
-    assert spearman([1, 2, 3, 4], [1, 3, 2, 8]) == pytest.approx(0.8)
 
 
 def test_plans_are_ranked_by_every_reward_within_one_budget_or_several(small_demo):

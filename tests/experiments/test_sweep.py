@@ -1,13 +1,11 @@
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
 from mmautodfp.experiments import bench
 from mmautodfp.experiments import sweep as sweeping
 from mmautodfp.experiments.sweep import markdown, sweep
-from mmautodfp.hooks.settings import HookSettings
 from mmautodfp.utils import AutoDFPError
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -77,19 +75,13 @@ def test_a_run_that_fails_does_not_stop_the_others(folder, small_demo, tmp_path)
     assert [cell['preserve_ratio'] for cell in json.loads((root / 'sweep.json').read_text())] == [0.9]
 
 
-def test_a_config_that_leaves_the_number_of_episodes_out_has_as_many_as_the_hook(tmp_path, monkeypatch):
-    told = []
-    monkeypatch.setattr(sweeping, 'search_in', lambda folder, config, episodes, **_: told.append(episodes) or {})
-    config = tmp_path / 'plain.py'
-    config.write_text(f"_base_ = {str(Path(CONFIG).resolve())!r}\nautodfp = dict(_delete_=True, type='AutoDFPHook')\n")
-    sweeping._run(str(config), 0.9, 0, tmp_path, None, None)
-    assert told == [HookSettings.num_episodes]
-
-
 def test_a_run_of_other_settings_is_not_passed_off_as_this_one(folder, small_demo):
-    options = dict(small_demo) | {'autodfp.reconstructor.type': 'PruneOnly'}
-    with pytest.raises(AutoDFPError, match=r"was measured with reconstructor=.*Similarity.*, but .*'PruneOnly'"):
-        sweep([CONFIG], [0.9], [0], folder[0], episodes=2, latency_repeat=0, cfg_options=options)
+    for other, message in (
+        ({'autodfp.reconstructor.type': 'PruneOnly'}, r"reconstructor=.*Similarity.*, but .*'PruneOnly'"),
+        ({'test_dataloader.dataset.indices': 4}, r"cfg_options={.*}, but .*'test_dataloader.dataset.indices': 4"),
+    ):
+        with pytest.raises(AutoDFPError, match=f'was measured with {message}'):
+            sweep([CONFIG], [0.9], [0], folder[0], episodes=2, latency_repeat=0, cfg_options=dict(small_demo) | other)
 
 
 def test_a_run_of_other_weights_is_not_passed_off_as_this_one(other_weights, tmp_path):
@@ -102,7 +94,7 @@ def test_a_run_of_other_weights_is_not_passed_off_as_this_one(other_weights, tmp
     ):
         sweep(*usual, options | dict(load_from=other_weights))
     (tmp_path / 'sweep' / cells[0]['runs'][0] / 'asked.json').unlink()
-    with pytest.raises(AutoDFPError, match=r'0\.5_seed0 does not tell with what weights it was measured, but'):
+    with pytest.raises(AutoDFPError, match=r'0\.5_seed0 does not tell with what target it was measured, but'):
         sweep(*usual, options)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mmautodfp.runs import find_checkpoint, load_search_config, require_data
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import load_json, portable, save_json, save_text
+from mmautodfp.utils.fileio import load_json, save_json, save_text
 from mmautodfp.utils.settings import Count, Share, settings
 
 from ..bench import deviation, search_in
@@ -164,9 +164,8 @@ class _Detector:
         options = options_of(self.settings, target, method) | {'autodfp.budget': limit}
         if method == AUTODFP:
             options['autodfp.finalists'] = 0  # the paper has none
-        asked = dict(options=portable(options), checkpoint=Path(self.checkpoint).name)
         told = dict(checkpoint=self.checkpoint, seed=seed, cfg_options=options)
-        return search_in(folder, self.config, self.settings.episodes, asked, **told)['results'][-1]
+        return search_in(folder, self.config, self.settings.episodes, **told)['results'][-1]
 
 
 def options_of(settings: DetectorSettings, target: str, method: str) -> dict[str, Any]:

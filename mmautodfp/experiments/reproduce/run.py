@@ -12,7 +12,6 @@ from mmautodfp.rewards import Reward
 from mmautodfp.runs import load_config
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import portable
 from mmautodfp.utils.registry import REWARDS, build
 
 from ..bench import search_in
@@ -188,6 +187,5 @@ class _Laboratory:
         settings, options = self.settings, self._options
         if pruned_only:
             options['autodfp.reconstructor.type'] = 'PruneOnly'
-        asked = dict(search_images=settings.search_images, cfg_options=portable(settings.cfg_options))
-        further = dict(checkpoint=self.checkpoint, preserve_ratio=ratio, seed=settings.seed, cfg_options=options)
-        return search_in(work_dir, self.config, settings.episodes, asked, **further)
+        told = dict(checkpoint=self.checkpoint, preserve_ratio=ratio, seed=settings.seed, cfg_options=options)
+        return search_in(work_dir, self.config, settings.episodes, **told)
