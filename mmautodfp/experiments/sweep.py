@@ -78,7 +78,7 @@ def sweep(
                     failures.append(f'{folder}: {error}')
                     print_log(f'{folder} failed: {error}', logger='current')
             if done:
-                cells.append(_cell(name, ratio, seeds, done))
+                cells.append(_cell(name, ratio, done))
                 _write(root, cells)
     if latency_repeat:
         for cell in cells:
@@ -90,8 +90,8 @@ def sweep(
     return cells
 
 
-def _cell(name: str, ratio: float, seeds: Sequence[int], done: Sequence[tuple[Path, dict]]) -> dict[str, Any]:
-    """Means over the seeds."""
+def _cell(name: str, ratio: float, done: Sequence[tuple[Path, dict]]) -> dict[str, Any]:
+    """Means over the seeds whose runs are done: folder and summary of each."""
     summaries = [summary for _, summary in done]
     rows: dict[str, list[dict]] = {}
     for summary in summaries:
@@ -102,7 +102,7 @@ def _cell(name: str, ratio: float, seeds: Sequence[int], done: Sequence[tuple[Pa
         model=summaries[0]['model'],
         metric=summaries[0]['reported_metric'],
         preserve_ratio=ratio,
-        seeds=list(seeds),
+        seeds=[summary['seed'] for summary in summaries],
         episodes=summaries[0]['episodes'],
         search_images=summaries[0]['search_images'],
         held_out_images=summaries[0]['held_out_images'],

@@ -68,11 +68,13 @@ def test_finished_runs_are_not_repeated_and_a_lost_one_is_made_again(folder, sma
     assert [cell['held_out'] for cell in again] == [cell['held_out'] for cell in folder[1]]
 
 
-def test_a_run_that_fails_does_not_stop_the_others(folder, small_demo, tmp_path):
+def test_a_run_that_fails_does_not_stop_the_others_and_is_in_no_cell(folder, small_demo, tmp_path):
     root = shutil.copytree(folder[0], tmp_path / 'copy')
-    with pytest.raises(AutoDFPError, match=r'1 runs of the sweep failed, the others are done; .*0\.05_seed0: .*reach'):
-        sweep([CONFIG], [0.05, 0.9], [0], root, episodes=2, latency_repeat=0, cfg_options=dict(small_demo))
-    assert [cell['preserve_ratio'] for cell in json.loads((root / 'sweep.json').read_text())] == [0.9]
+    told = r'3 runs of the sweep failed, the others are done; .*0\.05_seed0: .*reach.*0\.9_seed-1: .*seed=-1'
+    with pytest.raises(AutoDFPError, match=told):
+        sweep([CONFIG], [0.05, 0.9], [0, -1], root, episodes=2, latency_repeat=0, cfg_options=dict(small_demo))
+    (cell,) = json.loads((root / 'sweep.json').read_text())
+    assert (cell['preserve_ratio'], cell['seeds'], len(cell['runs'])) == (0.9, [0], 1)
 
 
 def test_a_run_of_other_settings_is_not_passed_off_as_this_one(folder, small_demo):
