@@ -39,7 +39,7 @@ def build_task(
     reconstructor: Reconstructor | None = None,
     part: str | Survey | None = None,
 ) -> PruningTask:
-    """A bench's model, limited to a share.
+    """A bench's model, limited to a share, with the config's settings of what may be pruned.
 
     Args:
         bench (Bench): Of the dense model.
@@ -53,7 +53,8 @@ def build_task(
     """
     example, told = dict(bench.reward.one_batch(), mode='tensor'), bench.settings
     limit, reconstructor = budget_of(target, share), reconstructor or dict(told.reconstructor)
-    return PruningTask.build(bench.model, part or target, example, limit, reconstructor, p_min=told.p_min)
+    own = {name: getattr(told, name) for name in ('p_min', 'channel_divisor', 'residual_streams')}
+    return PruningTask.build(bench.model, part or target, example, limit, reconstructor, **own)
 
 
 def require_allocation(task: PruningTask) -> PruningPlan:
@@ -152,7 +153,7 @@ def measure_shares(
     report(result, f'dense {result["dense"]:.4f}')
     # One reconstructor for all shares, so that it is fitted once.
     ours = build(RECONSTRUCTORS, dict(reconstructor))
-    survey = survey_target(bench.model, target)
+    survey = survey_target(bench.model, target, residual_streams=bench.settings.residual_streams)
 
     for share in shares:
         candidates = candidates_of(build_task(bench, target, share, ours, survey))

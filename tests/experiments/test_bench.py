@@ -5,7 +5,9 @@ from conftest import REPO
 
 from mmautodfp.experiments import bench as module
 from mmautodfp.experiments.bench import Bench, search_in, spearman, to_report
+from mmautodfp.experiments.shares import build_task
 from mmautodfp.hooks import HookSettings
+from mmautodfp.reconstruction import PruneOnly
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import save_json
 
@@ -54,3 +56,9 @@ def test_a_finished_search_is_not_run_again_and_has_as_many_episodes_as_the_hook
     config.write_text(config.read_text() + 'autodfp.update(p_min=0.3)\n')
     with pytest.raises(AutoDFPError, match=r'the search run was measured with p_min=0\.2, but p_min=0\.3 is asked for'):
         search_in(tmp_path / 'run', config)
+
+
+def test_plans_without_a_search_keep_to_the_configs_divisor():
+    bench = Bench(CONFIG, cfg_options={'autodfp.channel_divisor': 4})
+    widths = build_task(bench, 'network', 0.5, PruneOnly()).uniform_plan().widths
+    assert all(width % 4 == 0 for width in widths.values())
