@@ -28,7 +28,7 @@ class NetworkBench:
         num_images (int | None): Images to measure on, of the test set, as many of each class; None takes all.
 
     Raises:
-        AutoDFPError: The weights or the images are not there.
+        AutoDFPError: The weights or the images are not there, or the weights are of another network.
     """
 
     def __init__(self, config: Path, checkpoint: str, data_root: str | None, num_images: int | None):
@@ -39,8 +39,13 @@ class NetworkBench:
         self.reward = AccuracyReward(num_images, batch_size=cfg.test_dataloader.batch_size)
         self.reward.prepare(self.model, cfg.test_dataloader)
         source = find_checkpoint(checkpoint, config)
-        # A deeper network of the same names must not pass for this one.
-        self.model.load_state_dict(fit_state(read_state(source), self.model, source))
+        state = fit_state(read_state(source), self.model, source)
+        if further := state.keys() - self.model.state_dict():
+            raise AutoDFPError(
+                f'checkpoint {source} is of a larger network than the {cfg.model.network.type} of {config}, which has '
+                f'no {min(further)}; name the checkpoint that was trained with this config'
+            )
+        self.model.load_state_dict(state)
         self.accuracy = cache(self._accuracy)
 
     @cached_property
