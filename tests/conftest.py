@@ -150,6 +150,14 @@ def small_demo(digits_root, tmp_path_factory) -> dict:
 
 
 @pytest.fixture(scope='session')
+def small_ours(small_demo) -> dict:
+    """The same with least squares, on four synthetic images."""
+    return small_demo | {
+        'autodfp.reconstructor': dict(type='SyntheticLeastSquares', images=dict(num_images=4, size=64))
+    }
+
+
+@pytest.fixture(scope='session')
 def demo_run(small_demo, tmp_path_factory) -> tuple[Path, dict]:
     """One run of the main job on the demo's detector: its work dir and what its test loop said."""
     work_dir = tmp_path_factory.mktemp('run')

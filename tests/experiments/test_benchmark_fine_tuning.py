@@ -14,9 +14,8 @@ CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
 
 
 @pytest.fixture(scope='module')
-def options(small_demo) -> dict:
-    few = {'autodfp.reconstructor': dict(type='SyntheticLeastSquares', images=dict(num_images=4, size=64))}
-    return small_demo | few | {'train_dataloader.batch_size': 8, 'train_dataloader.dataset.indices': 16}
+def options(small_ours) -> dict:
+    return small_ours | {'train_dataloader.batch_size': 8, 'train_dataloader.dataset.indices': 16}
 
 
 @pytest.fixture(scope='module')
@@ -102,7 +101,7 @@ def test_impossible_requests_are_refused_before_anything_is_built(settings, mess
     assert message in str(error.value)
 
 
-def test_what_cannot_be_trained_or_allocated_is_told_in_a_sentence(options, small_demo):
+def test_what_cannot_be_trained_or_allocated_is_told_in_a_sentence(small_demo):
     cfg = Config(dict(train_cfg=dict(max_epochs=1), val_dataloader=dict(batch_size=1)))
     with pytest.raises(AutoDFPError, match=r'but it has no train_dataloader and no optim_wrapper\.optimizer\.lr'):
         module._require_training(cfg)

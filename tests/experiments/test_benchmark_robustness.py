@@ -13,12 +13,6 @@ CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
 FEW = {name: CONDITIONS[name] for name in ('clean', 'darker, 0.8')}
 
 
-@pytest.fixture
-def options(small_demo) -> dict:
-    few = {'autodfp.reconstructor': dict(type='SyntheticLeastSquares', images=dict(num_images=4, size=64))}
-    return small_demo | few
-
-
 def test_images_are_degraded_right_after_they_are_loaded():
     loader = Config.fromfile(CONFIG).test_dataloader
     before = copy.deepcopy(loader)
@@ -44,7 +38,7 @@ def test_all_conditions_can_be_built():
 
 
 @pytest.mark.slow
-def test_dense_and_pruned_models_see_the_same_images_and_known_figures_are_kept(options, monkeypatch):
+def test_dense_and_pruned_models_see_the_same_images_and_known_figures_are_kept(small_ours, monkeypatch):
     monkeypatch.setattr(module, 'CONDITIONS', FEW)
     lines, figures = [], []
 
@@ -52,19 +46,19 @@ def test_dense_and_pruned_models_see_the_same_images_and_known_figures_are_kept(
         lines.append(line)
         figures.append(copy.deepcopy(result))
 
-    found = benchmark_robustness(CONFIG, cfg_options=options, report=keep)
+    found = benchmark_robustness(CONFIG, cfg_options=small_ours, report=keep)
     names = ['dense', 'pruned only, uniform', 'Neuron Merging, uniform', 'ours, allocated']
     names += ['ours, allocated, whole detector']
     assert list(found['rows']) == list(found['left']) == names
     assert all(list(row) == list(FEW) for row in found['rows'].values())
-    bench = Bench(CONFIG, cfg_options=options)
+    bench = Bench(CONFIG, cfg_options=small_ours)
     assert found['rows']['dense']['clean'] == bench.reward(bench.model)
     assert found['rows']['dense']['darker, 0.8'] != found['rows']['dense']['clean']
     assert found['left']['dense'] == dict(params=1, flops=1)
     assert 0.45 < found['left'][names[-1]]['flops'] <= 0.5
     # Killed after the third of ten figures: the others are measured, and are the same.
     lines.clear()
-    again = benchmark_robustness(CONFIG, cfg_options=options, known=figures[2], report=keep)
+    again = benchmark_robustness(CONFIG, cfg_options=small_ours, known=figures[2], report=keep)
     assert (len(lines), again['rows']) == (7, found['rows'])
     with pytest.raises(AutoDFPError, match=r'was measured with share=0\.5'):
-        benchmark_robustness(CONFIG, 0.4, cfg_options=options, known=found)
+        benchmark_robustness(CONFIG, 0.4, cfg_options=small_ours, known=found)

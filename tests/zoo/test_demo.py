@@ -8,7 +8,7 @@ from conftest import REPO, SHARED
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmautodfp import runs as apis
+from mmautodfp import runs
 from mmautodfp.utils import AutoDFPError
 
 NETS = ['vgg', 'resnet']
@@ -18,7 +18,7 @@ NETS = ['vgg', 'resnet']
 def test_a_shipped_classifier_reads_as_well_as_its_record_says(net, tmp_path):
     record = json.loads((REPO / f'configs/demo/{net}_digits.json').read_text())
     assert record['seconds'] < 60
-    found = apis.evaluate(f'configs/demo/{net}_digits.py', f'configs/demo/{net}_digits.pth', work_dir=str(tmp_path))
+    found = runs.evaluate(f'configs/demo/{net}_digits.py', f'configs/demo/{net}_digits.pth', work_dir=str(tmp_path))
     assert found['accuracy/top1'] == pytest.approx(record['test']['accuracy/top1'], abs=0.005)
     assert found['accuracy/top1'] > 0.97
 
@@ -26,7 +26,7 @@ def test_a_shipped_classifier_reads_as_well_as_its_record_says(net, tmp_path):
 @pytest.fixture(scope='module', params=NETS)
 def run(request, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp(request.param)
-    metrics = apis.prune(f'configs/demo/{request.param}_digits_autodfp.py', work_dir=str(work_dir), episodes=60)
+    metrics = runs.prune(f'configs/demo/{request.param}_digits_autodfp.py', work_dir=str(work_dir), episodes=60)
     return work_dir, metrics
 
 
@@ -57,7 +57,7 @@ def test_the_pruned_classifier_has_the_counted_size_and_loads_with_mmengine_alon
 def test_data_that_is_not_there_is_missed_before_the_search(tmp_path):
     options = {f'{split}_dataloader.dataset.data_root': str(tmp_path / 'absent.npz') for split in ('val', 'test')}
     with pytest.raises(AutoDFPError, match=r'^CIFAR-10 was to be read from .*absent\.npz, but there is no such file'):
-        apis.prune('configs/classification/resnet56_cifar10_autodfp.py', work_dir=str(tmp_path), cfg_options=options)
+        runs.prune('configs/classification/resnet56_cifar10_autodfp.py', work_dir=str(tmp_path), cfg_options=options)
 
 
 def test_a_shared_checkpoint_is_read_and_reaches_its_accuracy_on_real_images(tmp_path):
@@ -73,5 +73,5 @@ def test_a_shared_checkpoint_is_read_and_reaches_its_accuracy_on_real_images(tmp
         np.savez(tmp_path / 'few.npz', **{name: array[:400] for name, array in content.items()})
     options = {'test_dataloader.dataset.data_root': str(tmp_path / 'few.npz')}
     config = 'configs/classification/resnet56_cifar10_autodfp.py'
-    found = apis.evaluate(config, str(checkpoint), work_dir=str(tmp_path), cfg_options=options)
+    found = runs.evaluate(config, str(checkpoint), work_dir=str(tmp_path), cfg_options=options)
     assert found['accuracy/top1'] == pytest.approx(0.934, abs=0.025)
