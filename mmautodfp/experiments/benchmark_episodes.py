@@ -177,8 +177,8 @@ def benchmark_overhead(config: str | os.PathLike, episodes: int = 24) -> dict[st
         episodes (int): Of the search; those after the warm-up count. Defaults to 24.
 
     Returns:
-        dict[str, Any]: Median seconds an episode with learning, its evaluation's share of them, and the ``overhead``:
-        what is left over, as a share of the evaluation; the machine.
+        dict[str, Any]: Median ``seconds`` of an episode with learning and of its evaluation, and the ``overhead``: what
+        the former has more, as a share of the latter; the machine.
     """
     _, hook = prepare_hook(config)
     agent = dict(hook.agent)

@@ -88,7 +88,7 @@ def measure_family(config: str) -> dict[str, Any]:
         dict[str, Any]: ``config`` and ``family``, and ``failed`` with the reason if it could not be built, or be
         looked at; otherwise ``groups`` (how many), ``flops`` (share of the model's FLOPs that depends on the groups'
         widths), ``flops_at_half`` (share of them that is left with half of each group), ``left`` (lines on what
-        stays), ``predicts`` (None if the dense detector does not either) and ``restored``.
+        stays), ``predicts`` (None if the dense detector does not either), ``restored`` and ``seconds``.
     """
     found: dict[str, Any] = dict(family=config.partition('/')[0], config=config)
     started = time.perf_counter()
