@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmautodfp.experiments.benchmark_search import EPISODE, FINISHED
+from mmautodfp.experiments.shares import OURS
 from mmautodfp.experiments.sweep import markdown
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor
 from mmautodfp.surgery import PruningPlan, apply_plan
@@ -143,6 +144,15 @@ def test_the_rows_of_whole_detectors_are_those_of_their_files():
                 if 'metric' in row:
                     assert row['flops'] <= float(share) + 1e-9
                     assert f'{row["metric"]:.3f} ({row["metric"] / found["dense"]:.1%})' in PAGE, (path.name, name)
+
+
+def test_what_distillation_brings_a_detector_of_digits_is_told_as_it_was_measured():
+    full_pass, distilled = (load_json(RESULTS / f'{name}_fcos.json', 'a detector') for name in ('whole', 'distilled'))
+    assert distilled['dense'] == full_pass['dense']
+    kept = lambda found, share: found['rows'][share][OURS]['metric'] / found['dense']
+    half, less = ([kept(found, share) for found in (distilled, full_pass)] for share in ('0.5', '0.35'))
+    assert 'keeps {:.1%} of its mAP at half of the FLOPs in place of {:.1%}'.format(*half) in STORY
+    assert 'and {:.1%} at 35% in place of {:.1%}'.format(*less) in STORY
 
 
 def test_the_readme_tells_what_whole_detectors_keep_as_it_was_measured():

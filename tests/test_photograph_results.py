@@ -105,6 +105,32 @@ def test_the_rows_learned_from_photographs_are_those_of_their_file():
         assert f'{of_read:.1%} of {name_of(one)} ({of_drawn:.1%})' in page
 
 
+def test_the_rows_of_distilled_detectors_are_those_of_their_file():
+    full_pass, distilled = recorded('whole'), recorded('distilled')
+    shares, gains = ('0.5', '0.35'), {}
+    for one, other in zip(full_pass, distilled, strict=True):
+        dense = one['dense']
+        assert (other['config'], other['dense']) == (one['config'], dense)
+        for method in ('ours, uniform', OURS):
+            kept = [of['rows']['model'][share][method]['metric'] for of in (one, other) for share in shares]
+            cells = [f'{metric:.3f} ({metric / dense:.1%})' for metric in kept]
+            assert row_of(f'{name_of(one)} ({dense:.3f})', method, *cells) in PAGE
+        for share in shares:
+            gains.setdefault(share, []).append(of_dense(other, share) - of_dense(one, share))
+    half, less = gains['0.5'], gains['0.35']
+    assert abs(min(half)) < 0.001
+    assert full_pass[half.index(min(half))]['model'] == 'CascadeRCNN'
+    told = (
+        'from nothing (Cascade R-CNN) to {:.1%} of the dense mAP at half of the FLOPs and from {:.1%} to {:.1%} at 35%'
+    )
+    assert told.format(max(half), min(less), max(less)) in STORY
+    least = {one['model']: of_dense(one, '0.5') for one in distilled}
+    assert [model for model in least if least[model] < 0.97] == ['RTMDet']
+    story = story_of('docs/results.md')
+    for one, other in zip(full_pass, distilled, strict=True):
+        assert f'{of_dense(other, "0.5"):.1%} of {name_of(one)} ({of_dense(one, "0.5"):.1%})' in story
+
+
 def test_the_rows_of_the_detector_of_full_width_are_those_of_its_file():
     (found,) = recorded('full_width')
     record = load_json(REPO / 'configs/bccd/faster_rcnn_r50_bccd.json', 'the record')
