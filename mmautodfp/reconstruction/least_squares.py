@@ -250,6 +250,7 @@ class SyntheticLeastSquares(Reconstructor):
             if self.distillation:
                 distill(module, self._twin, slim, self._new_batches(module), self.distillation, restore)
 
+    @torch.no_grad()
     def _new_batches(self, module: nn.Module) -> Iterator[tuple]:
         """What a pruned module is called with in distillation, on images that were used for nothing else."""
         size, seed = self.distillation.batch_size, self.images.seed + DISTILLATION_SEED
