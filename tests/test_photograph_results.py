@@ -126,6 +126,8 @@ def test_the_rows_of_distilled_detectors_are_those_of_their_file():
     assert told.format(max(half), min(less), max(less)) in STORY
     least = {one['model']: of_dense(one, '0.5') for one in distilled}
     assert [model for model in least if least[model] < 0.97] == ['RTMDet']
+    kept = [f'{one["rows"]["model"]["0.5"][OURS]["metric"]:.3f} ({name_of(one)})' for one in distilled]
+    assert f'half of all FLOPs keep {", ".join(kept[:-1])} and {kept[-1]}.' in story_of('README.md')
     story = story_of('docs/results.md')
     for one, other in zip(full_pass, distilled, strict=True):
         assert f'{of_dense(other, "0.5"):.1%} of {name_of(one)} ({of_dense(one, "0.5"):.1%})' in story
