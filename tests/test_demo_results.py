@@ -146,13 +146,18 @@ def test_the_rows_of_whole_detectors_are_those_of_their_files():
                     assert f'{row["metric"]:.3f} ({row["metric"] / found["dense"]:.1%})' in PAGE, (path.name, name)
 
 
-def test_what_distillation_brings_a_detector_of_digits_is_told_as_it_was_measured():
-    full_pass, distilled = (load_json(RESULTS / f'{name}_fcos.json', 'a detector') for name in ('whole', 'distilled'))
-    assert distilled['dense'] == full_pass['dense']
-    kept = lambda found, share: found['rows'][share][OURS]['metric'] / found['dense']
-    half, less = ([kept(found, share) for found in (distilled, full_pass)] for share in ('0.5', '0.35'))
-    assert 'keeps {:.1%} of its mAP at half of the FLOPs in place of {:.1%}'.format(*half) in STORY
-    assert 'and {:.1%} at 35% in place of {:.1%}'.format(*less) in STORY
+@pytest.mark.parametrize(
+    ('name', 'told'),
+    [
+        ('fcos', 'FCOS keeps {} of its mAP at half of the FLOPs in place of {}, and {} at 35% in place of {};'),
+        ('retinanet', 'RetinaNet keeps {} in place of {}, and {} in place of {} ('),
+    ],
+)
+def test_what_distillation_brings_detectors_of_digits_is_told_as_it_was_measured(name, told):
+    both = [load_json(RESULTS / f'{kind}_{name}.json', 'a detector') for kind in ('distilled', 'whole')]
+    assert both[0]['dense'] == both[1]['dense']
+    kept = [found['rows'][share][OURS]['metric'] / found['dense'] for share in ('0.5', '0.35') for found in both]
+    assert told.format(*(f'{share:.1%}' for share in kept)) in STORY
 
 
 def test_the_readme_tells_what_whole_detectors_keep_as_it_was_measured():
