@@ -57,7 +57,8 @@ def distill(
         restore (Restore): Remembers every layer that is changed.
 
     Raises:
-        AutoDFPError: The weights are of less than 32 bits, the outputs have no gradient, or the error is not finite.
+        AutoDFPError: The weights are of less than 32 bits, the outputs have no gradient, or the new weights are not
+            finite.
     """
     name, logger = type(module).__name__, MMLogger.get_current_instance()
     weights = [weight.requires_grad_() for weight in slim.parameters()]
