@@ -160,6 +160,17 @@ def test_what_distillation_brings_detectors_of_digits_is_told_as_it_was_measured
     assert told.format(*(f'{share:.1%}' for share in kept)) in STORY
 
 
+def test_what_distillation_brings_resnet_56_is_told_as_it_was_measured():
+    cells = []
+    for share in ('0.5', '0.3'):
+        found = load_json(RESULTS / f'distilled_resnet56_{share[2:]}0.json', 'an ablation')
+        assert found['shares_of'] == 'channels'
+        names = ('full, allocated plan, distilled', 'full, allocated plan')
+        cells += [f'{found["variants"][name][share]["metric"]:.3f}' for name in names]
+    told = 'ResNet-56 have {} at half of the channels in place of {}, and {} at 30% in place of {} ('
+    assert told.format(*cells) in STORY
+
+
 def test_the_readme_tells_what_whole_detectors_keep_as_it_was_measured():
     readme = story_of('README.md')
     kept = {}

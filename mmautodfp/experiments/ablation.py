@@ -48,6 +48,7 @@ VARIANTS: dict[str, Variant] = {
     'episode, allocated plan': _ours(final=False, allocated=True),
     'full': _ours(),
     'full, allocated plan': _ours(allocated=True),
+    'full, allocated plan, distilled': _ours(allocated=True, distillation=dict(batch_size=64)),
     'full, allocated by shares of variance': _ours(allocated=True, sensitivity=0),
     'full, l2 ranking': _ours(ranking='l2'),
     'full, norms not re-matched': _ours(refinement=dict(rematch=False)),
