@@ -8,7 +8,7 @@ precision is computed in, and returned as, float32.
 from .images import dead_leaves, image_generator, white_noise
 from .moments import Moments, TapCorrelation, output_variance
 from .reconstruction import merge_input_channels, neuron_merging_delivery
-from .regression import least_squares_delivery, rank_by_explanation, solve_ridge, unexplained_shares
+from .regression import bounded_gain, least_squares_delivery, rank_by_explanation, solve_ridge, unexplained_shares
 from .selection import rank_channels
 from .similarity import (
     BatchNormStats,
@@ -29,6 +29,7 @@ __all__ = [
     'TapCorrelation',
     'alive_channels',
     'bias_matrix',
+    'bounded_gain',
     'cluster_channels',
     'cosine_distance',
     'dead_leaves',

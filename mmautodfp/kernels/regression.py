@@ -202,3 +202,10 @@ def unexplained_shares(covariance: Tensor, gram: Tensor, ranking: Tensor) -> Ten
     explained = torch.cat([scale.new_zeros(1), ((gram @ factor) * factor).sum(0).cumsum(0)])
     total = explained[-1]
     return (1 - explained / total).clamp(0, 1) if total > 0 else torch.zeros_like(explained)
+
+
+def bounded_gain(wanted: Tensor, found: Tensor) -> Tensor:
+    """What brings variances [M] to those that are wanted, as a factor of the deviation in [0.5, 2]; 1 for no output."""
+    alive = (wanted > 0) & (found > 0)
+    ratio = torch.where(alive, wanted, 1) / torch.where(alive, found, 1)
+    return ratio.sqrt().clamp(0.5, 2)

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from mmautodfp.graph import ChannelGroup, outputs_by_kind, outputs_first
-from mmautodfp.kernels import least_squares_delivery, output_variance, rank_by_explanation, unexplained_shares
+from mmautodfp.kernels import (
+    bounded_gain,
+    least_squares_delivery,
+    output_variance,
+    rank_by_explanation,
+    unexplained_shares,
+)
 from mmautodfp.surgery import PruningPlan, Restore
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import RECONSTRUCTORS, build_settings
@@ -22,7 +28,7 @@ from .distillation import Distillation, distill
 from .foreground import Foreground, foreground_of
 from .images import SyntheticImages
 from .recalibration import Recalibration
-from .refine import Refinement, bounded_gain, refine
+from .refine import Refinement, refine
 from .sensitivity import output_errors, scaled_curve
 from .synthetic import InputMoments, batch_statistics, input_moments, inputs_of, require_taken
 

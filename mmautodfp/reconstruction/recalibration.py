@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mmautodfp.graph import ChannelGroup, is_batch_norm
+from mmautodfp.kernels import bounded_gain
 from mmautodfp.surgery import PruningPlan, Restore, replace_tensor
 
-from .refine import bounded_gain
 from .synthetic import NormStatistics
 
 

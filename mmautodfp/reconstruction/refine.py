@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmautodfp.graph import ChannelGroup, Consumer, outputs_first
-from mmautodfp.kernels import Moments, solve_ridge
+from mmautodfp.kernels import Moments, bounded_gain, solve_ridge
 from mmautodfp.surgery import PruningPlan, Restore, UnitPlan, prune_unit, replace_weight, shift_outputs
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import Count, NotNegative, Share, settings
@@ -57,13 +57,6 @@ class Refinement:
 
 
 _Reads = dict[str, list[tuple[ChannelGroup, Consumer]]]  # by layer, the groups that it reads and how
-
-
-def bounded_gain(wanted: Tensor, found: Tensor) -> Tensor:
-    """What brings variances [M] to those that are wanted, as a factor of the deviation in [0.5, 2]; 1 for no output."""
-    alive = (wanted > 0) & (found > 0)
-    ratio = torch.where(alive, wanted, 1) / torch.where(alive, found, 1)
-    return ratio.sqrt().clamp(0.5, 2)
 
 
 @torch.no_grad()
