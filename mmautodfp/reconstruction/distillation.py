@@ -69,8 +69,8 @@ def distill(
     every, missed = max(1, settings.steps // 10), []
     for step, inputs in enumerate(batches, 1):
         with torch.no_grad():
-            wanted, foreground = outputs_by_kind(dense, *inputs), foreground_of(dense, *inputs)
-        error = mean_missed(outputs_by_kind(slim, *inputs), wanted, foreground)
+            wanted = outputs_by_kind(dense, *inputs)
+        error = mean_missed(outputs_by_kind(slim, *inputs), wanted, foreground_of(dense, wanted))
         if not error.requires_grad:
             raise AutoDFPError(
                 f'the {name} was to be distilled, but what it says has no gradient; leave out '

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmautodfp.graph import outputs_by_kind
-
 # What a place counts at which nothing is seen; one at which something surely is counts 1 more.
 BACKGROUND = 0.1
 
@@ -46,12 +44,12 @@ class Foreground:
         return (found + BACKGROUND).flatten()
 
 
-def foreground_of(model: nn.Module, *inputs) -> Foreground | None:
+def foreground_of(model: nn.Module, outputs: Sequence[Sequence[Tensor]]) -> Foreground | None:
     """What a detector's dense head, or that of its first stage, sees; None if it has none.
 
     Args:
         model (nn.Module): Any model.
-        *inputs: As of :func:`.run_model`.
+        outputs (Sequence[Sequence[Tensor]]): What it says of a batch, as of :func:`.outputs_by_kind`.
     """
     head = getattr(model, 'rpn_head', None) or getattr(model, 'bbox_head', None)
     if head is None:
@@ -60,8 +58,8 @@ def foreground_of(model: nn.Module, *inputs) -> Foreground | None:
 
     if not isinstance(head, BaseDenseHead):
         return None
-    scores = outputs_by_kind(model, *inputs)[0]
-    if any(level.ndim != 4 or len(level) != len(inputs[0]) for level in scores):
+    scores = outputs[0]
+    if any(level.ndim != 4 for level in scores):
         return None
     levels = [_surest(head, level) for level in scores]
     return Foreground(sorted(levels, key=lambda level: -level[0].numel()))

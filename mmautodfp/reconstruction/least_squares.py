@@ -158,7 +158,8 @@ class SyntheticLeastSquares(Reconstructor):
         modes = [(part, part.training) for part in model.modules()]
         try:
             model.eval()
-            self._foregrounds = _foregrounds(model, whole)
+            with batch_statistics(model), torch.no_grad():
+                self._foregrounds = [foreground_of(model, outputs_by_kind(model, *inputs)) for inputs in whole]
             moments, statistics = input_moments(module, units, self._batches(), self._foregrounds)
             few = -(-self.recalibration // self.images.batch_size)
             if few:
@@ -216,9 +217,8 @@ class SyntheticLeastSquares(Reconstructor):
         device = next(module.parameters()).device
         batches = [inputs_of(model, model, batch) for batch in images.batches(device)]
         runs = [partial(outputs_by_kind, model, *inputs) for inputs in batches]
-        foregrounds = _foregrounds(model, batches)
         with batch_statistics(model):
-            errors = output_errors(model, module, units, rankings, self, runs, foregrounds)
+            errors = output_errors(model, module, units, rankings, self, runs)
         return [scaled_curve(curve.cpu(), found) for curve, found in zip(curves, errors, strict=True)]
 
     def _sensitivity_of(self, module: nn.Module, model: nn.Module) -> int:
@@ -265,12 +265,6 @@ class SyntheticLeastSquares(Reconstructor):
         dense, part = (self._twin, self._twin) if module is self._model else (self._model, module)
         for batch in images.normalized_as(self._model).batches(next(module.parameters()).device):
             yield inputs_of(dense, part, batch)
-
-
-def _foregrounds(model: nn.Module, batches: Sequence[tuple]) -> list[Foreground | None]:
-    """What a model sees in images, batch by batch."""
-    with batch_statistics(model), torch.no_grad():
-        return [foreground_of(model, *inputs) for inputs in batches]
 
 
 def _require_finite(module: nn.Module, moments: dict[tuple[str, str], InputMoments]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmautodfp.graph import ChannelGroup, Rerun
 from mmautodfp.surgery import PruningPlan, Restore, prune_unit
 
-from .foreground import Foreground
+from .foreground import Foreground, foreground_of
 
 if TYPE_CHECKING:
     from .base import Reconstructor
@@ -32,7 +32,6 @@ def output_errors(
     rankings: Sequence[Tensor],
     reconstructor: 'Reconstructor',
     runs: Sequence[Callable[[], Outputs]],
-    foregrounds: Sequence[Foreground | None],
 ) -> list[dict[int, float]]:
     """Prune one group at a time to a few widths, and measure how far the model's outputs move.
 
@@ -43,7 +42,6 @@ def output_errors(
         rankings (Sequence[Tensor]): [N] each, the groups' channels in the order in which they stay.
         reconstructor (Reconstructor): Fitted to the module.
         runs (Sequence[Callable]): Each runs the model on a batch and gives its outputs, the same every time.
-        foregrounds (Sequence[Foreground | None]): Which places of each batch count more.
 
     Returns:
         list[dict[int, float]]: [L], by width the share of the outputs' variance that is missed (:func:`shares_missed`),
@@ -56,8 +54,9 @@ def output_errors(
     }
     by_name = {group.name: group for group in groups}
     sums: dict[tuple[str, int], list[Tensor]] = {}
-    for run, foreground in zip(runs, foregrounds, strict=True):  # outermost, as a rerun holds all feature maps
+    for run in runs:  # outermost, as a rerun holds all feature maps
         rerun = Rerun(model, run)
+        foreground = foreground_of(model, rerun.outputs)
         for key, plan in plans.items():
             with Restore() as restore:
                 prune_unit(module, by_name[key[0]], plan, reconstructor, restore)

@@ -1,7 +1,7 @@
 """Likeness of what a pruned model says to what the dense one says of images: a reward without annotations."""
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -61,7 +61,7 @@ class SyntheticReward(Reward):
         require_taken(model, model, images[0], 'CocoReward and AccuracyReward take the images of a data set')
         self._batches = [inputs_of(model, model, batch) for batch in images]
         self._dense = [[[level.cpu() for level in kind] for kind in outputs] for outputs in self._outputs(model)]
-        self._foregrounds = list(self._each(model, foreground_of))
+        self._foregrounds = [foreground_of(model, outputs) for outputs in self._dense]
 
     @property
     def images(self) -> list[str]:
@@ -78,12 +78,9 @@ class SyntheticReward(Reward):
         return 1 - statistics.mean(shares_missed(self._outputs(model), self._dense, self._foregrounds, compare))
 
     def _outputs(self, model: nn.Module) -> Iterator[list[list[Tensor]]]:
-        return self._each(model, outputs_by_kind)
-
-    def _each(self, model: nn.Module, ask: Callable[..., Any]) -> Iterator[Any]:
         for inputs in self._batches:
             with batch_statistics(model):
-                yield ask(model, *inputs)
+                yield outputs_by_kind(model, *inputs)
 
     def one_batch(self) -> dict[str, Any]:
         image = self._batches[0][0][:1]

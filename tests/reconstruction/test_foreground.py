@@ -5,6 +5,7 @@ import torch
 from mmdet.apis import init_detector
 from torch import nn
 
+from mmautodfp.graph import outputs_by_kind
 from mmautodfp.reconstruction.foreground import BACKGROUND, Foreground, foreground_of
 
 
@@ -52,11 +53,12 @@ def test_a_dense_head_sees_on_every_level_what_its_scores_say(config, head, leve
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         scores = model.get_submodule(head)(model.extract_feat(images))[0]
-        found = foreground_of(model, images)
+        found = foreground_of(model, outputs_by_kind(model, images))
     assert len(found.levels) == len(scores) == levels
     for level, score in zip(found.levels, scores, strict=True):
         torch.testing.assert_close(level, score.sigmoid().max(1).values)
 
 
 def test_a_classifier_sees_no_foreground():
-    assert foreground_of(nn.Sequential(nn.Conv2d(3, 4, 1)), torch.zeros(1, 3, 8, 8)) is None
+    model = nn.Sequential(nn.Conv2d(3, 4, 1))
+    assert foreground_of(model, outputs_by_kind(model, torch.zeros(1, 3, 8, 8))) is None

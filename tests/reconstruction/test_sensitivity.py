@@ -56,7 +56,7 @@ def test_each_group_is_measured_alone_and_the_module_is_left_as_it_was():
     runs = [lambda images=images: [[level] for level in module(images)] for images in batches]  # each level a kind
     with torch.no_grad():
         dense = [run() for run in runs]
-    found = output_errors(module, module, units, rankings, PruneOnly(), runs, [None, None])
+    found = output_errors(module, module, units, rankings, PruneOnly(), runs)
     assert all(before[name] is tensor for name, tensor in module.named_parameters())
     for unit, ranking, errors in zip(units, rankings, found, strict=True):
         assert list(errors) == [round(share * unit.num_channels) for share in MEASURED]
