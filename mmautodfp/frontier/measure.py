@@ -45,8 +45,8 @@ def frontier(
 ) -> Frontier:
     """Measure nested plans from the dense model down; the model is dense before and after.
 
-    Every plan gets the full pass, so a point that is pruned later is what was measured here. Latency is measured in
-    turns with the dense model's, if the task has an example input.
+    Every plan gets the full pass, so a point that is pruned later is what was measured here, but for a distillation,
+    which would follow then. Latency is measured in turns with the dense model's, if the task has an example input.
 
     Args:
         task (PruningTask): What to prune. Its limit tells by which cost the points are spread, not where they lie.
@@ -67,6 +67,7 @@ def frontier(
     """
     if file is not None and Path(file).is_dir():
         raise AutoDFPError(f'a frontier was to be kept in {file}, but that is a folder; name a file in it')
+    task = task.undistilled
     task.require_dense()
     logger = logger or MMLogger.get_current_instance()
     found = on_main(lambda: _begin(task, _facts(task, reward, held_out, num_points, identity), file, about))

@@ -54,6 +54,8 @@ def compare(
 ) -> list[Row]:
     """Measure a found plan beside others: the dense model, and plans that need no search.
 
+    If there is a distillation, only the found plan gets it, which then is also measured without.
+
     Args:
         task (PruningTask): Its model is dense.
         found (SearchResult): Whose plan it is.
@@ -67,15 +69,20 @@ def compare(
     published, allocated = task.uniform_plan(rankings=task.l2_rankings), task.allocated_plan()
     plans = {'uniform, same compensation': task.uniform_plan()}
     plans |= {} if allocated is None else {'allocated, same compensation': allocated}
-    plans |= {'AutoDFP': found.plan}
+    same = task.reconstructor.undistilled
+    distilled = same is not task.reconstructor
+    if distilled and found.plan not in plans.values():
+        plans['AutoDFP, before distillation'] = found.plan
+    beside = [
+        Candidate(name, plan, same, applied if plan == found.plan and not distilled else None)
+        for name, plan in plans.items()
+    ]
     candidates = [
         Candidate('dense', PruningPlan({}), PruneOnly()),
         Candidate('uniform, pruned only', published, PruneOnly()),
         Candidate('uniform, Neuron Merging', published, NeuronMerging()),
-        *(
-            Candidate(name, plan, task.reconstructor, applied if plan == found.plan else None)
-            for name, plan in plans.items()
-        ),
+        *beside,
+        Candidate('AutoDFP', found.plan, task.reconstructor, applied),
     ]
     figures = measure(task, candidates, rewards)
     return [

@@ -142,6 +142,15 @@ class Reconstructor(ABC):
         return type(self).finalize is not Reconstructor.finalize
 
     @property
+    def undistilled(self) -> 'Reconstructor':
+        """The same, but that :meth:`finalize` ends where a distillation would begin; itself if it has none.
+
+        A distillation takes minutes and follows when a plan has been chosen: neither finalists nor baselines nor the
+        points of a frontier are distilled.
+        """
+        return self
+
+    @property
     def identity(self) -> str:
         """The settings, by which two searches can be told apart."""
         settings = sorted((name, value) for name, value in vars(self).items() if not name.startswith('_'))

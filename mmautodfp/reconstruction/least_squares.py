@@ -1,5 +1,6 @@
 """Beyond the paper: pruned channels made up from all retained ones, in least squares on synthetic images."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -93,7 +94,8 @@ class SyntheticLeastSquares(Reconstructor):
         refinement (dict | bool | None): Settings of :class:`mmautodfp.reconstruction.Refinement`; False
             leaves it out. Defaults to True, as None: its own.
         distillation (dict | bool): Settings of :class:`mmautodfp.reconstruction.Distillation`, which follows the full
-            pass on images of its own and takes minutes; True: its own. Defaults to False, which leaves it out.
+            pass on images of its own and takes minutes; True: its own. Of a search or a frontier only the plan that
+            is chosen at last is distilled. Defaults to False, which leaves it out.
 
     Raises:
         AutoDFPError: A setting is unknown, of another type or out of its range.
@@ -138,10 +140,18 @@ class SyntheticLeastSquares(Reconstructor):
         return bool(self.refinement)
 
     @property
+    def undistilled(self) -> Reconstructor:
+        if self.distillation is None:
+            return self
+        other = copy.copy(self)  # what was fitted is shared
+        other.distillation = None
+        return other
+
+    @property
     def identity(self) -> str:
-        # Kept searches and frontiers name a setting that is gone, with the value that stands for what is done now, and
-        # do not name one that came later.
-        text = super().identity.replace('distillation=None, ', '')
+        # Nothing is distilled before a search or a frontier has ended. Kept ones name a setting that is gone, with the
+        # value that stands for what is done now.
+        text = super(SyntheticLeastSquares, self.undistilled).identity.replace('distillation=None, ', '')
         return text.replace('(', '(error_power=1.0, ', 1)
 
     def _fit(self, module: nn.Module, model: nn.Module) -> None:

@@ -165,7 +165,7 @@ def search(
     searcher.run()
     judged: list[Finalist] = []
     if judged_by:
-        finish = partial(task.evaluate, reward=judge, final=True)
+        finish = partial(task.undistilled.evaluate, reward=judge, final=True)
         judged = judge_finalists(searcher, finish, finalists, judged_by.identity, logger, told.images_beside(judged_by))
     history = searcher.history
     best = next((one.episode for one in judged if one.chosen), history.best)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -248,6 +248,11 @@ class PruningTask:
                     f'the {type(self.model).__name__} is pruned at the moment: {group.name} has {left} outputs; call '
                     'restore() of the plan that was applied, or build a new task for it as it is'
                 )
+
+    @property
+    def undistilled(self) -> 'PruningTask':
+        """The same task, in which a plan that stays gets the full pass alone (:attr:`.Reconstructor.undistilled`)."""
+        return replace(self, reconstructor=self.reconstructor.undistilled)
 
     @torch.inference_mode(False)
     def apply(self, plan: PruningPlan, final: bool = False) -> Restore:

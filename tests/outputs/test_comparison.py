@@ -45,6 +45,19 @@ def test_what_was_applied_is_measured_as_it_stands_and_not_pruned_again(monkeypa
     assert reward(task.model) == again[-1].search_metric
 
 
+def test_the_found_plan_alone_is_distilled_and_measured_before_too():
+    settings = LEAST_SQUARES | dict(distillation=dict(steps=40, batch_size=2))
+    task = PruningTask.build(build_resnet(18, base_channels=8), '', None, 0.4, settings)
+    reward, plan = reward_of(task.model), task.plan([width + 1 for width in task.uniform_plan().widths.values()])
+    found = SearchResult(plan, 0.0, History(), 0.0, {})
+    rows = {row.name: row.search_metric for row in compare(task, found, [reward, None])}
+    undistilled = PruningTask.build(task.model, '', None, 0.4, LEAST_SQUARES)
+    expected = {row.name: row.search_metric for row in compare(undistilled, found, [reward, None])}
+    before, distilled = expected.pop('AutoDFP'), rows.pop('AutoDFP')
+    assert rows == expected | {'AutoDFP, before distillation': before}
+    assert distilled == task.evaluate(plan, reward, final=True) != before
+
+
 def test_a_bare_run_only_counts():
     task = PruningTask.build(build_resnet(18, base_channels=8), '', None, 0.6, dict(type='PruneOnly'))
     found = SearchResult(task.uniform_plan(), 0.25, History(), 0.0, {})

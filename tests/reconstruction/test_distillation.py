@@ -8,6 +8,8 @@ from conftest import enliven
 from least_squares_data import IMAGES, assert_same, frozen_resnet, snapshot, uniform  # noqa: F401, a fixture
 from torch import nn
 
+from mmautodfp.api import PruningTask, search
+from mmautodfp.frontier import choose, frontier
 from mmautodfp.reconstruction import SyntheticImages, SyntheticLeastSquares
 from mmautodfp.reconstruction.distillation import Distillation, distill
 from mmautodfp.reconstruction.sensitivity import mean_missed, shares_missed
@@ -178,6 +180,19 @@ def test_what_cannot_be_distilled_ends_in_a_sentence():
     assert_same(module, before)
 
 
-def test_searches_that_are_kept_do_not_name_a_distillation_that_is_off():
-    assert 'distillation' not in SyntheticLeastSquares(IMAGES).identity
-    assert distilling().identity != SyntheticLeastSquares(IMAGES).identity
+def test_nothing_is_distilled_before_a_search_or_a_frontier_has_ended():
+    plans, rewards, states, images = [], [], [], new_images(7, 4)
+    brightness, contrast = (lambda model: float(model(images).mean())), (lambda model: float(model(images).std()))
+    for distillation in (False, dict(steps=3, batch_size=2)):
+        task = PruningTask.build(trained_on_images(), '', None, 0.5, distilling(distillation))
+        found = search(task, brightness, 3, judge=contrast, finalists=3)
+        points = frontier(task, contrast, brightness, num_points=3)
+        plans.append([found.plan, choose(points, dict(max_params='90%')).found_for(task).plan, points.identity])
+        rewards.append([one.metric for one in found.finalists] + [point.held_out for point in points.points])
+        with task.apply(found.plan, final=True):
+            states.append(snapshot(task.model))
+    assert plans[0] == plans[1]
+    assert len(rewards[0]) == 6
+    assert rewards[0] == rewards[1]
+    assert any(not torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    assert 'distillation' not in SyntheticLeastSquares(IMAGES).identity  # as in searches of earlier versions
