@@ -26,12 +26,12 @@ class Distillation:
         steps (int): Of Adam. Defaults to 400.
         batch_size (int): Images of a step, at least 2, none of which comes again. Defaults to 8.
         learning_rate (float): The highest, a tenth of the way through, of a cycle that begins and ends low; as a share
-            of each tensor's root mean square, which counts as 0.01 at least. Defaults to 3e-3.
+            of each tensor's root mean square, which counts as 0.01 at least. Defaults to 1e-2.
     """
 
     steps: Count = 400
     batch_size: TwoOrMore = 8
-    learning_rate: Positive = 3e-3
+    learning_rate: Positive = 1e-2
 
 
 @torch.enable_grad()
