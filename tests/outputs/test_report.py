@@ -109,6 +109,18 @@ def test_the_table_shows_what_the_summary_and_the_files_say(run, page):
     assert evidence.sizes['dense'] > evidence.sizes['AutoDFP']
 
 
+def test_a_row_has_the_latency_that_was_measured_of_its_shapes(run, tmp_path):
+    summary, latency = load_json(run / 'summary.json', 'the summary'), dict(dense=4.0, uniform=3.0, AutoDFP=2.0)
+    *others, found = summary['results']
+    summary['results'] = [*others, found | dict(name='AutoDFP, before distillation'), found]
+    save_json(summary, tmp_path / 'summary.json')
+    Evidence(latency=latency).to_json(tmp_path / 'report/evidence.json')
+    rows = {row['name']: row['latency'] for row in Report(tmp_path)._rows()}
+    uniform = [name for name in rows if name.startswith('uniform')]
+    assert len(uniform) == 3
+    assert rows == {'dense': 4, **dict.fromkeys(uniform, 3), 'AutoDFP, before distillation': 2, 'AutoDFP': 2}
+
+
 def test_classified_images_that_differ_come_first(run):
     evidence = Evidence.from_json(run / 'report/evidence.json')
     differs = [picture.dense != picture.pruned for picture in evidence.pictures]

@@ -21,8 +21,9 @@ from .parts import part_of
 from .plots import channels_figure, pictures_figure, save_png, search_figure, svg_uri
 
 FOLDER = 'report'
-#: Row of the table to what :func:`mmautodfp.outputs.latency.measure_latency` calls it; uniform plans are equally fast.
-_LATENCY = {row: name for name, row in ROWS.items()}
+#: Row of the table to what :func:`mmautodfp.outputs.latency.measure_latency` calls it; all others are uniform plans,
+#: which are equally fast.
+_LATENCY = {row: name for name, row in ROWS.items()} | {'AutoDFP, before distillation': 'AutoDFP'}
 
 
 @dataclass(frozen=True)
