@@ -1,9 +1,10 @@
 """What a search works on: a dense model, what of it can be pruned, what limits a plan."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -252,7 +253,9 @@ class PruningTask:
     @property
     def undistilled(self) -> 'PruningTask':
         """The same task, in which a plan that stays gets the full pass alone (:attr:`.Reconstructor.undistilled`)."""
-        return replace(self, reconstructor=self.reconstructor.undistilled)
+        other = copy.copy(self)  # with the error curves, which may have taken minutes
+        other.reconstructor = self.reconstructor.undistilled
+        return other
 
     @torch.inference_mode(False)
     def apply(self, plan: PruningPlan, final: bool = False) -> Restore:

@@ -82,6 +82,12 @@ def test_points_are_nested_and_evenly_spread_and_each_is_what_its_plan_is_worth_
     assert all(torch.equal(tensor, before[name]) for name, tensor in task.model.state_dict().items())
 
 
+def test_error_curves_of_a_task_are_not_asked_for_again(monkeypatch):
+    task = make_task()
+    monkeypatch.setattr(Finalized, 'error_curve', None)
+    assert frontier(task, brightness, num_points=3).about['allocated']
+
+
 def test_files_hold_what_was_measured(tmp_path):
     file = tmp_path / 'frontier.json'
     found = frontier(make_task(), brightness, contrast, 6, file, dict(metric='brightness'))
