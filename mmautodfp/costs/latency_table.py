@@ -56,6 +56,8 @@ class LayerCall:
         """Equal for calls that take equally long at equal widths."""
         layer = self.layer
         words = [type(layer).__name__ if is_batch_norm(layer) else layer.extra_repr()]
+        if isinstance(layer, nn.ConvTranspose2d):
+            words.append('transposed')  # its extra_repr does not tell
         words += [f'input {list(self.shape)}']
         words += [f'steps of {step_of(side)} from {fixed_part(side)}' for side in (self.outputs, self.inputs)]
         return ', '.join([*words, *map(str, _placement(layer))])

@@ -235,6 +235,13 @@ def test_frozen_norms_are_measured_at_any_width():
     assert call.at(3, 1)().shape == (1, 3, 5, 5)
 
 
+def test_a_transposed_convolution_is_not_taken_for_one_that_shrinks():
+    shape, sides = (1, 8, 4, 4), ([(0, 1)], [(1, 1)])
+    calls = [LayerCall(kind(8, 8, 2, stride=2), shape, *sides) for kind in (torch.nn.Conv2d, torch.nn.ConvTranspose2d)]
+    assert [call.at(8, 8)().shape[-1] for call in calls] == [2, 8]
+    assert calls[0].key != calls[1].key
+
+
 @pytest.mark.parametrize('divisor', [1, 8])
 def test_random_agents_are_never_over_the_latency_budget(divisor):
     rng = np.random.default_rng(0)
