@@ -164,33 +164,3 @@ def test_python_blocks_compile_and_their_imports_resolve(page):
                 else:
                     module = importlib.import_module(node.module)
                     assert all(hasattr(module, name) for name in names), node.module
-
-
-def test_rooms_are_there_and_import_only_what_the_docs_list_below_them():
-    section = (REPO / 'docs/extending.md').read_text().partition('## How the code is laid out')[2]
-    order = [name.removesuffix('.py') for name in re.findall(r'^mmautodfp/(\S+)', section, re.MULTILINE)] + ['utils']
-    package = REPO / 'mmautodfp'
-    rooms = {path.stem for path in package.iterdir() if (path / '__init__.py').exists()}
-    assert set(order) == rooms | {'api'}
-    for path in package.rglob('*.py'):
-        room = path.relative_to(package).parts[0].removesuffix('.py')
-        if room not in order:
-            continue
-        for name in imports(ast.parse(path.read_text()), ('mmautodfp', *path.relative_to(package).parts[:-1])):
-            assert name not in order or order.index(name) >= order.index(room), f'{path} imports {name}'
-
-
-def imports(node: ast.AST, package: tuple[str, ...]) -> set[str]:
-    """Rooms that code imports, but for what is only imported to check types."""
-    if isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING':
-        return set()
-    names = []
-    if isinstance(node, ast.ImportFrom):
-        base = package[: len(package) + 1 - node.level] if node.level else ()
-        names = ['.'.join([*base, *([node.module] if node.module else []), alias.name]) for alias in node.names]
-    elif isinstance(node, ast.Import):
-        names = [alias.name for alias in node.names]
-    found = {name.split('.')[1] for name in names if name.startswith('mmautodfp.')}
-    for child in ast.iter_child_nodes(node):
-        found |= imports(child, package)
-    return found

@@ -1,6 +1,7 @@
 """The rooms of the package: imports go down only, and nothing loose lies at its root."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,9 @@ def test_nothing_loose_lies_at_the_root_of_the_package():
     assert {path.name for path in PACKAGE.iterdir() if (path / '__init__.py').is_file()} == set(ROOMS) - {'api'} | set(
         ASIDE
     )
+
+
+def test_the_docs_list_the_rooms_from_above():
+    section = (REPO / 'docs/extending.md').read_text().partition('## How the code is laid out')[2]
+    listed = [name.removesuffix('.py') for name in re.findall(r'^mmautodfp/(\S+)', section, re.MULTILINE)]
+    assert listed == [*reversed(ROOMS[1:]), *ASIDE]  # utils is named above the list
