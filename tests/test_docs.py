@@ -66,6 +66,13 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(file), target
 
 
+@pages
+def test_a_table_of_contents_has_every_section(page):
+    head, *sections = FENCE.sub('', page.read_text()).split('\n## ')
+    named = re.findall(r'^- \[(.*)\]\(#', head, re.MULTILINE)
+    assert not named or named == [section.partition('\n')[0] for section in sections]
+
+
 def test_the_readme_is_short_and_leads_to_every_page():
     assert len((REPO / 'README.md').read_bytes()) <= 15_000
     found = {(REPO / target.partition('#')[0]).resolve() for target in links(REPO / 'README.md')}
