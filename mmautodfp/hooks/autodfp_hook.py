@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.dist import get_world_size, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -142,9 +142,7 @@ class AutoDFPHook(Hook):
             on_main(lambda: artifacts.gather_evidence(pruned, rows, self.reward.needs_data))
         pruned.swap()
         self.artifacts = artifacts  # from here on the runner's model is the pruned one
-        shape = list(self._example['inputs'].shape)
-        rewards = (self.reward, self.held_out, self.judge)
-        on_main(lambda: artifacts.write_summary(*rewards, rows, shape, told.seed, get_world_size()))
+        on_main(lambda: artifacts.write_summary(self.reward, self.held_out, self.judge, rows, told.seed))
         if is_main_process():
             self.logger.info('\n'.join(['', *artifacts.table(rows)]))
 

@@ -13,6 +13,7 @@ import mmdet
 import mmengine
 import torch
 from mmengine.config import Config
+from mmengine.dist import get_world_size
 
 import mmautodfp
 from mmautodfp.api import PruningTask, SearchResult
@@ -100,9 +101,7 @@ class RunArtifacts:
         held_out: Reward | None,
         judge: Reward | None,
         rows: Sequence[Row],
-        shape: list[int],
         seed: int,
-        ranks: int,
     ) -> None:
         """Write ``summary.json``.
 
@@ -111,9 +110,7 @@ class RunArtifacts:
             held_out (Reward | None): What is reported of the plan.
             judge (Reward | None): What judged the search's best beside the reward.
             rows (Sequence[Row]): The comparison; the last one is the pruned model.
-            shape (list[int]): [B, C, H, W], of what FLOPs were counted with.
             seed (int): Of the search.
-            ranks (int): Processes that played it.
         """
         task, found = self.task, self.found
         self.summary = dict(
@@ -125,7 +122,7 @@ class RunArtifacts:
             best_episode=found.episode,
             seconds=dict(search=sum(found.history.seconds), this_run=found.seconds),
             seed=seed,
-            ranks=ranks,
+            ranks=get_world_size(),
             budget=task.constraint.describe(),
             channel_divisor=task.constraint.channel_divisor,
             metric=reward.name,
@@ -136,7 +133,7 @@ class RunArtifacts:
             judge_images=len(judge.images) if judge else 0,
             finalists=[asdict(one) for one in found.finalists],
             held_out_images=len(held_out.images) if held_out else 0,
-            flops_input=shape,
+            flops_input=list(task.example_input['inputs'].shape),
             **self.settings,
             # As it can be compared with another run's.
             autodfp={key: value for key, value in self.cfg.get('autodfp', {}).items() if key != 'resume'},

@@ -51,7 +51,7 @@ def write_run(work_dir, name, target, checkpoint, limit=FLOPS):
     with task.apply(found.plan) as pruned:
         artifacts.write_model(pruned, {})
     reward = SimpleNamespace(name='likeness', reported_name='likeness', images=[0])
-    artifacts.write_summary(reward, None, None, rows, SHAPE, 0, 1)
+    artifacts.write_summary(reward, None, None, rows, seed=0)
     return task, found.plan
 
 
