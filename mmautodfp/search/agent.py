@@ -3,16 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.configs import read_written
-from mmautodfp.utils.settings import Count, Several, Share, settings
+from mmautodfp.utils.settings import Count, Several, Share, Whole, settings
 
 
 @settings('an agent')
@@ -39,7 +38,7 @@ class AgentSpec:
     uniform_action: Several[Share]
     state_dim: Count = 9
     action_dim: Count = 2
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Whole = 0
     preference: Several[Share] = ()
 
     def __post_init__(self):

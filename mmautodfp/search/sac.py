@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmautodfp.utils.registry import AGENTS
-from mmautodfp.utils.settings import Count, Positive, Several, Share, settings
+from mmautodfp.utils.settings import Count, Positive, Several, Share, Whole, settings
 from mmautodfp.utils.timing import torch_threads
 
 from .agent import Agent, AgentSpec, Trajectory, require_settings
@@ -67,7 +67,7 @@ class SACConfig:
     tau: Annotated[float, Field(gt=0, le=1)] = 0.01
     batch_size: Count = 128
     buffer_episodes: Count = 100
-    warmup_episodes: Annotated[int, Field(ge=0)] = 200
+    warmup_episodes: Whole = 200
     warmup: Literal['random', 'around_uniform'] = 'random'
     initial_alpha: Positive = 0.01
     target_entropy: float | None = None
