@@ -106,12 +106,13 @@ def survey_target(
         raise AutoDFPError("a list of parts was to be pruned, but it is empty; name at least one, such as 'backbone'")
     module = model.get_submodule(path)
     streams = whole or several if residual_streams is None else residual_streams
+    known_by_name = not (whole or several or streams)  # else there is more to prune than the inside of blocks
     known, wrong = survey_units(module), {}
-    if not (whole or several or streams):
+    if known_by_name:
         wrong = _disprove(model, path, known, example_input)
         known = UnitSurvey([unit for unit in known.units if unit.name not in wrong], known.left)
     found = known
-    if whole or several or streams or wrong or not known.units:
+    if wrong or not (known_by_name and known.units):
         found = _traced(model, module, path, parts, known, example_input, streams)
         made = {producer.name for group in found.units for producer in group.producers}
         found.left.update({name: why for name, why in wrong.items() if name not in made | found.left.keys()})
