@@ -13,7 +13,7 @@ from mmautodfp.utils.registry import BUDGETS, build
 from .budgets import Budget, ParamBudget
 from .counts import ModelCosts
 from .quantities import format_quantity
-from .widths import allowed_widths, divisors_of, floor_width, round_widths
+from .widths import allowed_widths, floor_width, round_widths
 
 
 class Constraint:
@@ -46,7 +46,7 @@ class Constraint:
         costs: ModelCosts,
         min_widths: Sequence[int],
         channel_divisor: int = 1,
-        blocks: Sequence[int] | None = None,
+        divisors: Sequence[int] | None = None,
     ) -> None:
         """Set the limits for a model.
 
@@ -54,7 +54,8 @@ class Constraint:
             costs (ModelCosts): Its costs.
             min_widths (Sequence[int]): [L], the least that each unit keeps, as :func:`round_widths` gives them.
             channel_divisor (int): Kept widths are multiples of it or the full width. Defaults to 1.
-            blocks (Sequence[int] | None): [L], how many channels each of a group's N stands for. Defaults to None: one.
+            divisors (Sequence[int] | None): [L], the same for each group, in blocks, see :func:`divisors_of`. Defaults
+                to None: each block is a channel.
 
         Raises:
             AutoDFPError: Not even the least widths meet a limit; the message names what can be reached.
@@ -62,7 +63,7 @@ class Constraint:
         for budget in self.budgets:
             budget.bind(costs, min_widths, channel_divisor)
         self.min_widths, self.channel_divisor = list(min_widths), channel_divisor
-        self.divisors = divisors_of(blocks or [1] * len(min_widths), channel_divisor)
+        self.divisors = list(divisors or [channel_divisor] * len(min_widths))
 
     @property
     def _dense(self) -> list[int]:

@@ -176,9 +176,9 @@ def _plan_all(
             if target == 'backbone' and task.costs.flops['model'].ratio(least) > ratio:
                 plan = task.plan(least)
             else:
-                blocks = [group.block for group in task.groups]
-                task.constraint = read_constraint(FlopBudget(ratio, 'model'))
-                task.constraint.bind(task.costs, least, divisor, blocks)
+                limit = read_constraint(FlopBudget(ratio, 'model'))
+                limit.bind(task.costs, least, divisor, task.constraint.divisors)
+                task.constraint = limit
                 plan = task.uniform_plan()
             found[f'{"whole" if target == "model" else target}, divisor {divisor}'] = task, plan
     task, _ = found[f'whole, divisor {divisors[0]}']

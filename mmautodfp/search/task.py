@@ -128,9 +128,9 @@ class PruningTask:
         if not isinstance(reconstructor, Reconstructor):
             reconstructor = build(RECONSTRUCTORS, reconstructor or dict(type='SyntheticLeastSquares'))
         costs = count_costs(model, survey, reconstructor, example_input, limit, also_measure, channel_divisor)
-        dense, blocks = ([getattr(group, name) for group in groups] for name in ('num_channels', 'block'))
-        least = round_widths(p_min, dense, divisors_of(blocks, channel_divisor))
-        on_every_rank(lambda: limit.bind(costs, least, channel_divisor, blocks))
+        divisors = divisors_of([group.block for group in groups], channel_divisor)
+        least = round_widths(p_min, [group.num_channels for group in groups], divisors)
+        on_every_rank(lambda: limit.bind(costs, least, channel_divisor, divisors))
         on_every_rank(lambda: reconstructor.ensure_fitted(module, model, groups))
         task = cls(
             *(model, module, survey.target, survey.path, groups, survey.left, costs, limit, reconstructor, ratios),
