@@ -14,12 +14,11 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmautodfp import runs as apis
-from mmautodfp.api import SearchResult, search
+from mmautodfp.api import SearchResult
 from mmautodfp.outputs import compare, slim_config
 from mmautodfp.reconstruction import SimilarityReconstructor
 from mmautodfp.search import History
 from mmautodfp.surgery import PruningPlan, apply_plan
-from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import HOOKS, build
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -34,6 +33,7 @@ def test_a_run_leaves_what_it_promises(demo_run):
     assert summary['test'] == metrics
     assert summary['episodes'] == 4
     assert (summary['search_images'], summary['held_out_images']) == (8, 24)
+    assert summary['flops_input'] == [1, 3, 128, 128]
     names = [row['name'] for row in summary['results']]
     assert names == [
         'dense',
@@ -135,56 +135,6 @@ def test_the_dense_weights_come_back_after_every_episode(demo_config):
     assert all(torch.equal(tensor, before[name]) for name, tensor in runner.model.state_dict().items())
 
 
-LEAST_SQUARES = dict(
-    type='SyntheticLeastSquares', images=dict(num_images=4, size=64, batch_size=2), recalibration=0, refinement=False
-)
-
-
-def played(hook, **settings) -> SearchResult:
-    """A search of the hook's task whose rewards are all alike: only its opening is of interest."""
-    return search(hook.task, lambda model: 0.5, 4, hook.agent, hook.settings.opening_lams, **settings)
-
-
-def test_the_opening_is_the_uniform_plan(demo_config):
-    hook, _ = prepared_hook(demo_config)
-    history = played(hook).history
-    uniform = list(hook.task.uniform_plan().widths.values())
-    assert history.widths[:3] == [uniform] * 3
-    assert history.lams[:3] == [[lam] * 32 for lam in (0.0, 0.5, 1.0)]
-    assert hook.task.agent_spec().uniform_action == pytest.approx(
-        (hook.task.ratios.to_action(hook.task.constraint.uniform_ratio()), 0.5)
-    )
-
-
-def test_least_squares_opens_with_the_plan_that_it_allocates(demo_config, monkeypatch):
-    hook, _ = prepared_hook(demo_config, reconstructor=LEAST_SQUARES)
-    task, found = hook.task, played(hook)
-    assert found.history.widths[0] == task.allocation
-    budget = task.constraint.budgets[0]
-    assert 0.99 * budget.limit < budget.cost(task.allocation) <= budget.limit
-    assert task.agent_spec().uniform_action == (0.5, 0.5)
-    monkeypatch.setattr('mmautodfp.outputs.comparison.measure', lambda task, chosen, _: [[0.5, 0.5] for _ in chosen])
-    rows = compare(task, found, [hook.reward, hook.held_out])
-    assert [row.name for row in rows][-2:] == ['allocated, same compensation', 'AutoDFP']
-    assert list(rows[-2].widths.values()) == task.allocation
-
-
-def test_a_search_without_an_allocation_opens_with_uniform_plans_alone(demo_config):
-    hook, _ = prepared_hook(demo_config, reconstructor=LEAST_SQUARES, allocate=False)
-    assert hook.task.allocation is None
-    uniform = list(hook.task.uniform_plan().widths.values())
-    assert played(hook).history.widths[:3] == [uniform] * 3
-
-
-def test_a_search_is_not_resumed_with_its_actions_counted_from_elsewhere(demo_config, tmp_path):
-    hook, _ = prepared_hook(demo_config, reconstructor=LEAST_SQUARES)
-    played(hook, checkpoint=tmp_path / 'search.pth')
-    assert len(played(hook, checkpoint=tmp_path / 'search.pth', resume=True).history) == 4
-    other, _ = prepared_hook(demo_config, reconstructor=LEAST_SQUARES, allocate=False)
-    with pytest.raises(AutoDFPError, match='saved with allocate=True, but allocate=False is asked for'):
-        played(other, checkpoint=tmp_path / 'search.pth', resume=True)
-
-
 def test_the_dense_row_is_what_stock_evaluation_says(demo_run, small_demo):
     options = {key: value for key, value in small_demo.items() if key.startswith('test_')}
     metrics = apis.evaluate(
@@ -262,19 +212,6 @@ def test_averaged_weights_and_classes_that_do_not_occur_are_no_obstacle(small_de
     test = read(tmp_path / 'summary.json')['test']
     assert test['coco/3_precision'] is None
     assert test['coco/4_precision'] > 0.3
-
-
-def test_flops_of_the_whole_model_can_be_limited(small_demo, tmp_path):
-    budget = {
-        'autodfp.budget.type': 'FlopBudget',
-        'autodfp.budget.scope': 'model',
-        'autodfp.budget.preserve_ratio': 0.8,
-    }
-    options = small_demo | budget | {'autodfp.compare': False, 'autodfp.num_episodes': 2}
-    apis.prune(CONFIG, work_dir=str(tmp_path), cfg_options=options)
-    summary = read(tmp_path / 'summary.json')
-    assert summary['results'][0]['model_flops']['ratio'] <= 0.8
-    assert summary['flops_input'] == [1, 3, 128, 128]
 
 
 def test_the_written_config_forgets_the_search_and_stale_weights():

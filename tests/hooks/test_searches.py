@@ -34,16 +34,6 @@ def test_the_same_seed_gives_the_same_plan_and_resume_goes_on_from_it(demo_run, 
         apis.prune(CONFIG, work_dir=str(tmp_path / 'a'), preserve_ratio=0.5, resume=True, cfg_options=settings)
 
 
-def test_an_earlier_search_that_is_not_resumed_is_kept_aside(small_demo, tmp_path):
-    settings = small_demo | {'autodfp.compare': False}
-    for episodes in (2, 1):
-        apis.prune(CONFIG, work_dir=str(tmp_path), episodes=episodes, cfg_options=settings)
-    searches = {path.name: torch.load(path, weights_only=True)['history'] for path in tmp_path.glob('search*.pth')}
-    lengths = {name: len(history['rewards']) for name, history in searches.items()}
-    assert sorted(lengths.values()) == [1, 2]
-    assert lengths['search.pth'] == 1
-
-
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
@@ -61,14 +51,6 @@ def test_a_search_for_something_else_is_not_resumed(demo_run, small_demo, tmp_pa
     shutil.copy(demo_run[0] / 'search.pth', tmp_path)
     with pytest.raises(AutoDFPError, match=f'saved with {message}='):
         apis.prune(CONFIG, work_dir=str(tmp_path), episodes=5, resume=True, cfg_options=small_demo | change)
-
-
-def test_more_episodes_do_not_make_a_race_of_a_search(demo_run, small_demo, tmp_path, monkeypatch):
-    monkeypatch.setattr('mmautodfp.search.run.LONG_SEARCH', 5)
-    shutil.copy(demo_run[0] / 'search.pth', tmp_path)
-    settings = small_demo | {'autodfp.compare': False}
-    apis.prune(CONFIG, work_dir=str(tmp_path), episodes=5, resume=True, cfg_options=settings)
-    assert torch.load(tmp_path / 'search.pth')['history']['stages'].shape == (5, 1)
 
 
 def test_an_image_that_vanishes_in_mid_search_is_named_and_the_search_kept(

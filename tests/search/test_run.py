@@ -103,6 +103,15 @@ def test_the_allocated_plan_is_played_first_and_with_objectives_the_uniform_ones
     history = run(make_task(allocate=False), 2, opening_lams=[0.25]).history
     assert (history.widths[0], history.lams[0]) == (uniform, [0.25] * 3)
     assert history.lams[1] != [0.25] * 3
+    history = run(make_task(allocate=False), 4).history
+    assert history.widths[:3] == [uniform] * 3
+    assert history.lams[:3] == [[lam] * 3 for lam in (0.0, 0.5, 1.0)]
+
+
+def test_an_agent_starts_from_the_allocated_plan_or_else_from_the_uniform_one():
+    assert make_task().agent_spec().uniform_action == (0.5, 0.5)  # an action of 0.5 stands for its widths
+    task = make_task(allocate=False)
+    assert task.agent_spec().uniform_action == (task.ratios.to_action(task.constraint.uniform_ratio()), 0.5)
 
 
 @pytest.mark.parametrize('stopped_after', [1, 3, 7])
@@ -159,6 +168,14 @@ def test_a_resumed_search_keeps_its_race_whatever_its_length(tmp_path):
     assert episodes_of(result) == episodes_of(expected)
     with pytest.raises(AutoDFPError, match='the search to resume was saved with stages='):
         run(make_task(), 40, Staged(), racing=False, checkpoint=path, resume=True)
+
+
+def test_more_episodes_do_not_make_a_race_of_a_search(tmp_path, monkeypatch):
+    monkeypatch.setattr('mmautodfp.search.run.LONG_SEARCH', 30)
+    assert min(len(row) for row in run(make_task(), 30, Staged()).history.stages) < 3
+    run(make_task(), 29, Staged(), checkpoint=tmp_path / 'search.pth')
+    result = run(make_task(), 30, Staged(), checkpoint=tmp_path / 'search.pth', resume=True)
+    assert {len(row) for row in result.history.stages} == {1}  # all images at once
 
 
 def test_an_earlier_search_is_put_aside(tmp_path, caplog):
