@@ -71,12 +71,13 @@ def benchmark_racing(config: str | os.PathLike, seeds: int = 5) -> dict[str, Any
     """
     _, hook = prepare_hook(config)
     require_held_out(hook)
+    told = hook.settings
     ways: dict[str, list[dict]] = {'whole': [], 'racing': []}
     for seed in range(seeds):
         for way, rows in ways.items():
             with quiet():
                 found = search(
-                    *(hook.task, hook.reward, hook.settings.num_episodes, hook.agent, hook.settings.opening_lams),
+                    *(hook.task, hook.reward, told.num_episodes, told.agent, told.opening_lams),
                     racing=way == 'racing',
                     seed=seed,
                 )
@@ -94,7 +95,7 @@ def benchmark_racing(config: str | os.PathLike, seeds: int = 5) -> dict[str, Any
         way: {key: statistics.mean(row[key] for row in found) for key in found[0] if key != 'seed'}
         for way, found in ways.items()
     }
-    counts = dict(episodes=hook.settings.num_episodes, stages=hook.reward.stages)
+    counts = dict(episodes=told.num_episodes, stages=hook.reward.stages)
     return counts | dict(means=means, **ways, machine=describe_machine())
 
 
@@ -181,7 +182,7 @@ def benchmark_overhead(config: str | os.PathLike, episodes: int = 24) -> dict[st
         the former has more, as a share of the latter; the machine.
     """
     _, hook = prepare_hook(config)
-    agent = dict(hook.agent)
+    agent = dict(hook.settings.agent)
     if 'warmup_episodes' in agent:
         agent['warmup_episodes'] = max(1, episodes // 4)
     clock: list[float] = []

@@ -68,10 +68,10 @@ def benchmark_objectives(
     _, hook = prepare_hook(config, cfg_options=cfg_options)
     if hook.settings.objectives is None:
         _, hook = prepare_hook(config, cfg_options=(cfg_options or {}) | options)
-    if type_name(hook.agent) != 'SAC':
+    if type_name(hook.settings.agent) != 'SAC':
         raise AutoDFPError(
             f"one search for many preferences takes an agent that learns from them, but the config's is "
-            f'{hook.agent["type"]}; make it SAC'
+            f'{hook.settings.agent["type"]}; make it SAC'
         )
     require_held_out(hook)
     task, asked = hook.task, hook.settings.objectives
@@ -82,8 +82,8 @@ def benchmark_objectives(
     measure = partial(_measure, hook, objectives, held_out, tell)
     play = partial(_play, hook, episodes)
     ways = dict(
-        conditioned=partial(play, hook.agent),
-        asked=partial(play, dict(hook.agent, drawn_preferences=0.0)),
+        conditioned=partial(play, hook.settings.agent),
+        asked=partial(play, dict(hook.settings.agent, drawn_preferences=0.0)),
         weighted=partial(_play_weighted, hook, episodes),
         random=partial(play, dict(type='RandomSearch', around_uniform=True)),
     )
@@ -127,7 +127,7 @@ def _play(hook: AutoDFPHook, episodes: int, agent: dict, seed: int, **settings: 
 
 
 def _play_weighted(hook: AutoDFPHook, episodes: int, seed: int) -> Played:
-    agent, played = dict(hook.agent, drawn_preferences=0.0), []
+    agent, played = dict(hook.settings.agent, drawn_preferences=0.0), []
     if 'warmup_episodes' in agent:
         agent['warmup_episodes'] //= PREFERENCES
     for number, weights in enumerate(preferences(hook.settings.objectives)):

@@ -71,14 +71,14 @@ def benchmark_search(
             f'{finalists} finalists were to be judged, but all images of val_dataloader reward the search; set '
             'autodfp.reward.num_images lower'
         )
-    agents = those_named(candidates(hook.agent), only, 'searches')
+    agents = those_named(candidates(hook.settings.agent), only, 'searches')
     asked = dict(
         config=str(config),
         metric=hook.reward.name,
         target=hook.task.target,
         limits=hook.task.constraint.table(),
         reconstructor=hook.settings.reconstructor,
-        agent=hook.agent,
+        agent=hook.settings.agent,
         episodes=episodes,
         search_images=len(hook.reward.images),
         held_out_images=len(hook.held_out.images),

@@ -43,12 +43,10 @@ class AutoDFPHook(Hook):
 
     def __init__(self, **settings: Any):
         self.settings = told = read_settings(settings)
-        self.agent = told.agent
         self.reconstructor = build(RECONSTRUCTORS, told.reconstructor)
         self.reward = build(REWARDS, told.reward)
-        self.resume = told.resume
         # Built once more for the real task; this tells a wrong setting before anything is loaded.
-        build(AGENTS, self.agent, spec=AgentSpec(1, uniform_action=(0.5, 0.5), seed=told.seed))
+        build(AGENTS, told.agent, spec=AgentSpec(1, uniform_action=(0.5, 0.5), seed=told.seed))
         self.choice: Choice | None = None
         self.artifacts: RunArtifacts | None = None
 
@@ -127,7 +125,7 @@ class AutoDFPHook(Hook):
         self.prepare(runner)
         told, task, cfg = self.settings, self.task, runner.cfg
         found = self.choice.found_for(task) if self.choice else self._search(runner)
-        how = dict(agent=self.agent, reconstructor=told.reconstructor)
+        how = dict(agent=told.agent, reconstructor=told.reconstructor)
         if self.choice:
             how['frontier'] = self.choice.describe()
         artifacts = RunArtifacts(cfg, Path(runner.work_dir), task, found, how)
@@ -160,9 +158,9 @@ class AutoDFPHook(Hook):
         dataset.pop('data_root', None)  # the data may move
         with search_line(self.logger, told.num_episodes, told.log_interval) as tell_line:
             return search(
-                *(task, self.reward, told.num_episodes, self.agent, told.opening_lams, told.racing),
+                *(task, self.reward, told.num_episodes, told.agent, told.opening_lams, told.racing),
                 checkpoint=Path(runner.work_dir) / 'search.pth',
-                resume=self.resume,
+                resume=told.resume,
                 seed=told.seed,
                 identity=dict(model=repr(cfg.model.to_dict()), data=repr(dataset)),
                 on_episode=tell,
