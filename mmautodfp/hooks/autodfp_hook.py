@@ -129,9 +129,7 @@ class AutoDFPHook(Hook):
         if self.choice:
             how['frontier'] = self.choice.describe()
         artifacts = RunArtifacts(cfg, Path(runner.work_dir), task, found, how)
-        applied = []
-        on_every_rank(lambda: applied.append(task.apply(found.plan, final=True)))
-        pruned = applied[0]
+        pruned = on_every_rank(partial(task.apply, found.plan, final=True))
         # Before anything else can go wrong.
         on_main(lambda: artifacts.write_model(pruned, read_metainfo(runner, self.reward.needs_data)))
         pruned.swap()

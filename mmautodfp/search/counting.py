@@ -54,9 +54,7 @@ def count_costs(
                 )
         return replace(count(positions={}), flops={})
     run = partial(call_model, model, example_input)
-    positions: dict[nn.Module, int] = {}
-    on_every_rank(lambda: positions.update(_measure_positions(model, run)))
-    costs = count(positions=positions)
+    costs = count(positions=on_every_rank(partial(_measure_positions, model, run)))
     for budget in budgets:
         if isinstance(budget, LatencyBudget):
             whole = partial(call_whole, model, example_input)

@@ -37,9 +37,15 @@ def share_out(tasks: Sequence[Callable[[], T]]) -> list[T]:
     return [gathered[index % world_size][0][index // world_size] for index in range(len(tasks))]
 
 
-def on_every_rank(call: Callable[[], None]) -> None:
-    """Run the same on each rank; one that fails tells the others, so the call must wait for no rank itself."""
-    share_out([call] * get_world_size())
+def on_every_rank(call: Callable[[], T]) -> T:
+    """Run the same on each rank; one that fails tells the others, so the call must wait for no rank itself.
+
+    Returns:
+        T: What it gave on this rank.
+    """
+    own: list[T] = []
+    share_out([lambda: own.append(call())] * get_world_size())  # what it gives may be no thing to send
+    return own[0]
 
 
 def on_main(call: Callable[[], T]) -> T:

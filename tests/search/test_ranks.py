@@ -42,9 +42,9 @@ def fail_to_prepare(rank, done, failing):
         if rank == failing:
             raise OSError('the weights have vanished')
         (done / str(rank)).touch()
+        return (rank for _ in range(1))  # which cannot be sent to another rank
 
-    on_every_rank(prepare)
-    return 'prepared'
+    return next(on_every_rank(prepare))
 
 
 def test_a_failing_rank_ends_the_job_on_all_with_its_error(tmp_path):
@@ -55,7 +55,7 @@ def test_a_failing_rank_ends_the_job_on_all_with_its_error(tmp_path):
         f'OSError: {vanished}',
     ]
     assert [path.name for path in tmp_path.iterdir()] == ['0']
-    assert on_ranks(partial(fail_to_prepare, done=tmp_path, failing=None)) == ['prepared'] * 2
+    assert on_ranks(partial(fail_to_prepare, done=tmp_path, failing=None)) == [0, 1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ['0', '1']
     assert on_ranks(fail_on_the_second) == [
         failure.format(1, 'an image has vanished'),
