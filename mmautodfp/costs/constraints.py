@@ -140,11 +140,13 @@ def read_constraint(settings: Constraint | Budget | dict | Sequence[Budget | dic
     """The limits that are described: by themselves, by a config, by several, or as a share of the parameters."""
     if isinstance(settings, Constraint):
         return copy.deepcopy(settings)  # a task binds it to its own costs
-    several = map(_budget_or_config, settings if isinstance(settings, list | tuple) else [settings])
-    return Constraint([copy.deepcopy(one) if isinstance(one, Budget) else build(BUDGETS, one) for one in several])
+    several = settings if isinstance(settings, list | tuple) else [settings]
+    return Constraint([_read_budget(one) for one in several])
 
 
-def _budget_or_config(settings: Any) -> Any:
+def _read_budget(settings: Budget | dict | float | str | None) -> Budget:
+    if isinstance(settings, Budget):
+        return copy.deepcopy(settings)
     if isinstance(settings, Real) and not isinstance(settings, bool):
         return ParamBudget(float(settings))
     if isinstance(settings, str):
@@ -154,4 +156,6 @@ def _budget_or_config(settings: Any) -> Any:
                 "dict(type='FlopBudget', limit='120G') does, or the share of the parameters that stays, such as '60%'"
             )
         return ParamBudget(limit=settings)
-    return dict(type='ParamBudget') | (settings or {}) if isinstance(settings, dict | None) else settings
+    if isinstance(settings, dict | None):
+        settings = dict(type='ParamBudget') | (settings or {})
+    return build(BUDGETS, settings)
