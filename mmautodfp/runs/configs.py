@@ -10,10 +10,10 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.config import config as config_module
 
-from mmautodfp.hooks.settings import DEFAULT_TYPES
+from mmautodfp.hooks import read_settings
 from mmautodfp.utils import AutoDFPError, last_line
 from mmautodfp.utils.configs import name_nms
-from mmautodfp.utils.registry import RECONSTRUCTORS
+from mmautodfp.utils.registry import RECONSTRUCTORS, build
 
 PACKAGE = Path(__file__).parents[1]
 CONFIGS = PACKAGE / '.mim' / 'configs'
@@ -120,7 +120,12 @@ def add_settings(cfg: Config, name: str) -> bool:
 
 
 def override_settings(cfg: Config, preserve_ratio: float | None, episodes: int | None, seed: int | None) -> None:
-    """Put what the command line says of the search into a config's ``autodfp`` entry; None says nothing."""
+    """Put what the command line says of the search into a config's ``autodfp`` entry; None says nothing.
+
+    Raises:
+        AutoDFPError: A setting of the entry is wrong, or one ratio is said for several budgets.
+    """
+    read_settings(cfg.autodfp.to_dict())  # tells a wrong one before it is looked into
     if preserve_ratio is not None and isinstance(cfg.autodfp.get('budget'), list | tuple):
         raise AutoDFPError(
             f'--preserve-ratio sets the limit of one budget, but {cfg.filename} has {len(cfg.autodfp.budget)}; '
@@ -142,13 +147,13 @@ def use_pictures(cfg: Config, folder: str) -> None:
         folder (str): Of the pictures.
 
     Raises:
-        AutoDFPError: Its reconstructor looks at no images.
+        AutoDFPError: Its reconstructor looks at no images, or a setting is wrong.
     """
-    kind = (cfg.autodfp.get('reconstructor') or {}).get('type', DEFAULT_TYPES['reconstructor'])
-    made = RECONSTRUCTORS.get(kind) if isinstance(kind, str) else kind
-    if made and 'images' not in inspect.signature(made).parameters:  # an unknown one is told where it is built
+    told = read_settings(cfg.autodfp.to_dict())
+    kind = type(build(RECONSTRUCTORS, told.reconstructor))
+    if 'images' not in inspect.signature(kind).parameters:
         raise AutoDFPError(
-            f'--images names pictures to learn from, but the reconstructor of {cfg.filename}, {made.__name__}, '
+            f'--images names pictures to learn from, but the reconstructor of {cfg.filename}, {kind.__name__}, '
             'looks at none; add --cfg-options autodfp.reconstructor.type=SyntheticLeastSquares'
         )
     from mmdet.utils import get_test_pipeline_cfg
@@ -159,7 +164,7 @@ def use_pictures(cfg: Config, folder: str) -> None:
     scale = next((step.scale for step in pipeline if step.get('scale') and 'Resize' in str(step.get('type'))), None)
     scale = (scale, scale) if isinstance(scale, int) else scale  # as Resize takes it
     pictures = dict(folder=folder, scale=scale if isinstance(scale, tuple | list) else None)
-    needs_none = 'SyntheticReward' in str((cfg.autodfp.get('reward') or {}).get('type'))
+    needs_none = 'SyntheticReward' in str(told.reward['type'])
     for name in ('reconstructor', 'reward') if needs_none else ('reconstructor',):
         own = dict(cfg.autodfp.get(name) or {})
         cfg.autodfp[name] = ConfigDict(own, images=dict(own.get('images') or {}) | pictures)

@@ -14,10 +14,11 @@ from mmautodfp.costs import Budget, read_constraint
 from mmautodfp.frontier import Choice, Frontier, choose
 from mmautodfp.frontier.measure import NUM_POINTS
 from mmautodfp.frontier.points import FURTHER
+from mmautodfp.hooks import read_settings
 from mmautodfp.rewards import Reward
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import pickle_allowed
-from mmautodfp.utils.registry import HOOKS, build
+from mmautodfp.utils.registry import HOOKS, RECONSTRUCTORS, build
 
 from .checkpoints import find_checkpoint
 from .configs import add_settings, load_config, use_pictures
@@ -124,11 +125,12 @@ def ready_settings(cfg: Config, no_data: bool) -> None:
         no_data (bool): Whether no data set may be opened.
     """
     add_settings(cfg, 'zero_data' if no_data else 'frontier')
+    told = read_settings(cfg.autodfp.to_dict())
+    build(RECONSTRUCTORS, told.reconstructor)  # tells wrong settings of its images before they are looked into
     cfg.autodfp.finalists = 0  # there is no search to have any, and no image to set aside
-    reward = cfg.autodfp.get('reward') or {}
-    if no_data and 'SyntheticReward' not in str(reward.get('type')):
+    if no_data and 'SyntheticReward' not in str(told.reward['type']):
         # What the reconstructor's images look like, the model can take.
-        images = dict((cfg.autodfp.get('reconstructor') or {}).get('images') or {})
+        images = dict(told.reconstructor.get('images') or {})
         side = ((cfg.get('model') or {}).get('network') or {}).get('image_size')  # of a classifier
         images = ({} if side is None else dict(size=side)) | {name: images[name] for name in IMAGES if name in images}
         cfg.autodfp.reward = ConfigDict(type='SyntheticReward', images=images)

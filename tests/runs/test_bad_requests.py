@@ -143,6 +143,27 @@ def test_settings_of_the_search_are_told_before_a_model_is_built(base, refuse, t
     assert said in refuse('prune', str(config), f'--work-dir={tmp_path}')
 
 
+@pytest.mark.parametrize(
+    ('tool', 'arguments', 'said'),
+    [
+        ('prune', ['--preserve-ratio', '0.5', '--cfg-options', 'autodfp.budget=3'], 'asked for budget=3; it must be'),
+        ('prune', ['--images', 'pictures', '--cfg-options', 'autodfp.reconstructor=none'], "reconstructor='none'; it"),
+        (
+            'prune',
+            ['--images', 'pictures', '--cfg-options', 'autodfp.reconstructor.type=SyntheticLeastSquares']
+            + ['autodfp.reconstructor.images=3'],
+            'asked for images=3; it must be',
+        ),
+        ('frontier', ['--cfg-options', 'autodfp.budget=3'], 'asked for budget=3; it must be'),
+        ('frontier', ['--no-data', '--cfg-options', 'autodfp.reward=mAP'], "asked for reward='mAP'; it must be"),
+        ('frontier', ['--no-data', '--cfg-options', 'autodfp.reconstructor=none'], "reconstructor='none'; it must be"),
+    ],
+)
+def test_a_bad_setting_that_the_command_line_adds_to_is_told_in_a_sentence(refuse, tmp_path, tool, arguments, said):
+    config = str(REPO / 'configs/demo/vgg_digits_autodfp.py')
+    assert said in refuse(tool, config, '--work-dir', str(tmp_path), *arguments)
+
+
 FILES = {
     'syntax.py': b'model = dict(\n',
     'raises.py': b'raise RuntimeError("no")\n',
