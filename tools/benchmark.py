@@ -109,6 +109,8 @@ def main(argv: list[str] | None = None) -> None:
     if 'cfg_options' in given:
         given['cfg_options'] = read_options(given['cfg_options'])
     if 'repeat' in given:
+        if given['repeat'] < 1:
+            parser.error(f'--repeat must be 1 or more, got {given["repeat"]}')
         given[REPEATED.get(what, 'repeat')] = given.pop('repeat')
 
     from mmautodfp.experiments import benchmark_episodes as episodes

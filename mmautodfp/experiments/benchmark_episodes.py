@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 from mmautodfp.api import search
 from mmautodfp.hooks import AutoDFPHook
+from mmautodfp.rewards import CocoReward
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json
@@ -34,8 +35,16 @@ def benchmark_reward(config: str | os.PathLike, repeat: int = 5) -> dict[str, An
     Returns:
         dict[str, Any]: Median seconds of an episode and of ``runner.val()``, both on the uniformly pruned model, the
         ratio of the two, an episode's parts on one thread, and the machine.
+
+    Raises:
+        AutoDFPError: The config's reward is not the COCO mAP.
     """
     runner, hook = prepare_hook(config)
+    if not isinstance(hook.reward, CocoReward):
+        raise AutoDFPError(
+            f'an episode was to be compared with runner.val() on its images, but the reward of {config} is a '
+            f'{type(hook.reward).__name__}; name a config whose reward is CocoReward'
+        )
     plan = hook.task.uniform_plan()
     with tempfile.TemporaryDirectory() as scratch, quiet():
         _restrict_validation(runner, hook, Path(scratch))

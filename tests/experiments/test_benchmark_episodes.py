@@ -9,6 +9,7 @@ from mmautodfp.experiments.benchmark_episodes import (
     benchmark_ranks,
     benchmark_reward,
 )
+from mmautodfp.utils import AutoDFPError
 
 
 @pytest.fixture(scope='module')
@@ -30,6 +31,11 @@ def test_the_parts_of_an_episode_add_up_and_val_sees_the_same_images(config):
     assert found['ratio'] == pytest.approx(found['seconds']['mmdet_val'] / found['seconds']['episode'])
     assert min(parts.values()) > 0
     assert parts.pop('episode') == pytest.approx(sum(parts.values()))
+
+
+def test_the_parts_of_a_classifiers_episode_are_refused_in_a_sentence():
+    with pytest.raises(AutoDFPError, match='is a AccuracyReward; name a config whose reward is CocoReward'):
+        benchmark_reward('configs/demo/vgg_digits_autodfp.py')
 
 
 @pytest.mark.slow
