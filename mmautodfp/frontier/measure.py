@@ -67,6 +67,8 @@ def frontier(
     """
     if file is not None and Path(file).is_dir():
         raise AutoDFPError(f'a frontier was to be kept in {file}, but that is a folder; name a file in it')
+    if file is not None and Path(file).suffix == '.csv':
+        raise AutoDFPError(f'a frontier was to be kept in {file}, which is the name of its table; let it end in .json')
     task = task.undistilled
     task.require_dense()
     logger = logger or MMLogger.get_current_instance()

@@ -197,6 +197,8 @@ def test_bad_requests_end_in_a_sentence(tmp_path):
         frontier(make_task(), lambda model: float('nan'))
     with pytest.raises(AutoDFPError, match='there is no such file'):
         Frontier.load(tmp_path / 'absent.json')
+    with pytest.raises(AutoDFPError, match=r'kept in .*frontier\.csv, which is the name of its table; let it end in'):
+        frontier(make_task(), brightness, num_points=2, file=tmp_path / 'frontier.csv')
     for content, found in (([], 'none'), (dict(format=1, units={}), 'none'), (dict(format=9, path=[]), 'format 9')):
         save_json(content, tmp_path / 'other.json')
         with pytest.raises(AutoDFPError, match=f'expected to be a frontier of format 1, found {found}; name the'):
