@@ -14,7 +14,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmautodfp.api import PruningTask
-from mmautodfp.costs import FlopBudget, LatencyBudget, measure_latency_costs, read_constraint
+from mmautodfp.costs import Constraint, FlopBudget, LatencyBudget, measure_latency_costs
 from mmautodfp.deploy.models import build_model, input_size
 from mmautodfp.deploy.onnx import Part, open_session, parts_of, write_onnx
 from mmautodfp.graph import has_plain_second_stage
@@ -172,15 +172,11 @@ def _plan_all(
             budget = FlopBudget(1.0, 'model')
             settings = dict(channel_divisor=divisor, p_min=p_min, allocate=False)
             task = PruningTask.build(model, target, example_of(images), budget, dict(type='PruneOnly'), **settings)
-            least = task.constraint.min_widths
-            if target == 'backbone' and task.costs.flops['model'].ratio(least) > ratio:
-                plan = task.plan(least)
-            else:
-                limit = read_constraint(FlopBudget(ratio, 'model'))
-                limit.bind(task.costs, least, divisor, task.constraint.divisors)
-                task.constraint = limit
-                plan = task.uniform_plan()
-            found[f'{"whole" if target == "model" else target}, divisor {divisor}'] = task, plan
+            least, unlimited = task.constraint.min_widths, task.constraint
+            reachable = task.costs.flops['model'].ratio(least) if target == 'backbone' else 0.0
+            task.constraint = Constraint([FlopBudget(max(ratio, reachable), 'model')])
+            task.constraint.bind(task.costs, least, divisor, unlimited.divisors)
+            found[f'{"whole" if target == "model" else target}, divisor {divisor}'] = task, task.uniform_plan()
     task, _ = found[f'whole, divisor {divisors[0]}']
     return dict(dense=(task, task.plan(task.dense_widths))) | found
 
