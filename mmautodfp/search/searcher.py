@@ -38,8 +38,6 @@ class Searcher:
         evaluate (Callable): From a plan to a generator of its rewards after each of ``num_stages`` stages, which is
             closed early where a race is lost.
         num_episodes (int): Episodes in all, those before a resume included; 1 or more.
-        opening (Sequence[Tensor]): [L, 2] each, actions in [0, 1] that the first episodes play in place of the
-            agent's own; it learns from them all the same. Defaults to none.
         checkpoint (Path | None): File that holds the search, written after every round, by rank 0. Defaults to None:
             not kept.
         identity (dict | None): JSON-able facts that must be the same on a resume, such as the budget and a digest of
@@ -51,6 +49,8 @@ class Searcher:
             utility. Defaults to None: it is what ``evaluate`` tells.
 
     Attributes:
+        opening (Sequence[Tensor]): [L, 2] each, actions in [0, 1] that the first episodes play in place of the agent's
+            own; it learns from them all the same. None unless it is set before the search is run.
         history (History): Of the episodes so far.
         judged (dict): What :func:`.finalists.judge_finalists` has found, plain; kept with the search.
     """
@@ -61,7 +61,6 @@ class Searcher:
         agent: Agent,
         evaluate: Callable[[PruningPlan], Generator[float, None, None]],
         num_episodes: int,
-        opening: Sequence[Tensor] = (),
         checkpoint: Path | None = None,
         identity: dict[str, Any] | None = None,
         report: Callable[[Progress], None] | None = None,
@@ -72,7 +71,7 @@ class Searcher:
         self.env = env
         self.agent = agent
         self.num_episodes = num_episodes
-        self.opening = opening
+        self.opening: Sequence[Tensor] = ()
         self.checkpoint = checkpoint
         self.identity = identity or {}
         self.report = report

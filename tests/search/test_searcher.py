@@ -19,15 +19,16 @@ def taste(plan) -> float:
 
 def make_searcher(episodes, path=None, reward=taste, seed=0):
     spec = AgentSpec(3, uniform_action=(0.5, 0.5), seed=seed)
-    return Searcher(
+    searcher = Searcher(
         make_env(0.7),
         SAC(spec, warmup_episodes=3, batch_size=8, hidden_sizes=(16,), buffer_episodes=5),
         lambda plan: (worth for worth in [reward(plan)]),
         episodes,
-        opening=[torch.full((3, 2), 0.5)],
         checkpoint=path,
         identity=dict(weights='a'),
     )
+    searcher.opening = [torch.full((3, 2), 0.5)]
+    return searcher
 
 
 def test_the_best_plan_is_the_one_with_the_highest_reward():
