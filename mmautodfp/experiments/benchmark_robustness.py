@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.configs import type_name
+from mmautodfp.utils.configs import inner_dataset, type_name
 from mmautodfp.utils.settings import Share, checked
 
 from .bench import Bench
@@ -78,9 +78,7 @@ def degraded(dataloader: dict, settings: dict[str, Any]) -> dict:
     dataloader = copy.deepcopy(dataloader)
     if not settings:
         return dataloader
-    dataset = dataloader['dataset']
-    while isinstance(dataset.get('dataset'), dict):
-        dataset = dataset['dataset']
+    dataset = inner_dataset(dataloader['dataset'])
     pipeline = list(dataset.get('pipeline') or [])
     for place, step in enumerate(pipeline, 1):
         if type_name(step) == 'LoadImageFromFile':

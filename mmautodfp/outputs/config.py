@@ -9,7 +9,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.configs import name_nms, type_name
+from mmautodfp.utils.configs import inner_dataset, name_nms, type_name
 
 
 def slim_config(
@@ -76,6 +76,9 @@ def read_metainfo(runner: Runner, may_open: bool) -> dict[str, Any]:
     if may_open:
         return runner.test_dataloader.dataset.metainfo
     loader = runner.cfg.get('test_dataloader') or {}
-    dataset = loader.get('dataset') or {}
-    cls = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
+    dataset = inner_dataset(loader.get('dataset') or {})
+    cls = dataset.get('type')
+    if isinstance(cls, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:  # a bare name is MMDetection's, not MMEngine's
+            cls = registry.get(cls)
     return {**getattr(cls, 'METAINFO', {}), **(dataset.get('metainfo') or runner.cfg.get('metainfo') or {})}

@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.fileio import exists
 
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.configs import inner_dataset
 from mmautodfp.utils.registry import DATASETS, build
 
 
@@ -40,9 +41,7 @@ def _find_dataset(cfg: Config, split: str) -> dict:
     if not isinstance(dataset, dict) or not dataset.get('type'):
         found = f'a dict of {", ".join(map(str, dataset))}' if isinstance(dataset, dict) else repr(dataset)
         raise AutoDFPError(f'{split}_dataloader.dataset of {cfg.filename} is to be a dict with a type, got {found}')
-    while isinstance(dataset.get('dataset'), dict):
-        dataset = dataset.dataset
-    return dataset
+    return inner_dataset(dataset)
 
 
 def _is_own(kind: str | type) -> bool:

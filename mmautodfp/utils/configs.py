@@ -12,6 +12,13 @@ def type_name(config: Mapping[str, Any]) -> str:
     return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
 
 
+def inner_dataset(config: dict) -> dict:
+    """Config of a data set without what is wrapped around it."""
+    while isinstance(config.get('dataset'), dict):
+        config = config['dataset']
+    return config
+
+
 def name_nms(config: Any) -> None:
     """Name mmcv's NMS functions as mmcv looks them up.
 

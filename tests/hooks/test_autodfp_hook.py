@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 from mmautodfp import runs as apis
 from mmautodfp.api import SearchResult
-from mmautodfp.outputs import compare, slim_config
+from mmautodfp.outputs import compare
 from mmautodfp.reconstruction import SimilarityReconstructor
 from mmautodfp.search import History
 from mmautodfp.surgery import PruningPlan, apply_plan
@@ -212,38 +212,3 @@ def test_averaged_weights_and_classes_that_do_not_occur_are_no_obstacle(small_de
     test = read(tmp_path / 'summary.json')['test']
     assert test['coco/3_precision'] is None
     assert test['coco/4_precision'] > 0.3
-
-
-def test_the_written_config_forgets_the_search_and_stale_weights():
-    cfg = Config(
-        dict(
-            model=dict(type='D', backbone=dict(type='ResNet', init_cfg=dict(type='Pretrained', checkpoint='x'))),
-            custom_hooks=[dict(type='mmautodfp.AutoDFPHook'), dict(type='EMAHook')],
-            autodfp=dict(num_episodes=3),
-            work_dir='somewhere',
-        )
-    )
-    layers = {'layer1.0.conv1': dict(out_channels=3)}
-    slim = slim_config(cfg, 'backbone', layers, 'pruned.pth')
-    assert slim.model.backbone.type == 'mmautodfp.Slim'
-    assert slim.model.backbone.layers == layers
-    assert slim.model.backbone.module == dict(type='ResNet', init_cfg=None)
-    assert slim.custom_hooks == [dict(type='EMAHook')]
-    assert not {'autodfp', 'work_dir'} & set(slim)
-    assert cfg.model.backbone.type == 'ResNet'  # the run's own config is untouched
-
-
-def test_what_was_pruned_as_a_whole_can_be_pruned_again():
-    cfg = Config(dict(model=dict(type='D', backbone=dict(type='ResNet'))))
-    first = {'backbone.conv1': dict(out_channels=6), 'neck': dict(in_channels=6, bias=True)}
-    once = slim_config(cfg, '', first, 'pruned.pth')
-    twice = slim_config(once, '', {'backbone.conv1': dict(out_channels=4), 'neck': dict(in_channels=4)}, 'pruned.pth')
-    again = slim_config(twice, 'backbone', {'conv1': dict(out_channels=3), 'conv2': dict(in_channels=3)}, 'pruned.pth')
-    for slim in (once, twice, again):
-        assert (slim.model.type, slim.model.slim_type) == ('mmautodfp.SlimModel', 'D')
-        assert slim.model.backbone == dict(type='ResNet')
-    assert again.model.layers == [
-        first,
-        {'backbone.conv1': dict(out_channels=4), 'neck': dict(in_channels=4)},
-        {'backbone.conv1': dict(out_channels=3), 'backbone.conv2': dict(in_channels=3)},
-    ]
