@@ -45,6 +45,18 @@ def test_the_rows_of_worse_photographs_are_those_of_their_file():
         assert f'{least:.1%} of {name} ({whole["clean"] / dense["clean"]:.1%} of clear ones)' in STORY
 
 
+def test_what_distillation_on_photographs_brings_is_told_as_it_was_measured():
+    (found,) = recorded('distilled_pictures')
+    (dense,) = (one['dense'] for one in recorded('whole') if one['config'] == found['config'])
+    assert found['dense'] == dense
+    rows = [found['rows']['model'][share] for share in ('0.5', '0.35')]
+    ours, uniform = ([f'{row[method]["metric"] / dense:.1%}' for row in rows] for method in (OURS, 'ours, uniform'))
+    told = 'RTMDet keeps {} at half of the FLOPs and {} at 35% ('
+    assert told.format(*ours) in STORY
+    assert 'The uniform plans then keep more, {} and {}: '.format(*uniform) in STORY
+    assert f'on your own pictures, {ours[0]} of RTMDet-tiny' in story_of('docs/results.md')
+
+
 def test_the_tables_of_blood_cells_are_those_of_their_file():
     found, whole, readme = recorded('table5'), recorded('whole'), text_of('README.md')
     lines = detectors.markdown(found) + detectors.markdown(whole)
