@@ -1,18 +1,21 @@
-"""What a task does with its model: it is pruned once at a time, and a reward only looks at it."""
+"""A task and its model: what it is made of, that it is pruned once at a time, and that a reward only looks at it."""
 
 import pytest
 import torch
 from chain import IMAGES, brightness, make_chain
+from conftest import enliven
+from torch import nn
 
 from mmautodfp.api import PruningTask, frontier, prune, search
-from mmautodfp.reconstruction import PruneOnly
+from mmautodfp.costs import ParamBudget
+from mmautodfp.reconstruction import PruneOnly, SimilarityReconstructor
 from mmautodfp.utils import AutoDFPError
 
 RANDOM = dict(type='RandomSearch')
 
 
-def make_task(**settings) -> PruningTask:
-    return PruningTask.build(make_chain(), '', constraint=0.6, reconstructor=PruneOnly(), **settings)
+def make_task(share=0.6, **settings) -> PruningTask:
+    return PruningTask.build(make_chain(), '', constraint=share, reconstructor=PruneOnly(), **settings)
 
 
 def train_on(model):
@@ -105,3 +108,49 @@ def test_a_folder_is_no_place_for_a_search(tmp_path):
     with pytest.raises(AutoDFPError, match='that is a folder; name a file in it'):
         frontier(make_task(), brightness, num_points=2, file=tmp_path)
     assert (tmp_path / 'notes.txt').read_text() == 'mine'
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(channel_divisor=0), 'a pruning task was asked for channel_divisor=0'),
+        (dict(channel_divisor=1.5), 'a pruning task was asked for channel_divisor=1.5'),
+        (dict(clustering=dict(radius=1)), 'clustering was asked for radius'),
+        (dict(clustering=dict(eps=-1)), 'clustering was asked for eps=-1'),
+        (dict(bias_threshold='high'), "bias_threshold='high'"),
+        (dict(share='much'), "constraint of 'much' was asked for, which does not say of what"),
+        (dict(example=3), 'example'),
+    ],
+)
+def test_wrong_settings_of_a_task_are_told_in_a_sentence(settings, message):
+    with pytest.raises(AutoDFPError, match=message) as caught:
+        make_task(**settings)
+    assert '\n' not in str(caught.value)
+
+
+def test_a_limit_serves_two_tasks_and_so_does_a_compensation():
+    limit, compensation = ParamBudget(0.6), SimilarityReconstructor()
+
+    def build(width):
+        net = enliven(nn.Sequential(nn.Conv2d(3, width, 1), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 4, 1)))
+        return PruningTask.build(net, '', None, limit, compensation)
+
+    small, large = build(8), build(64)
+    assert small.constraint.budgets[0].limit < large.constraint.budgets[0].limit
+    assert limit.cost is None
+    for task in (small, large, small):
+        with task.apply(task.uniform_plan()):
+            assert task.module[0].out_channels == task.uniform_plan().widths['0']
+
+
+def test_several_limits_are_given_as_objects_or_configs():
+    limits = [ParamBudget(0.6), dict(type='ParamBudget', preserve_ratio=0.7)]
+    told = make_task(share=limits).constraint.describe()
+    assert [limit['preserve_ratio'] for limit in told] == [0.6, 0.7]
+    assert limits[0].cost is None  # the task has a copy
+
+
+def test_a_share_in_words_is_one_of_the_parameters():
+    words, number = make_task(share='60%'), make_task(share=0.6)
+    assert words.constraint.budgets[0].limit == number.constraint.budgets[0].limit
+    assert words.identity['constraint'] == number.identity['constraint'] == ['ParamBudget', 0.6, 'module']
