@@ -59,7 +59,7 @@ def foreground_of(model: nn.Module, outputs: Sequence[Sequence[Tensor]]) -> Fore
     if not isinstance(head, BaseDenseHead):
         return None
     scores = outputs[0]
-    if any(level.ndim != 4 for level in scores):
+    if any(level.ndim != 4 or len(level) != len(scores[0]) for level in scores):
         return None
     levels = [_surest(head, level) for level in scores]
     return Foreground(sorted(levels, key=lambda level: -level[0].numel()))
