@@ -25,8 +25,9 @@ class Distillation:
     Attributes:
         steps (int): Of Adam. Defaults to 400.
         batch_size (int): Images of a step, at least 2, none of which comes again. Defaults to 8.
-        learning_rate (float): The highest, a tenth of the way through, of a cycle that begins and ends low; as a share
-            of each tensor's root mean square, which counts as 0.01 at least. Defaults to 1e-2.
+        learning_rate (float): The highest, a tenth of the way through, of a cycle that begins and ends low (of ten
+            steps or fewer, one that only falls); as a share of each tensor's root mean square, which counts as 0.01 at
+            least. Defaults to 1e-2.
     """
 
     steps: Count = 400
@@ -65,7 +66,8 @@ def distill(
     _require_precise(weights, name)
     rates = [settings.learning_rate * max(float(weight.square().mean().sqrt()), LEAST_SCALE) for weight in weights]
     optimizer = torch.optim.Adam([dict(params=[one], lr=rate) for one, rate in zip(weights, rates, strict=True)])
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, settings.steps, pct_start=0.1)
+    rise = 0.1 if settings.steps > 10 else 0.0  # a tenth of ten steps is none, which torch divides by
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, settings.steps, pct_start=rise)
     every, missed = max(1, settings.steps // 10), []
     for step, inputs in enumerate(batches, 1):
         with torch.no_grad():

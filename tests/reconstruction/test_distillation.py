@@ -154,6 +154,17 @@ def test_the_rate_of_a_tensor_goes_by_its_size():
     assert 0.01 < moved[0] < 0.04  # four steps, each of 0.01 at most
 
 
+@pytest.mark.parametrize('steps', [1, 2, 9, 10, 11])
+def test_a_few_steps_will_do(steps):
+    torch.manual_seed(0)
+    dense, module = nn.Linear(4, 4), nn.Linear(4, 4)
+    before = module.weight
+    batches = ((torch.randn(8, 4),) for _ in range(steps))
+    distill(module, dense, copy.deepcopy(module), batches, Distillation(steps), Restore())
+    assert module.weight.isfinite().all()
+    assert not torch.equal(module.weight, before)
+
+
 def test_what_cannot_be_distilled_ends_in_a_sentence():
     with pytest.raises(AutoDFPError, match='refinement=False, but it starts where the full pass ends'):
         distilling(refinement=False)
