@@ -16,7 +16,7 @@ from .forward import (
     second_stage_of,
 )
 from .rerun import Rerun
-from .statistics import outputs_first, path_statistics, unit_statistics
+from .statistics import norm_statistics, outputs_first, path_statistics, unit_statistics
 from .tracing import trace_channels
 from .units import (
     UNIT_FINDERS,
@@ -53,6 +53,7 @@ __all__ = [
     'is_batch_norm',
     'is_detector',
     'layers_with_tied_weights',
+    'norm_statistics',
     'opaque_parts',
     'outputs_by_kind',
     'outputs_first',

@@ -8,6 +8,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from .statistics import norm_statistics
 from .units import (
     UNIT_FINDERS,
     ChannelGroup,
@@ -138,9 +139,8 @@ class ChannelPath:
             if isinstance(layer, nn.Conv2d):
                 constant = constant * layer.weight.flatten(1).sum(1) + (0 if layer.bias is None else layer.bias)
             elif is_batch_norm(layer):
-                constant = (constant - layer.running_mean) * (layer.running_var + layer.eps).rsqrt()
-                if layer.weight is not None:
-                    constant = constant * layer.weight + layer.bias
+                bn = norm_statistics(layer)
+                constant = constant * bn.slope + bn.shift
             elif isinstance(layer, _ELEMENTWISE):
                 constant = layer(constant.clone())  # it may work in place
         return constant

@@ -1,5 +1,7 @@
 """Weights and norm statistics of a group, as the kernels take them."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -29,12 +31,17 @@ def _producer_statistics(module: nn.Module, unit: ChannelGroup, producer: Produc
     bias = None if bias is None else bias.detach()[rows]
     if producer.norm is None:
         return weight, BatchNormStats.identity(weight.new_zeros(unit.width) if bias is None else bias)
-    norm = module.get_submodule(producer.norm)
+    bn = norm_statistics(module.get_submodule(producer.norm))
+    return weight, bn if bias is None else replace(bn, mean=bn.mean - bias)
+
+
+def norm_statistics(norm: nn.Module) -> BatchNormStats:
+    """What a BatchNorm holds, detached; without an affine part its gamma is 1 and its beta 0."""
     ones = torch.ones_like(norm.running_mean)
-    return weight, BatchNormStats(
+    return BatchNormStats(
         weight=ones if norm.weight is None else norm.weight.detach(),
         bias=ones * 0 if norm.bias is None else norm.bias.detach(),
-        mean=norm.running_mean if bias is None else norm.running_mean - bias,
+        mean=norm.running_mean,
         var=norm.running_var,
         eps=norm.eps,
     )
@@ -68,10 +75,7 @@ def path_statistics(module: nn.Module, unit: ChannelGroup) -> tuple[Tensor, Batc
             if layer.bias is not None:
                 shift = shift + layer.bias.detach()
         elif is_batch_norm(layer):
-            scale = (layer.running_var + layer.eps).rsqrt()
-            gain = scale if layer.weight is None else scale * layer.weight.detach()
-            slope, shift = slope * gain, (shift - layer.running_mean) * gain
-            if layer.bias is not None:
-                shift = shift + layer.bias.detach()
+            own = norm_statistics(layer)
+            slope, shift = slope * own.slope, shift * own.slope + own.shift
     ones = torch.ones_like(slope)
     return weight, BatchNormStats(weight=slope, bias=shift, mean=ones * 0, var=ones, eps=0.0)

@@ -9,7 +9,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import ChannelGroup, Consumer, outputs_first
+from mmautodfp.graph import ChannelGroup, Consumer, norm_statistics, outputs_first
 from mmautodfp.kernels import Moments, bounded_gain, solve_ridge
 from mmautodfp.surgery import PruningPlan, Restore, UnitPlan, prune_unit, replace_weight, shift_outputs
 from mmautodfp.utils import AutoDFPError
@@ -337,8 +337,7 @@ class _Part:
 
 def _slope(norm: nn.Module) -> Tensor:
     """[M], what a norm multiplies by; errors behind a channel that it all but closes cannot be made good before it."""
-    weight = 1 if norm.weight is None else norm.weight
-    slope = weight / (norm.running_var + norm.eps).sqrt()
+    slope = norm_statistics(norm).slope
     return torch.where(slope.abs() > 1e-3 * slope.abs().amax(), slope, torch.inf)
 
 
