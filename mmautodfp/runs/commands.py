@@ -85,10 +85,10 @@ def prune(
             f'a search was to be resumed, but there is no search.pth in {cfg.work_dir}; leave out --resume'
         )
     others = cfg.get('custom_hooks') or []
-    if not isinstance(others, list) or not all(isinstance(other, dict | Hook) for other in others):
+    if not isinstance(others, list) or not all(isinstance(other, dict) for other in others):
         raise AutoDFPError(f'custom_hooks of {config} is to be a list of dicts, got {others!r}')
     # The state dict already holds the averaged weights; the hook would swap dense ones into the pruned model.
-    cfg.custom_hooks = [o for o in others if 'EMAHook' not in str(o.get('type') if isinstance(o, dict) else type(o))]
+    cfg.custom_hooks = [other for other in others if 'EMAHook' not in str(other.get('type'))]
     if hook.reward.needs_data:
         require_data(cfg, 'val', 'test')
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
