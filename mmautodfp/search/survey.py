@@ -1,6 +1,6 @@
 """What of a model a task is about, and which channels of it can be pruned."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -83,19 +83,7 @@ def survey_target(
         AutoDFPError: There is no such part, nothing to prune in it, the model cannot be run to find out, torch
             compiled or scripted it, or a weight or a norm's statistic is nan or infinite.
     """
-    if isinstance(model, torch.jit.ScriptModule) or hasattr(model, '_orig_mod'):
-        raise AutoDFPError(
-            f'a {type(model).__name__} was to be pruned, which torch.jit or torch.compile made of a model; prune that '
-            'model, and make it anew'
-        )
-    # Of the buffers only the norms' statistics: a mask may be infinite.
-    statistics = [(name, buffer) for name, buffer in model.named_buffers() if '.running_' in f'.{name}']
-    for name, weight in (*model.named_parameters(), *statistics):
-        if not weight.isfinite().all():
-            raise AutoDFPError(
-                f'a {type(model).__name__} was to be pruned, but its {name} holds nan or infinite numbers; look for '
-                'them in the checkpoint, or load one'
-            )
+    _require_sound(model)
     whole = target == 'model' and not hasattr(model, 'model')
     several = not isinstance(target, str)
     parts = tuple(target) if several else ('',)
@@ -113,7 +101,7 @@ def survey_target(
         known = UnitSurvey([unit for unit in known.units if unit.name not in wrong], known.left)
     found = known
     if wrong or not (known_by_name and known.units):
-        found = _traced(model, module, path, parts, known, example_input, streams)
+        found = _traced(model, path, parts, known, example_input, streams)
         made = {producer.name for group in found.units for producer in group.producers}
         found.left.update({name: why for name, why in wrong.items() if name not in made | found.left.keys()})
     if not found.units:
@@ -121,6 +109,22 @@ def survey_target(
         named = ', '.join(parts) if several else target
         raise AutoDFPError(f'there is nothing to prune in the {type(module).__name__} {named!r}, which has {reasons}')
     return Survey(','.join(parts) if several else target, module, path, parts, found.units, found.describe_left())
+
+
+def _require_sound(model: nn.Module) -> None:
+    if isinstance(model, torch.jit.ScriptModule) or hasattr(model, '_orig_mod'):
+        raise AutoDFPError(
+            f'a {type(model).__name__} was to be pruned, which torch.jit or torch.compile made of a model; prune that '
+            'model, and make it anew'
+        )
+    # Of the buffers only the norms' statistics: a mask may be infinite.
+    statistics = [(name, buffer) for name, buffer in model.named_buffers() if '.running_' in f'.{name}']
+    for name, weight in (*model.named_parameters(), *statistics):
+        if not weight.isfinite().all():
+            raise AutoDFPError(
+                f'a {type(model).__name__} was to be pruned, but its {name} holds nan or infinite numbers; look for '
+                'them in the checkpoint, or load one'
+            )
 
 
 def _disprove(model: nn.Module, path: str, known: UnitSurvey, example_input: Any) -> dict[str, str]:
@@ -157,13 +161,7 @@ def _outputs_within(path: str, run: Run, model: nn.Module) -> list[Tensor]:
 
 
 def _traced(
-    model: nn.Module,
-    module: nn.Module,
-    path: str,
-    parts: Sequence[str],
-    known: UnitSurvey,
-    example_input: Any,
-    streams: bool,
+    model: nn.Module, path: str, parts: Sequence[str], known: UnitSurvey, example_input: Any, streams: bool
 ) -> UnitSurvey:
     """The groups of a module as its channels are followed, in place of what finders know."""
     try:
@@ -179,20 +177,7 @@ def _traced(
     inside, by_name = [], {unit.name: unit for unit in known.units}
     tied = layers_with_tied_weights(model)
     for group in survey.units:
-        layers = {name: model.get_submodule(name) for name in group.layers}
-        reason = None
-        if (name := next((name for name, layer in layers.items() if layer in tied), None)) is not None:
-            reason = f'the weights of {name.removeprefix(prefix)} are those of another layer too'
-        elif (name := next((name for name, layer in layers.items() if _makes_weight(layer)), None)) is not None:
-            reason = f'{name.removeprefix(prefix)} makes its weight anew at each call, as weight_norm does'
-        elif not all(name.startswith(prefix) for name in group.layers):
-            reason = f'goes beyond {path!r}'
-        elif not all(_within(name.removeprefix(prefix), parts) for name in group.layers):
-            reason = f'goes beyond {", ".join(parts)}'
-        elif (part := _unseen_reader(group, trace.unrun)) is not None:
-            reason = f'may feed {part}, which was not run, so what it reads is not known'
-        elif not streams and _is_stream(model, group):
-            reason = 'is added to or multiplied with other channels; residual_streams=True prunes such layers too'
+        reason = _why_not(model, group, path, parts, trace.unrun, tied, streams)
         if reason is None:
             group = _relative(group, prefix)
             inside.append(_with_activation(group, by_name.get(group.name)))
@@ -209,6 +194,31 @@ def _traced(
             )
     bad = prove_groups(model, inside, run, path)
     return UnitSurvey([group for group in inside if group.name not in bad], left | bad)
+
+
+def _why_not(
+    model: nn.Module,
+    group: ChannelGroup,
+    path: str,
+    parts: Sequence[str],
+    unrun: Sequence[str],
+    tied: Collection[nn.Module],
+    streams: bool,
+) -> str | None:
+    """Why a group of a model that was traced stays; None if it may be pruned."""
+    prefix = f'{path}.' if path else ''
+    layers = {name.removeprefix(prefix): model.get_submodule(name) for name in group.layers}
+    if (name := next((name for name, layer in layers.items() if layer in tied), None)) is not None:
+        return f'the weights of {name} are those of another layer too'
+    if (name := next((name for name, layer in layers.items() if _makes_weight(layer)), None)) is not None:
+        return f'{name} makes its weight anew at each call, as weight_norm does'
+    if not all(_within(name, (path,) if path else parts) for name in group.layers):
+        return f'goes beyond {repr(path) if path else ", ".join(parts)}'
+    if (part := _unseen_reader(group, unrun)) is not None:
+        return f'may feed {part}, which was not run, so what it reads is not known'
+    if not streams and _is_stream(model, group):
+        return 'is added to or multiplied with other channels; residual_streams=True prunes such layers too'
+    return None
 
 
 def _run_small(model: nn.Module, example_input: Any, look: Callable[[Run], Result]) -> Result:
