@@ -1,12 +1,23 @@
-"""Calling a model with an example of its input."""
+"""Calling a model: with an example of its input, or with something small to see what becomes of its channels."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from mmengine.utils import apply_to
+from torch import Tensor, nn
 
-from mmautodfp.graph import is_detector
+from mmautodfp.graph import flat_tensors, hook_handles, is_detector, opaque_parts, run_model
+from mmautodfp.reconstruction import Stopped, SyntheticImages
+from mmautodfp.utils import AutoDFPError, first_line
+
+# Sides of the images that a model is run with: some have too many steps for small ones.
+SIZES = (128, 320, 512)
+
+# Runs a model, or a copy of it in float64, on something small.
+Run = Callable[[nn.Module], list[Tensor]]
+Result = TypeVar('Result')
 
 
 @torch.no_grad()
@@ -22,3 +33,65 @@ def call_whole(model: nn.Module, example_input: Any) -> Any:
     if is_detector(model) and isinstance(example_input, Mapping):
         example_input = dict(example_input, mode='predict')
     return call_model(model, example_input)
+
+
+def run_small(model: nn.Module, example_input: Any, look: Callable[[Run], Result]) -> Result:
+    """What ``look`` says of a way to run a model on something small; asked anew for larger images if it fails."""
+    device = next((weight.device for weight in model.parameters()), torch.device('cpu'))
+    problem: Exception | None = None
+    pictures = is_detector(model) or example_input is None
+    for size in SIZES if pictures else SIZES[:1]:
+        if pictures:
+            (images,) = SyntheticImages(num_images=2, batch_size=2, size=size).normalized_as(model).batches(device)
+            call = lambda model, images=images: run_model(model, *_as_precise(model, [images]))
+        else:
+            call = lambda model: call_model(model, _as_precise(model, example_input))
+        run = lambda model, call=call: flat_tensors(call(model))
+        try:
+            with torch.no_grad():
+                outputs = call(model)  # some things are made at the first call
+                _require_plain(model, outputs)
+                return look(run)
+        except AutoDFPError:
+            raise
+        except Exception as error:  # a model's own code may end with anything
+            problem = error
+    given = f'images of {SIZES} pixels' if pictures else 'the example_input'
+    advice = 'give an example_input' if pictures else 'give another one'
+    raise AutoDFPError(
+        f'the channels of the {type(model).__name__} were to be followed from layer to layer, but it cannot be run on '
+        f'{given} ({first_line(problem)}); {advice}, or prune a part that finders know'
+    ) from problem
+
+
+def _require_plain(model: nn.Module, outputs: Any) -> None:
+    """Say so in a sentence if tensors may be hidden in what a model gives: they could not be held against the dense."""
+    hidden = next(opaque_parts(outputs), None)
+    if hidden is not None and not is_detector(model):
+        raise AutoDFPError(
+            f'the {type(model).__name__} was to be run to see whether its outputs stay what they are, but it gives a '
+            f'{type(hidden).__name__}, in which they cannot be looked up; let its forward give tensors, in lists, '
+            'tuples, dicts or dataclasses if there are several'
+        )
+
+
+def _as_precise(model: nn.Module, inputs: Any) -> Any:
+    """Inputs in float64 if a model's weights are; otherwise as they are."""
+    if all(weight.dtype != torch.float64 for weight in model.parameters()):
+        return inputs
+    is_float = lambda value: isinstance(value, Tensor) and value.is_floating_point()
+    return apply_to(inputs, is_float, Tensor.double)
+
+
+def outputs_within(path: str, run: Run, model: nn.Module) -> list[Tensor]:
+    """What a part of a model gives while ``run`` runs the model; nothing if it is not called itself."""
+    seen: list[Tensor] = []
+
+    def stop(_, __, output):
+        seen.extend(flat_tensors(output))
+        raise Stopped
+
+    with hook_handles() as handles, suppress(Stopped):
+        handles.append(model.get_submodule(path).register_forward_hook(stop))
+        run(model)
+    return seen

@@ -1,43 +1,29 @@
 """What of a model a task is about, and which channels of it can be pruned."""
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from mmengine.utils import apply_to
-from torch import Tensor, nn
+from torch import nn
 
 from mmautodfp.graph import (
     ChannelGroup,
     UnitSurvey,
-    flat_tensors,
     groups_of,
-    hook_handles,
-    is_detector,
     layers_with_tied_weights,
-    opaque_parts,
-    run_model,
     survey_units,
     trace_channels,
 )
-from mmautodfp.reconstruction import Stopped, SyntheticImages
 from mmautodfp.surgery import prove_groups
-from mmautodfp.utils import AutoDFPError, first_line
+from mmautodfp.utils import AutoDFPError
 
-from .example import call_model
+from .example import Run, outputs_within, run_small
 
 Target = str | Sequence[str]
-# Sides of the images that a model is traced with: some have too many steps for small ones.
-TRACED_SIZES = (128, 320, 512)
 NOT_RUN = 'is not run when the model predicts, and may miss channels if a training or another input runs it'
 PRODUCING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
-
-# Runs a model, or a copy of it in float64, on something small.
-Run = Callable[[nn.Module], list[Tensor]]
-Result = TypeVar('Result')
 
 
 @dataclass(frozen=True)
@@ -134,30 +120,16 @@ def _disprove(model: nn.Module, path: str, known: UnitSurvey, example_input: Any
     """
 
     def look(run: Run) -> dict[str, str]:
-        run = partial(_outputs_within, path, run) if path else run
+        run = partial(outputs_within, path, run) if path else run
         if not run(model):
             kind = type(model.get_submodule(path)).__name__
             return {unit.name: f'is in a {kind} that is not called itself' for unit in known.units}
         return prove_groups(model, known.units, run, path)
 
     try:
-        return _run_small(model, example_input, look)
+        return run_small(model, example_input, look)
     except AutoDFPError:
         return {}
-
-
-def _outputs_within(path: str, run: Run, model: nn.Module) -> list[Tensor]:
-    """What a part of a model gives while ``run`` runs the model; nothing if it is not called itself."""
-    seen: list[Tensor] = []
-
-    def stop(_, __, output):
-        seen.extend(flat_tensors(output))
-        raise Stopped
-
-    with hook_handles() as handles, suppress(Stopped):
-        handles.append(model.get_submodule(path).register_forward_hook(stop))
-        run(model)
-    return seen
 
 
 def _traced(
@@ -165,7 +137,7 @@ def _traced(
 ) -> UnitSurvey:
     """The groups of a module as its channels are followed, in place of what finders know."""
     try:
-        run, trace = _run_small(model, example_input, lambda run: (run, trace_channels(model, partial(run, model))))
+        run, trace = run_small(model, example_input, lambda run: (run, trace_channels(model, partial(run, model))))
     except AutoDFPError as error:
         if known.units:
             return UnitSurvey(known.units, known.left | {'all but the blocks that finders know': str(error)})
@@ -185,7 +157,7 @@ def _traced(
             own = (producer.name for producer in group.producers)
             left |= {name.removeprefix(prefix): reason for name in own if name.startswith(prefix)}
     if not any(output.numel() for output in run(model)):  # as where a detector finds nothing
-        run = partial(_outputs_within, path, run) if path else run
+        run = partial(outputs_within, path, run) if path else run
         if inside and not any(output.numel() for output in run(model)):
             raise AutoDFPError(
                 f'the {type(model).__name__} was to be run to see whether its outputs stay what they are, but it gives '
@@ -219,56 +191,6 @@ def _why_not(
     if not streams and _is_stream(model, group):
         return 'is added to or multiplied with other channels; residual_streams=True prunes such layers too'
     return None
-
-
-def _run_small(model: nn.Module, example_input: Any, look: Callable[[Run], Result]) -> Result:
-    """What ``look`` says of a way to run a model on something small; asked anew for larger images if it fails."""
-    device = next((weight.device for weight in model.parameters()), torch.device('cpu'))
-    problem: Exception | None = None
-    pictures = is_detector(model) or example_input is None
-    for size in TRACED_SIZES:
-        if pictures:
-            (images,) = SyntheticImages(num_images=2, batch_size=2, size=size).normalized_as(model).batches(device)
-            call = lambda model, images=images: run_model(model, *_as_precise(model, [images]))
-        else:
-            call = lambda model: call_model(model, _as_precise(model, example_input))
-        run = lambda model, call=call: flat_tensors(call(model))
-        try:
-            with torch.no_grad():
-                outputs = call(model)  # some things are made at the first call
-                _require_plain(model, outputs)
-                return look(run)
-        except AutoDFPError:
-            raise
-        except Exception as error:  # a model's own code may end with anything
-            problem = error
-        if not pictures:
-            break
-    given = f'images of {TRACED_SIZES} pixels' if pictures else 'the example_input'
-    advice = 'give an example_input' if pictures else 'give another one'
-    raise AutoDFPError(
-        f'the channels of the {type(model).__name__} were to be followed from layer to layer, but it cannot be run on '
-        f'{given} ({first_line(problem)}); {advice}, or prune a part that finders know'
-    ) from problem
-
-
-def _require_plain(model: nn.Module, outputs: Any) -> None:
-    """Say so in a sentence if tensors may be hidden in what a model gives: they could not be held against the dense."""
-    hidden = next(opaque_parts(outputs), None)
-    if hidden is not None and not is_detector(model):
-        raise AutoDFPError(
-            f'the {type(model).__name__} was to be run to see whether its outputs stay what they are, but it gives a '
-            f'{type(hidden).__name__}, in which they cannot be looked up; let its forward give tensors, in lists, '
-            'tuples, dicts or dataclasses if there are several'
-        )
-
-
-def _as_precise(model: nn.Module, inputs: Any) -> Any:
-    """Inputs in float64 if a model's weights are; otherwise as they are."""
-    if all(weight.dtype != torch.float64 for weight in model.parameters()):
-        return inputs
-    is_float = lambda value: isinstance(value, Tensor) and value.is_floating_point()
-    return apply_to(inputs, is_float, Tensor.double)
 
 
 def _makes_weight(layer: nn.Module) -> bool:
