@@ -133,11 +133,11 @@ class _Watch:
             if watched.shortcut:
                 yield last.register_forward_hook(partial(self.await_sum, path))
                 last = module.get_submodule(path.rpartition('.')[0])
-            yield last.register_forward_hook(partial(self.finish, path))
+            yield last.register_forward_hook(self.finish)
 
     def keep_input(self, path: str, layer: nn.Module, args: tuple) -> None:
         self.seen[path].append(Seen(args[0].clone()))
-        self.finish(path)
+        self.finish()
 
     def keep(self, path: str, layer: nn.Module, args: tuple, output: Tensor) -> None:
         self.seen[path].append(Seen(args[0].clone(), output.clone()))
@@ -145,7 +145,7 @@ class _Watch:
     def await_sum(self, path: str, norm: nn.Module, args: tuple, output: Tensor) -> None:
         self.sums.waiting[id(output)] = (output, self.seen[path][-1])
 
-    def finish(self, path: str, *_: Any) -> None:
+    def finish(self, *_: Any) -> None:
         self.left -= 1
         if self.left <= 0 and all(len(self.seen[path]) >= watched.calls for path, watched in self.layers.items()):
             raise Stopped
