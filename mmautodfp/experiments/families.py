@@ -58,7 +58,7 @@ def measure_families(configs: Sequence[str] | None = None, tell: Callable[[str],
 
     Args:
         configs (Sequence[str] | None): Relative to MMDetection's configs, without '.py'. Defaults to None: all.
-        tell (Callable): Told a line after each. Defaults to print.
+        tell (Callable): Told a row of the table after each. Defaults to print.
 
     Returns:
         dict[str, Any]: ``results`` as of :func:`measure_family`; ``same``, folders with the network of another family;
@@ -67,7 +67,7 @@ def measure_families(configs: Sequence[str] | None = None, tell: Callable[[str],
     results = []
     for config in all_configs() if configs is None else configs:
         results.append(measure_family(config))
-        tell(str(results[-1]))
+        tell(table_row(results[-1]))
     same = {family: other for family, (_, other) in SAME.items()}
     return dict(mmdet=mmdet.__version__, size=SIZE, results=results, same=same, others=OTHERS)
 
