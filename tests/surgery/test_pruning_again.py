@@ -45,7 +45,7 @@ def test_nested_slims_are_built_without_looking_for_units(monkeypatch):
     for seed in range(2):
         restore = apply_plan(model, random_plan(model, seed), SimilarityReconstructor())
         config = dict(type='mmautodfp.Slim', module=config, layers=restore.changes(model))
-    monkeypatch.setattr('mmautodfp.graph.find_units', None)
+    monkeypatch.setattr('mmautodfp.graph.units.walk_units', None)
     settings = {key: value for key, value in config.items() if key != 'type'}
     slim = Slim(**settings)
     slim.load_state_dict(model.state_dict())
