@@ -107,7 +107,9 @@ class PruningPlan:
                 name: UnitPlan(tuple(int(i) for i in unit['keep']), int(unit['num_channels']), float(unit['lam']))
                 for name, unit in content['units'].items()
             }
-        except (KeyError, TypeError, AttributeError) as error:
+        except AutoDFPError:
+            raise
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise AutoDFPError(f'{source} lacks what a pruning plan holds: {type(error).__name__} {error}') from None
         return cls(units)
 

@@ -38,6 +38,9 @@ def test_lambda_out_of_range_is_refused():
         ('{"format": 99}', 'found 99'),
         ('{"format": 1}', "lacks what a pruning plan holds: KeyError 'units'"),
         ('{"format": 1, "units": {"conv1": {"keep": [0]}}}', 'num_channels'),
+        ('{"format": 1, "units": {"conv1": {"keep": ["a"], "num_channels": 4, "lam": 0}}}', 'lacks .* ValueError'),
+        ('{"format": 1, "units": {"conv1": {"keep": [0], "num_channels": 1e999, "lam": 0}}}', 'lacks .* OverflowError'),
+        ('{"format": 1, "units": {"conv1": {"keep": [4], "num_channels": 4, "lam": 0}}}', '^a plan keeps'),
         ('{"format": 1, "units": {"conv1": {"keep": 3, "num_channels": 4, "lam": 0}}}', 'not iterable'),
     ],
 )
