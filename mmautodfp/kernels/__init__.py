@@ -1,8 +1,10 @@
-"""Tensors in, tensors out: how alike the channels of a layer are, which are kept, and which stand in for the others.
+"""Tensors in, tensors out, on any device: nothing here knows a module, and no result carries a gradient.
 
-Everything here takes the producer's weight (a convolution [N, C, kH, kW] or a linear layer [N, C]) and the statistics
-of its BatchNorm, on any device and in any float dtype, and knows no module. No result carries a gradient. Half
-precision is computed in, and returned as, float32.
+:mod:`.similarity`, :mod:`.selection` and :mod:`.reconstruction` tell how alike the channels of a layer are, which are
+kept, and which stand in for the others: from the producer's weight, of a convolution [N, C, kH, kW] or a linear layer
+[N, C], and the statistics of its BatchNorm. Half precision is computed in, and returned as, float32. :mod:`.regression`
+tells what channels explain of one another, from moments of samples (:mod:`.moments`), in float64. :mod:`.images` draws
+images that come from nowhere.
 """
 
 from .images import dead_leaves, image_generator, white_noise
