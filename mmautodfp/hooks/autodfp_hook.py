@@ -13,9 +13,10 @@ from torch import nn
 
 from mmautodfp.api import PruningTask, SearchResult, search
 from mmautodfp.frontier import Choice
+from mmautodfp.graph import join_path
 from mmautodfp.outputs import RunArtifacts, compare, read_metainfo, search_line, slim_config
 from mmautodfp.search import NUM_FINALISTS, AgentSpec, Progress, on_every_rank, on_main
-from mmautodfp.search.survey import survey_target
+from mmautodfp.search.survey import Survey, survey_target
 from mmautodfp.utils.registry import AGENTS, HOOKS, RECONSTRUCTORS, REWARDS, build
 
 from .settings import read_settings
@@ -73,12 +74,12 @@ class AutoDFPHook(Hook):
         told, self.logger = self.settings, runner.logger
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         model.eval()
-        on_every_rank(partial(self._load_images, runner.cfg, model))
+        survey, example = on_every_rank(partial(self._load_images, runner.cfg, model))
         names = ('channel_divisor', 'p_min', 'p_max', 'allocate', 'clustering', 'bias_threshold')
         self.task = PruningTask.build(
             model,
-            self._survey,
-            self._example,
+            survey,
+            example,
             told.budget,
             self.reconstructor,
             **{name: getattr(told, name) for name in names},
@@ -86,24 +87,25 @@ class AutoDFPHook(Hook):
         )
         self.logger.info(self.task.describe())
 
-    def _load_images(self, cfg: Config, model: nn.Module) -> None:
+    def _load_images(self, cfg: Config, model: nn.Module) -> tuple[Survey, dict[str, Any]]:
+        """Make the rewards ready; what can be pruned, and what the model is called with to count its FLOPs."""
         told = self.settings
-        self._survey = found = survey_target(model, told.target, residual_streams=told.residual_streams)
-        prefix = f'{found.path}.' if found.path else ''
-        changing = [f'{prefix}{layer}' for group in found.groups for layer in group.layers]
-        slim_config(cfg, found.path, {}, None)  # better to know now than after the search
+        survey = survey_target(model, told.target, residual_streams=told.residual_streams)
+        changing = [join_path(survey.path, layer) for group in survey.groups for layer in group.layers]
+        slim_config(cfg, survey.path, {}, None)  # better to know now than after the search
         self.reward.prepare(model, cfg.get('val_dataloader'), changing)
-        self._example = dict(self.reward.one_batch(), mode='tensor')
+        example = dict(self.reward.one_batch(), mode='tensor')
         self.logger.info(f'each episode is rewarded with {self.reward.name} on {len(self.reward.images)} images')
         self.judge = None
         if self.num_finalists:
             self._load_judge(cfg, model)
-        wanted = self.settings.compare and self.reward.needs_data
+        wanted = told.compare and self.reward.needs_data
         self.held_out = self.reward.held_out(model, cfg.test_dataloader) if wanted else None
         if wanted and self.held_out is None:
             self.logger.warning(
                 'test_dataloader has no annotated image beyond those of the reward: nothing is held out'
             )
+        return survey, example
 
     def _load_judge(self, cfg: Config, model: nn.Module) -> None:
         self.judge = self.reward.judge(model, cfg.get('val_dataloader'), cfg.get('test_dataloader'))

@@ -8,6 +8,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
+from mmautodfp.graph import join_path
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.configs import inner_dataset, name_nms, type_name
 
@@ -32,8 +33,7 @@ def slim_config(
     """
     cfg = copy.deepcopy(cfg)
     if type_name(cfg.model) == 'SlimModel':  # pruned as a whole before
-        before, prefix = cfg.model.layers, f'{target}.' if target else ''
-        now = {f'{prefix}{name}': sizes for name, sizes in layers.items()}
+        before, now = cfg.model.layers, {join_path(target, name): sizes for name, sizes in layers.items()}
         cfg.model.layers = [*(before if isinstance(before, list) else [before]), now]
     elif target:
         place, key = cfg, 'model'

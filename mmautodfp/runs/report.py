@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmautodfp.api import PruningTask
+from mmautodfp.graph import join_path
 from mmautodfp.hooks import read_settings
 from mmautodfp.outputs.report import Evidence, Report, collect, measure_times
 from mmautodfp.outputs.report.page import FOLDER
@@ -97,7 +98,7 @@ def load_pruned(task: PruningTask, plan: PruningPlan, checkpoint: Path) -> Resto
     for path, layer in task.model.named_modules():
         restore.remember(layer)
         for name, tensor in (*layer._parameters.items(), *layer._buffers.items()):
-            new = state.get(f'{path}.{name}' if path else name, tensor)  # a bias may be new
+            new = state.get(join_path(path, name), tensor)  # a bias may be new
             if new is not None:
                 replace_tensor(layer, name, new.to(device))
     return restore

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from mmautodfp.graph.units import join_path
+from mmautodfp.graph import join_path
 from mmautodfp.surgery.restore import set_sizes, sizes_of
 
 T = TypeVar('T')
