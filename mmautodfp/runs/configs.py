@@ -143,7 +143,8 @@ def use_pictures(cfg: Config, folder: str) -> None:
     """Let a config's reconstructor, and its reward if it opens no data set, look at pictures in place of drawn images.
 
     Args:
-        cfg (Config): Has settings; they are changed. The pictures are scaled as its test images are.
+        cfg (Config): Has settings; they are changed. The pictures are made to fit in the size of its test images,
+            unless the settings tell another scale.
         folder (str): Of the pictures.
 
     Raises:
@@ -163,11 +164,11 @@ def use_pictures(cfg: Config, folder: str) -> None:
         pipeline = get_test_pipeline_cfg(cfg)
     scale = next((step.scale for step in pipeline if step.get('scale') and 'Resize' in str(step.get('type'))), None)
     scale = (scale, scale) if isinstance(scale, int) else scale  # as Resize takes it
-    pictures = dict(folder=folder, scale=scale if isinstance(scale, tuple | list) else None)
+    usual = dict(scale=scale if isinstance(scale, tuple | list) else None)
     needs_none = 'SyntheticReward' in str(told.reward['type'])
     for name in ('reconstructor', 'reward') if needs_none else ('reconstructor',):
         own = dict(cfg.autodfp.get(name) or {})
-        cfg.autodfp[name] = ConfigDict(own, images=dict(own.get('images') or {}) | pictures)
+        cfg.autodfp[name] = ConfigDict(own, images=usual | dict(own.get('images') or {}) | dict(folder=folder))
 
 
 @contextlib.contextmanager

@@ -207,6 +207,15 @@ def test_one_number_is_the_scale_of_both_sides():
     assert cfg.autodfp.reconstructor['images'] == dict(folder='photos', scale=(640, 640))
 
 
+@pytest.mark.parametrize('model', [dict(), dict(network=dict(type='mmautodfp.VGG'))])
+def test_a_scale_that_the_settings_tell_stays(model):
+    settings = dict(reconstructor=dict(type='SyntheticLeastSquares', images=dict(scale=(40, 30))))
+    dataset = dict(pipeline=[dict(type='Resize', scale=640)])
+    cfg = Config(dict(autodfp=settings, model=model, test_dataloader=dict(dataset=dataset)))
+    use_pictures(cfg, 'photos')
+    assert cfg.autodfp.reconstructor['images'] == dict(scale=(40, 30), folder='photos')
+
+
 @pytest.mark.parametrize('settings', [dict(), dict(reconstructor=dict(type='PruneOnly'))])
 def test_a_reconstructor_that_looks_at_no_images_is_told(settings):
     with pytest.raises(AutoDFPError, match=r'looks at none; add --cfg-options autodfp\.reconstructor\.type='):
