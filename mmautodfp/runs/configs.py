@@ -11,12 +11,15 @@ from mmengine.config import Config, ConfigDict
 from mmengine.config import config as config_module
 
 from mmautodfp.hooks import read_settings
+from mmautodfp.reconstruction import SyntheticImages
 from mmautodfp.utils import AutoDFPError, last_line
 from mmautodfp.utils.configs import name_nms
-from mmautodfp.utils.registry import RECONSTRUCTORS, build
+from mmautodfp.utils.registry import RECONSTRUCTORS, build, build_settings
 
 PACKAGE = Path(__file__).parents[1]
 CONFIGS = PACKAGE / '.mim' / 'configs'
+# A classifier's picture may be so many times as long as its shorter side, before it is made smaller still.
+LONGEST = 10
 
 
 def find_config(config: str | os.PathLike) -> Path:
@@ -142,9 +145,12 @@ def override_settings(cfg: Config, preserve_ratio: float | None, episodes: int |
 def use_pictures(cfg: Config, folder: str) -> None:
     """Let a config's reconstructor, and its reward if it opens no data set, look at pictures in place of drawn images.
 
+    A scale that the settings tell stays. Otherwise a detector's pictures are made to fit in the size of its test
+    images. The shorter side of a classifier's is brought to that of the parts that are cut out: such a part of a large
+    photograph would show next to nothing of what is on it.
+
     Args:
-        cfg (Config): Has settings; they are changed. The pictures are made to fit in the size of its test images,
-            unless the settings tell another scale.
+        cfg (Config): Has settings; they are changed.
         folder (str): Of the pictures.
 
     Raises:
@@ -164,11 +170,16 @@ def use_pictures(cfg: Config, folder: str) -> None:
         pipeline = get_test_pipeline_cfg(cfg)
     scale = next((step.scale for step in pipeline if step.get('scale') and 'Resize' in str(step.get('type'))), None)
     scale = (scale, scale) if isinstance(scale, int) else scale  # as Resize takes it
-    usual = dict(scale=scale if isinstance(scale, tuple | list) else None)
+    scale = scale if isinstance(scale, tuple | list) else None
+    classifies = 'network' in (cfg.get('model') or {})
     needs_none = 'SyntheticReward' in str(told.reward['type'])
     for name in ('reconstructor', 'reward') if needs_none else ('reconstructor',):
         own = dict(cfg.autodfp.get(name) or {})
-        cfg.autodfp[name] = ConfigDict(own, images=usual | dict(own.get('images') or {}) | dict(folder=folder))
+        images = dict(own.get('images') or {})
+        if classifies:
+            side = min(build_settings(SyntheticImages, images, 'images').size)
+            scale = (LONGEST * side, side)
+        cfg.autodfp[name] = ConfigDict(own, images=dict(scale=scale) | images | dict(folder=folder))
 
 
 @contextlib.contextmanager

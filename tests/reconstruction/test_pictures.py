@@ -216,6 +216,18 @@ def test_a_scale_that_the_settings_tell_stays(model):
     assert cfg.autodfp.reconstructor['images'] == dict(scale=(40, 30), folder='photos')
 
 
+@pytest.mark.parametrize(('size', 'width'), [(16, 16), ((16, 24), 24)])
+def test_the_shorter_side_of_a_classifiers_picture_becomes_that_of_its_parts(folder, size, width):
+    settings = dict(reconstructor=dict(type='SyntheticLeastSquares', images=dict(size=size)))
+    cfg = Config(dict(autodfp=settings, model=dict(network=dict(type='mmautodfp.VGG'))))
+    use_pictures(cfg, str(folder))
+    (images,) = SyntheticImages(**cfg.autodfp.reconstructor['images'], **PLAIN, num_images=5).batches()
+    whole = mmcv.imrescale(mmcv.imread(str(folder / 'a.png'), channel_order='rgb'), 16 / 20).transpose(2, 0, 1)
+    assert whole.shape == (3, 16, 24)
+    parts = [whole[:, :, x : x + width] for x in range(24 - width + 1)]
+    assert sum(np.array_equal(image, part) for image in images.numpy() for part in parts) == 1
+
+
 @pytest.mark.parametrize('settings', [dict(), dict(reconstructor=dict(type='PruneOnly'))])
 def test_a_reconstructor_that_looks_at_no_images_is_told(settings):
     with pytest.raises(AutoDFPError, match=r'looks at none; add --cfg-options autodfp\.reconstructor\.type='):
