@@ -65,7 +65,7 @@ def load_config(
     try:
         with _own_package_found():
             cfg = Config.fromfile(path)
-        cfg.merge_from_dict(cfg_options or {})
+        cfg.merge_from_dict(_open_switches(cfg, cfg_options or {}))
         name_nms(cfg.get('model'))
     except Exception as error:  # a config is a program, and may fail in any way
         raise AutoDFPError(f'config {config} cannot be read: {type(error).__name__} {last_line(error)}') from None
@@ -74,6 +74,29 @@ def load_config(
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{path.stem}'
     return cfg
+
+
+def _open_switches(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
+    """Make room in a config for options of groups of settings of which it, or an option, only says ``True``.
+
+    ``distillation=True`` is a group's own settings, of which ``distillation.steps=100`` changes one.
+
+    Args:
+        cfg (Config): Is changed.
+        options (dict[str, Any]): Dotted keys to values.
+
+    Returns:
+        dict[str, Any]: The options that are left to be merged.
+    """
+    groups = {key[:place] for key in options for place, sign in enumerate(key) if sign == '.'}
+    for group in groups:
+        *path, name = group.split('.')
+        place = cfg
+        for part in path:
+            place = place.get(part) if isinstance(place, dict | Config) else None
+        if isinstance(place, dict) and place.get(name) is True:
+            place[name] = {}
+    return {key: value for key, value in options.items() if not (key in groups and value is True)}
 
 
 def load_search_config(
