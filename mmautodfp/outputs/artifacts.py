@@ -22,7 +22,7 @@ from mmautodfp.rewards import Reward
 from mmautodfp.surgery import Restore
 from mmautodfp.utils.fileio import save_json, save_tensors, save_text
 
-from .config import slim_config
+from .config import PRUNED, slim_config
 
 if TYPE_CHECKING:
     from .report import Evidence
@@ -93,7 +93,7 @@ class RunArtifacts:
         beside = '{{ fileDirname }}/pruned.pth'
         text = slim_config(self.cfg, task.path, pruned.changes(task.module), beside).pretty_text
         # It does so before Python reads the text: the folder's name may hold quotes.
-        save_text(text.replace(repr(beside), f"r'''{beside}'''"), self.work_dir / 'pruned.py')
+        save_text(text.replace(repr(beside), f"r'''{beside}'''"), self.work_dir / PRUNED)
 
     def write_summary(
         self,

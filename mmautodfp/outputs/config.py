@@ -2,6 +2,7 @@
 
 import copy
 import os
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -11,6 +12,15 @@ from mmengine.runner import Runner
 from mmautodfp.graph import join_path
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.configs import inner_dataset, name_nms, type_name
+
+#: The config of the pruned model in a run's work dir.
+PRUNED = 'pruned.py'
+
+
+def kept_as(config: str | os.PathLike) -> str:
+    """The name under which a run keeps the config that it was started with; that of its result is another file."""
+    name = Path(config).name
+    return 'pruned_before.py' if name == PRUNED else name
 
 
 def slim_config(

@@ -8,12 +8,13 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmautodfp.outputs import PRUNED
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import pickle_allowed
 from mmautodfp.utils.registry import HOOKS, build
 
 from .checkpoints import find_checkpoint
-from .configs import add_settings, load_config, override_settings, use_pictures
+from .configs import add_settings, load_config, override_settings, require_other_folder, use_pictures
 from .data import require_data
 from .frontier import require_model, take_point
 from .runner import build_runner, run_test
@@ -64,6 +65,9 @@ def prune(
         AutoDFPError: The request cannot be met; one sentence says why.
     """
     cfg = load_config(config, work_dir, launcher, cfg_options)
+    own = cfg.get('autodfp')
+    # One that a run of this folder has kept is kept again, and a search can go on.
+    is_kept = isinstance(own, dict) and 'type' in own and Path(cfg.filename).name != PRUNED
     _require_sense(
         from_frontier, limits, dict(preserve_ratio=preserve_ratio, episodes=episodes, resume=resume, search=search)
     )
@@ -91,6 +95,8 @@ def prune(
     cfg.custom_hooks = [other for other in others if 'EMAHook' not in str(other.get('type'))]
     if hook.reward.needs_data:
         require_data(cfg, 'val', 'test')
+    if not is_kept:
+        require_other_folder(cfg)
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
     runner = build_runner(cfg, trust_checkpoint)
     if choice is not None:

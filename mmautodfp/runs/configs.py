@@ -121,6 +121,16 @@ def load_search_config(
     return cfg
 
 
+def require_other_folder(cfg: Config) -> None:
+    """Say so in a sentence if a run would put its own files in the place of the config that it is given."""
+    config, folder = Path(cfg.filename), Path(cfg.work_dir)
+    if config.resolve().parent == folder.resolve():
+        raise AutoDFPError(
+            f'the results were to go to {folder}, where {config} itself lies and would be overwritten; name another '
+            'folder with --work-dir'
+        )
+
+
 def add_settings(cfg: Config, name: str) -> bool:
     """Give a config without settings those that come with the package; what it has of its own overrides them.
 

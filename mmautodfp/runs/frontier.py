@@ -21,7 +21,7 @@ from mmautodfp.utils.fileio import pickle_allowed
 from mmautodfp.utils.registry import HOOKS, RECONSTRUCTORS, build
 
 from .checkpoints import find_checkpoint
-from .configs import add_settings, load_config, use_pictures
+from .configs import add_settings, load_config, require_other_folder, use_pictures
 from .data import require_data
 from .runner import build_runner
 
@@ -74,6 +74,7 @@ def frontier(
     hook = build(HOOKS, cfg.autodfp.to_dict())
     if hook.reward.needs_data:
         require_data(cfg, 'val', 'test')
+    require_other_folder(cfg)
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
     runner = build_runner(cfg, trust_checkpoint)
     with pickle_allowed(trust_checkpoint):

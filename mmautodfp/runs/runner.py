@@ -6,13 +6,23 @@ from typing import TypeVar
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import master_only
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from mmautodfp.outputs import kept_as
 from mmautodfp.utils import AutoDFPError, last_line
 from mmautodfp.utils.fileio import fit_state, read_state
 
 T = TypeVar('T')
+
+
+class _Runner(Runner):
+    """Keeps its config beside the results of a run, in the place of none."""
+
+    @master_only
+    def dump_config(self) -> None:
+        self.cfg.dump(Path(self.work_dir) / kept_as(self.cfg.filename))
 
 
 def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
@@ -31,7 +41,7 @@ def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
     if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available():
         runner = _cpu_ranks_runner(cfg)
     else:
-        runner = _build(cfg, lambda: Runner.from_cfg(cfg))
+        runner = _build(cfg, lambda: _Runner.from_cfg(cfg))
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     fit_state(state, model, cfg.load_from)
     return runner
@@ -68,6 +78,6 @@ def _cpu_ranks_runner(cfg: Config) -> Runner:
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
     cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
-    runner = Runner.from_cfg(cfg)
+    runner = _Runner.from_cfg(cfg)
     runner.cfg.pop('model_wrapper_cfg')  # of this run, not of the pruned model's config
     return runner

@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from conftest import REPO
 from mmengine.config import Config
 
 from mmautodfp import runs
+from mmautodfp.outputs.report import Report
 from mmautodfp.runs.report import remake_report
+from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json
 from mmautodfp.utils.registry import MODELS
@@ -157,6 +160,33 @@ def test_a_detector_of_that_style_that_was_pruned_as_a_whole_loads_and_can_be_pr
         model.load_state_dict(torch.load(checkpoint, weights_only=True)['state_dict'])
         params.append(sum(p.numel() for p in model.parameters()))
     assert params[1] <= 0.8 * params[0]
+    # The run's own copy of the config that it was given, which has the name of its result.
+    kept = Config.fromfile(Report(tmp_path / '2').config_file)
+    assert kept.model == Config.fromfile(tmp_path / '1/pruned.py').model
+    assert kept.autodfp.target == 'model'
+
+
+@pytest.mark.parametrize(
+    ('tool', 'name'),
+    [(runs.prune, 'mine.py'), (runs.prune, 'pruned.py'), (partial(runs.frontier, no_data=True), 'mine.py')],
+)
+def test_no_config_is_overwritten_by_what_becomes_of_it(tmp_path, tool, name):
+    _, checkpoint = write(tmp_path)
+    settings = "autodfp = dict(type='mmautodfp.AutoDFPHook', reward=dict(type='SyntheticReward'))"
+    text = PYTHON_STYLE.format(bases=settings if name == 'pruned.py' else '')
+    (tmp_path / name).write_text(text)
+    with pytest.raises(AutoDFPError, match=rf'{name} itself lies and would be overwritten; name another folder'):
+        tool(tmp_path / name, checkpoint, str(tmp_path / 'absent/..'))
+    assert (tmp_path / name).read_text() == text
+
+
+def test_a_search_goes_on_with_the_config_that_its_run_has_kept(tmp_path):
+    config, checkpoint = write(tmp_path)
+    runs.prune(config, checkpoint, str(tmp_path / 'run'), 0.7, cfg_options=FEW)
+    plan = PruningPlan.from_json(tmp_path / 'run/strategy.json')
+    (tmp_path / 'run/strategy.json').unlink()
+    runs.prune(tmp_path / 'run/mine.py', resume=True)
+    assert PruningPlan.from_json(tmp_path / 'run/strategy.json') == plan
 
 
 @pytest.mark.slow

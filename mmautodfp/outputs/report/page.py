@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from mmautodfp.outputs.config import kept_as
 from mmautodfp.outputs.latency import ROWS
 from mmautodfp.utils import AutoDFPError, in_one_line
 from mmautodfp.utils.fileio import load_json, load_tensors, save_text
@@ -199,7 +200,7 @@ class Report:
     @property
     def config_file(self) -> Path:
         """The config as it was run, overrides included; MMEngine's Runner writes it."""
-        return self.work_dir / Path(self.summary['config']).name
+        return self.work_dir / kept_as(self.summary['config'])
 
     def _config(self) -> str:
         return self.config_file.read_text(encoding='utf-8')
