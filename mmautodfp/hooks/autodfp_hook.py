@@ -35,6 +35,8 @@ class AutoDFPHook(Hook):
     Attributes:
         choice (Choice | None): A point of a frontier that is carried out in place of a search. None unless it is set
             before the test.
+        trusted (bool): Whether the checkpoint was one whose reading can run code, for the report's command to run it
+            all again. False unless it is set before the test.
 
     Raises:
         AutoDFPError: A setting is unknown or out of its range.
@@ -49,6 +51,7 @@ class AutoDFPHook(Hook):
         # Built once more for the real task; this tells a wrong setting before anything is loaded.
         build(AGENTS, told.agent, spec=AgentSpec(1, uniform_action=(0.5, 0.5), seed=told.seed))
         self.choice: Choice | None = None
+        self.trusted = False
         self.artifacts: RunArtifacts | None = None
 
     @property
@@ -140,7 +143,7 @@ class AutoDFPHook(Hook):
             on_main(lambda: artifacts.gather_evidence(pruned, rows, self.reward.needs_data))
         pruned.swap()
         self.artifacts = artifacts  # from here on the runner's model is the pruned one
-        on_main(lambda: artifacts.write_summary(self.reward, self.held_out, self.judge, rows, told.seed))
+        on_main(lambda: artifacts.write_summary(self.reward, self.held_out, self.judge, rows, told.seed, self.trusted))
         if is_main_process():
             self.logger.info('\n'.join(['', *artifacts.table(rows)]))
 

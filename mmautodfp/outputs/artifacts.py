@@ -102,6 +102,7 @@ class RunArtifacts:
         judge: Reward | None,
         rows: Sequence[Row],
         seed: int,
+        trusted: bool = False,
     ) -> None:
         """Write ``summary.json``.
 
@@ -111,6 +112,7 @@ class RunArtifacts:
             judge (Reward | None): What judged the search's best beside the reward.
             rows (Sequence[Row]): The comparison; the last one is the pruned model.
             seed (int): Of the search.
+            trusted (bool): Whether the checkpoint was one whose reading can run code. Defaults to False.
         """
         task, found = self.task, self.found
         self.summary = dict(
@@ -122,6 +124,7 @@ class RunArtifacts:
             best_episode=found.episode,
             seconds=dict(search=sum(found.history.seconds), this_run=found.seconds),
             seed=seed,
+            trust_checkpoint=trusted,
             ranks=get_world_size(),
             budget=task.constraint.describe(),
             channel_divisor=task.constraint.channel_divisor,

@@ -83,7 +83,7 @@ def prune(
         use_pictures(cfg, images)
     cfg.autodfp.resume = resume or cfg.autodfp.get('resume', False)
     hook = build(HOOKS, cfg.autodfp.to_dict())
-    hook.choice = choice
+    hook.choice, hook.trusted = choice, trust_checkpoint
     if hook.settings.resume and not (Path(cfg.work_dir) / 'search.pth').is_file():
         raise AutoDFPError(
             f'a search was to be resumed, but there is no search.pth in {cfg.work_dir}; leave out --resume'

@@ -1,12 +1,15 @@
 """Configs as the command line names them: files, ours by name, stock ones without settings, MMEngine's Python style."""
 
+import itertools
 import os
 import re
+import shlex
 from functools import partial
 
 import pytest
 import torch
 from conftest import REPO
+from in_process import run_tool
 from mmengine.config import Config
 
 from mmautodfp import runs
@@ -187,6 +190,16 @@ def test_a_search_goes_on_with_the_config_that_its_run_has_kept(tmp_path):
     (tmp_path / 'run/strategy.json').unlink()
     runs.prune(tmp_path / 'run/mine.py', resume=True)
     assert PruningPlan.from_json(tmp_path / 'run/strategy.json') == plan
+
+
+def test_the_command_in_a_report_runs_what_needed_a_trusted_checkpoint_again(tmp_path):
+    config, checkpoint = write(tmp_path)
+    torch.save(torch.load(checkpoint) | dict(hook=itertools.count()), checkpoint)
+    runs.prune(config, checkpoint, str(tmp_path / 'run'), 0.7, trust_checkpoint=True, cfg_options=FEW)
+    *_, tool, config, option, folder, trust = shlex.split(Report(tmp_path / 'run')._command())
+    assert run_tool(tool, config, option, folder, trust).returncode == 0
+    plans = [PruningPlan.from_json(f'{run}/strategy.json') for run in (tmp_path / 'run', folder)]
+    assert plans[0] == plans[1]
 
 
 @pytest.mark.slow

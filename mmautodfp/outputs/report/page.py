@@ -213,6 +213,8 @@ class Report:
             parts += ['--from-frontier', chosen['file']]
             for name, limit in chosen['limits'].items():
                 parts += [f'--{name.replace("_", "-")}', limit]
+        if self.summary.get('trust_checkpoint'):
+            parts.append('--trust-checkpoint')
         # A search that was resumed says so in its config; from the start there is nothing to resume.
         if 'resume=True' in self._config().replace(' ', ''):
             parts += ['--cfg-options', 'autodfp.resume=False']
