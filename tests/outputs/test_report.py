@@ -247,7 +247,7 @@ def test_words_of_the_user_stay_words(run, tmp_path):
 
 
 def test_stand_ins_are_those_of_the_delivery_matrix():
-    task = PruningTask.build(build_resnet(), '', reconstructor=SimilarityReconstructor())
+    task = PruningTask.build(build_resnet(18), '', reconstructor=SimilarityReconstructor())
     plan = random_plan(task.module)
     maps = map_channels(task, plan)
     assert [found.unit for found in maps] == [unit.name for unit in task.groups]
@@ -265,7 +265,7 @@ def test_stand_ins_are_those_of_the_delivery_matrix():
 
 
 def test_what_is_dropped_has_no_stand_in():
-    model = build_resnet()
+    model = build_resnet(18)
     plan = random_plan(model)
     for reconstructor in (PruneOnly(), NeuronMerging(min_cosine=1.0)):
         for found in map_channels(PruningTask.build(model, '', reconstructor=reconstructor), plan):
