@@ -184,8 +184,11 @@ class _Tracer(TorchDispatchMode):
                 for level in args[0]:
                     self.numbers.fix(level, f'feeds {path} together with what is no channel')
                 return
-            self.numbers.keep_channels(args[0][0], output, path)
+            for level in args[0]:
+                self.numbers.keep_channels(level, output, path)
             first = self.numbers.of(output)
+            if first is None:
+                return
             for level, numbers in zip(args[0], levels, strict=True):
                 self.numbers.reads[id(level)] += 1
                 self.numbers.join(first[0, :, 0, 0], numbers[0, :, 0, 0])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from small_nets import Net, conv, follow, read_by
 from torch import nn
 
@@ -47,6 +48,19 @@ def test_a_reshape_that_mixes_channels_and_places_leaves_them():
     survey = follow(lambda m, x: m.b(m.a(x).reshape(2, 2, 32, 16)), a=conv(3, 4), b=conv(2, 2))
     assert not survey.units
     assert survey.left['a'] == 'feeds b, which does not read channel by channel'
+
+
+def test_levels_whose_places_tell_the_channel_stay_before_a_region_extractor():
+    def forward(m, x):
+        x = m.a(x)
+        level = torch.cat([x[:, :4], x[:, 4:]], 3)
+        regions = torch.tensor([[0.0, 0, 0, 8, 8], [1, 4, 4, 12, 12]])
+        return m.out(m.fc(m.extract([level], regions).flatten(1)))
+
+    extract = SingleRoIExtractor(dict(type='RoIAlign', output_size=2), out_channels=4, featmap_strides=[1])
+    survey = follow(forward, a=conv(3, 8), extract=extract, fc=nn.Linear(16, 6), out=nn.Linear(6, 2))
+    assert [unit.name for unit in survey.units] == ['fc']
+    assert survey.left['a'] == 'feeds a RoIAlign, which does not read channel by channel'
 
 
 def test_channels_that_meet_a_tensor_of_fixed_size_stay():
