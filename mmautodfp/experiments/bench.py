@@ -37,14 +37,12 @@ from mmautodfp.utils.timing import describe_machine, wait_for_gpu
 T = TypeVar('T')
 
 
-def load_runner(
-    config: str | os.PathLike, checkpoint: str | None = None, cfg_options: dict[str, Any] | None = None
-) -> Runner:
+def load_runner(config: str | os.PathLike, checkpoint: str | None, cfg_options: dict[str, Any] | None) -> Runner:
     """A runner whose model is loaded; it says nothing, and its work dir is gone.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
-        checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
+        checkpoint (str | None): Weights of the dense model; None: the config's ``load_from``.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
     """
     with tempfile.TemporaryDirectory() as scratch, quiet():

@@ -4,7 +4,6 @@ import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import repeat
 from typing import Any
 
 import torch
@@ -233,7 +232,7 @@ def input_moments(
     module: nn.Module,
     groups: Sequence[ChannelGroup],
     batches: Iterable[tuple],
-    foregrounds: Iterable[Foreground | None] = repeat(None),
+    foregrounds: Sequence[Foreground | None],
 ) -> tuple[dict[tuple[str, str], InputMoments], NormStatistics]:
     """One pass with batch statistics: moments of what consumers read, and of what the norms are given.
 
@@ -241,7 +240,7 @@ def input_moments(
         module (nn.Module): Dense, in eval mode.
         groups (Sequence[ChannelGroup]): Whose consumers.
         batches (Iterable[tuple]): What the module is called with, batch by batch.
-        foregrounds (Iterable[Foreground | None]): Which places count more, likewise. Defaults to none anywhere.
+        foregrounds (Sequence[Foreground | None]): Which places of each batch count more.
 
     Returns:
         tuple[dict[tuple[str, str], InputMoments], NormStatistics]: By the names of group and consumer (its key), over
@@ -276,7 +275,7 @@ def input_moments(
     with hook_handles() as handles:
         for path in readers:
             handles.append(module.get_submodule(path).register_forward_pre_hook(collect(path)))
-        for inputs, current[0] in zip(batches, foregrounds, strict=False):
+        for inputs, current[0] in zip(batches, foregrounds, strict=True):
             statistics.run(module, inputs)
     require_reached([path for path in readers if not readers[path][0].moments.count], module)
     return moments, statistics

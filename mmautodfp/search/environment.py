@@ -96,7 +96,7 @@ class PruningEnv:
         states (Tensor): [L, D], what the agent sees at each unit.
         constraint (Constraint): Bound to the model, with the least widths of ``ratios``; answers how wide a unit may
             be, and what widths are multiples of.
-        ratios (RatioRange): Range of the preserve ratios. Defaults to [0.2, 1].
+        ratios (RatioRange): Range of the preserve ratios.
         start (Sequence[int] | None): [L], widths that were allocated beforehand: an action of 0.5 stands for them, and
             the ratios below and above are spread over the actions below and above. Defaults to None: all ratios are
             spread evenly.
@@ -110,14 +110,14 @@ class PruningEnv:
         rankings: Sequence[Tensor],
         states: Tensor,
         constraint: Constraint,
-        ratios: RatioRange | None = None,
+        ratios: RatioRange,
         start: Sequence[int] | None = None,
         curves: Sequence[Tensor] | None = None,
     ):
         self.names = list(names)
         self.states = states
         self.constraint = constraint
-        self.ratios = ratios or RatioRange()
+        self.ratios = ratios
         self.set_channels(rankings, start, curves)
 
     def set_channels(

@@ -59,7 +59,7 @@ def judge_finalists(
     count: int,
     judge: Sequence[Any],
     logger: logging.Logger,
-    num_images: tuple[int, int] = (0, 1),
+    num_images: tuple[int, int],
 ) -> list[Finalist]:
     """Judge the best plans of a search that has ended; those that its checkpoint holds as judged are not judged again.
 
@@ -74,8 +74,7 @@ def judge_finalists(
         count (int): How many plans, if there are as many that differ in widths.
         judge (Sequence): What the judge is and looks at, as plain data: figures of another one do not count.
         logger (logging.Logger): Gets the table.
-        num_images (tuple[int, int]): How many the reward looked at, and the judge. Defaults to (0, 1): the judge alone
-            decides.
+        num_images (tuple[int, int]): How many the reward looked at, and the judge; (0, 1): the judge alone decides.
 
     Returns:
         list[Finalist]: In the search's order, the best first. The one that is best by both together is chosen, of equal
