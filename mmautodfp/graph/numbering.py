@@ -128,7 +128,7 @@ class Numbers:
             for part in tensors_in(result):  # a pooling tells places too
                 self.keep_channels(args[0], part, name)
         elif name in REDUCTIONS or name in SCANS:
-            self._reduce(args[0], args[1] if len(args) > 1 else kwargs.get('dim'), result, name)
+            self._reduce(args[0], _argument('dim', func, args, kwargs), result, name)
         elif name in POINTWISE or torch.Tag.pointwise in func.tags:
             self._combine(list(tensors_in((args, tuple(kwargs.values())))), result, name)
         else:
@@ -179,6 +179,8 @@ class Numbers:
 
     def _reduce(self, x: Tensor, dims: Any, result: Any, name: str) -> None:
         numbers = self.of(x)
+        if not numbers.numel():
+            return
         dims = [dims] if isinstance(dims, int) else list(dims or range(x.ndim))
         few = shrunk(numbers)
         for dim in dims:
@@ -225,6 +227,12 @@ class Numbers:
         met = (first >= 0) & (second >= 0) & (first != second)
         if met.any():
             self.join(*torch.unique(torch.stack([first[met], second[met]]), dim=1))
+
+
+def _argument(name: str, func: Any, args: tuple, kwargs: dict) -> Any:
+    """What an operation is given by this name, or in its place; None if it is not."""
+    names = [argument.name for argument in func._schema.arguments]
+    return dict(zip(names, args, strict=False), **kwargs).get(name)
 
 
 def tensors_in(value: Any) -> Sequence[Tensor]:

@@ -1,7 +1,10 @@
 """Which channels the tracer leaves alone and the reason that it tells, beside what looks alike and is followed."""
 
+from functools import partial
+
 import pytest
 import torch
+import torch.nn.functional as F
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from small_nets import Net, conv, follow, read_by
 from torch import nn
@@ -87,6 +90,10 @@ def test_channels_that_mix_with_one_another_stay():
     assert survey.left['a'] == 'feeds _softmax, which mixes its channels'
     survey = follow(lambda m, x: m.b(x * m.a(x).mean(1, keepdim=True)), a=conv(3, 4), b=conv(3, 2))
     assert survey.left['a'] == 'feeds mean, which mixes its channels'
+    for order in (1, 2, 3.0):  # it stands where other reductions have their axis
+        norm = partial(torch.norm, p=order, dim=1, keepdim=True)
+        survey = follow(lambda m, x, norm=norm: m.b(m.a(x) / norm(m.a(x))), a=conv(3, 4), b=conv(4, 2))
+        assert survey.left['a'] == 'feeds linalg_vector_norm, which mixes its channels'
     survey = follow(
         lambda m, x: m.b(m.a(x)) * (m.c(x).flatten(2) @ m.c(x).flatten(2).mT).mean(),
         a=conv(3, 4),
@@ -112,7 +119,18 @@ def test_places_that_channels_choose_are_no_channels():
 
 
 @pytest.mark.parametrize(
-    'along', [nn.PReLU(), nn.PReLU(4), nn.Hardswish(), lambda x: x.cummax(2).values, lambda x: x.softmax(3)]
+    'along',
+    [
+        nn.PReLU(),
+        nn.PReLU(4),
+        nn.Hardswish(),
+        lambda x: x.cummax(2).values,
+        lambda x: x.softmax(3),
+        lambda x: x / x.norm(1, 2, keepdim=True),
+        lambda x: F.normalize(x, dim=3),
+        lambda x: x + x.square().sum((2, 3), keepdim=True).sqrt(),
+        lambda x: x + 0 * x[:0].sum(),  # of no image
+    ],
 )
 def test_what_treats_each_channel_alike_is_followed(along):
     survey = follow(lambda m, x: m.b(along(m.a(x))), a=conv(3, 4), b=conv(4, 2))
