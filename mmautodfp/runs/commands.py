@@ -103,7 +103,8 @@ def prune(
         require_model(choice, cfg)
     if added:
         data = 'no data' if images is None else f'no data but the pictures in {images}'
-        how = 'a search on its val images' if search else f'{data} and no search (--search: one on its val images)'
+        searched = 'a search without annotations' if hook.settings.num_episodes > 1 else 'no search'
+        how = 'a search on its val images' if search else f'{data} and {searched} (--search: one on its val images)'
         runner.logger.info(f"{config} has no 'autodfp' entry, so it gets configs/_base_/{settings}.py: {how}")
     runner.register_hook(hook)
     with pickle_allowed(trust_checkpoint):  # mmengine reads the checkpoint once more

@@ -94,16 +94,18 @@ def test_other_names_are_told(name, tmp_path, monkeypatch):
         runs.find_config(name)
 
 
-def test_a_config_without_settings_is_pruned_without_data_and_says_so(tmp_path):
+@pytest.mark.parametrize(('episodes', 'searched'), [(1, 'no search'), (2, 'a search without annotations')])
+def test_a_config_without_settings_is_pruned_without_data_and_says_so(tmp_path, episodes, searched):
     config, checkpoint = write(tmp_path)
-    assert runs.prune(config, checkpoint, work_dir=str(tmp_path / 'run'), preserve_ratio=0.7, cfg_options=FEW) == {}
+    told = dict(preserve_ratio=0.7, episodes=episodes, cfg_options=FEW | {'autodfp.finalists': 0})
+    assert runs.prune(config, checkpoint, work_dir=str(tmp_path / 'run'), **told) == {}
     summary = load_json(tmp_path / 'run/summary.json', 'the summary')
-    assert (summary['episodes'], summary['metric']) == (1, 'output_likeness')
+    assert (summary['episodes'], summary['metric']) == (episodes, 'output_likeness')
     assert summary['budget']['preserve_ratio'] == 0.7
     (log,) = (tmp_path / 'run').glob('*/*.log')
     lines = [line for line in log.read_text().splitlines() if "has no 'autodfp' entry" in line]
     assert len(lines) == 1
-    assert 'configs/_base_/zero_data.py: no data and no search (--search: one on its val images)' in lines[0]
+    assert f'configs/_base_/zero_data.py: no data and {searched} (--search: one on its val images)' in lines[0]
     assert not (tmp_path / 'run/report.html').exists()
     assert 'report.html' not in log.read_text()
 
