@@ -87,8 +87,9 @@ class AccuracyReward(DatasetReward):
         dataset = build(DATASETS, config)
         if not hasattr(dataset, 'labels') or not hasattr(dataset, 'names'):
             raise AutoDFPError(
-                f'AccuracyReward needs labelled images in val_dataloader, found a {type(dataset).__name__}; use '
-                'CIFAR10, ImageFolder, SklearnDigits or another subclass of ClassificationDataset'
+                'AccuracyReward needs labelled images in val_dataloader and test_dataloader, found a '
+                f'{type(dataset).__name__}; use CIFAR10, ImageFolder, SklearnDigits or another subclass of '
+                'ClassificationDataset'
             )
         return dataset, dataset.names
 

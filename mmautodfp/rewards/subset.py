@@ -159,19 +159,19 @@ def build_dataset(config: dict):
     except OSError as error:
         raise AutoDFPError(
             f'the reward needs the annotations {error.filename or config.get("ann_file")}, but there is no such file; '
-            'check data_root and ann_file of val_dataloader.dataset'
+            'check data_root and ann_file of its data set'
         ) from None
     except Exception as error:  # mmengine fails in many ways on a wrong setting
         if 'at least one array' in str(error):  # so it says that a data set is empty
             raise AutoDFPError(
-                f'the reward was to use images of {config.get("ann_file")}, but the data set has none; check ann_file, '
-                'filter_cfg and indices of val_dataloader.dataset'
+                f'the reward was to use images of {config.get("ann_file")}, but the data set has none; check its '
+                'ann_file, filter_cfg and indices'
             ) from None
         reason = f'{type(error).__name__} {last_line(error)}'
-        raise AutoDFPError(f'val_dataloader.dataset cannot be built: {reason}') from None
+        raise AutoDFPError(f'a data set of val_dataloader or test_dataloader cannot be built: {reason}') from None
     if not hasattr(dataset, 'cat_ids'):
         raise AutoDFPError(
-            f'CocoReward needs a COCO-format data set in val_dataloader, found {type(dataset).__name__}; use '
-            'CocoDataset or a subclass of it'
+            'CocoReward needs COCO-format data sets in val_dataloader and test_dataloader, found '
+            f'{type(dataset).__name__}; use CocoDataset or a subclass of it'
         )
     return dataset

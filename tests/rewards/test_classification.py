@@ -158,5 +158,5 @@ def test_wrong_settings_and_data_without_labels_are_refused(model):
     with pytest.raises(AutoDFPError, match='num_images=0'):
         AccuracyReward(num_images=0)
     detection = dict(dataset=dict(type='mmdet.CocoDataset', ann_file='', lazy_init=True))
-    with pytest.raises(AutoDFPError, match='needs labelled images in val_dataloader, found a CocoDataset'):
+    with pytest.raises(AutoDFPError, match='images in val_dataloader and test_dataloader, found a CocoDataset'):
         AccuracyReward().prepare(model, detection)

@@ -150,5 +150,5 @@ def test_another_format_than_cocos_is_refused():
     class Nameless:
         pass
 
-    with pytest.raises(AutoDFPError, match='needs a COCO-format data set in val_dataloader, found Nameless'):
+    with pytest.raises(AutoDFPError, match='data sets in val_dataloader and test_dataloader, found Nameless'):
         CocoReward(5).prepare(nn.Module(), dict(dataset=dict(type=Nameless)))
