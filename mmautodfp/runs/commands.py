@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from mmengine.runner import Runner
 
 from mmautodfp.outputs import PRUNED
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import pickle_allowed
+from mmautodfp.utils.fileio import claimed, pickle_allowed
 from mmautodfp.utils.registry import HOOKS, build
 
 from .checkpoints import find_checkpoint
@@ -98,17 +99,18 @@ def prune(
     if not is_kept:
         require_other_folder(cfg)
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
-    runner = build_runner(cfg, trust_checkpoint)
-    if choice is not None:
-        require_model(choice, cfg)
-    if added:
-        data = 'no data' if images is None else f'no data but the pictures in {images}'
-        searched = 'a search without annotations' if hook.settings.num_episodes > 1 else 'no search'
-        how = 'a search on its val images' if search else f'{data} and {searched} (--search: one on its val images)'
-        runner.logger.info(f"{config} has no 'autodfp' entry, so it gets configs/_base_/{settings}.py: {how}")
-    runner.register_hook(hook)
-    with pickle_allowed(trust_checkpoint):  # mmengine reads the checkpoint once more
-        return run_test(runner) if hook.reward.needs_data else _prune_without_data(runner, hook)
+    with claimed(cfg.work_dir) if launcher == 'none' else nullcontext():  # ranks share it
+        runner = build_runner(cfg, trust_checkpoint)
+        if choice is not None:
+            require_model(choice, cfg)
+        if added:
+            data = 'no data' if images is None else f'no data but the pictures in {images}'
+            searched = 'a search without annotations' if hook.settings.num_episodes > 1 else 'no search'
+            how = 'a search on its val images' if search else f'{data} and {searched} (--search: one on its val images)'
+            runner.logger.info(f"{config} has no 'autodfp' entry, so it gets configs/_base_/{settings}.py: {how}")
+        runner.register_hook(hook)
+        with pickle_allowed(trust_checkpoint):  # mmengine reads the checkpoint once more
+            return run_test(runner) if hook.reward.needs_data else _prune_without_data(runner, hook)
 
 
 def _require_sense(from_frontier: str | None, limits: Mapping[str, str] | None, of_a_search: Mapping[str, Any]) -> None:

@@ -15,6 +15,11 @@ from torch import Tensor, nn
 
 from .errors import AutoDFPError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
@@ -44,6 +49,41 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             scratch.unlink()
+
+
+@contextmanager
+def claimed(folder: str | os.PathLike) -> Iterator[None]:
+    """Make a folder if need be, and let nobody else claim it, inside.
+
+    A process that is killed gives it back. Where the system has no such locks, as on some network drives, the folder
+    is not claimed.
+
+    Args:
+        folder (str | os.PathLike): Of the results of a run.
+
+    Raises:
+        AutoDFPError: Another run has claimed it.
+    """
+    handle = None
+    with suppress(OSError):  # of a folder that cannot be made or read, those tell that need it
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        if handle is not None:
+            with suppress(OSError):
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise AutoDFPError(
+                        f'the results were to go to {folder}, but another run is at work there; wait for its end, or '
+                        'name another folder with --work-dir'
+                    ) from None
+        yield
+    finally:
+        if handle is not None:
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)  # processes that were forked meanwhile hold it, too
+            os.close(handle)
 
 
 def save_text(text: str, path: str | os.PathLike) -> None:

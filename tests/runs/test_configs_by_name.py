@@ -17,7 +17,7 @@ from mmautodfp.outputs.report import Report
 from mmautodfp.runs.report import remake_report
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import load_json
+from mmautodfp.utils.fileio import claimed, load_json
 from mmautodfp.utils.registry import MODELS
 
 # A small RetinaNet whose parts are named by what they are, as in MMDetection's own configs of that style.
@@ -183,6 +183,14 @@ def test_no_config_is_overwritten_by_what_becomes_of_it(tmp_path, tool, name):
     with pytest.raises(AutoDFPError, match=rf'{name} itself lies and would be overwritten; name another folder'):
         tool(tmp_path / name, checkpoint, str(tmp_path / 'absent/..'))
     assert (tmp_path / name).read_text() == text
+
+
+def test_a_folder_in_which_another_run_is_at_work_is_left_to_it(tmp_path):
+    config, checkpoint = write(tmp_path)
+    with claimed(tmp_path / 'run'):
+        with pytest.raises(AutoDFPError, match='another run is at work there'):
+            runs.prune(config, checkpoint, str(tmp_path / 'run'))
+        assert not list((tmp_path / 'run').iterdir())
 
 
 def test_a_search_goes_on_with_the_config_that_its_run_has_kept(tmp_path):

@@ -2,16 +2,20 @@ import io
 import os
 import resource
 import stat
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
 import torch
+from conftest import REPO
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import (
     atomic_path,
+    claimed,
     fit_state,
     load_json,
     load_tensors,
@@ -155,3 +159,43 @@ def test_a_folder_in_the_place_of_a_file_is_told(tmp_path, monkeypatch):
             save_json({}, place)
     left = [*tmp_path.iterdir(), *tmp_path.parent.glob(f'.{tmp_path.stem}.*')]
     assert not left
+
+
+HOLDER = """
+import os, sys, time
+from mmautodfp.utils.fileio import claimed
+with claimed(sys.argv[1]):
+    if os.fork() == 0:
+        time.sleep(2)
+        os._exit(0)
+    print('claimed', flush=True)
+    sys.stdin.readline()
+print('left', flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_folder_is_claimed_by_one_process_at_a_time_and_free_when_that_ends(tmp_path):
+    folder = tmp_path / 'new/run'
+    command, path = [sys.executable, '-c', HOLDER, str(folder)], os.environ | dict(PYTHONPATH=str(REPO))
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, env=path, **pipes) as holder:
+        assert holder.stdout.readline() == 'claimed\n'
+        with pytest.raises(AutoDFPError, match='new/run, but another run is at work there; wait'), claimed(folder):
+            pass
+        with claimed(tmp_path):
+            pass
+        print(file=holder.stdin, flush=True)
+        assert holder.stdout.readline() == 'left\n'
+        with claimed(folder):  # though a child of the other one is still there
+            pass
+        holder.kill()
+    for _ in range(2):  # nothing is left behind
+        with claimed(folder):
+            assert not list(folder.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_told_by_who_needs_it(tmp_path):
+    (tmp_path / 'file').touch()
+    with claimed(tmp_path / 'file/run'):
+        pass
