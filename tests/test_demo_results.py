@@ -278,5 +278,15 @@ def test_what_finalists_bring_is_told_as_it_was_measured(name, images, told):
     assert told.format(_spread(row[FINISHED]), _spread(row['chosen'])) in STORY
 
 
+def test_what_searches_bring_that_are_distilled_is_told_as_it_was_measured():
+    found = load_json(RESULTS / 'least_squares/searches_resnet56_30_distilled.json', 'the searches')
+    assert found['reconstructor']['distillation'] == dict(batch_size=64)
+    row = found['searches']['SAC']
+    assert len(row[FINISHED]) == 3
+    cells = [f'{found["plans"][plan][FINISHED]:.3f}' for plan in ('uniform', 'allocated')]
+    told = 'has {} in the uniform plan, {} in the allocated one and {} in those of three searches by SAC'
+    assert told.format(*cells, _spread(row[FINISHED])) in STORY
+
+
 def _spread(values: list[float]) -> str:
     return f'{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}'
