@@ -133,10 +133,12 @@ def test_an_allocation_spares_the_group_that_the_outputs_depend_on(model, target
         assert abs(widths['quiet.0'] - widths['loud.0']) <= 1
 
 
-@pytest.mark.parametrize(('side', 'count'), [(256, 8), (128, 8), (64, 32), (32, 128), (16, 200)])
-def test_as_many_images_are_compared_as_have_the_pixels_of_eight(side, count):
+@pytest.mark.parametrize(
+    ('side', 'there', 'count'), [(256, 12, 8), (128, 12, 8), (64, 40, 32), (32, 150, 128), (16, 200, 200)]
+)
+def test_as_many_images_are_compared_as_have_the_pixels_of_eight(side, there, count):
     model, seen = TwoBranches().eval(), []
-    ours = SyntheticLeastSquares(dict(num_images=200, size=side, batch_size=100), refinement=False)
+    ours = SyntheticLeastSquares(dict(num_images=there, size=side, batch_size=100), refinement=False)
     units = find_units(model)
     ours.ensure_fitted(model, model)
     model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
