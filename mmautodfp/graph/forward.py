@@ -59,15 +59,16 @@ def _are_levels(values: list | tuple) -> bool:
 
 
 def run_model(model: nn.Module, *inputs: Any) -> Any:
-    """Run a model; of a detector of MMDetection also its heads, but no post-processing, of torchvision's the backbone.
+    """Run a model; of a detector also its heads, but no post-processing.
 
     Args:
-        model (nn.Module): A detector of MMDetection, or any other model, which is called with the inputs as they are.
+        model (nn.Module): A detector of MMDetection or torchvision, or any other model, which is called with the inputs
+            as they are.
         *inputs: Of a detector images [B, C, H, W], preprocessed, and for its second stage, if it has one of the usual
             kind, regions [n, 5] as :func:`regions_of` gives them. Without any, it looks at random ones.
     """
-    if isinstance(getattr(model, 'transform', None), GeneralizedRCNNTransform):  # torchvision's detectors scale first
-        return model.backbone(*inputs)
+    if is_torchvision_detector(model):
+        return _run_torchvision(model, *inputs)
     if not hasattr(model, 'extract_feat') or not isinstance(inputs[0], Tensor):
         return model(*inputs)
     images = inputs[0]
@@ -89,6 +90,28 @@ def run_model(model: nn.Module, *inputs: Any) -> Any:
     return model(images, samples_of(images), mode='tensor')
 
 
+def _run_torchvision(model: nn.Module, images: Tensor) -> dict[str, Any]:
+    """What backbone and heads of torchvision's detectors say of images, which are not scaled first as its own are."""
+    features = model.backbone(images)
+    features = features if isinstance(features, Mapping) else {'0': features}
+    levels, said = list(features.values()), {}
+    if hasattr(model, 'head'):
+        said['head'] = model.head(levels)
+    if hasattr(model, 'rpn'):
+        said['rpn'] = model.rpn.head(levels)
+    if hasattr(model, 'roi_heads'):
+        regions = random_regions(images)
+        boxes = [regions[regions[:, 0] == index, 1:] for index in range(len(images))]
+        sizes = [tuple(images.shape[-2:])] * len(images)
+        for kind in ('box', 'mask', 'keypoint'):
+            pool, head, predictor = (
+                getattr(model.roi_heads, f'{kind}_{part}', None) for part in ('roi_pool', 'head', 'predictor')
+            )
+            if pool is not None:
+                said[kind] = predictor(head(pool(features, boxes, sizes)))
+    return said or features
+
+
 @contextmanager
 def hook_handles() -> Iterator[list]:
     """A list for hook handles, which are removed at the end."""
@@ -105,6 +128,11 @@ def is_detector(model: nn.Module) -> bool:
     return hasattr(model, 'extract_feat') and any(
         hasattr(model, name) for name in ('roi_head', 'bbox_head', 'mask_head', 'panoptic_head')
     )
+
+
+def is_torchvision_detector(model: nn.Module) -> bool:
+    """Whether a model is one of torchvision's detectors, which scale images themselves and then look for boxes."""
+    return isinstance(getattr(model, 'transform', None), GeneralizedRCNNTransform)
 
 
 def samples_of(images: Tensor) -> list:

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from mmautodfp.graph import is_detector
+from mmautodfp.graph import is_detector, is_torchvision_detector
 from mmautodfp.kernels import dead_leaves, image_generator, white_noise
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import Count, Positive, Several, TwoOrMore, settings
@@ -161,12 +160,12 @@ class SyntheticImages:
 
     def normalized_as(self, model: nn.Module) -> 'SyntheticImages':
         """The same images at the scale of a model's data preprocessor, if it has one that tells it."""
-        transform, rgb = getattr(model, 'transform', None), self.rgb
-        preprocessor = getattr(model, 'data_preprocessor', None)
+        preprocessor, rgb = getattr(model, 'data_preprocessor', None), self.rgb
         if rgb is None and is_detector(model):  # its files are read with blue first
             rgb = getattr(preprocessor, '_channel_conversion', True)
-        if isinstance(transform, GeneralizedRCNNTransform):  # torchvision's, of pixels in [0, 1]
-            mean, std = (255 * torch.tensor(values) for values in (transform.image_mean, transform.image_std))
+        if is_torchvision_detector(model):  # it takes pixels in [0, 1]
+            scale = (model.transform.image_mean, model.transform.image_std)
+            mean, std = (255 * torch.tensor(values) for values in scale)
         else:
             mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
         if mean is None or std is None:

@@ -8,7 +8,14 @@ import torch
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
-from mmautodfp.graph import flat_tensors, hook_handles, is_detector, opaque_parts, run_model
+from mmautodfp.graph import (
+    flat_tensors,
+    hook_handles,
+    is_detector,
+    is_torchvision_detector,
+    opaque_parts,
+    run_model,
+)
 from mmautodfp.reconstruction import Stopped, SyntheticImages
 from mmautodfp.utils import AutoDFPError, first_line
 
@@ -39,7 +46,7 @@ def run_small(model: nn.Module, example_input: Any, look: Callable[[Run], Result
     """What ``look`` says of a way to run a model on something small; asked anew for larger images if it fails."""
     device = next((weight.device for weight in model.parameters()), torch.device('cpu'))
     problem: Exception | None = None
-    pictures = is_detector(model) or example_input is None
+    pictures = is_detector(model) or is_torchvision_detector(model) or example_input is None
     for size in SIZES if pictures else SIZES[:1]:
         if pictures:
             (images,) = SyntheticImages(num_images=2, batch_size=2, size=size).normalized_as(model).batches(device)

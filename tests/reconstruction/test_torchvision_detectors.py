@@ -1,4 +1,4 @@
-"""torchvision's detectors: features of the backbone alone, norms frozen or not."""
+"""torchvision's detectors: their parts and all of them, norms frozen or not."""
 
 import copy
 
@@ -6,12 +6,17 @@ import pytest
 import torch
 from conftest import enliven, random_plan
 from torch import nn
-from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from mmautodfp.graph import outputs_of
-from mmautodfp.reconstruction import SyntheticImages
+from mmautodfp.graph import outputs_by_kind, outputs_of
+from mmautodfp.graph.forward import random_regions
+from mmautodfp.reconstruction import SyntheticImages, shares_missed
 from mmautodfp.search.task import PruningTask
 
 LEAST_SQUARES = dict(type='SyntheticLeastSquares', images=dict(num_images=4, size=64))
@@ -67,6 +72,77 @@ def test_images_have_the_scale_that_the_detector_gives_its_own(kind):
     (images,) = SyntheticImages(num_images=2, size=64).normalized_as(model).batches()
     expected = model.transform(list(pixels))[0].tensors
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
-    assert all(
-        torch.equal(a, b) for a, b in zip(outputs_of(model, images), model.backbone(images).values(), strict=True)
-    )
+
+
+class TwoLevels(nn.Module):
+    """A backbone of three convolutions, whose features are of two sizes."""
+
+    out_channels = 16
+
+    def __init__(self):
+        super().__init__()
+        block = lambda inputs, stride: nn.Sequential(
+            nn.Conv2d(inputs, 16, 3, stride, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+        )
+        self.first = nn.Sequential(block(3, 4), block(16, 1))
+        self.second = block(16, 2)
+
+    def forward(self, images):
+        fine = self.first(images)
+        return {'0': fine, '1': self.second(fine)}
+
+
+def small_detector(kind: type) -> nn.Module:
+    torch.manual_seed(0)
+    sizes = dict(min_size=96, max_size=96)
+    anchors = AnchorGenerator(((16,), (32,)), ((1.0,),) * 2)
+    if kind is RetinaNet:
+        return enliven(RetinaNet(TwoLevels(), 5, anchor_generator=anchors, **sizes))
+    pool = MultiScaleRoIAlign(['0', '1'], 7, 2)
+    heads = dict(box_head=TwoMLPHead(16 * 49, 32), box_predictor=FastRCNNPredictor(32, 5))
+    if kind is MaskRCNN:
+        heads |= dict(mask_head=MaskRCNNHeads(16, (8,), 1), mask_predictor=MaskRCNNPredictor(8, 8, 5))
+    return enliven(kind(TwoLevels(), rpn_anchor_generator=anchors, box_roi_pool=pool, **heads, **sizes))
+
+
+def test_all_heads_are_heard_before_boxes_are_made():
+    images = torch.randn(2, 3, 64, 64)
+    model = small_detector(RetinaNet)
+    with torch.no_grad():
+        features = model.backbone(images)
+        expected = model.head(list(features.values()))
+        assert all(map(torch.equal, outputs_of(model, images), expected.values()))
+        model = small_detector(MaskRCNN)
+        features = model.backbone(images)
+        boxes = random_regions(images)
+        inside = [boxes[boxes[:, 0] == index, 1:] for index in (0, 1)]
+        pooled = model.roi_heads.box_roi_pool(features, inside, [(64, 64)] * 2)
+        *first, logits, offsets, masks = outputs_of(model, images)
+        proposals = [answer for level in model.rpn.head(list(features.values())) for answer in level]
+        assert all(map(torch.equal, first, proposals))
+        found = model.roi_heads.box_predictor(model.roi_heads.box_head(pooled))
+        assert all(map(torch.equal, (logits, offsets), found))
+        assert masks.shape == (2 * len(inside[0]), 5, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'read'),
+    [
+        (FasterRCNN, {'backbone.first.0.0', 'rpn.head.conv.0.0', 'roi_heads.box_head.fc6', 'roi_heads.box_head.fc7'}),
+        (RetinaNet, {'backbone.first.0.0', 'backbone.first.1.0', 'head.classification_head.conv.3.0'}),
+    ],
+)
+def test_a_whole_detector_goes_on_saying_what_it_said(kind, read):
+    model, images = small_detector(kind), torch.randn(2, 3, 64, 64)
+    limit, missed = dict(type='FlopBudget', preserve_ratio=0.8), {}
+    with torch.no_grad():
+        dense = outputs_by_kind(model, images)
+        for settings in (dict(type='PruneOnly'), LEAST_SQUARES | dict(refinement=False)):
+            task = PruningTask.build(model, 'model', [torch.rand(3, 96, 96)], limit, settings, allocate=False)
+            assert read <= {group.name for group in task.groups}
+            plan = task.uniform_plan()
+            assert task.summary(plan)['model_flops']['ratio'] <= 0.8
+            with task.apply(plan):
+                missed[settings['type']] = sum(shares_missed([outputs_by_kind(model, images)], [dense]))
+                assert set(model([torch.rand(3, 96, 96)])[0]) == {'boxes', 'scores', 'labels'}
+    assert missed['SyntheticLeastSquares'] < 0.7 * missed['PruneOnly']
