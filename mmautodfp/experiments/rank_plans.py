@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmautodfp.rewards import SyntheticReward
+from mmautodfp.utils.settings import TwoOrMore, checked
 from mmautodfp.utils.timing import describe_machine
 
 from .bench import prepare_hook, random_plans, spearman
@@ -19,9 +20,10 @@ REWARDS: dict[str, dict] = {
 }
 
 
+@checked('a ranking of plans')
 def rank_plans(
     config: str | os.PathLike,
-    num_plans: int = 100,
+    num_plans: TwoOrMore = 100,
     checkpoint: str | None = None,
     images: Mapping[str, Any] | None = None,
     cfg_options: dict[str, Any] | None = None,
@@ -31,7 +33,7 @@ def rank_plans(
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry; its reward is taken as the truth.
-        num_plans (int): Plans, drawn as ``RandomSearch(around_uniform=True)`` does. Defaults to 100.
+        num_plans (int): Plans, 2 or more, drawn as ``RandomSearch(around_uniform=True)`` does. Defaults to 100.
         checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
         images (Mapping | None): Settings of the rewards' synthetic images. Defaults to None: their own.
         cfg_options (dict | None): Overrides of the config, dotted keys to values. The plans lie around the uniform one
@@ -41,6 +43,9 @@ def rank_plans(
     Returns:
         dict[str, Any]: Metrics of each plan, and Spearman's rank correlation with the truth by reward; over all plans
         and over the better half of them, where a search has to choose.
+
+    Raises:
+        AutoDFPError: There are fewer than two plans, or the config is not one of a search that can be prepared.
     """
     # Plans around the uniform one differ more than those around an allocated one.
     options = {'autodfp.compare': False, 'autodfp.allocate': False} | (cfg_options or {})
