@@ -6,7 +6,7 @@ graph finds much the same from the graph of autograd, one index at a time, but e
 know, such as RoIAlign.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -25,6 +25,7 @@ from .units import is_batch_norm
 # Names of layers as torch, mmcv and mmdet call them. Other subclasses may compute their weights from all channels.
 CONVS = ('Conv2d', 'Conv2dAdaptivePadding')
 DEFORMABLE = ('DeformConv2d', 'DeformConv2dPack', 'ModulatedDeformConv2d', 'ModulatedDeformConv2dPack')
+EXTRACTORS = ('SingleRoIExtractor', 'MultiScaleRoIAlign')  # MMDetection's and torchvision's
 
 
 @dataclass
@@ -104,7 +105,7 @@ class _Tracer(TorchDispatchMode):
             leave = None
             if _is_layer(layer):
                 leave = self._leave_with(path)
-            elif type(layer).__name__ == 'SingleRoIExtractor':
+            elif type(layer).__name__ in EXTRACTORS:
                 leave = self._extracted(path)
             elif type(layer).__name__ == 'RoIAlign':  # mmcv's, which is no operation that torch sees
                 leave = self._aligned
@@ -177,22 +178,26 @@ class _Tracer(TorchDispatchMode):
     def _extracted(self, path: str) -> Callable:
         """Regions are cut from whichever level suits them, so the levels' channels go together."""
 
-        def leave(_: nn.Module, args: tuple, output: Tensor) -> None:
+        def leave(extractor: nn.Module, args: tuple, output: Tensor) -> None:
             self.inside -= 1
-            levels = [self.numbers.of(level) for level in args[0]]
-            if any(numbers is None for numbers in levels):
-                for level in args[0]:
+            levels = args[0]
+            if isinstance(levels, Mapping):  # torchvision's takes those that it is told of
+                levels = [level for name, level in levels.items() if name in extractor.featmap_names]
+            numbers = [self.numbers.of(level) for level in levels]
+            if any(of_level is None for of_level in numbers):
+                for level in levels:
                     self.numbers.fix(level, f'feeds {path} together with what is no channel')
                 return
-            for level in args[0]:
+            for level in levels:
                 self.numbers.keep_channels(level, output, path)
             first = self.numbers.of(output)
             if first is None:
                 return
-            for level, numbers in zip(args[0], levels, strict=True):
+            for level, of_level in zip(levels, numbers, strict=True):
                 self.numbers.reads[id(level)] += 1
-                self.numbers.join(first[0, :, 0, 0], numbers[0, :, 0, 0])
-            self.extractors.append((path, first[0, :, 0, 0]))
+                self.numbers.join(first[0, :, 0, 0], of_level[0, :, 0, 0])
+            if hasattr(extractor, 'out_channels'):
+                self.extractors.append((path, first[0, :, 0, 0]))
 
         return leave
 

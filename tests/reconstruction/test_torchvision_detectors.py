@@ -125,11 +125,16 @@ def test_all_heads_are_heard_before_boxes_are_made():
         assert masks.shape == (2 * len(inside[0]), 5, 28, 28)
 
 
+# Both levels go together, as heads read them by the same weights.
+LEVELS = ('backbone.first.0.0', 'backbone.first.1.0')
+
+
 @pytest.mark.parametrize(
     ('kind', 'read'),
     [
-        (FasterRCNN, {'backbone.first.0.0', 'rpn.head.conv.0.0', 'roi_heads.box_head.fc6', 'roi_heads.box_head.fc7'}),
-        (RetinaNet, {'backbone.first.0.0', 'backbone.first.1.0', 'head.classification_head.conv.3.0'}),
+        (FasterRCNN, {*LEVELS, 'rpn.head.conv.0.0', 'roi_heads.box_head.fc6', 'roi_heads.box_head.fc7'}),
+        (MaskRCNN, {*LEVELS, 'roi_heads.mask_head.0.0', 'roi_heads.mask_predictor.conv5_mask'}),
+        (RetinaNet, {*LEVELS, 'head.classification_head.conv.3.0'}),
     ],
 )
 def test_a_whole_detector_goes_on_saying_what_it_said(kind, read):
@@ -144,5 +149,5 @@ def test_a_whole_detector_goes_on_saying_what_it_said(kind, read):
             assert task.summary(plan)['model_flops']['ratio'] <= 0.8
             with task.apply(plan):
                 missed[settings['type']] = sum(shares_missed([outputs_by_kind(model, images)], [dense]))
-                assert set(model([torch.rand(3, 96, 96)])[0]) == {'boxes', 'scores', 'labels'}
+                assert {'boxes', 'scores', 'labels'} <= set(model([torch.rand(3, 96, 96)])[0])
     assert missed['SyntheticLeastSquares'] < 0.7 * missed['PruneOnly']
