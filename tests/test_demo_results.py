@@ -279,13 +279,18 @@ def test_what_finalists_bring_is_told_as_it_was_measured(name, images, told):
 
 
 def test_what_searches_bring_that_are_distilled_is_told_as_it_was_measured():
-    found = load_json(RESULTS / 'least_squares/searches_resnet56_30_distilled.json', 'the searches')
-    assert found['reconstructor']['distillation'] == dict(batch_size=64)
-    row = found['searches']['SAC']
-    assert len(row[FINISHED]) == 3
-    cells = [f'{found["plans"][plan][FINISHED]:.3f}' for plan in ('uniform', 'allocated')]
-    told = 'has {} in the uniform plan, {} in the allocated one and {} in those of three searches by SAC'
-    assert told.format(*cells, _spread(row[FINISHED])) in STORY
+    told = {
+        '50': 'half of its parameters has {} in the uniform plan, {} in the allocated one and {} in those of',
+        '30': 'with 30% of them {}, {} and {} (',
+    }
+    for share, sentence in told.items():
+        name = f'searches_resnet56_{share}_distilled.json'
+        found = load_json(RESULTS / 'least_squares' / name, 'the searches')
+        assert found['reconstructor']['distillation'] == dict(batch_size=64)
+        row = found['searches']['SAC']
+        assert len(row[FINISHED]) == 3
+        plans = [f'{found["plans"][plan][FINISHED]:.3f}' for plan in ('uniform', 'allocated')]
+        assert sentence.format(*plans, _spread(row[FINISHED])) in STORY
 
 
 def _spread(values: list[float]) -> str:
