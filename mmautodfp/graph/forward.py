@@ -64,8 +64,8 @@ def run_model(model: nn.Module, *inputs: Any) -> Any:
     Args:
         model (nn.Module): A detector of MMDetection or torchvision, or any other model, which is called with the inputs
             as they are.
-        *inputs: Of a detector images [B, C, H, W], preprocessed, and for its second stage, if it has one of the usual
-            kind, regions [n, 5] as :func:`regions_of` gives them. Without any, it looks at random ones.
+        *inputs: Of a detector images [B, C, H, W], preprocessed, for the second stage of one of MMDetection's, if it
+            is of the usual kind, regions [n, 5] as :func:`regions_of` gives them. Without any, it looks at random ones.
     """
     if is_torchvision_detector(model):
         return _run_torchvision(model, *inputs)

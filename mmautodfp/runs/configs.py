@@ -77,7 +77,7 @@ def load_config(
 
 
 def _open_switches(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
-    """Make room in a config for options of groups of settings of which it, or an option, only says ``True``.
+    """Make room in a config for options of groups of our settings of which it, or an option, only says ``True``.
 
     ``distillation=True`` is a group's own settings, of which ``distillation.steps=100`` changes one.
 
@@ -88,7 +88,8 @@ def _open_switches(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
     Returns:
         dict[str, Any]: The options that are left to be merged.
     """
-    groups = {key[:place] for key in options for place, sign in enumerate(key) if sign == '.'}
+    own = (key for key in options if key.startswith('autodfp.'))
+    groups = {key[:place] for key in own for place, sign in enumerate(key) if sign == '.'}
     for group in groups:
         *path, name = group.split('.')
         place = cfg

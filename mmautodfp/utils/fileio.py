@@ -70,14 +70,15 @@ def claimed(folder: str | os.PathLike) -> Iterator[None]:
         handle = os.open(folder, os.O_RDONLY) if fcntl else None
     try:
         if handle is not None:
-            with suppress(OSError):
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise AutoDFPError(
-                        f'the results were to go to {folder}, but another run is at work there; wait for its end, or '
-                        'name another folder with --work-dir'
-                    ) from None
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise AutoDFPError(
+                    f'the results were to go to {folder}, but another run is at work there; wait for its end, or name '
+                    'another folder with --work-dir'
+                ) from None
+            except OSError:  # no locks here
+                pass
         yield
     finally:
         if handle is not None:

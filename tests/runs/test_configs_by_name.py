@@ -97,7 +97,9 @@ def test_other_names_are_told(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(('episodes', 'searched'), [(1, 'no search'), (2, 'a search without annotations')])
 def test_a_config_without_settings_is_pruned_without_data_and_says_so(tmp_path, episodes, searched):
     config, checkpoint = write(tmp_path)
-    told = dict(preserve_ratio=0.7, episodes=episodes, cfg_options=FEW | {'autodfp.finalists': 0})
+    # MMEngine's runs of one name and second share a log.
+    options = FEW | {'autodfp.finalists': 0, 'experiment_name': f'episodes_{episodes}'}
+    told = dict(preserve_ratio=0.7, episodes=episodes, cfg_options=options)
     assert runs.prune(config, checkpoint, work_dir=str(tmp_path / 'run'), **told) == {}
     summary = load_json(tmp_path / 'run/summary.json', 'the summary')
     assert (summary['episodes'], summary['metric']) == (episodes, 'output_likeness')
