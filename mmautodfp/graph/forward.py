@@ -12,6 +12,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 # Regions of each image that second stages look at.
 NUM_REGIONS = 48
+# One in so many of them is looked at for masks: while a detector is trained, a quarter holds objects, at most.
+REGIONS_PER_MASK = 4
 PLAIN = (
     Tensor | np.ndarray | np.generic | str | bytes | bool | int | float | complex | torch.dtype | torch.device | None
 )
@@ -181,8 +183,8 @@ def second_stage_of(head: nn.Module, features: Any, regions: Tensor) -> dict[str
     """What a RoI head of MMDetection's usual kind says of regions [n, 5], stage by stage.
 
     Returns:
-        dict[str, Tensor]: ``cls_score``, ``bbox_pred`` and ``mask_preds``, followed by the stage if there are several;
-            ``grid`` of Grid R-CNN and ``mask_iou`` of Mask Scoring R-CNN.
+        dict[str, Tensor]: ``cls_score``, ``bbox_pred`` and ``mask_preds`` of the first quarter of the regions,
+            followed by the stage if there are several; ``grid`` of Grid R-CNN and ``mask_iou`` of Mask Scoring R-CNN.
     """
     from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 
@@ -192,18 +194,19 @@ def second_stage_of(head: nn.Module, features: Any, regions: Tensor) -> dict[str
         own = getattr(type(head), method, None)
         if not getattr(head, f'with_{kind}', False):
             continue
+        shown = regions if kind == 'bbox' else regions[: -(-len(regions) // REGIONS_PER_MASK)]
         if own is getattr(StandardRoIHead, method):
-            found = {'': getattr(head, method)(features, regions)}
+            found = {'': getattr(head, method)(features, shown)}
         elif own is getattr(CascadeRoIHead, method):
-            found = {f' of stage {i}': getattr(head, method)(i, features, regions) for i in range(head.num_stages)}
+            found = {f' of stage {i}': getattr(head, method)(i, features, shown) for i in range(head.num_stages)}
         else:
             continue
         names = ('cls_score', 'bbox_pred', 'mask_preds')
         outputs |= {name + stage: out[name] for stage, out in found.items() for name in names if name in out}
         if kind == 'mask' and hasattr(head, 'mask_iou_head'):
             # It reads a mask of the class that a box was found to be of; here the classes take turns.
-            rows = torch.arange(len(regions), device=regions.device)
             masks = found['']['mask_preds']
+            rows = torch.arange(len(masks), device=masks.device)
             outputs['mask_iou'] = head.mask_iou_head(found['']['mask_feats'], masks[rows, rows % masks.shape[1]])
     if hasattr(head, 'grid_head') and not head.with_shared_head:
         levels = features[: head.grid_roi_extractor.num_inputs]

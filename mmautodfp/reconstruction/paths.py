@@ -175,7 +175,7 @@ class Paths:
         self.census = take_census(dense, next(iter(batches())))
         self._entering: list[list[_Given]] = []  # batch by batch, dense and pruned
         self._block, self._prefix, self._layers = '', '', dict[str, Watched]()
-        self._dense: list[dict[str, list[Seen]]] | None = None  # batch by batch; None if there was no room
+        self._dense: list[dict[str, list[Seen]]] = []  # batch by batch, as far as there was room
 
     @torch.no_grad()
     def enter(self, block: str, layers: Mapping[str, str | None], shortcuts: bool) -> None:
@@ -187,7 +187,7 @@ class Paths:
                 behind it.
             shortcuts (bool): Also find what is added behind the norms.
         """
-        self._dense = None
+        self._dense = []
         if not block or not self._move_to(block):
             block = ''
         self._block, self._prefix = block, f'{block}.' if block else ''
@@ -195,13 +195,13 @@ class Paths:
             path: Watched(norm and norm.removeprefix(self._prefix), self.census.calls.get(path, 1), shortcut=shortcuts)
             for path, norm in layers.items()
         }
-        kept, room = [], self.room - _bytes(self._entering)
+        room = self.room - _bytes(self._entering)
         for given in self._given():
-            kept.append(self._run(0, given[0], self._layers))
-            room -= sum(seen.size for calls in kept[-1].values() for seen in calls)
+            seen = self._run(0, given[0], self._layers)
+            room -= sum(one.size for calls in seen.values() for one in calls)
             if room < 0:
                 return
-        self._dense = kept
+            self._dense.append(seen)
 
     def watch(self, paths: Sequence[str]) -> Iterator[tuple[dict[str, list[Seen]], dict[str, list[Seen]]]]:
         """What some of the block's layers see, batch by batch.
@@ -215,7 +215,7 @@ class Paths:
         """
         layers = {path: self._layers[path] for path in paths}
         for index, (dense, pruned) in enumerate(self._given()):
-            seen = self._dense[index] if self._dense is not None else self._run(0, dense, layers)
+            seen = self._dense[index] if index < len(self._dense) else self._run(0, dense, layers)
             # The pruned path is run as far as it must be.
             inputs = {
                 path: replace(layers[path], output=False, shortcut=any(one.shortcut is not None for one in seen[path]))
@@ -241,12 +241,16 @@ class Paths:
     @torch.no_grad()
     def _move_to(self, block: str) -> bool:
         """Have what enters ``block`` at hand; False if that cannot be."""
-        if self.at is None or self.census.follows.get(block) != self.at:
-            return self.at == block or self._capture(block)
-        for entering in self._entering:
-            for index, net in enumerate(self.nets):
-                entering[index] = ((net.get_submodule(self.at)(*entering[index][0]),), {})
-        self.at = block
+        way = [block]
+        while way[-1] != self.at and way[-1] in self.census.follows:
+            way.append(self.census.follows[way[-1]])
+        if way.pop() != self.at:
+            return self._capture(block)
+        for part in reversed(way):
+            for entering in self._entering:
+                for index, net in enumerate(self.nets):
+                    entering[index] = ((net.get_submodule(self.at)(*entering[index][0]),), {})
+            self.at = part
         return self._fits()
 
     def _capture(self, block: str) -> bool:

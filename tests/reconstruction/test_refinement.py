@@ -175,8 +175,8 @@ def test_carrying_on_from_block_to_block_gives_what_starting_at_the_images_gives
 
 
 def test_paths_know_which_block_follows_which():
-    resnet = build_resnet()
-    paths = Paths(resnet, copy.deepcopy(resnet), lambda: iter([(torch.randn(2, 3, 32, 32),)]), 1.0)
+    resnet, images = build_resnet(), torch.randn(2, 3, 32, 32)
+    paths = Paths(resnet, copy.deepcopy(resnet), lambda: iter([(images,)]), 1.0)
 
     def watch(block):
         paths.enter(block, {f'{block}.conv2': f'{block}.bn2'}, True)
@@ -187,9 +187,25 @@ def test_paths_know_which_block_follows_which():
     assert 'layer2.0.downsample' in paths.census.follows
     calls = []
     resnet.conv1.register_forward_pre_hook(lambda *_: calls.append('from the images'))
-    for block in ('layer1.1', 'layer1.2', 'layer2.0'):
-        ((dense, pruned),) = watch(block)
-        assert torch.equal(dense[f'{block}.conv2'][0].input, pruned[f'{block}.conv2'][0].input)
+    found = {block: watch(block) for block in ('layer1.1', 'layer1.2', 'layer2.0', 'layer3.0')}  # not all that are
     assert calls == []
-    watch('layer3.0')  # layer2.1 and others lie between
+    for block, ((dense, pruned),) in found.items():
+        path = f'{block}.conv2'
+        seen = watch_layers(resnet, (images,), {path: Watched()})[path][0].input
+        assert torch.equal(dense[path][0].input, seen) and torch.equal(pruned[path][0].input, seen)
+    calls.clear()
+    watch('layer2.1')  # which comes before
     assert calls == ['from the images']
+
+
+@pytest.mark.parametrize(('room', 'again'), [(3.5, 0), (1.5, 2), (0.5, 3)])
+def test_as_much_of_the_dense_path_is_kept_as_there_is_room_for(room, again):
+    resnet, batches, path = build_resnet(), [(torch.randn(2, 3, 32, 32),) for _ in range(3)], 'layer1.0.conv2'
+    seen = [watch_layers(resnet, batch, {path: Watched()})[path][0] for batch in batches]
+    paths = Paths(resnet, copy.deepcopy(resnet), lambda: iter(batches), room * seen[0].size / 1e9)
+    paths.enter('', {path: None}, False)  # what enters takes no room: it is the images
+    calls = []
+    resnet.conv1.register_forward_pre_hook(lambda *_: calls.append('run again'))
+    found = [dense[path][0] for dense, _ in paths.watch([path])]
+    assert len(calls) == again
+    assert all(torch.equal(one.output, other.output) for one, other in zip(found, seen, strict=True))
