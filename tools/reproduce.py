@@ -41,41 +41,40 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--out', type=Path, default=Path('work_dirs/reproduce'), help='folder of the result')
     args = parser.parse_args(argv)
 
-    from mmautodfp.experiments import reproduce
+    from mmautodfp.experiments.reproduce.detectors import DETECTORS, SHARES, DetectorSettings, reproduce_detectors
+    from mmautodfp.experiments.reproduce.paper import ALL_TABLES, NETWORKS
+    from mmautodfp.experiments.reproduce.report import write_report
+    from mmautodfp.experiments.reproduce.run import Settings, reproduce, require_known
     from mmautodfp.utils import AutoDFPError
 
-    tables, options = args.tables or reproduce.ALL_TABLES, read_options(args.cfg_options)
+    tables, options = args.tables or ALL_TABLES, read_options(args.cfg_options)
     others = tuple(table for table in tables if table != '5')
-    reproduce.require_known(others, args.networks or ())
+    require_known(others, args.networks or ())
     if '5' in tables:
-        detectors = args.detectors or [CONFIGS / f'{name}_autodfp.py' for name in reproduce.DETECTORS]
+        detectors = args.detectors or [CONFIGS / f'{name}_autodfp.py' for name in DETECTORS]
         asked = dict(backbone=args.shares, model=args.whole_shares)
-        shares = reproduce.SHARES | {target: found for target, found in asked.items() if found is not None}
-        settings = reproduce.DetectorSettings(
-            args.out, detectors, args.checkpoints, args.episodes, args.seeds, shares, options
-        )
-        detectors = reproduce.reproduce_detectors(settings)
+        shares = SHARES | {target: found for target, found in asked.items() if found is not None}
+        settings = DetectorSettings(args.out, detectors, args.checkpoints, args.episodes, args.seeds, shares, options)
+        detectors = reproduce_detectors(settings)
         print(f'wrote {args.out}/table5.json and table5.md')
     if others:
-        settings = reproduce.Settings(
+        settings = Settings(
             out=args.out,
             configs=CONFIGS / 'classification',
             checkpoints=args.checkpoints,
             cifar10=args.cifar10,
             imagenet=args.imagenet,
             tables=others,
-            networks=tuple(args.networks or reproduce.NETWORKS),
+            networks=tuple(args.networks or NETWORKS),
             episodes=args.episodes,
             search_images=args.search_images,
             num_images=args.images,
             seed=args.seed,
             cfg_options=options,
         )
-        rows = reproduce.reproduce(settings)
+        rows = reproduce(settings)
         paths = ('out', 'configs', 'checkpoints', 'cifar10', 'imagenet')  # of this machine
-        reproduce.write_report(
-            rows, args.out, {key: value for key, value in asdict(settings).items() if key not in paths}
-        )
+        write_report(rows, args.out, {key: value for key, value in asdict(settings).items() if key not in paths})
         print(f'wrote {args.out}/reproduce.json and reproduce.md')
     if '5' in tables and all(one['reason'] for one in detectors):
         raise AutoDFPError(f'no detector of table 5 was measured to the end; of the first: {detectors[0]["reason"]}')

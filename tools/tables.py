@@ -17,7 +17,7 @@ def tables(folder: Path) -> str:
     Raises:
         AutoDFPError: The folder holds no such results.
     """
-    from mmautodfp.experiments.reproduce import compact
+    from mmautodfp.experiments.reproduce.report import compact
     from mmautodfp.experiments.sweep import markdown
     from mmautodfp.experiments.tables import NAMES, ablation_table, correlation_table, variant_table
     from mmautodfp.utils import AutoDFPError

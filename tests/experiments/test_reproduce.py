@@ -8,18 +8,10 @@ import pytest
 import torch
 from conftest import REPO, SHARED, enliven
 
-from mmautodfp.experiments.reproduce import (
-    NETWORKS,
-    Claim,
-    NetworkBench,
-    Settings,
-    claims,
-    compact,
-    markdown,
-    reproduce,
-    write_report,
-)
-from mmautodfp.experiments.reproduce.run import _Laboratory
+from mmautodfp.experiments.reproduce.bench import NetworkBench
+from mmautodfp.experiments.reproduce.paper import NETWORKS, Claim, claims
+from mmautodfp.experiments.reproduce.report import compact, markdown, write_report
+from mmautodfp.experiments.reproduce.run import Settings, _Laboratory, reproduce
 from mmautodfp.reconstruction import NeuronMerging
 from mmautodfp.runs import load_config
 from mmautodfp.surgery import PruningPlan, apply_plan

@@ -11,8 +11,14 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from mmautodfp.experiments.bench import Bench
-from mmautodfp.experiments.reproduce import DetectorSettings, reproduce_detectors
-from mmautodfp.experiments.reproduce.detectors import AUTODFP, SEARCHED, markdown, options_of
+from mmautodfp.experiments.reproduce.detectors import (
+    AUTODFP,
+    SEARCHED,
+    DetectorSettings,
+    markdown,
+    options_of,
+    reproduce_detectors,
+)
 from mmautodfp.experiments.shares import OURS, build_task
 from mmautodfp.reconstruction import PruneOnly
 from mmautodfp.utils import AutoDFPError

@@ -32,7 +32,7 @@ def write_report(rows: Sequence[dict], out: Path, settings: dict) -> None:
     """Write ``reproduce.json``, ``reproduce.md`` and, where a curve has points, ``pareto.png``.
 
     Args:
-        rows (Sequence[dict]): What :func:`mmautodfp.experiments.reproduce.reproduce` gave.
+        rows (Sequence[dict]): What :func:`.run.reproduce` gave.
         out (Path): Folder.
         settings (dict): JSON-able facts to keep beside the rows.
     """
