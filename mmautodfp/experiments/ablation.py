@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmautodfp.api import PruningTask
 from mmautodfp.costs import round_widths
-from mmautodfp.reconstruction import PruneOnly, Reconstructor
+from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
 
 from .bench import Bench
@@ -104,7 +103,7 @@ def ablate(
     """
     bench = Bench(config, checkpoint, cfg_options)
     images, refinement = dict(images or {}), dict(refinement or {})
-    dense = _task(bench, PruneOnly())
+    dense = bench.task()
     shares_of = 'channels' if of_channels else 'module parameters'
     result = bench.take_up(known, synthetic_images=images, refinement=refinement, shares_of=shares_of)
     if not known:
@@ -120,12 +119,12 @@ def ablate(
         reconstructor = _build(variant.reconstructor, images, refinement)
         reconstructor.ensure_fitted(dense.module, bench.model)
         fit = round(time.perf_counter() - start, 3)
-        task = _task(bench, reconstructor)
+        task = bench.task(1.0, reconstructor)
         for ratio in missing:
-            widths = round_widths(ratio, dense.dense_widths) if of_channels else _uniform_widths(bench, ratio)
+            widths = round_widths(ratio, dense.dense_widths) if of_channels else bench.uniform_widths(ratio)
             if variant.allocated:  # within the parameters of the uniform ones
                 share = task.costs.params['module'].ratio(widths)
-                widths = _task(bench, reconstructor, share, allocate=True).allocation
+                widths = bench.task(share, reconstructor, p_min=bench.settings.p_min, allocate=True).allocation
             start = time.perf_counter()
             with task.apply(task.plan(widths), variant.final):
                 seconds = round(time.perf_counter() - start, 3)
@@ -133,18 +132,6 @@ def ablate(
             rows[f'{ratio:g}'] = row | dict(params=task.costs.params['module'].ratio(widths))
             report(result, f'{ratio:g} {name}: {row["metric"]:.4f}')
     return result
-
-
-def _task(bench: Bench, reconstructor: Reconstructor, ratio: float = 1.0, allocate: bool = False) -> PruningTask:
-    """The model with a compensation, limited to a share of the target's parameters."""
-    told = bench.settings
-    p_min = told.p_min if allocate else 0.01
-    return PruningTask.build(bench.model, told.target, None, ratio, reconstructor, p_min=p_min, allocate=allocate)
-
-
-def _uniform_widths(bench: Bench, ratio: float) -> list[int]:
-    """Of the largest uniform plan within a share of the target's parameters."""
-    return list(_task(bench, PruneOnly(), ratio).uniform_plan().widths.values())
 
 
 def _build(config: dict, images: dict, refinement: dict) -> Reconstructor:

@@ -24,6 +24,7 @@ from mmautodfp.api import PruningTask
 from mmautodfp.deploy.models import build_model, input_size
 from mmautodfp.graph import samples_of
 from mmautodfp.hooks import AutoDFPHook, read_settings
+from mmautodfp.reconstruction import PruneOnly, Reconstructor
 from mmautodfp.rewards import Reward
 from mmautodfp.runs import build_runner, find_checkpoint, load_config, load_search_config, prune
 from mmautodfp.search import RandomSearch
@@ -122,6 +123,18 @@ class Bench:
         common = dict(config=self.config.as_posix(), checkpoint=self.checkpoint, metric=self.reward.name)
         common |= dict(images=len(self.reward.images))
         return take_up(known, common | asked, self.model, self.cfg_options)
+
+    def task(self, ratio: float = 1.0, reconstructor: Reconstructor | None = None, **settings: Any) -> PruningTask:
+        """The model, limited to a share of the target's parameters; without a reconstructor, it is pruned only.
+
+        Further settings are those of :meth:`PruningTask.build`; unless they say otherwise, any width is allowed.
+        """
+        settings = dict(reconstructor=reconstructor or PruneOnly(), p_min=0.01, allocate=False) | settings
+        return PruningTask.build(self.model, self.settings.target, constraint=ratio, **settings)
+
+    def uniform_widths(self, ratio: float) -> list[int]:
+        """Of the largest uniform plan within a share of the target's parameters."""
+        return list(self.task(ratio).uniform_plan().widths.values())
 
     def reward_on(self, dataloader: dict) -> Reward:
         """The metric on all images of a data loader."""

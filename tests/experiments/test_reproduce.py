@@ -147,23 +147,14 @@ def test_a_search_that_all_images_reward_is_not_run(searches):
 def test_uniform_widths_count_channels_or_parameters(weights):
     config = CONFIGS / 'resnet56_cifar10_autodfp.py'
     bench = NetworkBench(config, str(weights / 'resnet56_cifar10.pth.tar'), write_images(weights / 'few.npz'), 10)
-    assert set(bench.uniform_widths(0.6, 'channels')) == {9, 19, 38}  # of 16, 32 and 64, rounded down
-    widths = bench.uniform_widths(0.6, 'params')
+    assert set(bench.share_of_channels(0.6)) == {9, 19, 38}  # of 16, 32 and 64, rounded down
+    widths = bench.uniform_widths(0.6)
     assert 0.59 < bench.shares(widths)['params_ratio'] <= 0.6
-    plan = bench.task.plan(widths)
-    norms = bench.task.module.layer1[0].conv1.weight.flatten(1).norm(dim=1)
+    plan = bench.unlimited.plan(widths)
+    norms = bench.unlimited.module.layer1[0].conv1.weight.flatten(1).norm(dim=1)
     assert set(plan.units['layer1.0.conv1'].keep) == set(norms.topk(widths[0]).indices.tolist())
     assert bench.milliseconds(plan, repeat=2) > 0
-    assert bench.task.module.layer1[0].conv1.out_channels == 16
-
-
-def test_a_network_is_measured_on_the_device_that_mmengine_names(weights, monkeypatch):
-    monkeypatch.setattr('mmautodfp.experiments.reproduce.bench.get_device', lambda: 'meta')
-    images = write_images(weights / 'few.npz')
-    with pytest.raises(NotImplementedError, match=r'(?i)meta'):  # which holds no number: the first image shows it
-        NetworkBench(
-            CONFIGS / 'resnet56_cifar10_autodfp.py', str(weights / 'resnet56_cifar10.pth.tar'), images, 10
-        ).accuracy(None, 'prune')
+    assert bench.unlimited.module.layer1[0].conv1.out_channels == 16
 
 
 def test_the_weights_of_a_deeper_network_do_not_pass_for_those_of_this_one(weights):
@@ -191,7 +182,7 @@ def test_the_uniform_rows_of_table_2_on_400_real_images():
     bench = NetworkBench(CONFIGS / 'resnet56_cifar10_autodfp.py', str(checkpoint), str(images), 400)
     assert bench.accuracy(None, 'prune') == pytest.approx(93.4, abs=3)
     for ratio, prune, merging in ((0.7, 77.0, 85.2), (0.5, 24.3, 56.2)):
-        widths = bench.uniform_widths(ratio, 'channels')
+        widths = tuple(bench.share_of_channels(ratio))
         assert bench.accuracy(widths, 'prune') == pytest.approx(prune, abs=6)
         assert bench.accuracy(widths, 'merging') == pytest.approx(merging, abs=6)
 

@@ -18,8 +18,9 @@ from ..bench import search_in
 from .bench import NetworkBench, locate
 from .paper import ALL_TABLES, NETWORKS, SEARCHED, Claim, claims
 
-# Which share the uniform rows mean: the paper's ResNet-56 rows are those of Neuron Merging, which counts channels.
-UNIFORM_OF = {'resnet56_cifar10': 'channels'}
+# The paper's uniform rows of ResNet-56 are those of Neuron Merging, which keeps a share of each unit's channels; all
+# others keep one of the parameters.
+OF_CHANNELS = ('resnet56_cifar10',)
 
 
 @dataclass(frozen=True)
@@ -129,10 +130,11 @@ class _Laboratory:
         images = len(bench.reward.images)
         if claim.method == 'dense':
             return dict(ours=bench.accuracy(None, 'prune'), params_ratio=1.0, ours_flops_ratio=1.0, images=images)
-        widths = bench.uniform_widths(claim.preserve_ratio, UNIFORM_OF.get(self.network, 'params'))
+        count = bench.share_of_channels if self.network in OF_CHANNELS else bench.uniform_widths
+        widths = tuple(count(claim.preserve_ratio))
         found = bench.shares(widths)
         if claim.unit == 'ms':
-            return found | dict(ours=bench.milliseconds(bench.task.plan(widths)))
+            return found | dict(ours=bench.milliseconds(bench.unlimited.plan(widths)))
         return found | dict(ours=bench.accuracy(widths, claim.method), images=images)
 
     def _searched(self, claim: Claim) -> dict:
