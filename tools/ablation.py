@@ -14,7 +14,7 @@ from mmautodfp.utils.command_line import add_cfg_options, new_parser, read_optio
 #: What is measured instead, and the options that say nothing to it.
 OTHERS = dict(
     cost=('checkpoint', 'ratios', 'channels', 'only', 'whole'),
-    whole=('channels', 'image_size', 'num_images', 'batch_size', 'units_per_pass', 'only'),
+    whole=('channels', 'image_size', 'num_images', 'batch_size', 'only'),
 )
 
 
@@ -31,7 +31,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--image-size', type=int, help='of the synthetic images (default: 256)')
     parser.add_argument('--num-images', type=int, help='synthetic images (default: 64)')
     parser.add_argument('--batch-size', type=int, help='of the synthetic images (default: 8)')
-    parser.add_argument('--units-per-pass', type=int, help='of the full pass (default: 1)')
     parser.add_argument('--cost', action='store_true', help='instead, seconds and memory on random weights')
     parser.add_argument('--whole', action='store_true', help='instead, a whole detector at shares of its FLOPs')
     parser.add_argument('--only', help='regular expression that the names of variants must match')
@@ -53,9 +52,8 @@ def main(argv: list[str] | None = None) -> None:
     images = dict(size=given.get('image_size', 256), num_images=given.get('num_images', 64))
     if 'batch_size' in given:
         images['batch_size'] = given['batch_size']
-    refinement = dict(units_per_pass=given.get('units_per_pass', 1))
     if 'cost' in given:
-        result = measure_cost(config, dict(images=images, refinement=refinement), cfg_options=options)
+        result = measure_cost(config, dict(images=images), cfg_options=options)
         save_json(result, out)
         print(f'{result["seconds"]} s, {result["peak_memory_gb"]} GB')
         return
@@ -70,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         measure_shares(config, 'model', given.get('ratios', WHOLE_SHARES), **common)
         return
     variants = those_named(VARIANTS, given.get('only', ''), 'variants')
-    settings = dict(of_channels='channels' in given, images=images, refinement=refinement)
+    settings = dict(of_channels='channels' in given, images=images)
     ablate(config, given.get('ratios', (0.9, 0.8, 0.7, 0.5)), variants, **settings, **common)
 
 

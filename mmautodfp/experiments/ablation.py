@@ -74,7 +74,6 @@ def ablate(
     checkpoint: str | None = None,
     of_channels: bool = False,
     images: Mapping[str, Any] | None = None,
-    refinement: Mapping[str, Any] | None = None,
     cfg_options: dict[str, Any] | None = None,
     known: dict[str, Any] | None = None,
     report: Callable[[dict[str, Any], str], None] = lambda *_: None,
@@ -90,7 +89,6 @@ def ablate(
             Defaults to False.
         images (Mapping | None): Settings of the synthetic images, of which a variant overrides its own. Defaults to
             None: the reconstructor's.
-        refinement (Mapping | None): Likewise, settings of the full pass.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
         known (dict | None): An earlier result with the same settings; what it holds is not measured again.
         report (Callable): Told the result so far and a line, after each figure. Defaults to saying nothing.
@@ -102,10 +100,10 @@ def ablate(
         AutoDFPError: The request cannot be met, or ``known`` was measured with other settings.
     """
     bench = Bench(config, checkpoint, cfg_options)
-    images, refinement = dict(images or {}), dict(refinement or {})
+    images = dict(images or {})
     dense = bench.task()
     shares_of = 'channels' if of_channels else 'module parameters'
-    result = bench.take_up(known, synthetic_images=images, refinement=refinement, shares_of=shares_of)
+    result = bench.take_up(known, synthetic_images=images, shares_of=shares_of)
     if not known:
         result |= dict(dense=bench.reward(bench.model), variants={})
     report(result, f'dense {result["dense"]:.4f}')
@@ -116,7 +114,7 @@ def ablate(
         if not missing:
             continue
         start = time.perf_counter()
-        reconstructor = _build(variant.reconstructor, images, refinement)
+        reconstructor = _build(variant.reconstructor, images)
         reconstructor.ensure_fitted(dense.module, bench.model)
         fit = round(time.perf_counter() - start, 3)
         task = bench.task(1.0, reconstructor)
@@ -134,11 +132,10 @@ def ablate(
     return result
 
 
-def _build(config: dict, images: dict, refinement: dict) -> Reconstructor:
+def _build(config: dict, images: dict) -> Reconstructor:
     """A variant's reconstructor; its own settings override those of all."""
     if config['type'] == 'SyntheticLeastSquares':
-        own = {key: config.get(key, {}) for key in ('images', 'refinement')}
-        config = config | dict(images=images | own['images'], refinement=refinement | own['refinement'])
+        config = config | dict(images=images | config.get('images', {}))
     return build(RECONSTRUCTORS, config)
 
 

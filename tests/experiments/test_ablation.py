@@ -35,7 +35,6 @@ def test_variants_are_measured_once_and_on_exact_shares(small_demo):
     ablate(CONFIG, [0.7], variants, **settings, known=stored)
     for other, message in (
         (dict(images=dict(num_images=8, size=64)), 'synthetic_images={.*4.*}, but synthetic_images={.*8.*} is asked'),
-        (dict(refinement=dict(units_per_pass=2)), 'refinement={}, but'),
         (dict(of_channels=True), "shares_of='module parameters', but shares_of='channels'"),
         (dict(cfg_options=small_demo | {'autodfp.seed': 5}), 'cfg_options='),
     ):
