@@ -54,7 +54,8 @@ def compare(
 ) -> list[Row]:
     """Measure a found plan beside others: the dense model, and plans that need no search.
 
-    If there is a distillation, only the found plan gets it, which then is also measured without.
+    If there is a distillation, only the found plan gets it, which then is also measured without. The ranks of a
+    distributed run share the work out.
 
     Args:
         task (PruningTask): Its model is dense.
@@ -84,33 +85,14 @@ def compare(
         *beside,
         Candidate('AutoDFP', found.plan, task.reconstructor, applied),
     ]
-    figures = measure(task, candidates, rewards)
-    return [
-        _row(task, candidate.name, candidate.plan, values)
-        for candidate, values in zip(candidates, figures, strict=True)
-    ]
+    figures = share_out([partial(_measure, task, candidate, rewards) for candidate in candidates])
+    return [_row(task, one.name, one.plan, values) for one, values in zip(candidates, figures, strict=True)]
 
 
 def _row(task: PruningTask, name: str, plan: PruningPlan, values: Sequence[float | None]) -> Row:
     with apply_plan(task.module, plan, groups=task.groups) as restore:
         layers = restore.changes(task.module)
     return Row(name, *values, task.summary(plan), plan.widths, layers)
-
-
-def measure(
-    task: PruningTask, candidates: Sequence[Candidate], metrics: Sequence[Reward | None]
-) -> list[list[float | None]]:
-    """Evaluate candidates; the ranks of a distributed run share the work out.
-
-    Args:
-        task (PruningTask): Its model is dense.
-        candidates (Sequence[Candidate]): N of them.
-        metrics (Sequence[Reward | None]): M of them, prepared; None is not measured.
-
-    Returns:
-        list[list[float | None]]: [N, M].
-    """
-    return share_out([partial(_measure, task, candidate, metrics) for candidate in candidates])
 
 
 def _measure(task: PruningTask, candidate: Candidate, metrics: Sequence[Reward | None]) -> list[float | None]:

@@ -165,11 +165,11 @@ def test_baselines_keep_the_channels_of_largest_norm_whatever_the_compensation_p
     )
     candidates = []
 
-    def measure(task, chosen, metrics):
-        candidates.extend(chosen)
-        return [[0.0, 0.0] for _ in chosen]
+    def measure(task, candidate, metrics):
+        candidates.append(candidate)
+        return [0.0, 0.0]
 
-    monkeypatch.setattr('mmautodfp.outputs.comparison.measure', measure)
+    monkeypatch.setattr('mmautodfp.outputs.comparison._measure', measure)
     hook, _ = prepared_hook(demo_config)
     found = SearchResult(hook.task.uniform_plan(), 0.0, History(), 0.0, {})
     compare(hook.task, found, [hook.reward, hook.held_out])
