@@ -59,9 +59,6 @@ class ReplayBuffer:
             dones=torch.zeros(capacity, dtype=torch.bool),
         )
 
-    def __len__(self) -> int:
-        return self.size
-
     def add(self, trajectory: Trajectory) -> None:
         """Store an episode's L transitions; of one longer than the capacity the last ones stay."""
         length = len(trajectory.rewards)

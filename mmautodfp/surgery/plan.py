@@ -40,11 +40,6 @@ class UnitPlan:
         """Number of channels that stay, K."""
         return len(self.keep)
 
-    @property
-    def ratio(self) -> float:
-        """Share of the channels that stay, p of Eq. 15 after rounding."""
-        return self.width / self.num_channels
-
 
 @dataclass(frozen=True)
 class PruningPlan:

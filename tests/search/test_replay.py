@@ -33,7 +33,7 @@ def as_transitions(trajectory):
 
 
 def stored_transitions(buffer):
-    rows = zip(*(column[: len(buffer)].tolist() for column in buffer.data), strict=True)
+    rows = zip(*(column[: buffer.size].tolist() for column in buffer.data), strict=True)
     return [(tuple(state), tuple(action), reward, tuple(after), done) for state, action, reward, after, done in rows]
 
 
@@ -50,7 +50,7 @@ def test_ring_holds_the_latest_transitions_in_the_slots_of_a_slow_list(lengths):
             else:
                 slots[written % 10] = transition
             written += 1
-        assert len(buffer) == len(slots)
+        assert buffer.size == len(slots)
         assert stored_transitions(buffer) == slots
 
 

@@ -191,7 +191,7 @@ def test_warmup_only_fills_the_buffer_and_then_there_is_one_update_a_unit():
     before = agent.actor.net[0].weight.clone()
     logs = [log for _, _, log in play(agent, range(2), OPTIMA)]
     assert logs == [{}, {}]
-    assert len(agent.buffer) == 6
+    assert agent.buffer.size == 6
     assert torch.equal(agent.actor.net[0].weight, before)
     update, updates = agent.update, []
     agent.update = lambda batch: updates.append(batch) or update(batch)

@@ -14,7 +14,7 @@ from mmautodfp.utils import AutoDFPError
 def taste(plan) -> float:
     """A reward that likes the first unit wide and lambda near 0.3."""
     first, *_, last = plan.units.values()
-    return first.ratio - 0.1 * last.ratio - abs(last.lam - 0.3)
+    return first.width / first.num_channels - 0.1 * last.width / last.num_channels - abs(last.lam - 0.3)
 
 
 def make_searcher(episodes, path=None, reward=taste, seed=0):
