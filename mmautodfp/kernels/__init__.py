@@ -12,24 +12,13 @@ from .moments import Moments, TapCorrelation, output_variance
 from .reconstruction import merge_input_channels, neuron_merging_delivery
 from .regression import bounded_gain, least_squares_delivery, rank_by_explanation, solve_ridge, unexplained_shares
 from .selection import rank_channels
-from .similarity import (
-    BatchNormStats,
-    ChannelClusters,
-    ChannelSimilarity,
-    alive_channels,
-    bias_matrix,
-    cluster_channels,
-    cosine_distance,
-    reconstruction_scale,
-)
+from .similarity import BatchNormStats, ChannelSimilarity, bias_matrix, cluster_channels, cosine_distance
 
 __all__ = [
     'BatchNormStats',
-    'ChannelClusters',
     'ChannelSimilarity',
     'Moments',
     'TapCorrelation',
-    'alive_channels',
     'bias_matrix',
     'bounded_gain',
     'cluster_channels',
@@ -42,7 +31,6 @@ __all__ = [
     'output_variance',
     'rank_by_explanation',
     'rank_channels',
-    'reconstruction_scale',
     'solve_ridge',
     'unexplained_shares',
     'white_noise',

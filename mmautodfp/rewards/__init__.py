@@ -1,19 +1,8 @@
 """What a pruned model is worth."""
 
 from .base import Reward
-from .classification import AccuracyReward, choose_balanced
+from .classification import AccuracyReward
 from .coco import CocoReward
-from .coco_map import CocoTruth
-from .subset import ImageBatches, choose_covering
 from .synthetic import SyntheticReward
 
-__all__ = [
-    'AccuracyReward',
-    'CocoReward',
-    'CocoTruth',
-    'ImageBatches',
-    'Reward',
-    'SyntheticReward',
-    'choose_balanced',
-    'choose_covering',
-]
+__all__ = ['AccuracyReward', 'CocoReward', 'Reward', 'SyntheticReward']

@@ -3,7 +3,7 @@
 from .allocation import allocate_widths, allocation_path
 from .apply import apply_plan, prune_unit, replace_tensor, replace_weight, shift_outputs
 from .plan import PruningPlan, UnitPlan
-from .proof import mask_group, prove_groups
+from .proof import prove_groups
 from .restore import Restore
 from .slim import Slim, SlimModel
 
@@ -16,7 +16,6 @@ __all__ = [
     'allocate_widths',
     'allocation_path',
     'apply_plan',
-    'mask_group',
     'prove_groups',
     'prune_unit',
     'replace_tensor',

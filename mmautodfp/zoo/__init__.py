@@ -8,7 +8,7 @@ from .datasets import CIFAR10, ClassificationDataset, ImageFolder, SklearnDigits
 from .degrade import Degrade
 from .digits import DIGIT_CLASSES, SPLITS, make_digits
 from .metric import Accuracy
-from .mobilenet import InvertedResidual, MobileNetV1, MobileNetV2
+from .mobilenet import MobileNetV1, MobileNetV2
 from .resnet import BasicBlock, CifarResNet, TorchvisionNet
 from .vgg import VGG
 
@@ -25,7 +25,6 @@ __all__ = [
     'Degrade',
     'ImageClassifier',
     'ImageFolder',
-    'InvertedResidual',
     'MobileNetV1',
     'MobileNetV2',
     'SklearnDigits',

@@ -7,14 +7,8 @@ import torch
 import torch.nn.functional as F
 from delivery_loops import random_layer
 
-from mmautodfp.kernels import (
-    BatchNormStats,
-    ChannelSimilarity,
-    alive_channels,
-    bias_matrix,
-    cosine_distance,
-    reconstruction_scale,
-)
+from mmautodfp.kernels import BatchNormStats, ChannelSimilarity, bias_matrix, cosine_distance
+from mmautodfp.kernels.similarity import alive_channels, reconstruction_scale
 
 SHAPES = [(1, 4, 3, 3), (6, 3, 3, 3), (17, 5, 1, 1), (9, 12)]
 

@@ -15,8 +15,9 @@ from mmautodfp.api import PruningTask
 from mmautodfp.graph import unit_statistics
 from mmautodfp.kernels import BatchNormStats
 from mmautodfp.outputs import RunArtifacts
-from mmautodfp.outputs.report import ChannelMap, Evidence, Finding, Picture, Report
-from mmautodfp.outputs.report.evidence import choose_layers, map_channels
+from mmautodfp.outputs.report import Evidence, Report
+from mmautodfp.outputs.report.evidence import ChannelMap, choose_layers, map_channels
+from mmautodfp.outputs.report.pictures import Finding, Picture
 from mmautodfp.outputs.report.plots import search_figure
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor
 from mmautodfp.runs.report import remake_report

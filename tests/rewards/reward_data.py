@@ -20,8 +20,7 @@ from pycocotools.coco import COCO
 from torch import nn
 
 from mmautodfp.graph import find_units
-from mmautodfp.rewards import ImageBatches
-from mmautodfp.rewards.subset import build_dataset
+from mmautodfp.rewards.subset import ImageBatches, build_dataset
 from mmautodfp.surgery import PruningPlan, UnitPlan
 from mmautodfp.utils.fileio import load_json
 

@@ -5,7 +5,8 @@ import torch
 from conftest import REPO
 from mmengine.config import Config
 
-from mmautodfp.rewards import AccuracyReward, choose_balanced
+from mmautodfp.rewards import AccuracyReward
+from mmautodfp.rewards.classification import choose_balanced
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import MODELS, REWARDS, build
 from mmautodfp.zoo import SklearnDigits

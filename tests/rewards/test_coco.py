@@ -6,7 +6,8 @@ from mmdet.evaluation import CocoMetric
 from mmdet.structures import DetDataSample
 from reward_data import Oracle, coco_annotations, coco_loader, demo_detector, digits_loader
 
-from mmautodfp.rewards import CocoReward, CocoTruth
+from mmautodfp.rewards import CocoReward
+from mmautodfp.rewards.coco_map import CocoTruth
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json
 

@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from reward_data import coco_annotations
 
-from mmautodfp.rewards import CocoTruth
+from mmautodfp.rewards.coco_map import CocoTruth
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json
 

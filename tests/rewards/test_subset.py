@@ -6,8 +6,8 @@ import torch
 from reward_data import Preprocessor, coco_loader, digits_loader
 from torch import nn
 
-from mmautodfp.rewards import CocoReward, ImageBatches, choose_covering
-from mmautodfp.rewards.subset import build_dataset
+from mmautodfp.rewards import CocoReward
+from mmautodfp.rewards.subset import ImageBatches, build_dataset, choose_covering
 from mmautodfp.utils import AutoDFPError
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mmautodfp.costs import Constraint, CostModel, ModelCosts, ParamBudget, round_widths
-from mmautodfp.search import PruningEnv, RatioRange, Rollout
+from mmautodfp.search import PruningEnv, RatioRange
+from mmautodfp.search.environment import Rollout
 from mmautodfp.surgery import allocate_widths
 from mmautodfp.utils import AutoDFPError
 

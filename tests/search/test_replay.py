@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from mmautodfp.search import ReplayBuffer, Trajectory
+from mmautodfp.search import Trajectory
+from mmautodfp.search.replay import ReplayBuffer
 from mmautodfp.utils import AutoDFPError
 
 STATE_DIM, ACTION_DIM = 3, 2

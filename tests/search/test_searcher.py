@@ -6,8 +6,8 @@ import torch
 from gloo_ranks import forkserver
 from test_environment import make_env
 
-from mmautodfp.search import SAC, AgentSpec, Searcher
-from mmautodfp.search.searcher import load_search
+from mmautodfp.search import SAC, AgentSpec
+from mmautodfp.search.searcher import Searcher, load_search
 from mmautodfp.utils import AutoDFPError
 
 

@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 from mmautodfp.graph import find_units, unit_statistics
 from mmautodfp.kernels import BatchNormStats
-from mmautodfp.search import LayerState, layer_state, scale_states
+from mmautodfp.search.state import LayerState, layer_state, scale_states
 
 
 def random_layer(channels=12, inputs=5, seed=0):

@@ -11,7 +11,8 @@ from mmautodfp.reconstruction import PruneOnly
 from mmautodfp.search import survey
 from mmautodfp.search.survey import survey_target
 from mmautodfp.search.task import PruningTask
-from mmautodfp.surgery import Restore, mask_group
+from mmautodfp.surgery import Restore
+from mmautodfp.surgery.proof import mask_group
 from mmautodfp.utils import AutoDFPError
 
 

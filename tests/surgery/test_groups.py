@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmautodfp.costs import measure_positions, model_costs
 from mmautodfp.graph import ChannelGroup, groups_of, outputs_of, samples_of, trace_channels
 from mmautodfp.reconstruction import PruneOnly, SyntheticLeastSquares
-from mmautodfp.search import PruningEnv
+from mmautodfp.search.environment import PruningEnv
 from mmautodfp.search.task import PruningTask
 from mmautodfp.surgery import PruningPlan, Restore, UnitPlan, apply_plan, prove_groups
 from mmautodfp.surgery.proof import mask_group
