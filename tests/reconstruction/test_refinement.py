@@ -192,7 +192,8 @@ def test_paths_know_which_block_follows_which():
     for block, ((dense, pruned),) in found.items():
         path = f'{block}.conv2'
         seen = watch_layers(resnet, (images,), {path: Watched()})[path][0].input
-        assert torch.equal(dense[path][0].input, seen) and torch.equal(pruned[path][0].input, seen)
+        assert torch.equal(dense[path][0].input, seen)
+        assert torch.equal(pruned[path][0].input, seen)
     calls.clear()
     watch('layer2.1')  # which comes before
     assert calls == ['from the images']
