@@ -66,9 +66,6 @@ def prune(
         AutoDFPError: The request cannot be met; one sentence says why.
     """
     cfg = load_config(config, work_dir, launcher, cfg_options)
-    own = cfg.get('autodfp')
-    # One that a run of this folder has kept is kept again, and a search can go on.
-    is_kept = isinstance(own, dict) and 'type' in own and Path(cfg.filename).name != PRUNED
     _require_sense(
         from_frontier, limits, dict(preserve_ratio=preserve_ratio, episodes=episodes, resume=resume, search=search)
     )
@@ -96,7 +93,8 @@ def prune(
     cfg.custom_hooks = [other for other in others if 'EMAHook' not in str(other.get('type'))]
     if hook.reward.needs_data:
         require_data(cfg, 'val', 'test')
-    if not is_kept:
+    # A search goes on with the config that its run has kept in the folder, which is kept again.
+    if not hook.settings.resume or Path(cfg.filename).name == PRUNED:
         require_other_folder(cfg)
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
     with claimed(cfg.work_dir) if launcher == 'none' else nullcontext():  # ranks share it

@@ -129,7 +129,7 @@ def test_a_bad_setting_ends_with_code_2_and_a_sentence(base, refuse, tmp_path, k
     config = tmp_path / 'bad.py'
     content = change(base, key, value)
     config.write_text('nan, inf = float("nan"), float("inf")\n' + ''.join(f'{k} = {v!r}\n' for k, v in content.items()))
-    refuse('prune', str(config), f'--work-dir={tmp_path}')
+    refuse('prune', str(config), f'--work-dir={tmp_path}/w')
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_settings_of_the_search_are_told_before_a_model_is_built(base, refuse, t
     config = tmp_path / 'bad.py'
     content = change(change(base, key, value), 'model', 'nothing that could be built')
     config.write_text(''.join(f'{k} = {v!r}\n' for k, v in content.items()))
-    assert said in refuse('prune', str(config), f'--work-dir={tmp_path}')
+    assert said in refuse('prune', str(config), f'--work-dir={tmp_path}/w')
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_bad_checkpoints_end_with_code_2_and_a_sentence(base, refuse, digits_roo
     sources = {str(tmp_path / f'{name}.pth'): said for name, said in CHECKPOINTS.items()}
     for source, said in (sources | {'http://localhost:9/x.pth': 'cannot be fetched'}).items():
         for tool in ('prune', 'test'):
-            sentence = refuse(tool, str(config), source, f'--work-dir={tmp_path}')
+            sentence = refuse(tool, str(config), source, f'--work-dir={tmp_path}/w')
             assert 'checkpoint' in sentence
             assert said in sentence
 

@@ -175,15 +175,24 @@ def test_a_detector_of_that_style_that_was_pruned_as_a_whole_loads_and_can_be_pr
 
 @pytest.mark.parametrize(
     ('tool', 'name'),
-    [(runs.prune, 'mine.py'), (runs.prune, 'pruned.py'), (partial(runs.frontier, no_data=True), 'mine.py')],
+    [
+        (runs.prune, 'mine.py'),
+        (runs.prune, 'pruned.py'),
+        (partial(runs.prune, resume=True), 'pruned.py'),
+        (partial(runs.frontier, no_data=True), 'mine.py'),
+    ],
 )
-def test_no_config_is_overwritten_by_what_becomes_of_it(tmp_path, tool, name):
+@pytest.mark.parametrize(
+    'settings', ['', "autodfp = dict(type='AutoDFPHook', num_episodes=1, reward=dict(type='SyntheticReward'))"]
+)
+def test_no_config_is_overwritten_by_what_becomes_of_it(tmp_path, tool, name, settings):
     _, checkpoint = write(tmp_path)
-    settings = "autodfp = dict(type='mmautodfp.AutoDFPHook', reward=dict(type='SyntheticReward'))"
-    text = PYTHON_STYLE.format(bases=settings if name == 'pruned.py' else '')
+    text = PYTHON_STYLE.format(bases=settings)
     (tmp_path / name).write_text(text)
+    (tmp_path / 'search.pth').touch()
+    (tmp_path / 'other').mkdir()
     with pytest.raises(AutoDFPError, match=rf'{name} itself lies and would be overwritten; name another folder'):
-        tool(tmp_path / name, checkpoint, str(tmp_path / 'absent/..'))
+        tool(tmp_path / name, checkpoint, str(tmp_path / 'other/..'))
     assert (tmp_path / name).read_text() == text
 
 
