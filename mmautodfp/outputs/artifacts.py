@@ -1,9 +1,11 @@
 """The files that a run leaves in its work dir."""
 
 import math
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,12 +76,13 @@ class RunArtifacts:
         self.evidence: Evidence | None = None
 
     def write_model(self, pruned: Restore, metainfo: dict[str, Any]) -> None:
-        """Write ``strategy.json``, ``pruned.pth`` and ``pruned.py``.
+        """Write ``strategy.json``, ``pruned.pth`` and ``pruned.py``; the report of an earlier run goes.
 
         Args:
             pruned (Restore): Of the plan, applied to the model at the moment.
             metainfo (dict): Of the data set; its classes go into the checkpoint, for ``init_detector``.
         """
+        _remove_report(self.work_dir)  # it is of another plan, and this run may write none
         task, plan = self.task, self.found.plan
         layers = [asdict(state) for state in task.layer_states]
         plan.to_json(self.work_dir / 'strategy.json', module=task.path, layers=layers, **self.settings)
@@ -238,6 +241,18 @@ class RunArtifacts:
             *(['search longer:  the same command with --resume --episodes N'] if searched else []),
             *(['weigh otherwise: the same command with --resume and other autodfp.objectives'] if weighed else []),
         ]
+
+
+def _remove_report(work_dir: Path) -> None:
+    """Remove the page of a run, its pictures and its evidence; without the last, no run has written the page."""
+    page, evidence = work_dir / 'report.html', work_dir / 'report' / 'evidence.json'
+    if not evidence.is_file():
+        return
+    text = page.read_text(encoding='utf-8', errors='replace') if page.is_file() else ''
+    for file in (*re.findall(r'"(report/\w+\.png)"', text), page, evidence):
+        (work_dir / file).unlink(missing_ok=True)
+    with suppress(OSError):  # others may have put files there
+        evidence.parent.rmdir()
 
 
 def _is_plain(value: Any) -> bool:

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -217,6 +218,19 @@ def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
     assert Page((run / 'report.html').read_text()).absent == ['RuntimeError: no fonts']
     for name, text in zip(('report.html', 'report/evidence.json'), before, strict=True):
         save_text(text, run / name)
+
+
+def test_a_run_without_a_report_leaves_none_of_an_earlier_run(run, tmp_path):
+    bare = SETTINGS | {'autodfp.report': False, 'autodfp.compare': False}
+    shutil.copytree(run, tmp_path / 'run')
+    for own in ('notes.txt', 'mine.png'):
+        save_text('mine', tmp_path / f'run/report/{own}')
+    apis.prune('configs/demo/vgg_digits_autodfp.py', work_dir=str(tmp_path / 'run'), cfg_options=bare)
+    assert not (tmp_path / 'run/report.html').exists()
+    assert {file.name for file in (tmp_path / 'run/report').iterdir()} == {'notes.txt', 'mine.png'}
+    save_text('mine', tmp_path / 'run/report.html')  # no run has written it
+    apis.prune('configs/demo/vgg_digits_autodfp.py', work_dir=str(tmp_path / 'run'), cfg_options=bare)
+    assert (tmp_path / 'run/report.html').read_text() == 'mine'
 
 
 def test_words_of_the_user_stay_words(run, tmp_path):
