@@ -15,6 +15,7 @@ from mmautodfp.api import PruningTask, SearchResult, search
 from mmautodfp.frontier import Choice
 from mmautodfp.graph import join_path
 from mmautodfp.outputs import RunArtifacts, compare, read_metainfo, search_line, slim_config
+from mmautodfp.rewards import OtherDataset
 from mmautodfp.search import NUM_FINALISTS, AgentSpec, Progress, on_every_rank, on_main
 from mmautodfp.search.survey import Survey, survey_target
 from mmautodfp.utils.registry import AGENTS, HOOKS, RECONSTRUCTORS, REWARDS, build
@@ -102,12 +103,15 @@ class AutoDFPHook(Hook):
         self.judge = None
         if self.num_finalists:
             self._load_judge(cfg, model)
-        wanted = told.compare and self.reward.needs_data
-        self.held_out = self.reward.held_out(model, cfg.test_dataloader) if wanted else None
-        if wanted and self.held_out is None:
-            self.logger.warning(
-                'test_dataloader has no annotated image beyond those of the reward: nothing is held out'
-            )
+        self.held_out = None
+        if told.compare and self.reward.needs_data:
+            reason = 'test_dataloader has no annotated image beyond those of the reward'
+            try:
+                self.held_out = self.reward.held_out(model, cfg.test_dataloader)
+            except OtherDataset as error:  # the reward needs none but the val images
+                reason = str(error)
+            if self.held_out is None:
+                self.logger.warning(f'nothing is held out: {reason}')
         return survey, example
 
     def _load_judge(self, cfg: Config, model: nn.Module) -> None:

@@ -1,8 +1,8 @@
 """What a pruned model is worth."""
 
-from .base import Reward
+from .base import OtherDataset, Reward
 from .classification import AccuracyReward
 from .coco import CocoReward
 from .synthetic import SyntheticReward
 
-__all__ = ['AccuracyReward', 'CocoReward', 'Reward', 'SyntheticReward']
+__all__ = ['AccuracyReward', 'CocoReward', 'OtherDataset', 'Reward', 'SyntheticReward']

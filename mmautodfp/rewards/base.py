@@ -6,6 +6,12 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from mmautodfp.utils import AutoDFPError
+
+
+class OtherDataset(AutoDFPError):
+    """A data set of a kind that a reward cannot read."""
+
 
 class Reward(ABC):
     """The worth of a model on a fixed choice of images.
@@ -80,6 +86,9 @@ class Reward(ABC):
 
         Returns:
             Reward | None: Prepared; None if no image is left over.
+
+        Raises:
+            OtherDataset: It cannot read such a data set.
         """
         return None
 

@@ -14,6 +14,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import DATASETS, REWARDS, build
 from mmautodfp.utils.settings import Count, NotNegative, checked
 
+from .base import OtherDataset
 from .dataset import DatasetReward, Precision, Stages
 from .subset import ImageBatches
 
@@ -86,7 +87,7 @@ class AccuracyReward(DatasetReward):
     def _open(self, config: dict) -> tuple[Any, list[str]]:
         dataset = build(DATASETS, config)
         if not hasattr(dataset, 'labels') or not hasattr(dataset, 'names'):
-            raise AutoDFPError(
+            raise OtherDataset(
                 'AccuracyReward needs labelled images in val_dataloader and test_dataloader, found a '
                 f'{type(dataset).__name__}; use CIFAR10, ImageFolder, SklearnDigits or another subclass of '
                 'ClassificationDataset'

@@ -3,6 +3,7 @@
 import copy
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,7 +14,7 @@ from torch import nn
 from mmautodfp.rewards.fast.model import FastModel, choose_precision
 from mmautodfp.utils import AutoDFPError
 
-from .base import Reward
+from .base import OtherDataset, Reward
 from .subset import ImageBatches
 
 
@@ -111,7 +112,8 @@ class DatasetReward(Reward):
         if reported:
             # Every other one of the images that could judge and could be reported: so that both are left with some.
             left = {*self._open(dataloader['dataset'])[1]}.difference(self._images)
-            kept = set(sorted(left.intersection(self._open(reported['dataset'])[1]))[::2])
+            with suppress(OtherDataset):  # nothing can be reported of it
+                kept = set(sorted(left.intersection(self._open(reported['dataset'])[1]))[::2])
         other = self._beside(model, dataloader, len(self.indices), self.name, kept.union(self._images))
         self._taken = set(self._images).union(other.images if other else ())
         return other

@@ -11,6 +11,8 @@ from mmengine.logging import print_log
 
 from mmautodfp.utils import AutoDFPError, last_line
 
+from .base import OtherDataset
+
 
 def choose_covering(labels: dict[int, set], num: int | None, seed: int, least: int = 16) -> list[int]:
     """Choose images such that every category is on some of them, the others at random.
@@ -170,7 +172,7 @@ def build_dataset(config: dict):
         reason = f'{type(error).__name__} {last_line(error)}'
         raise AutoDFPError(f'a data set of val_dataloader or test_dataloader cannot be built: {reason}') from None
     if not hasattr(dataset, 'cat_ids'):
-        raise AutoDFPError(
+        raise OtherDataset(
             'CocoReward needs COCO-format data sets in val_dataloader and test_dataloader, found '
             f'{type(dataset).__name__}; use CocoDataset or a subclass of it'
         )

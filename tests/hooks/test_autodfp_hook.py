@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from conftest import masked_dense, random_plan
+from conftest import REPO, masked_dense, random_plan
 from demo_helpers import CHECKPOINT, CONFIG, prepared_hook, read
 from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
@@ -212,3 +212,17 @@ def test_averaged_weights_and_classes_that_do_not_occur_are_no_obstacle(small_de
     test = read(tmp_path / 'summary.json')['test']
     assert test['coco/3_precision'] is None
     assert test['coco/4_precision'] > 0.3
+
+
+def test_a_test_data_set_of_another_kind_is_evaluated_but_nothing_is_held_out(demo_config, tmp_path):
+    demo_config.load_from = str(REPO / CHECKPOINT)
+    demo_config.visualizer.name = 'other_kind'
+    demo_config.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[demo_config.test_dataloader.dataset])
+    demo_config.autodfp.update(num_episodes=2, finalists=2, report=False)
+    demo_config.dump(tmp_path / 'other_kind.py')
+    assert apis.prune(tmp_path / 'other_kind.py')['coco/bbox_mAP'] > 0.3
+    summary = read(tmp_path / 'run/summary.json')
+    assert (summary['judge_images'], summary['held_out_images']) == (8, 0)
+    assert {row['held_out_metric'] for row in summary['results']} == {None}
+    (log,) = (tmp_path / 'run').glob('*/*.log')
+    assert 'nothing is held out: CocoReward needs COCO-format data sets' in log.read_text()
