@@ -180,6 +180,9 @@ class _Watch(TorchDispatchMode):
             for tensor in (*layer._parameters.values(), *layer._buffers.values()):
                 if tensor is not None and tensor.ndim == 1:
                     self.numbers.set(tensor, _numbers(places, len(tensor)))
+            if isinstance(layer, nn.Linear):  # what it multiplies can be another tensor than what it returns
+                weight = layer.weight
+                self.numbers.set(weight, along_axis(_numbers(places, len(weight)), weight, 0))
 
     def _enter(self, *_: Any) -> None:
         self.depth += 1
@@ -217,7 +220,7 @@ class _Watch(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if not self.unseen:
             self.numbers.follow(func, args, kwargs or {}, result)
-            self._number_statistics(func, args, result)
+            self._number_more(func, args, result)
         for x in tensors_in(result):
             self._book(x, len(self.within))
         self.within.append(self.depth > 0)
@@ -238,9 +241,12 @@ class _Watch(TorchDispatchMode):
         if storage is not None and numbers is not None and x.numel() * storage.item == storage.size:
             storage.numbers = shrunk(numbers)
 
-    def _number_statistics(self, func: Any, args: tuple, result: Any) -> None:
-        """A GroupNorm gives those of each of its groups too."""
-        numbers = self.numbers.of(args[0]) if func.overloadpacket.__name__ == 'native_group_norm' else None
+    def _number_more(self, func: Any, args: tuple, result: Any) -> None:
+        """A GroupNorm gives statistics of each of its groups too; a Linear may add its bias to a product later."""
+        name = func.overloadpacket.__name__
+        if name == 'mm' and args[1].untyped_storage()._cdata in self.apart and args[1] in self.numbers:
+            self.numbers.set(result, self.numbers.of(args[1])[:1].expand(result.shape))
+        numbers = self.numbers.of(args[0]) if name == 'native_group_norm' else None
         if numbers is not None:
             first = shrunk(numbers).flatten(1)[:1, :: numbers.shape[1] // result[1].shape[1]]
             for statistics in result[1:]:

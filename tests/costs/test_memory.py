@@ -70,6 +70,22 @@ class Mixed(nn.Module):
         return self.out(nn.functional.gelu(self.hidden(w.flatten(1)))), early.sum()
 
 
+class ChannelsLast(nn.Module):
+    """Linear layers on maps and on tokens whose channels do not lie side by side in memory: the bias is added later."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1)
+        self.hidden, self.back = nn.Linear(16, 64), nn.Linear(64, 16)
+        self.wide, self.narrow = nn.Linear(16, 48), nn.Linear(48, 16)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.back(self.hidden(x.permute(0, 2, 3, 1)).relu()).permute(0, 3, 1, 2)
+        tokens = self.narrow(self.wide(x.flatten(2).transpose(1, 2)).relu())
+        return self.last(x + tokens.transpose(1, 2).reshape(x.shape))
+
+
 class Deformable(nn.Sequential):
     """Its deformable convolution gives the channels of a group."""
 
@@ -85,6 +101,7 @@ def demo(name):
 
 NETWORKS = {
     'mixed': (Mixed, 'model', 20),
+    'channels last': (ChannelsLast, 'model', 20),
     'deformable': (Deformable, 'model', 20),
     'resnet56': (CifarResNet, '', 32),
     'resnet20, streams too': (lambda: CifarResNet(20), 'model', 32),
