@@ -151,7 +151,7 @@ def test_an_error_in_the_comparison_does_not_pass_the_dense_model_off_as_pruned(
         raise OSError('an image has vanished')
 
     with monkeypatch.context() as patch:
-        patch.setattr('mmautodfp.outputs.comparison.measure', fail)
+        patch.setattr('mmautodfp.outputs.comparison._measure', fail)
         with pytest.raises(OSError, match='vanished'):
             hook.before_test(runner)
     assert sum(parameter.numel() for parameter in hook.task.model.parameters()) == dense
