@@ -12,7 +12,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 # Regions of each image that second stages look at.
 NUM_REGIONS = 48
-# One in so many of them is looked at for masks: while a detector is trained, a quarter holds objects, at most.
+# One in so many of them is looked at for masks or keypoints: while a detector is trained, at most a quarter holds
+# objects.
 REGIONS_PER_MASK = 4
 PLAIN = (
     Tensor | np.ndarray | np.generic | str | bytes | bool | int | float | complex | torch.dtype | torch.device | None
@@ -110,7 +111,8 @@ def _run_torchvision(model: nn.Module, images: Tensor) -> dict[str, Any]:
                 getattr(model.roi_heads, f'{kind}_{part}', None) for part in ('roi_pool', 'head', 'predictor')
             )
             if pool is not None:
-                said[kind] = predictor(head(pool(features, boxes, sizes)))
+                shown = boxes if kind == 'box' else [own[: NUM_REGIONS // REGIONS_PER_MASK] for own in boxes]
+                said[kind] = predictor(head(pool(features, shown, sizes)))
     return said or features
 
 

@@ -122,7 +122,7 @@ def test_all_heads_are_heard_before_boxes_are_made():
         assert all(map(torch.equal, first, proposals))
         found = model.roi_heads.box_predictor(model.roi_heads.box_head(pooled))
         assert all(map(torch.equal, (logits, offsets), found))
-        assert masks.shape == (2 * len(inside[0]), 5, 28, 28)
+        assert masks.shape == (2 * len(inside[0]) // 4, 5, 28, 28)
 
 
 # Both levels go together, as heads read them by the same weights.
