@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
 from mmautodfp.costs import parse_limit
@@ -110,23 +111,10 @@ def _read(
     """What a limit is on, point by point; the limit; and what such a value is in its words, rounded up or down."""
     if name not in LIMITS:
         raise AutoDFPError(f'a point was to be chosen by {name}, but there are {", ".join(LIMITS)}')
-    points, cost = frontier.points, name.removeprefix('max_')
+    points = frontier.points
     if name == METRIC:
-        values, scale = [point.metric for point in points], points[0].metric / 100
-        is_share = str(text).endswith('%')
-        try:
-            bound = float(str(text).removesuffix('%')) * (scale if is_share else 1)
-        except ValueError:
-            raise AutoDFPError(
-                f'{_option(name)} {text} was asked for; it takes a number such as 0.37, or a share of the dense '
-                "model's metric such as 97%"
-            ) from None
-        if is_share and scale <= 0:
-            raise AutoDFPError(
-                f'{_option(name)} {text} was asked for, but of a metric of {points[0].metric:g}, which the dense model '
-                'has, there is no share; name a number'
-            )
-        return values, bound, lambda value, _: f'{value / scale:.2f}%' if is_share else f'{value:.4f}'
+        return _read_metric([point.metric for point in points], text)
+    cost = name.removeprefix('max_')
     if cost not in frontier.costs():
         raise AutoDFPError(
             f'{_option(name)} was asked for, but the points of {source} tell {", ".join(frontier.costs())} alone'
@@ -134,3 +122,31 @@ def _read(
     limit, dense = parse_limit(text, cost), points[0].cost(cost)['count']
     values = [point.cost(cost)['count'] for point in points]
     return values, limit.of(dense), lambda value, up: limit.show(value, dense, up)
+
+
+def _read_metric(values: list[float], text: str | float) -> tuple[list[float], float, Callable[[float, bool], str]]:
+    """As :func:`_read`, of the metrics of all points, the dense model's first."""
+    is_share = str(text).endswith('%')
+    try:
+        bound = float(str(text).removesuffix('%'))
+    except ValueError:
+        raise AutoDFPError(
+            f'{_option(METRIC)} {text} was asked for; it takes a number such as 0.37, or a share of the dense '
+            "model's metric such as 97%"
+        ) from None
+    if not is_share:
+        return values, bound, lambda value, _: _rounded_down(value, '0.0001')
+    dense = values[0]
+    if dense <= 0:
+        raise AutoDFPError(
+            f'{_option(METRIC)} {text} was asked for, but of a metric of {dense:g}, which the dense model has, there '
+            'is no share; name a number'
+        )
+    # Without the last digits of the quotients, which are chance.
+    shares = [round(100 * value / dense, 9) for value in values]
+    return shares, bound, lambda value, _: f'{_rounded_down(value, "0.01")}%'
+
+
+def _rounded_down(value: float, step: str) -> str:
+    """Never more than the value, so that it can be asked for."""
+    return str(Decimal(str(value)).quantize(Decimal(step), ROUND_FLOOR))

@@ -1,6 +1,7 @@
 """Choosing a point: against looking at all of them, and what is said where there is none."""
 
 import itertools
+import re
 from dataclasses import replace
 
 import pytest
@@ -85,6 +86,16 @@ def test_memory_is_a_limit_where_it_is_known():
 def test_a_limit_that_cannot_be_met_or_read_ends_in_a_sentence(limits, message):
     with pytest.raises(AutoDFPError, match=message):
         choose(made_up(METRICS), limits, 'it.json')
+
+
+@pytest.mark.parametrize('dense', [0.007, 0.36996, 0.56])
+def test_the_most_that_is_told_of_a_metric_can_be_asked_for(dense):
+    known = made_up([dense, 0.98996 * dense])
+    for number, suffix in (('2', ''), ('200%', '%')):
+        with pytest.raises(AutoDFPError) as told:
+            choose(known, dict(min_metric=number))
+        most = re.search(rf'to ([\d.]+{suffix});', str(told.value))[1]
+        assert choose(known, dict(min_metric=most)).index == 0
 
 
 def test_of_a_metric_that_is_not_above_0_there_is_no_share():
