@@ -59,9 +59,9 @@ def _require_annotations(cfg: Config, split: str, dataset: dict) -> None:
         raise AutoDFPError(
             f'data_root and ann_file of {split}_dataloader.dataset are to be paths, check {cfg.filename}'
         )
-    files = {f'{split}_dataloader.dataset': os.path.join(root, file)}
-    files |= {f'{split}_evaluator': evaluator.get('ann_file') for evaluator in evaluators}
-    for name, path in files.items():
+    files = [(f'{split}_dataloader.dataset', os.path.join(root, file))]
+    files += [(f'{split}_evaluator', evaluator.get('ann_file')) for evaluator in evaluators]
+    for name, path in files:
         if path and not exists(path, backend_args=dataset.get('backend_args')):
             raise AutoDFPError(
                 f'{name} names the annotations {path}, but there is no such file; put the data there or set '

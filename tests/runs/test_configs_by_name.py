@@ -131,6 +131,16 @@ def test_annotations_that_a_python_style_config_names_are_missed(tmp_path):
         runs.evaluate(config, checkpoint, work_dir=str(tmp_path))
 
 
+@pytest.mark.parametrize('place', [0, 1])
+def test_annotations_that_any_of_several_evaluators_names_are_missed(place):
+    evaluators = [dict(type='DumpDetResults')]
+    evaluators.insert(place, dict(type='CocoMetric', ann_file='/nowhere/annotations.json'))
+    dataset = dict(type='CocoDataset', ann_file='')
+    cfg = Config(dict(test_dataloader=dict(dataset=dataset), test_evaluator=evaluators, test_cfg=dict(type='TestLoop')))
+    with pytest.raises(AutoDFPError, match=r'test_evaluator names the annotations /nowhere/annotations\.json, but'):
+        runs.require_data(cfg, 'test')
+
+
 def test_a_python_style_config_takes_our_settings_and_leaves_a_pruned_model_that_loads(tmp_path):
     bases = 'with read_base():\n    from mmautodfp.configs._base_.zero_data import *\nautodfp.update(p_min=0.4)'
     config, checkpoint = write(tmp_path, bases)
