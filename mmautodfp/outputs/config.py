@@ -67,7 +67,8 @@ def slim_config(
         name_nms(cfg.get(name))
     for name in ('autodfp', 'work_dir', 'launcher', 'resume'):
         cfg.pop(name, None)
-    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks', []) if 'AutoDFPHook' not in str(hook.get('type'))]
+    hooks = cfg.get('custom_hooks') or []
+    cfg.custom_hooks = [hook for hook in hooks if 'AutoDFPHook' not in str(hook.get('type'))]
     cfg.load_from = None if checkpoint is None else str(checkpoint)
     return cfg
 

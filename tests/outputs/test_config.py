@@ -30,6 +30,11 @@ def test_the_written_config_forgets_the_search_and_stale_weights():
     assert cfg.model.backbone.type == 'ResNet'  # the run's own config is untouched
 
 
+def test_a_config_may_say_that_it_has_no_hooks_of_its_own():
+    cfg = Config(dict(model=dict(type='D', backbone=dict(type='ResNet')), custom_hooks=None))
+    assert slim_config(cfg, 'backbone', {}, None).custom_hooks == []
+
+
 def test_what_was_pruned_as_a_whole_can_be_pruned_again():
     cfg = Config(dict(model=dict(type='D', backbone=dict(type='ResNet'))))
     first = {'backbone.conv1': dict(out_channels=6), 'neck': dict(in_channels=6, bias=True)}
