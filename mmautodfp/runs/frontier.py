@@ -91,6 +91,7 @@ def frontier(
         images=len(hook.reward.images),
         held_out_images=len(held_out.images) if held_out else 0,
         flops_input=list(task.example_input['inputs'].shape),
+        trust_checkpoint=trust_checkpoint,
     )
     file, identity = Path(cfg.work_dir) / FILE, _identify(cfg, dict(val=hook.reward, test=held_out))
     found = api.frontier(task, hook.reward, held_out, points, file, about, runner.logger, identity)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import mmcv
@@ -15,6 +16,7 @@ from in_process import run_tool
 from sklearn.datasets import load_digits
 
 from mmautodfp.frontier import Frontier
+from mmautodfp.outputs.report.frontier_page import write_frontier
 from mmautodfp.runs import evaluate, frontier, load_config, prune
 from mmautodfp.runs.frontier import _identify, take_point
 from mmautodfp.utils import AutoDFPError
@@ -103,6 +105,17 @@ def test_the_work_dir_gets_a_page_a_picture_and_a_table(classifier):
     assert f'--from-frontier {folder}/frontier.json' in page
     assert (folder / 'frontier.png').stat().st_size > 10_000
     assert len((folder / 'frontier.csv').read_text().splitlines()) == 1 + 6
+
+
+def test_the_page_tells_a_command_that_works_for_what_was_pruned_before_and_for_a_checkpoint_to_be_trusted(
+    classifier, tmp_path
+):
+    found, _ = classifier
+    before = replace(found, about=found.about | dict(config='work_dirs/run/pruned.py', trust_checkpoint=True))
+    page = write_frontier(before, tmp_path).read_text()
+    assert f'prune {tmp_path}/pruned_before.py --from-frontier' in page  # the name under which a run keeps it
+    assert '--trust-checkpoint</pre>' in page
+    assert found.about['trust_checkpoint'] is False
 
 
 def test_it_is_measured_once(classifier, monkeypatch, tmp_path):

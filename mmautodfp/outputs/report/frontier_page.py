@@ -11,6 +11,7 @@ from matplotlib.ticker import PercentFormatter
 import mmautodfp
 from mmautodfp.costs import format_quantity
 from mmautodfp.frontier import Frontier
+from mmautodfp.outputs.config import kept_as
 from mmautodfp.utils.fileio import save_text
 from mmautodfp.utils.timing import machine_line
 
@@ -33,8 +34,9 @@ def write_frontier(frontier: Frontier, work_dir: str | os.PathLike) -> Path:
     work_dir, about = Path(work_dir), frontier.about
     figure = frontier_figure(frontier)
     save_png(figure, work_dir / 'frontier.png')
-    config, pruned = work_dir / Path(about['config']).name, work_dir.with_name(f'{work_dir.name}_pruned')
+    config, pruned = work_dir / kept_as(about['config']), work_dir.with_name(f'{work_dir.name}_pruned')
     command = ['python', '-m', 'mmautodfp', 'prune', str(config), '--from-frontier', str(work_dir / 'frontier.json')]
+    trust = ['--trust-checkpoint'] if about.get('trust_checkpoint') else []
     page = templates().get_template('frontier.html.jinja')
     text = page.render(
         title=f'{about["model"]}, from dense to {frontier.points[-1].cost("params")["ratio"]:.0%} of the parameters',
@@ -48,7 +50,7 @@ def write_frontier(frontier: Frontier, work_dir: str | os.PathLike) -> Path:
         amount=format_quantity,
         held_out=frontier.points[0].held_out is not None,
         machine=machine_line(frontier.identity['machine']),
-        command=shlex.join([*command, '--min-metric', '97%', '--work-dir', str(pruned)]),
+        command=shlex.join([*command, '--min-metric', '97%', '--work-dir', str(pruned), *trust]),
     )
     save_text(text, work_dir / 'frontier.html')
     return work_dir / 'frontier.html'
