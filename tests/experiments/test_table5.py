@@ -88,6 +88,22 @@ def test_searches_are_means_over_seeds_and_are_not_run_again(table):
     assert 'reconstructor' in refused['reason']
 
 
+def test_what_is_to_come_is_told_first_whatever_the_config_leaves_to_the_defaults(tmp_path, monkeypatch):
+    def measure(config, target, shares, checkpoint, options, known, report):
+        report(dict(metric='bbox_mAP', images=1000, dense=0.5, seconds=60.0, rows={}), 'dense 0.5000')
+
+    monkeypatch.setattr('mmautodfp.experiments.reproduce.detectors.measure_shares', measure)
+    monkeypatch.setattr('mmautodfp.experiments.reproduce.detectors.require_data', lambda *_: None)
+    config = tmp_path / 'bare.py'
+    bare = "autodfp = dict(_delete_=True, type='mmautodfp.AutoDFPHook', reward=dict(type='CocoReward'))"
+    config.write_text(f"_base_ = '{CONFIG}'\n{bare}\n")
+    settings = DetectorSettings(tmp_path, [config], shares=dict(backbone=(0.9, 0.7), model=(0.7,)))
+    told = []
+    (found,) = reproduce_detectors(settings, told.append)
+    assert (found['reason'], found['search_images']) == (None, 500)
+    assert '(19 rows without a search, 19 minutes' in told[0]  # the model's backbone alone is one more
+
+
 @pytest.mark.parametrize(
     'told',
     [

@@ -8,9 +8,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+from mmautodfp.hooks import read_settings
 from mmautodfp.runs import find_checkpoint, load_search_config, require_data
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json, save_text
+from mmautodfp.utils.registry import REWARDS, build
 from mmautodfp.utils.settings import Count, Share, settings
 
 from ..bench import deviation, search_in
@@ -113,14 +115,14 @@ class _Detector:
         cfg = load_search_config(self.config, cfg_options=settings.cfg_options)
         self.checkpoint = locate(cfg.get('load_from') or find_checkpoint(None, self.config), settings.checkpoints)
         require_data(cfg, 'val', 'test')
-        self.facts = dict(model=cfg.model.type, search_images=cfg.autodfp.reward.num_images)
+        reward = build(REWARDS, read_settings(cfg.autodfp.to_dict()).reward)
+        self.facts = dict(model=cfg.model.type, search_images=reward.num_images)
         for target, shares in settings.shares.items():
             self._measure_unsearched(target, shares)
         if settings.episodes is None:
             return
         for target, shares in settings.shares.items():
-            methods = (AUTODFP, SEARCHED) if target == 'backbone' else (SEARCHED,)  # the paper's is of backbones
-            for share, method, seed in product(shares, methods, range(settings.seeds)):
+            for share, method, seed in product(shares, methods_of(target)[1], range(settings.seeds)):
                 found = self._search(target, share, method, seed)
                 rows = self.entry['rows'].setdefault(target, {}).setdefault(f'{share:g}', {})
                 rows[method] = _add(rows.get(method), found)
@@ -145,11 +147,11 @@ class _Detector:
     def _estimate(self, result: dict[str, Any]) -> str:
         """What is to come, from what one evaluation took."""
         settings, minutes = self.settings, result['seconds'] / 60
-        rows = sum(map(len, settings.shares.values())) * len(METHODS[:-3])
+        kinds = [methods_of(target) for target, shares in settings.shares.items() for _ in shares]
+        rows = sum(len(unsearched) for unsearched, _ in kinds)
         text = f'({rows} rows without a search, {rows * minutes:.0f} minutes and what fitting takes'
         if settings.episodes:
-            kinds = dict(backbone=2, model=1)
-            count = settings.seeds * sum(len(shares) * kinds[target] for target, shares in settings.shares.items())
+            count = settings.seeds * sum(len(searched) for _, searched in kinds)
             share = min(1.0, (self.facts['search_images'] or result['images']) / result['images'])
             hours = count * settings.episodes * minutes * share / 60
             text += f'; {count} searches of {settings.episodes} episodes, {hours:.1f} hours'
@@ -166,6 +168,11 @@ class _Detector:
             options['autodfp.finalists'] = 0  # the paper has none
         told = dict(checkpoint=self.checkpoint, seed=seed, cfg_options=options)
         return search_in(folder, self.config, self.settings.episodes, **told)['results'][-1]
+
+
+def methods_of(target: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What is measured without a search, and with one; the paper's searches are of backbones."""
+    return (METHODS[:-2], METHODS[-1:]) if target == 'model' else (METHODS[:-3], METHODS[-2:])
 
 
 def options_of(settings: DetectorSettings, target: str, method: str) -> dict[str, Any]:
