@@ -149,7 +149,12 @@ def _choose_device(device: str | None) -> None:
     elif index:
         # A scheduler may have given this job some of the GPUs: N counts among those.
         visible = [gpu for gpu in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',') if gpu]
-        os.environ['CUDA_VISIBLE_DEVICES'] = visible[int(index)] if int(index) < len(visible) else index
+        if visible and int(index) >= len(visible):
+            raise AutoDFPError(
+                f'device {device} was asked for, but CUDA_VISIBLE_DEVICES={",".join(visible)} allows cuda:0 to '
+                f'cuda:{len(visible) - 1}; name one of these'
+            )
+        os.environ['CUDA_VISIBLE_DEVICES'] = visible[int(index)] if visible else index
     if kind == 'cuda':
         import torch
 

@@ -1,10 +1,14 @@
-"""How a tool ends."""
+"""How a tool ends, and which GPU it takes."""
 
+import os
 import signal
 import subprocess
 import sys
 
 import pytest
+
+from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.command_line import add_device, new_parser, read_arguments
 
 WAITING = """
 import time
@@ -33,3 +37,19 @@ def test_a_job_that_is_stopped_ends_with_a_sentence_even_in_a_destructor(how):
     _, said = tool.communicate(timeout=30)
     assert said == 'interrupted; all is kept\n'
     assert tool.returncode == 130
+
+
+@pytest.mark.parametrize(('device', 'taken'), [('cuda:0', '4'), ('cuda:1', '6'), ('cuda:2', None), ('cpu', '')])
+def test_a_gpu_is_one_of_those_that_the_job_was_given(monkeypatch, device, taken):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,6')
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    parser = new_parser('')
+    add_device(parser)
+    if taken is None:
+        with pytest.raises(AutoDFPError, match='CUDA_VISIBLE_DEVICES=4,6 allows cuda:0 to cuda:1'):
+            read_arguments(parser, ['--device', device])
+        taken = '4,6'
+    else:
+        read_arguments(parser, ['--device', device])
+    assert os.environ['CUDA_VISIBLE_DEVICES'] == taken
