@@ -9,7 +9,7 @@ Example:
 from argparse import SUPPRESS
 from pathlib import Path
 
-from mmautodfp.utils.command_line import add_cfg_options, new_parser, read_options, told
+from mmautodfp.utils.command_line import add_cfg_options, new_parser, option_of, read_options, told
 
 #: What is measured instead, and the options that say nothing to it.
 OTHERS = dict(
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     for other, foreign in OTHERS.items():
         for name in foreign:
             if other in given and name in given:
-                parser.error(f'--{other} has no {"" if name == "checkpoint" else "--"}{name.replace("_", "-")}')
+                parser.error(f'--{other} has no {name if name == "checkpoint" else option_of(name)}')
 
     from mmautodfp.experiments.ablation import VARIANTS, ablate
     from mmautodfp.experiments.bench import those_named

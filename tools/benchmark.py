@@ -30,7 +30,7 @@ import sys
 from argparse import SUPPRESS
 from pathlib import Path
 
-from mmautodfp.utils.command_line import add_cfg_options, new_parser, read_options, told
+from mmautodfp.utils.command_line import add_cfg_options, new_parser, option_of, read_options, told
 
 #: What can be measured, and the options that it takes beside --out.
 KINDS = dict(
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f'{what} needs a config')
     for name in given:
         if name not in KINDS[what]:
-            parser.error(f'{what} has no --{name.replace("_", "-")}')
+            parser.error(f'{what} has no {option_of(name)}')
     whole = given.pop('whole', False)
     if 'divisors' in given and not whole:
         parser.error('--divisors is for latency --whole')

@@ -11,6 +11,7 @@ from mmautodfp.search import History, on_every_rank
 from mmautodfp.search.run import SearchResult
 from mmautodfp.search.task import PruningTask
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.command_line import option_of
 
 from .measure import frontier_identity
 from .points import COSTS, Frontier, Point
@@ -80,7 +81,7 @@ def choose(frontier: Frontier, limits: Mapping[str, str | float], source: str | 
     if not limits:
         raise AutoDFPError(
             f'a point was to be chosen from {source}, but no limit was named; name one of '
-            f'{", ".join(map(_option, LIMITS))}'
+            f'{", ".join(map(option_of, LIMITS))}'
         )
     within = list(range(len(points)))
     for name, text in limits.items():
@@ -88,21 +89,17 @@ def choose(frontier: Frontier, limits: Mapping[str, str | float], source: str | 
         able = [index for index in within if (values[index] >= bound if name == METRIC else values[index] <= bound)]
         if not able:
             before = list(limits)[: list(limits).index(name)]
-            among = ' and'.join(f' {_option(other)} {limits[other]}' for other in before)
+            among = ' and'.join(f' {option_of(other)} {limits[other]}' for other in before)
             among = f' within{among}' if before else ''
             least, most = (end(values[index] for index in within) for end in (min, max))
             raise AutoDFPError(
-                f'{_option(name)} {text} was asked for, but the points of {source}{among} reach from '
+                f'{option_of(name)} {text} was asked for, but the points of {source}{among} reach from '
                 f'{show(least, True)} to {show(most, False)}; ask for something in this range'
             )
         within = able
     # The last one is the narrowest.
     index = max(within) if set(limits) == {METRIC} else max(within, key=lambda index: (points[index].metric, index))
     return Choice(frontier, index, {name: str(text) for name, text in limits.items()}, str(source))
-
-
-def _option(name: str) -> str:
-    return f'--{name.replace("_", "-")}'
 
 
 def _read(
@@ -117,7 +114,7 @@ def _read(
     cost = name.removeprefix('max_')
     if cost not in frontier.costs():
         raise AutoDFPError(
-            f'{_option(name)} was asked for, but the points of {source} tell {", ".join(frontier.costs())} alone'
+            f'{option_of(name)} was asked for, but the points of {source} tell {", ".join(frontier.costs())} alone'
         )
     limit, dense = parse_limit(text, cost), points[0].cost(cost)['count']
     values = [point.cost(cost)['count'] for point in points]
@@ -131,7 +128,7 @@ def _read_metric(values: list[float], text: str | float) -> tuple[list[float], f
         bound = float(str(text).removesuffix('%'))
     except ValueError:
         raise AutoDFPError(
-            f'{_option(METRIC)} {text} was asked for; it takes a number such as 0.37, or a share of the dense '
+            f'{option_of(METRIC)} {text} was asked for; it takes a number such as 0.37, or a share of the dense '
             "model's metric such as 97%"
         ) from None
     if not is_share:
@@ -139,7 +136,7 @@ def _read_metric(values: list[float], text: str | float) -> tuple[list[float], f
     dense = values[0]
     if dense <= 0:
         raise AutoDFPError(
-            f'{_option(METRIC)} {text} was asked for, but of a metric of {dense:g}, which the dense model has, there '
+            f'{option_of(METRIC)} {text} was asked for, but of a metric of {dense:g}, which the dense model has, there '
             'is no share; name a number'
         )
     # Without the last digits of the quotients, which are chance.

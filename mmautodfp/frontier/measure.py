@@ -24,7 +24,7 @@ from mmautodfp.search.task import PruningTask, undisturbed
 from mmautodfp.surgery import Restore
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import TwoOrMore, checked
-from mmautodfp.utils.timing import describe_machine, wait_for_gpu
+from mmautodfp.utils.timing import describe_machine, minutes_of, wait_for_gpu
 
 from .points import FURTHER, Frontier, Point
 
@@ -195,9 +195,8 @@ def _line(found: Frontier, index: int, eta: float) -> str:
     point = found.points[index]
     costs = '  '.join(f'{name} {point.cost(name)["ratio"]:4.0%}' for name in found.costs())
     held_out = '' if point.held_out is None else f'  held-out {point.held_out:.4f}'
-    minutes, seconds = divmod(round(eta), 60)
     name = found.about.get('metric', 'metric')
     return (
         f'point {index + 1}/{len(found.path)}  {costs}  {name} {point.metric:.4f}{held_out}  {point.seconds:.1f} s  '
-        f'eta {minutes}:{seconds:02d}'
+        f'eta {minutes_of(eta)}'
     )

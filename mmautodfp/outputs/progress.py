@@ -12,6 +12,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mmautodfp.search import Progress
+from mmautodfp.utils.timing import minutes_of
 
 
 @contextlib.contextmanager
@@ -57,9 +58,8 @@ def _tell(logger: logging.Logger, bar: tqdm, interval: int, progress: Progress) 
     bar.update()
     done = progress.episode + 1
     if progress.improved or done % interval == 0 or done == progress.num_episodes:
-        minutes, seconds = divmod(round(progress.eta), 60)
         logger.info(
             f'episode {done}/{progress.num_episodes}  reward {progress.reward:.4f}  best {progress.best_reward:.4f}'
-            f'{" (new)" if progress.improved else ""}  {progress.seconds:.1f} s  eta {minutes}:{seconds:02d}',
+            f'{" (new)" if progress.improved else ""}  {progress.seconds:.1f} s  eta {minutes_of(progress.eta)}',
             extra=dict(is_shown_live=not progress.improved),
         )

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 
 from mmautodfp.outputs import PRUNED
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.command_line import option_of
 from mmautodfp.utils.fileio import claimed, pickle_allowed
 from mmautodfp.utils.registry import HOOKS, build
 
@@ -112,10 +113,10 @@ def prune(
 
 
 def _require_sense(from_frontier: str | None, limits: Mapping[str, str] | None, of_a_search: Mapping[str, Any]) -> None:
-    option = lambda name: f'--{name.replace("_", "-")}'
     if from_frontier is None and limits:
-        raise AutoDFPError(f'{option(next(iter(limits)))} chooses a point of a frontier; name it with --from-frontier')
-    given = [option(name) for name, value in of_a_search.items() if value not in (None, False)]
+        first = option_of(next(iter(limits)))
+        raise AutoDFPError(f'{first} chooses a point of a frontier; name it with --from-frontier')
+    given = [option_of(name) for name, value in of_a_search.items() if value not in (None, False)]
     if from_frontier is not None and given:
         raise AutoDFPError(f'--from-frontier prunes what has been measured, without a search; leave out {given[0]}')
 

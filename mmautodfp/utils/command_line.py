@@ -62,6 +62,11 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def option_of(name: str) -> str:
+    """What is typed for an argument of this name, such as '--max-flops'."""
+    return f'--{name.replace("_", "-")}'
+
+
 def read_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]:
     """A tool's arguments by name, with the device chosen and the config's overrides read.
 

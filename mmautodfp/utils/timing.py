@@ -68,6 +68,12 @@ def describe_machine() -> dict[str, Any]:
     )
 
 
+def minutes_of(seconds: float) -> str:
+    """Seconds as minutes and seconds, such as '2:05'."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f'{minutes}:{rest:02d}'
+
+
 def machine_line(machine: dict[str, Any]) -> str:
     """What :func:`describe_machine` told, in few words: the GPU, or the processor and how many threads."""
     threads = f'{machine["threads"]} thread{"" if machine["threads"] == 1 else "s"}'

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from mmautodfp.outputs.config import kept_as
 from mmautodfp.outputs.latency import ROWS
 from mmautodfp.utils import AutoDFPError, in_one_line
+from mmautodfp.utils.command_line import option_of
 from mmautodfp.utils.fileio import load_json, load_tensors, save_text
 
 from .evidence import ChannelMap, Evidence
@@ -212,7 +213,7 @@ class Report:
         if chosen:
             parts += ['--from-frontier', chosen['file']]
             for name, limit in chosen['limits'].items():
-                parts += [f'--{name.replace("_", "-")}', limit]
+                parts += [option_of(name), limit]
         if self.summary.get('trust_checkpoint'):
             parts.append('--trust-checkpoint')
         # A search that was resumed says so in its config; from the start there is nothing to resume.
