@@ -22,7 +22,7 @@ from mmautodfp.api import PruningTask, SearchResult
 from mmautodfp.costs import format_quantity
 from mmautodfp.rewards import Reward
 from mmautodfp.surgery import Restore
-from mmautodfp.utils.fileio import save_json, save_tensors, save_text
+from mmautodfp.utils.fileio import save_json, save_tensors, save_text, weights_of
 
 from .config import PRUNED, slim_config
 
@@ -86,12 +86,11 @@ class RunArtifacts:
         task, plan = self.task, self.found.plan
         layers = [asdict(state) for state in task.layer_states]
         plan.to_json(self.work_dir / 'strategy.json', module=task.path, layers=layers, **self.settings)
-        state = {name: tensor.detach().cpu().clone() for name, tensor in task.model.state_dict().items()}
         meta = dict(
             dataset_meta={key: value for key, value in metainfo.items() if _is_plain(value)},
             autodfp=dict(module=task.path, plan=plan.to_dict(), versions=_versions(), **self.settings),
         )
-        save_tensors(dict(state_dict=state, meta=meta), self.work_dir / 'pruned.pth')
+        save_tensors(dict(state_dict=weights_of(task.model), meta=meta), self.work_dir / 'pruned.pth')
         # mmengine fills in the folder of the config: the two files can be moved together.
         beside = '{{ fileDirname }}/pruned.pth'
         text = slim_config(self.cfg, task.path, pruned.changes(task.module), beside).pretty_text

@@ -160,6 +160,11 @@ def save_tensors(content: dict, path: str | os.PathLike) -> None:
         torch.save(content, scratch)
 
 
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """A model's state dict as it is written down: copies on the CPU, without a gradient."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
 def load_tensors(path: str | os.PathLike, what: str = 'the checkpoint', trust: bool = False) -> dict:
     """Read a ``.pth`` file onto the CPU.
 

@@ -17,7 +17,7 @@ from mmautodfp.kernels import cluster_channels, cosine_distance
 from mmautodfp.outputs.latency import measure_latency
 from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
 from mmautodfp.utils import in_one_line
-from mmautodfp.utils.fileio import load_json, save_json
+from mmautodfp.utils.fileio import load_json, save_json, weights_of
 from mmautodfp.utils.timing import describe_machine, machine_line
 
 from .parts import PartCounts, count_parts
@@ -185,10 +185,8 @@ def _embed(weight: torch.Tensor) -> list[list[float]]:
 
 def _saved_size(task: PruningTask, widths: dict[str, int]) -> int:
     """Bytes of a model's weights on disk; which channels are kept does not matter to them."""
-    channels = {group.name: group.num_channels for group in task.groups}
-    plan = {name: UnitPlan(tuple(range(width)), channels[name]) for name, width in widths.items()}
-    with apply_plan(task.module, PruningPlan(plan), groups=task.groups):
-        state = {name: tensor.detach().cpu().clone() for name, tensor in task.model.state_dict().items()}
+    plan = task.plan([widths.get(group.name, group.num_channels) for group in task.groups])
     file = io.BytesIO()
-    torch.save(dict(state_dict=state), file)
+    with apply_plan(task.module, plan, groups=task.groups):
+        torch.save(dict(state_dict=weights_of(task.model)), file)
     return file.getbuffer().nbytes
