@@ -21,7 +21,7 @@ from mmautodfp.kernels import (
 )
 from mmautodfp.surgery import PruningPlan, Restore
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.registry import RECONSTRUCTORS, build_settings
+from mmautodfp.utils.registry import RECONSTRUCTORS, build_settings, build_switched
 from mmautodfp.utils.settings import NotNegative, Whole, checked
 
 from .base import OutputChange, Reconstruction, Reconstructor
@@ -120,10 +120,8 @@ class SyntheticLeastSquares(Reconstructor):
         self.rematch = rematch
         self.recalibration = recalibration
         self.sensitivity = sensitivity
-        settings = None if refinement is True else refinement
-        self.refinement = None if refinement is False else build_settings(Refinement, settings, 'refinement')
-        settings = None if distillation is True else distillation
-        self.distillation = None if distillation is False else build_settings(Distillation, settings, 'distillation')
+        self.refinement = build_switched(Refinement, refinement, 'refinement')
+        self.distillation = build_switched(Distillation, distillation, 'distillation')
         if self.distillation and not self.refinement:
             raise AutoDFPError(
                 'distillation was asked for with refinement=False, but it starts where the full pass ends; leave out '

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.registry import AGENTS, build, build_settings
+from mmautodfp.utils.registry import AGENTS, build, build_switched
 from mmautodfp.utils.settings import Count, Share, Whole, checked
 
 from .agent import Agent
@@ -278,6 +278,4 @@ def read_racing(settings: Racing | dict | bool) -> Racing | None:
     Raises:
         AutoDFPError: :class:`mmautodfp.search.Racing` has no such setting.
     """
-    if isinstance(settings, Racing) or settings is False:
-        return settings or None
-    return build_settings(Racing, {} if settings is True else settings, 'racing')
+    return settings if isinstance(settings, Racing) else build_switched(Racing, settings, 'racing')

@@ -82,3 +82,8 @@ def build_settings(cls: Callable[..., T], settings: Mapping[str, Any] | None, wh
         known = ', '.join(inspect.signature(cls).parameters)
         raise AutoDFPError(f'{what} takes a dict of settings, got {settings!r}; known are {known}')
     return cls(**(defaults | dict(settings or {})))
+
+
+def build_switched(cls: Callable[..., T], settings: Mapping[str, Any] | bool | None, what: str) -> T | None:
+    """As :func:`build_settings`, of what can be left out: True stands for its defaults, and False for None."""
+    return None if settings is False else build_settings(cls, None if settings is True else settings, what)
