@@ -14,6 +14,7 @@ from unittest.mock import patch
 from mmengine.runner import Runner
 
 from mmautodfp.api import search
+from mmautodfp.graph import join_path
 from mmautodfp.hooks import AutoDFPHook
 from mmautodfp.rewards import CocoReward
 from mmautodfp.surgery import PruningPlan
@@ -121,7 +122,7 @@ def benchmark_precision(config: str | os.PathLike, plans: int = 100, precision: 
     """
     runner, hook = prepare_hook(config)
     settings = runner.cfg.autodfp.reward.to_dict()
-    units = [f'{hook.task.target}.{group.name}' for group in hook.task.groups]
+    units = [join_path(hook.task.path, layer) for group in hook.task.groups for layer in group.layers]
     rewards = {}
     for name in ('float32', precision):
         with quiet():

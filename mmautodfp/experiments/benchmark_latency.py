@@ -20,7 +20,7 @@ from mmautodfp.deploy.onnx import Part, open_session, parts_of, write_onnx
 from mmautodfp.graph import has_plain_second_stage
 from mmautodfp.hooks import read_settings
 from mmautodfp.outputs.latency import infer
-from mmautodfp.runs import load_config
+from mmautodfp.runs import load_search_config
 from mmautodfp.search.example import call_model
 from mmautodfp.search.survey import find_module
 from mmautodfp.surgery import PruningPlan
@@ -60,10 +60,8 @@ def benchmark_latency(
     Raises:
         AutoDFPError: The ratio cannot be reached.
     """
-    cfg = load_config(config)
-    if not isinstance(cfg.get('autodfp'), dict):
-        raise AutoDFPError(f"{config} was to be measured, but it has no 'autodfp' entry")
-    settings, device = read_settings(cfg.autodfp), device_at_hand()
+    cfg = load_search_config(config)
+    settings, device = read_settings(cfg.autodfp.to_dict()), device_at_hand()
     module = find_module(build_model(cfg), settings.target).to(device)
     channels = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d)).in_channels
     images = torch.rand(1, channels, *(size or input_size(cfg, Path(config))), device=device)
