@@ -24,7 +24,7 @@ class Constraint:
 
     Attributes:
         budgets (list[Budget]): They.
-        min_widths (list[int]): [L], the least that each unit keeps; known once bound, like the others.
+        min_widths (list[int]): [L], the least that each group keeps; known once bound, like the others.
         channel_divisor (int): Kept widths are multiples of it or the full width.
         divisors (list[int]): [L], the same for each group, in blocks.
 
@@ -52,7 +52,7 @@ class Constraint:
 
         Args:
             costs (ModelCosts): Its costs.
-            min_widths (Sequence[int]): [L], the least that each unit keeps, as :func:`round_widths` gives them.
+            min_widths (Sequence[int]): [L], the least that each group keeps, as :func:`round_widths` gives them.
             channel_divisor (int): Kept widths are multiples of it or the full width. Defaults to 1.
             divisors (Sequence[int] | None): [L], the same for each group, in blocks, see :func:`divisors_of`. Defaults
                 to None: each block is a channel.
@@ -70,21 +70,21 @@ class Constraint:
         return self.budgets[0].cost.dense
 
     def max_width(self, chosen: Sequence[int]) -> int:
-        """The most channels that unit ``len(chosen)`` may keep (Algorithm 1, sign corrected).
+        """The most channels that group ``len(chosen)`` may keep (Algorithm 1, sign corrected).
 
-        Counted are the widths already chosen and the least widths of the units to come.
+        Counted are the widths already chosen and the least widths of the groups to come.
         """
-        unit = len(chosen)
-        widths = [*chosen, *self.min_widths[unit:]]
-        bound = min(budget.cost.widest(widths, unit, budget.limit) for budget in self.budgets)
-        return floor_width(bound, self._dense[unit], self.divisors[unit])
+        group = len(chosen)
+        widths = [*chosen, *self.min_widths[group:]]
+        bound = min(budget.cost.widest(widths, group, budget.limit) for budget in self.budgets)
+        return floor_width(bound, self._dense[group], self.divisors[group])
 
     def allows(self, widths: Sequence[int]) -> bool:
         """Whether ``widths`` [L] are within all limits."""
         return all(budget.cost(widths) <= budget.limit for budget in self.budgets)
 
     def uniform_ratio(self) -> float:
-        """The largest ratio p that, alike in all units (Eq. 15), stays within the limits."""
+        """The largest ratio p that, alike in all groups (Eq. 15), stays within the limits."""
         if self.allows(self._dense):
             return 1.0
         # Widths change halfway between two that are allowed. A ratio halfway between two such steps survives rounding

@@ -1,4 +1,4 @@
-"""What a plan costs, exactly: parameters and multiply-accumulates as functions of the units' widths."""
+"""What a plan costs, exactly: parameters and multiply-accumulates as functions of the groups' widths."""
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -17,10 +17,10 @@ Shares = list[tuple[int | None, int]]
 
 
 class Cost(ABC):
-    """What a budget asks of a cost; it must never fall when a unit gets wider.
+    """What a budget asks of a cost; it must never fall when a group gets wider.
 
     Attributes:
-        dense (list[int]): [L], the units' dense widths N.
+        dense (list[int]): [L], the groups' dense widths N.
     """
 
     dense: list[int]
@@ -29,14 +29,14 @@ class Cost(ABC):
     def __call__(self, widths: Sequence[int]) -> int:
         """Cost at ``widths`` [L]."""
 
-    def widest(self, widths: Sequence[int], unit: int, limit: int) -> int:
-        """The most channels of ``unit`` within ``limit`` while the others stay at ``widths`` [L], which are within."""
+    def widest(self, widths: Sequence[int], group: int, limit: int) -> int:
+        """The most channels of ``group`` within ``limit`` while the others stay at ``widths`` [L], which are within."""
 
         def cost(width: int) -> int:
-            return self([*widths[:unit], width, *widths[unit + 1 :]])
+            return self([*widths[:group], width, *widths[group + 1 :]])
 
-        wider = range(widths[unit], self.dense[unit] + 1)
-        return widths[unit] + bisect_right(wider, limit, key=cost) - 1
+        wider = range(widths[group], self.dense[group] + 1)
+        return widths[group] + bisect_right(wider, limit, key=cost) - 1
 
     def ratio(self, widths: Sequence[int]) -> float:
         """Preserved share of the dense cost."""
@@ -45,18 +45,18 @@ class Cost(ABC):
 
 @dataclass
 class CostModel(Cost):
-    """A cost as a function of the units' widths n.
+    """A cost as a function of the groups' widths n.
 
-    A conv between two units costs in proportion to both widths, one at the rim in proportion to one, so every count
+    A conv between two groups costs in proportion to both widths, one at the rim in proportion to one, so every count
     is ``constant + sum_i linear[i] n_i + sum_ij pairs[i, j] n_i n_j``, in integers, without an approximation. What
     pruned channels leave behind may ask for a bias where there was none; such ones come on top.
 
     Attributes:
-        dense (list[int]): [L], the units' dense widths N.
+        dense (list[int]): [L], the groups' dense widths N.
         constant (int): What no plan changes.
         linear (list[int]): [L].
-        pairs (dict[tuple[int, int], int]): Products of two units' widths.
-        biases (list[tuple[list[int], Shares]]): Units, and what is there only if one of them is pruned.
+        pairs (dict[tuple[int, int], int]): Products of two groups' widths.
+        biases (list[tuple[list[int], Shares]]): Groups, and what is there only if one of them is pruned.
     """
 
     dense: list[int]
@@ -68,9 +68,9 @@ class CostModel(Cost):
     def __post_init__(self):
         self.linear = [0] * len(self.dense)
 
-    def add(self, amount: int, *units: int | None) -> None:
-        """Add a term: ``amount`` for each channel (or pair of channels) of ``units``; None stands for a fixed width."""
-        factors = [unit for unit in units if unit is not None]
+    def add(self, amount: int, *groups: int | None) -> None:
+        """Add a term: ``amount`` for each channel (or pair of channels) of ``groups``; None is a fixed width."""
+        factors = [group for group in groups if group is not None]
         if not factors:
             self.constant += amount
         elif len(factors) == 1:
@@ -83,9 +83,9 @@ class CostModel(Cost):
         """Cost at ``widths`` [L]."""
         total = self.constant + sum(a * n for a, n in zip(self.linear, widths, strict=True))
         total += sum(a * widths[i] * widths[j] for (i, j), a in self.pairs.items())
-        # One that goes when its last unit gets all channels is less than the weights that these bring along.
-        for units, parts in self.biases:
-            if any(widths[unit] < self.dense[unit] for unit in units):
+        # One that goes when its last group gets all channels is less than the weights that these bring along.
+        for groups, parts in self.biases:
+            if any(widths[group] < self.dense[group] for group in groups):
                 total += size_of(parts, widths)
         return total
 
@@ -154,7 +154,7 @@ def _multiplies(layer: nn.Module) -> bool:
 def model_costs(
     model: nn.Module,
     module: nn.Module,
-    units: Sequence[ChannelGroup],
+    groups: Sequence[ChannelGroup],
     positions: Mapping[nn.Module, int],
     moves_constants: Callable[[ChannelGroup], bool] | None = None,
     parts: Sequence[nn.Module] | None = None,
@@ -163,10 +163,10 @@ def model_costs(
 
     Args:
         model (nn.Module): The whole model.
-        module (nn.Module): What the units' paths are relative to.
-        units (Sequence[ChannelGroup]): Its units, L of them.
+        module (nn.Module): What the groups' paths are relative to.
+        groups (Sequence[ChannelGroup]): Its groups, L of them.
         positions (Mapping[nn.Module, int]): What :func:`measure_positions` gave, for FLOPs.
-        moves_constants (Callable | None): Whether pruning a unit shifts its consumers' outputs, for which one without
+        moves_constants (Callable | None): Whether pruning a group shifts its consumers' outputs, for which one without
             bias and norm gets a bias; see :meth:`mmautodfp.reconstruction.Reconstructor.moves_constants`. Defaults to
             None: it never does.
         parts (Sequence[nn.Module] | None): What the scope 'module' means. Defaults to None: the module.
@@ -174,11 +174,11 @@ def model_costs(
     Returns:
         ModelCosts: Exact costs for any widths.
     """
-    roles = unit_roles(module, units, moves_constants)
+    roles = group_roles(module, groups, moves_constants)
     params, flops = {}, {}
     for scope, layers in layers_by_scope(model, parts or [module]).items():
-        params[scope] = CostModel([unit.num_channels for unit in units])
-        flops[scope] = CostModel([unit.num_channels for unit in units])
+        params[scope] = CostModel([group.num_channels for group in groups])
+        flops[scope] = CostModel([group.num_channels for group in groups])
         counted: set[nn.Parameter] = set()  # heads share parameters between levels
         for layer in layers:
             _count_layer(layer, roles.get(layer, Role()), params[scope], flops[scope], counted, positions)
@@ -206,9 +206,9 @@ class Role:
     constants: list[int] = field(default_factory=list)
 
 
-def unit_roles(
+def group_roles(
     module: nn.Module,
-    units: Sequence[ChannelGroup],
+    groups: Sequence[ChannelGroup],
     moves_constants: Callable[[ChannelGroup], bool] | None = None,
 ) -> dict[nn.Module, Role]:
     """The layers whose outputs or inputs belong to a group, and to which; arguments as of :func:`model_costs`."""
@@ -217,18 +217,18 @@ def unit_roles(
     def role(name: str) -> Role:
         return roles.setdefault(module.get_submodule(name), Role())
 
-    for index, unit in enumerate(units):
-        for producer in unit.producers:
+    for index, group in enumerate(groups):
+        for producer in group.producers:
             for name in filter(None, (producer.name, producer.norm)):
-                role(name).outputs.append((index, unit.block))
-        for name in unit.between:
-            role(name).outputs.append((index, unit.block))
-        for consumer in unit.consumers:
+                role(name).outputs.append((index, group.block))
+        for name in group.between:
+            role(name).outputs.append((index, group.block))
+        for consumer in group.consumers:
             layer = module.get_submodule(consumer.name)
             inputs = consumer.num_inputs or outputs_first(layer).shape[1]
-            role(consumer.name).inputs.append((index, inputs // unit.num_channels))
+            role(consumer.name).inputs.append((index, inputs // group.num_channels))
             without = consumer.norm is None and getattr(layer, 'bias', layer) is None
-            if without and moves_constants is not None and moves_constants(unit):
+            if without and moves_constants is not None and moves_constants(group):
                 role(consumer.name).constants.append(index)
     return roles
 
@@ -241,13 +241,13 @@ def shares(size: int, parts: Sequence[tuple[int, int]], dense: Sequence[int]) ->
         parts (Sequence[tuple[int, int]]): As in :class:`Role`.
         dense (Sequence[int]): [L], the groups' dense widths N.
     """
-    rest = size - sum(dense[unit] * each for unit, each in parts)
+    rest = size - sum(dense[group] * each for group, each in parts)
     return [*parts, *([(None, rest)] if rest else [])]
 
 
 def size_of(parts: Shares, widths: Sequence[int]) -> int:
     """How many outputs or inputs a layer has where the groups keep ``widths`` [L]."""
-    return sum(each * (1 if unit is None else widths[unit]) for unit, each in parts)
+    return sum(each * (1 if group is None else widths[group]) for group, each in parts)
 
 
 def _count_layer(

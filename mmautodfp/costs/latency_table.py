@@ -21,7 +21,7 @@ from mmautodfp.utils.fileio import load_json, save_json
 from mmautodfp.utils.timing import describe_machine, median_in_turns, wait_for_gpu
 
 from .budgets import LatencyBudget
-from .counts import Cost, Shares, shares, size_of, unit_roles
+from .counts import Cost, Shares, group_roles, shares, size_of
 from .widths import allowed_widths
 
 
@@ -32,7 +32,7 @@ def step_of(parts: Shares) -> int:
 
 def fixed_part(parts: Shares) -> int:
     """How much of a side belongs to no group, in steps."""
-    return sum(each for unit, each in parts if unit is None) // step_of(parts)
+    return sum(each for group, each in parts if group is None) // step_of(parts)
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,10 @@ class LatencyTable:
 
 @dataclass
 class LatencyCost(Cost):
-    """Nanoseconds as a function of the units' widths n: ``constant + sum of the layers' tables``.
+    """Nanoseconds as a function of the groups' widths n: ``constant + sum of the layers' tables``.
 
     Attributes:
-        dense (list[int]): [L], the units' dense widths N.
+        dense (list[int]): [L], the groups' dense widths N.
         constant (int): What does not depend on a plan, or was not measured by width.
         terms (list[tuple[LatencyTable, Shares, Shares]]): Each with what its outputs and its inputs consist of.
     """
@@ -146,8 +146,8 @@ class LatencyCost(Cost):
         found = np.zeros((2, len(self.terms), len(self.dense) + 1), np.int64)
         for place, (_, *sides) in enumerate(self.terms):
             for side, parts in enumerate(sides):
-                for unit, each in parts:
-                    found[side, place, -1 if unit is None else unit] += each // step_of(parts)
+                for group, each in parts:
+                    found[side, place, -1 if group is None else group] += each // step_of(parts)
         return found
 
     @cached_property
@@ -168,7 +168,7 @@ class LatencyCost(Cost):
 def measure_latency_costs(
     model: nn.Module,
     module: nn.Module,
-    units: Sequence[ChannelGroup],
+    groups: Sequence[ChannelGroup],
     run: Callable[[], Any],
     budget: LatencyBudget,
     channel_divisor: int = 1,
@@ -184,8 +184,8 @@ def measure_latency_costs(
 
     Args:
         model (nn.Module): The whole model.
-        module (nn.Module): What the units' paths are relative to.
-        units (Sequence[ChannelGroup]): Its units, L of them.
+        module (nn.Module): What the groups' paths are relative to.
+        groups (Sequence[ChannelGroup]): Its groups, L of them.
         run (Callable): Runs the model on one input.
         budget (LatencyBudget): How many widths are measured, and how often.
         channel_divisor (int): Measured widths are multiples of it, as far as there are. Defaults to 1.
@@ -199,11 +199,11 @@ def measure_latency_costs(
     Raises:
         AutoDFPError: The module is not called itself.
     """
-    calls = _record(module, units, run)
+    calls = _record(module, groups, run)
     machine = describe_machine() | dict(points=budget.points, repeat=budget.repeat, channel_divisor=channel_divisor)
     path = Path(cache or _default_cache()) / f'{_digest(machine)}.json'
     known = _read(path, machine)
-    tables, dense = {}, [unit.num_channels for unit in units]
+    tables, dense = {}, [group.num_channels for group in groups]
     for call in calls:
         if call.key not in tables:
             tables[call.key] = known['tables'].get(call.key) or _measure(call, dense, budget, channel_divisor)
@@ -266,10 +266,10 @@ def time_in_place(
 
 
 @torch.inference_mode()
-def _record(module: nn.Module, units: Sequence[ChannelGroup], run: Callable[[], Any]) -> list[LayerCall]:
+def _record(module: nn.Module, groups: Sequence[ChannelGroup], run: Callable[[], Any]) -> list[LayerCall]:
     """The calls that depend on a plan."""
-    roles, calls, seen = unit_roles(module, units), [], set()
-    dense = [unit.num_channels for unit in units]
+    roles, calls, seen = group_roles(module, groups), [], set()
+    dense = [group.num_channels for group in groups]
 
     def record(layer: nn.Module, args: tuple, _: Any) -> None:
         seen.add(layer)

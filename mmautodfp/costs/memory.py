@@ -14,7 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from mmautodfp.graph import ChannelGroup, hook_handles, outputs_first
 from mmautodfp.graph.numbering import Numbers, along_axis, shrunk, tensors_in
 
-from .counts import Cost, CostModel, Role, layers_by_scope, shares, tensor_terms, unit_roles
+from .counts import Cost, CostModel, Role, group_roles, layers_by_scope, shares, tensor_terms
 
 
 @dataclass
@@ -49,7 +49,7 @@ class MemoryCost(Cost):
 def measure_memory_costs(
     model: nn.Module,
     module: nn.Module,
-    units: Sequence[ChannelGroup],
+    groups: Sequence[ChannelGroup],
     run: Callable[[], Any],
     moves_constants: Callable[[ChannelGroup], bool] | None = None,
     parts: Sequence[nn.Module] | None = None,
@@ -65,7 +65,7 @@ def measure_memory_costs(
     Args:
         model (nn.Module): The whole model, in eval mode.
         module (nn.Module): What the groups' paths are relative to.
-        units (Sequence[ChannelGroup]): Its groups, L of them.
+        groups (Sequence[ChannelGroup]): Its groups, L of them.
         run (Callable): Runs the model on one input.
         moves_constants (Callable | None): As of :func:`.model_costs`. Defaults to None.
         parts (Sequence[nn.Module] | None): What the scope 'module' means. Defaults to None: the module.
@@ -75,10 +75,10 @@ def measure_memory_costs(
         what it is given, and what it makes of that.
     """
     parts = parts or [module]
-    with hook_handles() as handles, _Watch(handles, model, module, units, parts) as watch:
+    with hook_handles() as handles, _Watch(handles, model, module, groups, parts) as watch:
         outputs = run()  # held until the end, as a caller would
     del outputs
-    dense, roles = [unit.num_channels for unit in units], unit_roles(module, units, moves_constants)
+    dense, roles = [group.num_channels for group in groups], group_roles(module, groups, moves_constants)
     found = {}
     for scope, layers in layers_by_scope(model, parts).items():
         weights, counted = CostModel(dense), set()
@@ -96,7 +96,8 @@ def _count_bytes(layer: nn.Module, role: Role, weights: CostModel, counted: set[
                 weights.add(amount * tensor.element_size(), rows, columns)
     if role.constants:
         weight = outputs_first(layer)
-        bias = [(unit, each * weight.element_size()) for unit, each in shares(len(weight), role.outputs, weights.dense)]
+        outputs = shares(len(weight), role.outputs, weights.dense)
+        bias = [(group, each * weight.element_size()) for group, each in outputs]
         weights.biases.append((role.constants, bias))
 
 
@@ -154,11 +155,11 @@ class _Watch(TorchDispatchMode):
         handles: list,
         model: nn.Module,
         module: nn.Module,
-        units: Sequence[ChannelGroup],
+        groups: Sequence[ChannelGroup],
         parts: Sequence[nn.Module],
     ):
         super().__init__()
-        self.units = units
+        self.groups = groups
         self.numbers = _PassingNumbers(self._note)
         weights = [*model.parameters(), *model.buffers()]
         self.device = next((weight.device for weight in weights), torch.device('cpu'))
@@ -174,7 +175,7 @@ class _Watch(TorchDispatchMode):
             if type(layer).__name__ in ('RoIAlign', 'SingleRoIExtractor'):  # mmcv's and mmdet's
                 handles.append(layer.register_forward_pre_hook(self._look_away))
                 handles.append(layer.register_forward_hook(self._cut_out))
-        for layer, places in _places(module, units).items():
+        for layer, places in _places(module, groups).items():
             handles.append(layer.register_forward_hook(self._number_with(places)))
             # Norms of frozen statistics combine them before they meet a map.
             for tensor in (*layer._parameters.values(), *layer._buffers.values()):
@@ -256,8 +257,8 @@ class _Watch(TorchDispatchMode):
 
     def moments(self, scope: str) -> tuple[np.ndarray, np.ndarray]:
         """``constants`` [K] and ``slopes`` [K, L] of a :class:`MemoryCost`."""
-        dense = [unit.num_channels for unit in self.units]
-        owner = np.repeat(np.arange(len(dense)), [unit.width for unit in self.units])
+        dense = [group.num_channels for group in self.groups]
+        owner = np.repeat(np.arange(len(dense)), [group.width for group in self.groups])
         change = np.zeros((len(self.within) + 1, 1 + len(dense)), np.int64)
         for storage in (*self.gone, *self.alive.values()):
             if scope == 'model' or storage.own:
@@ -270,15 +271,15 @@ class _Watch(TorchDispatchMode):
         return held[:, 0], held[:, 1:]
 
 
-def _places(module: nn.Module, units: Sequence[ChannelGroup]) -> dict[nn.Module, list[tuple[int, Tensor]]]:
+def _places(module: nn.Module, groups: Sequence[ChannelGroup]) -> dict[nn.Module, list[tuple[int, Tensor]]]:
     """Layers that give channels of groups: from which output on, and the numbers of these channels."""
     places: dict[nn.Module, list[tuple[int, Tensor]]] = {}
     start = 0
-    for unit in units:
-        numbers = torch.arange(start, start + unit.width)
-        start += unit.width
-        found = [(producer.name, producer.offset) for producer in unit.producers]
-        found += [(name, 0) for name in (*(producer.norm for producer in unit.producers), *unit.between) if name]
+    for group in groups:
+        numbers = torch.arange(start, start + group.width)
+        start += group.width
+        found = [(producer.name, producer.offset) for producer in group.producers]
+        found += [(name, 0) for name in (*(producer.norm for producer in group.producers), *group.between) if name]
         for name, offset in found:
             places.setdefault(module.get_submodule(name), []).append((offset, numbers))
     return places

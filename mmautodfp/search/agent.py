@@ -1,4 +1,4 @@
-"""What a search asks of an agent: an action a unit, and to learn from the finished episode."""
+"""What a search asks of an agent: an action a group, and to learn from the finished episode."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ class AgentSpec:
     """The task as an agent sees it.
 
     Attributes:
-        horizon (int): Number of units L, which is the number of actions in an episode.
-        uniform_action (tuple[float, ...]): [A], each in [0, 1]: the action that, taken for every unit, makes the plan
+        horizon (int): Number of groups L, which is the number of actions in an episode.
+        uniform_action (tuple[float, ...]): [A], each in [0, 1]: the action that, taken for every group, makes the plan
             to start from, which is the uniform one unless the task has a better. Its first component decides the
             share of kept channels.
         state_dim (int): Length D of a state. Defaults to 9 (Eq. 17).
-        action_dim (int): Length A of an action. Defaults to 2: how much of the unit is to stay, and lambda.
+        action_dim (int): Length A of an action. Defaults to 2: how much of the group is to stay, and lambda.
         seed (int): Seed of all the agent's choices, 0 or more. Defaults to 0.
         preference (tuple[float, ...]): [M], what each of several objectives weighs; they sum to 1. Rewards are then
             vectors [M]. Defaults to (): a reward is a number.
@@ -109,7 +109,7 @@ class Agent(ABC):
 
     @abstractmethod
     def act(self, state: Tensor) -> Tensor:
-        """Choose the action for one unit.
+        """Choose the action for one group.
 
         Args:
             state (Tensor): [D], each about in [0, 1].

@@ -11,7 +11,7 @@ from mmautodfp.utils.settings import checked
 from .agent import Agent, AgentSpec, require_settings
 
 EXPLORE_STREAM = 0
-# Narrow and wide episodes both: nearly uniform plans tell units apart at a small loss, wide ones find the far ones.
+# Narrow and wide episodes both: nearly uniform plans tell groups apart at a small loss, wide ones find the far ones.
 RATIO_WIDTHS = (0.02, 0.3)
 
 

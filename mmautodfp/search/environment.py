@@ -1,4 +1,4 @@
-"""The pruning of a network as an episode: one step a unit, the reward at the end (section 4.2)."""
+"""The pruning of a network as an episode: one step a group, the reward at the end (section 4.2)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -11,13 +11,13 @@ from mmautodfp.surgery import PruningPlan, allocate_widths
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import settings
 
-# An action can make a unit's errors count up to so many times as much, or as little, as they are.
+# An action can make a group's errors count up to so many times as much, or as little, as they are.
 LARGEST_WEIGHT = 4.0
 
 
 @settings('a range of ratios')
 class RatioRange:
-    """Bounds of each unit's preserve ratio, p_min and p_max of Algorithm 1.
+    """Bounds of each group's preserve ratio, p_min and p_max of Algorithm 1.
 
     Attributes:
         low (float): p_min. Defaults to 0.2.
@@ -88,20 +88,20 @@ class Rollout:
 
 
 class PruningEnv:
-    """One episode prunes a network unit by unit.
+    """One episode prunes a network group by group.
 
     Args:
-        names (Sequence[str]): The units' names, L of them, in forward order.
-        rankings (Sequence[Tensor]): [N] each, the units' channels by falling importance.
-        states (Tensor): [L, D], what the agent sees at each unit.
-        constraint (Constraint): Bound to the model, with the least widths of ``ratios``; answers how wide a unit may
+        names (Sequence[str]): The groups' names, L of them, in forward order.
+        rankings (Sequence[Tensor]): [N] each, the groups' channels by falling importance.
+        states (Tensor): [L, D], what the agent sees at each group.
+        constraint (Constraint): Bound to the model, with the least widths of ``ratios``; answers how wide a group may
             be, and what widths are multiples of.
         ratios (RatioRange): Range of the preserve ratios.
         start (Sequence[int] | None): [L], widths that were allocated beforehand: an action of 0.5 stands for them, and
             the ratios below and above are spread over the actions below and above. Defaults to None: all ratios are
             spread evenly.
-        curves (Sequence[Tensor] | None): [N + 1] each, the units' errors where 0 to N channels stay, by which ``start``
-            was allocated. Defaults to None: not known.
+        curves (Sequence[Tensor] | None): [N + 1] each, the groups' errors where 0 to N channels stay, by which
+            ``start`` was allocated. Defaults to None: not known.
     """
 
     def __init__(
@@ -141,10 +141,10 @@ class PruningEnv:
         """Play an episode; what its plan is worth is measured elsewhere.
 
         Args:
-            act (Callable): From a state [D] to an action [2] in [0, 1]: how much of the unit is to stay, and lambda.
-            weigh_errors (bool): Where the units' errors are known, let the first number weigh them, from a quarter to
+            act (Callable): From a state [D] to an action [2] in [0, 1]: how much of the group is to stay, and lambda.
+            weigh_errors (bool): Where the groups' errors are known, let the first number weigh them, from a quarter to
                 four times as much, and allocate the widths by what comes of it. Defaults to True. Otherwise it stands
-                for the preserve ratio (see ``start``), which Algorithm 1 bounds: units to come make up for those
+                for the preserve ratio (see ``start``), which Algorithm 1 bounds: groups to come make up for those
                 before.
         """
         if weigh_errors and self.curves is not None:
@@ -154,7 +154,7 @@ class PruningEnv:
         return Rollout(torch.stack(actions), widths, [action[1].item() for action in actions])
 
     def _allocate(self, actions: Tensor) -> Rollout:
-        """The plan of actions [L, 2] that say how much each unit's errors count."""
+        """The plan of actions [L, 2] that say how much each group's errors count."""
         weights = LARGEST_WEIGHT ** (2 * actions[:, 0].double() - 1)
         curves = [curve * weight for curve, weight in zip(self.curves, weights, strict=True)]
         dense = [len(ranking) for ranking in self.rankings]
@@ -162,11 +162,11 @@ class PruningEnv:
         return Rollout(actions, allocate_widths(curves, self.constraint, widest), actions[:, 1].tolist())
 
     def _prune_next(self, widths: list[int], action: Tensor) -> Tensor:
-        """Choose the next unit's width within the constraint, append it, and tell the action as executed, [2]."""
-        unit = len(widths)
-        channels, space = len(self.rankings[unit]), self.spaces[unit]
+        """Choose the next group's width within the constraint, append it, and tell the action as executed, [2]."""
+        group = len(widths)
+        channels, space = len(self.rankings[group]), self.spaces[group]
         share, lam = (float(value) for value in action)
-        (width,) = round_widths(space.to_ratio(share), [channels], self.constraint.divisors[unit])  # Eq. 15
+        (width,) = round_widths(space.to_ratio(share), [channels], self.constraint.divisors[group])  # Eq. 15
         bound = self.constraint.max_width(widths)  # Algorithm 1
         if width > bound:
             width = bound

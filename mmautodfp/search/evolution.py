@@ -19,7 +19,7 @@ EVOLUTION_STREAM = 3
 
 @AGENTS.register_module()
 class CMAES(Agent):
-    """Covariance matrix adaptation over the actions of all units together, L x A numbers; states are not looked at.
+    """Covariance matrix adaptation over the actions of all groups together, L x A numbers; states are not looked at.
 
     Numbers outside [0, 1] are clipped. What it tells its distribution of a plan is the plan that it drew, even where
     the budget lowered it. Episodes that it did not draw, such as a search's opening ones, are passed over.
@@ -61,21 +61,21 @@ class CMAES(Agent):
         self._population: list[tuple[np.ndarray, float]] = []
         # Episode -> its plan and generation, None if it was not drawn: several may be played before the first is told.
         self._pending: dict[int, tuple[np.ndarray, int] | None] = {}
-        self._next_unit = 0
+        self._next_group = 0
 
     def begin_episode(self, episode: int) -> None:
         super().begin_episode(episode)
         self._pending = {number: drawn for number, drawn in self._pending.items() if number < episode}
         self._pending[episode] = None
-        self._next_unit = 0
+        self._next_group = 0
 
     def act(self, state: Tensor) -> Tensor:
-        """The next unit's action [A] of the plan that is drawn for this episode."""
+        """The next group's action [A] of the plan that is drawn for this episode."""
         if self._pending[self.episode] is None:
             self._pending[self.episode] = self.optimizer.ask(), self.optimizer.generation
         plan = self._pending[self.episode][0]
-        action = plan.reshape(self.spec.horizon, -1)[self._next_unit % self.spec.horizon]
-        self._next_unit += 1
+        action = plan.reshape(self.spec.horizon, -1)[self._next_group % self.spec.horizon]
+        self._next_group += 1
         return torch.tensor(action, dtype=torch.float32)
 
     def learn(self, trajectory: Trajectory) -> dict[str, float]:

@@ -45,10 +45,10 @@ class SACConfig:
         initial_alpha (float): Entropy coefficient at the start. The paper does not tell it. Defaults to 0.01.
         target_entropy (float | None): What the policy's entropy is held at, in nats, for actions in [-1, 1]. The
             paper does not tell it. Defaults to None, which is minus the action's length.
-        updates_per_episode (int | None): Updates after an episode. Defaults to None, one a unit as in Algorithm 1.
+        updates_per_episode (int | None): Updates after an episode. Defaults to None, one a group as in Algorithm 1.
         credit (str): What the critics are drawn towards. 'td', as in Algorithm 1, is the TD target, which
             bootstraps from what the target critics say of the next state. As the paper's states do not depend on
-            what was done before, that is the same for every action: only the last unit's is learned. 'monte_carlo'
+            what was done before, that is the same for every action: only the last group's is learned. 'monte_carlo'
             is the return, the discounted reward that the rest of the episode brought. Defaults to 'monte_carlo', not
             the paper's.
         drawn_preferences (float): Of a search with several objectives, the share of episodes that are played, and of

@@ -111,7 +111,7 @@ class Searcher:
 
     @property
     def weighs_errors(self) -> bool:
-        """Whether actions weigh the units' errors; with objectives they do not, as what costs less may be wanted."""
+        """Whether actions weigh the groups' errors; with objectives they do not, as what costs less may be wanted."""
         return self.objectives is None and self.env.curves is not None
 
     def _round(self) -> None:

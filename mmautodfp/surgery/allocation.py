@@ -1,4 +1,4 @@
-"""How wide each unit should be so that the least is lost within a limit: a plan without a search."""
+"""How wide each group should be so that the least is lost within a limit: a plan without a search."""
 
 from collections.abc import Iterable, Sequence
 from itertools import count
@@ -7,22 +7,22 @@ from torch import Tensor
 
 from mmautodfp.costs import Budget, Constraint, allowed_widths
 
-# A unit gives up its channels in about so many steps, before what is left of the limit is spent channel by channel.
+# A group gives up its channels in about so many steps, before what is left of the limit is spent channel by channel.
 STEPS = 32
 
 
 def allocate_widths(curves: Sequence[Tensor], limit: Constraint, widest: Sequence[int]) -> list[int]:
-    """Widths with little error in all units together, as far as greedy steps find them.
+    """Widths with little error in all groups together, as far as greedy steps find them.
 
-    All units start as wide as they may be. Time and again the one gives up a step that adds the least error for the
+    All groups start as wide as they may be. Time and again the one gives up a step that adds the least error for the
     cost it saves, until the limit is met. What the steps saved too much is spent again, on the channels that take away
     most error for what they cost.
 
     Args:
-        curves (Sequence[Tensor]): [N + 1] each, L of them: the unit's error where 0 to N channels stay, never rising.
-            Errors of different units are added up.
+        curves (Sequence[Tensor]): [N + 1] each, L of them: the group's error where 0 to N channels stay, never rising.
+            Errors of different groups are added up.
         limit (Constraint): Bound to the model.
-        widest (Sequence[int]): [L], the most that each unit keeps.
+        widest (Sequence[int]): [L], the most that each group keeps.
 
     Returns:
         list[int]: [L], within the limit and not below its least widths.
@@ -50,7 +50,7 @@ def allocation_path(
     Args:
         curves (Sequence[Tensor]): [N + 1] each, L of them.
         limit (Constraint): Bound to the model. Where it lies is not looked at.
-        widest (Sequence[int]): [L], the most that each unit keeps.
+        widest (Sequence[int]): [L], the most that each group keeps.
         shares (Iterable[float]): Where the limits lie, falling, as of :meth:`.Constraint.at`.
 
     Returns:
@@ -66,34 +66,34 @@ def allocation_path(
 def _narrowed(
     curves: Sequence[list[float]], ladders: Sequence[list[int]], over: Sequence[Budget], widths: list[int]
 ) -> list[int]:
-    """The widths with one unit narrower, whose loss is the least for what it saves of the budgets."""
+    """The widths with one group narrower, whose loss is the least for what it saves of the budgets."""
     costs = [budget.cost(widths) for budget in over]
     best, least = None, float('inf')
-    for unit, (curve, ladder) in enumerate(zip(curves, ladders, strict=True)):
-        place = ladder.index(widths[unit])
+    for group, (curve, ladder) in enumerate(zip(curves, ladders, strict=True)):
+        place = ladder.index(widths[group])
         for step in count(1):  # a latency may only fall after several
-            lower = _replaced(widths, unit, ladder[max(0, place - step * max(1, len(ladder) // STEPS))])
+            lower = _replaced(widths, group, ladder[max(0, place - step * max(1, len(ladder) // STEPS))])
             saved = sum((cost - budget.cost(lower)) / budget.limit for cost, budget in zip(costs, over, strict=True))
-            if saved > 0 or lower[unit] == ladder[0]:
+            if saved > 0 or lower[group] == ladder[0]:
                 break
-        if saved > 0 and (price := (curve[lower[unit]] - curve[widths[unit]]) / saved) < least:
+        if saved > 0 and (price := (curve[lower[group]] - curve[widths[group]]) / saved) < least:
             best, least = lower, price
-    # A latency may also fall only if several units are narrower.
+    # A latency may also fall only if several groups are narrower.
     return best or [ladder[max(0, ladder.index(width) - 1)] for ladder, width in zip(ladders, widths, strict=True)]
 
 
 def _widened(
     curves: Sequence[list[float]], ladders: Sequence[list[int]], budgets: Sequence[Budget], widths: list[int]
 ) -> list[int] | None:
-    """The widths with one unit wider, which gains most for what it costs; None if nothing within the budgets does."""
+    """The widths with one group wider, which gains most for what it costs; None if nothing within the budgets does."""
     costs = [budget.cost(widths) for budget in budgets]
     best, most = None, 0.0
-    for unit, (curve, ladder) in enumerate(zip(curves, ladders, strict=True)):
-        now = widths[unit]
+    for group, (curve, ladder) in enumerate(zip(curves, ladders, strict=True)):
+        now = widths[group]
         higher = next((rung for rung in ladder if rung > now and curve[rung] < curve[now]), None)
         if higher is None:
             continue
-        upper = _replaced(widths, unit, higher)
+        upper = _replaced(widths, group, higher)
         uppers = [budget.cost(upper) for budget in budgets]
         if any(cost > budget.limit for cost, budget in zip(uppers, budgets, strict=True)):
             continue
@@ -103,5 +103,5 @@ def _widened(
     return best
 
 
-def _replaced(widths: Sequence[int], unit: int, width: int) -> list[int]:
-    return [*widths[:unit], width, *widths[unit + 1 :]]
+def _replaced(widths: Sequence[int], group: int, width: int) -> list[int]:
+    return [*widths[:group], width, *widths[group + 1 :]]
