@@ -27,37 +27,38 @@ families    which of MMDetection's detectors can be pruned as a whole: one confi
 
 import json
 import sys
-from argparse import SUPPRESS
+from argparse import SUPPRESS, ArgumentParser
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 from mmautodfp.utils.command_line import add_cfg_options, new_parser, option_of, read_options, told
 
-#: What can be measured, and the options that it takes beside --out.
+#: What can be measured: a module of mmautodfp.experiments, and its function. The options are those that this one takes.
 KINDS = dict(
-    kernels=('repeat',),
-    latency=('repeat', 'size', 'whole', 'divisors'),
-    memory=('size',),
-    overhead=('repeat',),
-    search=('repeat', 'episodes', 'only', 'finalists', 'cfg_options'),
-    reward=('repeat',),
-    racing=('repeat',),
-    precision=('repeat',),
-    ranks=('repeat',),
-    families=(),
-    objectives=('repeat', 'episodes', 'cfg_options'),
-    fine_tuning=('repeat', 'share', 'epochs', 'lr_factors', 'cfg_options'),
-    robustness=('share', 'cfg_options'),
+    kernels='benchmark_kernels.benchmark_kernels',
+    latency='benchmark_latency.benchmark_latency',
+    memory='benchmark_memory.benchmark_memory',
+    overhead='benchmark_episodes.benchmark_overhead',
+    search='benchmark_search.benchmark_search',
+    reward='benchmark_episodes.benchmark_reward',
+    racing='benchmark_episodes.benchmark_racing',
+    precision='benchmark_episodes.benchmark_precision',
+    ranks='benchmark_episodes.benchmark_ranks',
+    families='families.measure_families',
+    objectives='benchmark_objectives.benchmark_objectives',
+    fine_tuning='benchmark_fine_tuning.benchmark_fine_tuning',
+    robustness='benchmark_robustness.benchmark_robustness',
 )
-#: What --repeat is to those that do not call it so.
-REPEATED = dict.fromkeys(('racing', 'search', 'objectives', 'fine_tuning'), 'seeds') | dict(
-    precision='plans', overhead='episodes', ranks='episodes'
-)
+WHOLE = 'benchmark_latency.benchmark_whole'  # of latency, with --whole
+#: What --repeat is to a function: the first of these that it takes.
+REPEATED = ('repeat', 'seeds', 'plans', 'episodes')
 
 
-@told()
-def main(argv: list[str] | None = None) -> None:
+def make_parser() -> ArgumentParser:
+    """Knows the options of all kinds; what is not given is left to the function that measures."""
     parser = new_parser(__doc__)
-    parser.argument_default = SUPPRESS  # what is not given is left to the function that measures
+    parser.argument_default = SUPPRESS
     parser.add_argument('what', choices=KINDS, help='what to measure, see above')
     parser.add_argument(
         'config',
@@ -94,35 +95,38 @@ def main(argv: list[str] | None = None) -> None:
     )
     add_cfg_options(parser)
     parser.add_argument('--out', type=Path, default=None, help='JSON file to write as well')
+    return parser
+
+
+@told()
+def main(argv: list[str] | None = None) -> None:
+    parser = make_parser()
     given = vars(parser.parse_args(argv))
     what, config, out = (given.pop(name) for name in ('what', 'config', 'out'))
-    if not given['cfg_options']:
-        del given['cfg_options']
+    whole, options = given.pop('whole', False), given.pop('cfg_options')
+    if options:
+        given['cfg_options'] = read_options(options)
     if config is None and what not in ('kernels', 'families'):
         parser.error(f'{what} needs a config')
-    for name in given:
-        if name not in KINDS[what]:
-            parser.error(f'{what} has no {option_of(name)}')
-    whole = given.pop('whole', False)
+    if whole and what != 'latency':
+        parser.error(f'{what} has no --whole')
     if 'divisors' in given and not whole:
         parser.error('--divisors is for latency --whole')
-    if 'cfg_options' in given:
-        given['cfg_options'] = read_options(given['cfg_options'])
-    if 'repeat' in given:
-        if given['repeat'] < 1:
-            parser.error(f'--repeat must be 1 or more, got {given["repeat"]}')
-        given[REPEATED.get(what, 'repeat')] = given.pop('repeat')
+    if given.get('repeat', 1) < 1:
+        parser.error(f'--repeat must be 1 or more, got {given["repeat"]}')
 
-    from mmautodfp.experiments import benchmark_episodes as episodes
-    from mmautodfp.experiments.benchmark_fine_tuning import benchmark_fine_tuning
-    from mmautodfp.experiments.benchmark_kernels import benchmark_kernels
-    from mmautodfp.experiments.benchmark_latency import benchmark_latency, benchmark_whole
-    from mmautodfp.experiments.benchmark_memory import benchmark_memory
-    from mmautodfp.experiments.benchmark_objectives import benchmark_objectives
-    from mmautodfp.experiments.benchmark_robustness import benchmark_robustness
-    from mmautodfp.experiments.benchmark_search import benchmark_search
-    from mmautodfp.experiments.families import measure_families
     from mmautodfp.utils.fileio import load_json, save_json
+
+    module, function = (WHOLE if whole else KINDS[what]).split('.')
+    measure = getattr(import_module(f'mmautodfp.experiments.{module}'), function)
+    takes = set(signature(measure).parameters)
+    repeated = next((name for name in REPEATED if name in takes), None)
+    known = takes - {repeated} | ({'repeat'} if repeated else set())
+    for name in given:
+        if name not in known:
+            parser.error(f'{what} has no {option_of(name)}')
+    if 'repeat' in given:
+        given[repeated] = given.pop('repeat')
 
     tell_aside = lambda line: print(line, file=sys.stderr)
 
@@ -131,27 +135,11 @@ def main(argv: list[str] | None = None) -> None:
         if out:
             save_json(result, out)
 
-    measure_latency = benchmark_whole if whole else benchmark_latency
-    known = load_json(out, 'the earlier result') if out and out.exists() else None
-    going_on = dict(known=known, report=keep)  # with what the earlier result has
-    calls = dict(
-        kernels=lambda: benchmark_kernels(**given),
-        latency=lambda: measure_latency(config, **given),
-        memory=lambda: benchmark_memory(config, **given),
-        overhead=lambda: episodes.benchmark_overhead(config, **given),
-        reward=lambda: episodes.benchmark_reward(config, **given),
-        racing=lambda: episodes.benchmark_racing(config, **given),
-        precision=lambda: episodes.benchmark_precision(config, **given),
-        ranks=lambda: episodes.benchmark_ranks(config, **given),
-        search=lambda: benchmark_search(config, **given, **going_on),
-        objectives=lambda: benchmark_objectives(config, **given, tell=tell_aside),
-        fine_tuning=lambda: benchmark_fine_tuning(config, **given, **going_on),
-        robustness=lambda: benchmark_robustness(config, **given, **going_on),
-        families=lambda: measure_families([config] if config else None, tell=tell_aside),
-    )
-    result = calls[what]()
+    earlier = load_json(out, 'the earlier result') if out and out.exists() else None
+    others = dict(config=config, configs=[config] if config else None, known=earlier, report=keep, tell=tell_aside)
+    result = measure(**given, **{name: value for name, value in others.items() if name in takes})
     if whole or what == 'memory':  # several detectors share a file
-        result = (known or {}) | {Path(config).stem: result}
+        result = (earlier or {}) | {Path(config).stem: result}
     print(json.dumps(result, indent=2))
     if out:
         save_json(result, out)
