@@ -116,9 +116,9 @@ def load_json(path: str | os.PathLike, what: str) -> Any:
         raise AutoDFPError(f'{what} was to be read from {path}, but that is not readable JSON ({error})') from None
 
 
-def portable(options: dict[str, Any] | None) -> dict[str, Any]:
+def portable(options: dict[str, Any]) -> dict[str, Any]:
     """Options as they may be kept in JSON: of absolute paths, which are of this machine, only the last part."""
-    return _shortened(json.loads(json.dumps(options or {}, default=str)))
+    return _shortened(json.loads(json.dumps(options, default=str)))
 
 
 def _shortened(value: Any) -> Any:
@@ -134,23 +134,19 @@ def require_same(stored: dict[str, Any], asked: dict[str, Any], what: str) -> No
 
     Args:
         stored (dict): Settings that the figures came with, as JSON gives them.
-        asked (dict): Those that are asked for now.
+        asked (dict): Those that are asked for now, likewise.
         what (str): What the figures are to the user, such as 'the earlier result'.
 
     Raises:
         AutoDFPError: A setting differs; it is named.
     """
-    asked = json.loads(json.dumps(asked, default=str))
     for name, value in asked.items():
-        if name not in stored and value is not None:
-            raise AutoDFPError(
-                f'{what} does not tell with what {name} it was measured, but {name}={value!r} is asked for now; name '
-                'another file or folder, or remove that one'
-            )
         if stored.get(name) != value:
+            told = f'does not tell with what {name} it was measured'
+            if name in stored:
+                told = f'was measured with {name}={stored[name]!r}'
             raise AutoDFPError(
-                f'{what} was measured with {name}={stored.get(name)!r}, but {name}={value!r} is asked for now; name '
-                'another file or folder, or remove that one'
+                f'{what} {told}, but {name}={value!r} is asked for now; name another file or folder, or remove that one'
             )
 
 
