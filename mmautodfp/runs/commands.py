@@ -139,6 +139,8 @@ def evaluate(
     """
     cfg = load_config(config, work_dir, launcher, cfg_options)
     require_data(cfg, 'test')
+    if Path(cfg.filename).name != PRUNED:  # which is kept under another name
+        require_other_folder(cfg)
     cfg.load_from = find_checkpoint(checkpoint, config)
     runner = build_runner(cfg, trust_checkpoint)
     with pickle_allowed(trust_checkpoint):

@@ -206,6 +206,15 @@ def test_no_config_is_overwritten_by_what_becomes_of_it(tmp_path, tool, name, se
     assert (tmp_path / name).read_text() == text
 
 
+def test_an_evaluation_leaves_the_config_alone_that_a_run_has_kept(tmp_path):
+    kept = tmp_path / 'kept.py'
+    runs.load_config('vgg_digits_autodfp', str(tmp_path)).dump(kept)  # it names its folder
+    text = kept.read_text()
+    with pytest.raises(AutoDFPError, match=r'kept\.py itself lies and would be overwritten; name another folder'):
+        runs.evaluate(kept, str(REPO / 'configs/demo/vgg_digits.pth'))
+    assert kept.read_text() == text
+
+
 def test_a_folder_in_which_another_run_is_at_work_is_left_to_it(tmp_path):
     config, checkpoint = write(tmp_path)
     with claimed(tmp_path / 'run'):
