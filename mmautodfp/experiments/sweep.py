@@ -86,7 +86,8 @@ def sweep(
             cell['latency'] = {name: dict(module=value) for name, value in seconds.items()}
             _write(root, cells)
     if failures:
-        raise AutoDFPError(f'{len(failures)} runs of the sweep failed, the others are done; {"; ".join(failures)}')
+        some = f'{len(failures)} runs of the sweep failed, the others are done'
+        raise AutoDFPError(f'{some if cells else "no run of the sweep succeeded"}; {"; ".join(failures)}')
     return cells
 
 

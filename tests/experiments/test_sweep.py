@@ -102,7 +102,12 @@ def test_a_run_of_other_weights_is_not_passed_off_as_this_one(other_weights, tmp
 
 @pytest.mark.parametrize(
     ('configs', 'ratios', 'message'),
-    [([], [0.5], 'at least one config'), ([CONFIG], [1.5], '1.5; it must lie'), ([CONFIG, CONFIG], [0.5], 'same name')],
+    [
+        ([], [0.5], 'at least one config'),
+        ([CONFIG], [1.5], '1.5; it must lie'),
+        ([CONFIG, CONFIG], [0.5], 'same name'),
+        (['absent.py'], [0.5], r'^no run of the sweep succeeded; .*0\.5_seed0: config absent\.py was asked for, but'),
+    ],
 )
 def test_a_sweep_of_nothing_or_of_the_impossible_is_refused(tmp_path, configs, ratios, message):
     with pytest.raises(AutoDFPError, match=message):
