@@ -14,7 +14,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmautodfp.api import PruningTask
-from mmautodfp.costs import Constraint, FlopBudget, LatencyBudget, measure_latency_costs
+from mmautodfp.costs import FlopBudget, LatencyBudget, measure_latency_costs
 from mmautodfp.deploy.models import build_model, input_size
 from mmautodfp.deploy.onnx import Part, open_session, parts_of, write_onnx
 from mmautodfp.graph import has_plain_second_stage
@@ -164,17 +164,15 @@ def benchmark_whole(
 def _plan_all(
     model: nn.Module, images: torch.Tensor, ratio: float, divisors: Sequence[int], p_min: float
 ) -> dict[str, tuple[PruningTask, PruningPlan]]:
-    found = {}
+    example, plain, found = example_of(images), dict(type='PruneOnly'), {}
     for divisor in divisors:
-        for target in ('model', 'backbone'):
-            budget = FlopBudget(1.0, 'model')
-            settings = dict(channel_divisor=divisor, p_min=p_min, allocate=False)
-            task = PruningTask.build(model, target, example_of(images), budget, dict(type='PruneOnly'), **settings)
-            least, unlimited = task.constraint.min_widths, task.constraint
-            reachable = task.costs.flops['model'].ratio(least) if target == 'backbone' else 0.0
-            task.constraint = Constraint([FlopBudget(max(ratio, reachable), 'model')])
-            task.constraint.bind(task.costs, least, divisor, unlimited.divisors)
-            found[f'{"whole" if target == "model" else target}, divisor {divisor}'] = task, task.uniform_plan()
+        settings = dict(channel_divisor=divisor, p_min=p_min, allocate=False)
+        whole = PruningTask.build(model, 'model', example, FlopBudget(ratio, 'model'), plain, **settings)
+        backbone = PruningTask.build(model, 'backbone', example, FlopBudget(1.0, 'model'), plain, **settings)
+        (budget,) = backbone.constraint.budgets
+        budget.limit = max(budget.least, int(ratio * budget.dense))  # where it cannot give up as much, what it can
+        for name, task in dict(whole=whole, backbone=backbone).items():
+            found[f'{name}, divisor {divisor}'] = task, task.uniform_plan()
     task, _ = found[f'whole, divisor {divisors[0]}']
     return dict(dense=(task, task.plan(task.dense_widths))) | found
 
