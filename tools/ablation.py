@@ -14,7 +14,7 @@ from mmautodfp.utils.command_line import add_cfg_options, new_parser, option_of,
 #: What is measured instead, and the options that say nothing to it.
 OTHERS = dict(
     cost=('checkpoint', 'ratios', 'channels', 'only', 'whole'),
-    whole=('channels', 'image_size', 'num_images', 'batch_size', 'only'),
+    whole=('channels', 'image_size', 'num_images', 'batch_size'),
 )
 
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     known = load_json(out, 'the earlier result') if out.exists() else None
     common = dict(checkpoint=given.get('checkpoint'), cfg_options=options, known=known, report=keep)
     if 'whole' in given:
-        measure_shares(config, 'model', given.get('ratios', WHOLE_SHARES), **common)
+        measure_shares(config, 'model', given.get('ratios', WHOLE_SHARES), only=given.get('only', ''), **common)
         return
     variants = those_named(VARIANTS, given.get('only', ''), 'variants')
     settings = dict(of_channels='channels' in given, images=images)

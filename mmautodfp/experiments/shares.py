@@ -17,7 +17,7 @@ from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
 
-from .bench import Bench
+from .bench import Bench, those_named
 
 UNIFORM, MERGING = 'pruned only, uniform', 'Neuron Merging, uniform'
 OURS, BACKBONE = 'ours, allocated', 'ours, backbone alone'
@@ -123,6 +123,7 @@ def measure_shares(
     cfg_options: dict[str, Any] | None = None,
     known: dict[str, Any] | None = None,
     report: Callable[[dict[str, Any], str], None] = lambda *_: None,
+    only: str = '',
 ) -> dict[str, Any]:
     """Prune a detector without a search, and evaluate it on all images of its test loader.
 
@@ -134,6 +135,7 @@ def measure_shares(
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
         known (dict | None): An earlier result, whose rows are not measured again. Defaults to None.
         report (Callable): Told the result so far and a line, after each row. Defaults to saying nothing.
+        only (str): Regular expression that the names of means must match. Defaults to '': all.
 
     Returns:
         dict[str, Any]: ``dense`` metric, ``seconds`` that an evaluation takes, ``rows`` by share and means: metric, and
@@ -141,8 +143,8 @@ def measure_shares(
         model, its row tells the least that it can.
 
     Raises:
-        AutoDFPError: ``known`` was measured with other settings, a share cannot be reached, or the reconstructor
-            allocates no plan.
+        AutoDFPError: ``known`` was measured with other settings, a share cannot be reached, the reconstructor
+            allocates no plan, or no name matches.
     """
     bench = Bench(config, checkpoint, cfg_options=cfg_options)
     reward, reconstructor = bench.reward, bench.settings.reconstructor
@@ -164,7 +166,7 @@ def measure_shares(
                 candidates[BACKBONE] = backbone, require_allocation(backbone)
             except AutoDFPError as error:
                 rows[BACKBONE] = dict(unreachable=str(error))
-        for name, (task, plan) in candidates.items():
+        for name, (task, plan) in those_named(candidates, only, 'means').items():
             if name in rows:
                 continue
             metric = task.evaluate(plan, reward, final=name != EPISODE)

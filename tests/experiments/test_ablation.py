@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 
 from mmautodfp.experiments.ablation import VARIANTS, ablate
 from mmautodfp.experiments.rank_plans import rank_plans
+from mmautodfp.experiments.shares import MERGING, UNIFORM, measure_shares
 from mmautodfp.utils import AutoDFPError
 
 RESULTS = REPO / 'configs/demo/results/least_squares'
@@ -52,6 +53,17 @@ def test_an_allocated_plan_is_within_the_uniform_ones_parameters(small_demo):
     uniform, allocated = (row['0.7']['params'] for row in rows.values())
     assert 0.99 * uniform < allocated <= uniform
     assert rows['episode']['0.7']['metric'] != rows['episode, allocated plan']['0.7']['metric']
+
+
+def test_of_the_means_of_a_whole_detector_those_named_are_measured(small_demo):
+    config = 'configs/demo/retinanet_digits_whole_autodfp.py'
+    images = dict(num_images=2, size=64, batch_size=2)
+    settings = dict(shares=[0.5], cfg_options=small_demo | {'autodfp.reconstructor.images': images})
+    rows = measure_shares(config, only='pruned only.*|Neuron.*', **settings)['rows']['0.5']
+    assert [name for name, row in rows.items() if 'metric' in row] == [UNIFORM, MERGING]
+    assert 0 < rows[UNIFORM]['flops'] <= 0.5
+    with pytest.raises(AutoDFPError, match="means that match only='theirs' were asked for, but there are pruned only"):
+        measure_shares(config, only='theirs', **settings)
 
 
 def test_plans_are_ranked_by_every_reward_within_one_budget_or_several(small_demo):
