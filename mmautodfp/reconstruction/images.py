@@ -22,6 +22,7 @@ from mmautodfp.utils.settings import Count, Positive, Several, TwoOrMore, settin
 KINDS = dict(dead_leaves=dead_leaves, noise=white_noise)
 Side = Annotated[int, Field(ge=8)]
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+OF_PICTURES = ('folder', 'scale', 'keep_ratio', 'rgb')  # settings that drawn images have no use for
 # Scales of pixels: about what most models take, and as they are.
 USUAL = dict(mean=(127.5,) * 3, std=(58.0,) * 3)
 RAW = dict(mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -37,12 +38,13 @@ class Pictures:
         folder (str): Pictures lie in it or below it.
         scale (tuple[int, int] | None): Width and height that a whole picture is made to fit in; None: as it is.
         rgb (bool): Order of the channels; otherwise blue comes first.
+        keep_ratio (bool): Otherwise a picture is stretched to the scale. Defaults to True.
 
     Raises:
         AutoDFPError: There is no such folder, or no picture in it.
     """
 
-    def __init__(self, folder: str, scale: tuple[int, int] | None, rgb: bool):
+    def __init__(self, folder: str, scale: tuple[int, int] | None, rgb: bool, keep_ratio: bool = True):
         self.folder = Path(folder)
         found = (file for file in self.folder.rglob('*') if file.suffix.lower() in SUFFIXES and file.is_file())
         self.files = sorted(found)
@@ -50,6 +52,7 @@ class Pictures:
             found = 'none of them is in it or below it' if self.folder.is_dir() else 'there is no such folder'
             raise AutoDFPError(f'pictures ({", ".join(SUFFIXES)}) were to be read from {folder}, but {found}')
         self.scale, self.rgb = scale, rgb
+        self._resize = mmcv.imrescale if keep_ratio else mmcv.imresize
 
     @property
     def digest(self) -> str:
@@ -86,7 +89,7 @@ class Pictures:
         try:
             image = mmcv.imread(str(file), 'color' if channels > 1 else 'grayscale')
             if self.scale and image is not None:
-                image = mmcv.imrescale(image, self.scale)
+                image = self._resize(image, self.scale)
         except (cv2.error, OSError):  # an empty file, one that must not be read, or a line that nothing is left of
             image = None
         if image is None:
@@ -123,9 +126,9 @@ class SyntheticImages:
         std (tuple[float, ...]): [C]. Defaults to 58; 1 for such a preprocessor.
         folder (str | None): Folder of pictures, random parts of which take the place of drawn images; nothing needs to
             be known of what they show. Defaults to None.
-        scale (tuple[int, int] | None): Width and height that a picture is made to fit in, its ratio kept, before a part
-            is cut out; of a detector, as the test pipeline's ``Resize``. Defaults to None: pictures are taken as they
-            are.
+        scale (tuple[int, int] | None): Width and height that a picture is made to fit in before a part is cut out; of a
+            detector, as the test pipeline's ``Resize``. Defaults to None: pictures are taken as they are.
+        keep_ratio (bool): Whether a picture keeps its ratio in that, or is stretched, likewise. Defaults to True.
         rgb (bool | None): Whether red is the first channel of a picture, as the model takes it. Defaults to None: for
             detectors of MMDetection as their data preprocessor hands images on, for others True.
 
@@ -142,6 +145,7 @@ class SyntheticImages:
     std: Several[Positive] = USUAL['std']
     folder: Annotated[str, Field(min_length=1)] | None = None
     scale: Annotated[tuple[Count, Count], Field(strict=False)] | None = None
+    keep_ratio: bool = True
     rgb: bool | None = None
 
     @property
@@ -149,14 +153,14 @@ class SyntheticImages:
         """The settings, by which two searches can be told apart; pictures count by name and size, wherever they are."""
         told = asdict(self)
         if self.folder is None:
-            told = {name: value for name, value in told.items() if name not in ('folder', 'scale', 'rgb')}
+            told = {name: value for name, value in told.items() if name not in OF_PICTURES}
         else:
             told['folder'] = self._pictures.digest
         return f'{type(self).__name__}({", ".join(f"{name}={value!r}" for name, value in told.items())})'
 
     @property
     def _pictures(self) -> Pictures:
-        return Pictures(self.folder, self.scale, self.rgb is not False)
+        return Pictures(self.folder, self.scale, self.rgb is not False, self.keep_ratio)
 
     def normalized_as(self, model: nn.Module) -> 'SyntheticImages':
         """The same images at the scale of a model's data preprocessor, if it has one that tells it."""

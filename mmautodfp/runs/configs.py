@@ -197,14 +197,7 @@ def use_pictures(cfg: Config, folder: str) -> None:
             f'--images names pictures to learn from, but the reconstructor of {cfg.filename}, {kind.__name__}, '
             'looks at none; add --cfg-options autodfp.reconstructor.type=SyntheticLeastSquares'
         )
-    from mmdet.utils import get_test_pipeline_cfg
-
-    pipeline = []
-    with contextlib.suppress(RuntimeError, AttributeError):  # of a classifier there may be none
-        pipeline = get_test_pipeline_cfg(cfg)
-    scale = next((step.scale for step in pipeline if step.get('scale') and 'Resize' in str(step.get('type'))), None)
-    scale = (scale, scale) if isinstance(scale, int) else scale  # as Resize takes it
-    scale = scale if isinstance(scale, tuple | list) else None
+    scale, keep_ratio = scale_of_tests(cfg)
     classifies = 'network' in (cfg.get('model') or {})
     needs_none = 'SyntheticReward' in str(told.reward['type'])
     for name in ('reconstructor', 'reward') if needs_none else ('reconstructor',):
@@ -212,8 +205,34 @@ def use_pictures(cfg: Config, folder: str) -> None:
         images = dict(own.get('images') or {})
         if classifies:
             side = min(build_settings(SyntheticImages, images, 'images').size)
-            scale = (LONGEST * side, side)
-        cfg.autodfp[name] = ConfigDict(own, images=dict(scale=scale) | images | dict(folder=folder))
+            scale, keep_ratio = (LONGEST * side, side), True
+        if 'scale' not in images:
+            images |= dict(scale=scale) | ({} if keep_ratio else dict(keep_ratio=False))
+        cfg.autodfp[name] = ConfigDict(own, images=images | dict(folder=folder))
+
+
+def scale_of_tests(cfg: Config) -> tuple[tuple[int, int] | None, bool]:
+    """Width and height that a config's test images are brought to, and whether their ratio is kept in that.
+
+    Of a step that chooses among several sizes it is the middle one; None of a pipeline that tells none.
+    """
+    from mmdet.utils import get_test_pipeline_cfg
+
+    pipeline = []
+    with contextlib.suppress(RuntimeError, AttributeError):  # of a classifier there may be none
+        pipeline = get_test_pipeline_cfg(cfg)
+    for step in pipeline:
+        if 'Resize' not in str(step.get('type')):
+            continue
+        sizes = step.get('scales') or [step.get('scale') or (step.get('width'), step.get('height'))]
+        if isinstance(sizes[0], tuple | list) and isinstance(sizes[0][0], tuple | list):
+            sizes = sizes[0]
+        size = sizes[len(sizes) // 2]
+        if isinstance(size, int):  # as Resize takes it, and ResizeShortestEdge
+            size = (step.get('max_size') or size, size)
+        if isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size):
+            return tuple(size), step.get('keep_ratio', 'max_size' in step)
+    return None, True
 
 
 @contextlib.contextmanager

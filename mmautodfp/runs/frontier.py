@@ -27,7 +27,7 @@ from .runner import build_runner
 
 FILE = 'frontier.json'
 #: Settings that tell what images a model takes, whoever looks at them.
-IMAGES = ('size', 'mean', 'std', 'folder', 'scale', 'rgb')
+IMAGES = ('size', 'mean', 'std', 'folder', 'scale', 'keep_ratio', 'rgb')
 MODEL = 'model.'  # how facts about a config's model begin
 
 

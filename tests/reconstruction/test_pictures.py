@@ -95,6 +95,12 @@ def test_pictures_are_scaled_as_the_test_images_are(folder):
     assert any(np.array_equal(image, resized.transpose(2, 0, 1)) for image in images.numpy())
 
 
+def test_pictures_are_stretched_where_the_test_images_are(folder):
+    resized = mmcv.imresize(mmcv.imread(str(folder / 'a.png'), channel_order='rgb'), (12, 18))
+    images = drawn(folder, num_images=5, size=(18, 12), scale=(12, 18), keep_ratio=False)
+    assert any(np.array_equal(image, resized.transpose(2, 0, 1)) for image in images.numpy())
+
+
 class Detector(nn.Module):
     """Is taken for one of MMDetection's."""
 
@@ -199,12 +205,30 @@ def test_a_config_is_told_the_folder_and_the_scale_of_its_test_images():
     assert of_annotations.autodfp.reward == dict(type='CocoReward')
 
 
-def test_one_number_is_the_scale_of_both_sides():
-    pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=640, keep_ratio=True)]
+@pytest.mark.parametrize(
+    ('resize', 'scale'),
+    [
+        (dict(type='Resize', scale=640, keep_ratio=True), dict(scale=(640, 640))),
+        (dict(type='Resize', scale=(300, 500)), dict(scale=(300, 500), keep_ratio=False)),
+        (dict(type='FixShapeResize', width=300, height=500), dict(scale=(300, 500), keep_ratio=False)),
+        (dict(type='ResizeShortestEdge', scale=800, max_size=1333), dict(scale=(1333, 800))),
+        (
+            dict(type='RandomChoiceResize', scales=[(9, 6), (9, 7), (9, 8)], keep_ratio=True),
+            dict(scale=(9, 7)),
+        ),
+        (dict(type='RandomChoiceResize', scales=[480, 512], keep_ratio=True), dict(scale=(512, 512))),
+        (dict(type='RandomResize', scale=[(9, 6), (9, 8)], keep_ratio=True), dict(scale=(9, 8))),
+        (dict(type='RandomResize', scale=(9, 8), ratio_range=(0.1, 2.0)), dict(scale=(9, 8), keep_ratio=False)),
+        (dict(type='Resize', scale_factor=0.5), dict(scale=None)),
+    ],
+)
+def test_the_scale_of_test_images_is_read_as_their_transform_does(resize, scale):
     settings = dict(reconstructor=dict(type='SyntheticLeastSquares'))
+    pipeline = [dict(type='LoadImageFromFile'), resize]
     cfg = Config(dict(autodfp=settings, test_dataloader=dict(dataset=dict(pipeline=pipeline))))
     use_pictures(cfg, 'photos')
-    assert cfg.autodfp.reconstructor['images'] == dict(folder='photos', scale=(640, 640))
+    assert cfg.autodfp.reconstructor['images'] == dict(folder='photos') | scale
+    SyntheticImages(**cfg.autodfp.reconstructor['images'])  # a setting that it takes
 
 
 @pytest.mark.parametrize('model', [dict(), dict(network=dict(type='mmautodfp.VGG'))])
