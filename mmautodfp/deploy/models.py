@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mmdet.models.backbones.csp_darknet import Focus
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
@@ -61,6 +62,12 @@ def input_size(cfg: Config, config: Path, otherwise: tuple[int, int] | None = No
     if otherwise is not None:
         return otherwise
     raise AutoDFPError(f'{config} does not say how large its images are; name height and width with --size')
+
+
+def input_channels(model: nn.Module) -> int:
+    """Channels of the images that a model takes; YOLOX's first layer makes four of each before it convolves them."""
+    first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d | Focus))
+    return first.conv.in_channels // 4 if isinstance(first, Focus) else first.in_channels
 
 
 def require(package: str, command: str = 'pip install onnx onnxruntime') -> Any:

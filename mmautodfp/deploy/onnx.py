@@ -22,7 +22,7 @@ from mmautodfp.utils.fileio import atomic_path, save_json
 from mmautodfp.utils.settings import Count, checked
 from mmautodfp.utils.timing import describe_machine, median_in_turns
 
-from .models import build_model, input_size, load_model, require
+from .models import build_model, input_channels, input_size, load_model, require
 
 Opset = Annotated[int, Field(ge=11)]
 TOLERANCE = 1e-4  # of the largest value of an output
@@ -101,8 +101,7 @@ def export_onnx(
     cfg, checkpoint, pruned = load_model(config, checkpoint, folder, trust_checkpoint, cfg_options)
     dense_config = _without_slim(cfg.model.to_dict())
     dense = build_model(Config(dict(cfg, model=dense_config))) if dense_config != cfg.model.to_dict() else None
-    channels = next(layer for layer in pruned.modules() if isinstance(layer, nn.Conv2d)).in_channels
-    shape = (batch, channels, *(size or input_size(cfg, Path(config))))
+    shape = (batch, input_channels(pruned), *(size or input_size(cfg, Path(config))))
     report = dict(config=str(config), checkpoint=str(checkpoint), input=list(shape), opset=opset, parts={})
     for part in parts_of(pruned):
         twin = next((other for other in parts_of(dense) if other.name == part.name), None) if dense else None

@@ -15,7 +15,7 @@ from torch import nn
 
 from mmautodfp.api import PruningTask
 from mmautodfp.costs import FlopBudget, LatencyBudget, measure_latency_costs
-from mmautodfp.deploy.models import build_model, input_size
+from mmautodfp.deploy.models import build_model, input_channels, input_size
 from mmautodfp.deploy.onnx import Part, open_session, parts_of, write_onnx
 from mmautodfp.graph import has_plain_second_stage
 from mmautodfp.hooks import read_settings
@@ -63,8 +63,7 @@ def benchmark_latency(
     cfg = load_search_config(config)
     settings, device = read_settings(cfg.autodfp.to_dict()), device_at_hand()
     module = find_module(build_model(cfg), settings.target).to(device)
-    channels = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d)).in_channels
-    images = torch.rand(1, channels, *(size or input_size(cfg, Path(config))), device=device)
+    images = torch.rand(1, input_channels(module), *(size or input_size(cfg, Path(config))), device=device)
     tasks = {
         divisor: PruningTask.build(
             *(module, '', images, FlopBudget(ratio), dict(type='PruneOnly')),

@@ -123,6 +123,16 @@ def test_a_size_that_a_classifier_does_not_take_is_told(tmp_path):
         export_onnx(config, size=(16, 16), repeat=1)
 
 
+def test_a_detector_that_makes_four_channels_of_each_first_takes_images_of_three(tmp_path):
+    small = 'dict(backbone=dict(deepen_factor=0.17, widen_factor=0.125), neck=dict(in_channels=[32, 64, 128]))'
+    config, checkpoint = tmp_path / 'yolox.py', tmp_path / 'yolox.pth'
+    config.write_text(f"_base_ = 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py'\nmodel = {small}\n")
+    save_tensors(dict(state_dict=build_model(Config.fromfile(config)).state_dict()), checkpoint)
+    report = export_onnx(config, str(checkpoint), size=(64, 96), repeat=1)
+    assert report['input'] == [1, 3, 64, 96]
+    assert list(report['parts']) == ['backbone_neck', 'detector']
+
+
 @pytest.mark.parametrize('package', ['onnx', 'onnxruntime'])
 def test_a_missing_package_is_told_in_one_sentence(retinanet, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
