@@ -94,9 +94,7 @@ def prune(
     cfg.custom_hooks = [other for other in others if 'EMAHook' not in str(other.get('type'))]
     if hook.reward.needs_data:
         require_data(cfg, 'val', 'test')
-    # A search goes on with the config that its run has kept in the folder, which is kept again.
-    if not hook.settings.resume or Path(cfg.filename).name == PRUNED:
-        require_other_folder(cfg)
+    require_other_folder(cfg, kept=hook.settings.resume)  # a search goes on with the config that its run has kept
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
     with claimed(cfg.work_dir) if launcher == 'none' else nullcontext():  # ranks share it
         runner = build_runner(cfg, trust_checkpoint)

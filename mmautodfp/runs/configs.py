@@ -11,6 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.config import config as config_module
 
 from mmautodfp.hooks import read_settings
+from mmautodfp.outputs import PRUNED
 from mmautodfp.reconstruction import SyntheticImages
 from mmautodfp.utils import AutoDFPError, last_line
 from mmautodfp.utils.configs import name_nms
@@ -122,14 +123,26 @@ def load_search_config(
     return cfg
 
 
-def require_other_folder(cfg: Config) -> None:
-    """Say so in a sentence if a run would put its own files in the place of the config that it is given."""
+def require_other_folder(cfg: Config, kept: bool = False) -> None:
+    """Say so in a sentence if a run would put its own files in the place of the config that it is given.
+
+    Args:
+        cfg (Config): Of the run.
+        kept (bool): Whether a config may be kept again that a run has kept there. Defaults to False.
+    """
     config, folder = Path(cfg.filename), Path(cfg.work_dir)
-    if config.resolve().parent == folder.resolve():
-        raise AutoDFPError(
-            f'the results were to go to {folder}, where {config} itself lies and would be overwritten; name another '
-            'folder with --work-dir'
-        )
+    if config.resolve().parent != folder.resolve() or (kept and config.name != PRUNED and _is_written(config)):
+        return
+    raise AutoDFPError(
+        f'the results were to go to {folder}, where {config} itself lies and would be overwritten; name another folder '
+        'with --work-dir, or move the config'
+    )
+
+
+def _is_written(config: Path) -> bool:
+    """Whether a config is as MMEngine writes it down: nothing of it is lost when that is done once more."""
+    with _own_package_found():
+        return Config.fromfile(config).dump() == config.read_text(encoding='utf-8')
 
 
 def add_settings(cfg: Config, name: str) -> bool:

@@ -189,6 +189,7 @@ def test_a_detector_of_that_style_that_was_pruned_as_a_whole_loads_and_can_be_pr
         (runs.prune, 'mine.py'),
         (runs.prune, 'pruned.py'),
         (partial(runs.prune, resume=True), 'pruned.py'),
+        (partial(runs.prune, resume=True), 'mine.py'),
         (partial(runs.frontier, no_data=True), 'mine.py'),
     ],
 )
