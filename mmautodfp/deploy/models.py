@@ -13,8 +13,8 @@ from torch import nn
 
 import mmautodfp.surgery  # noqa: F401, registers Slim
 from mmautodfp.runs import find_checkpoint, load_config
-from mmautodfp.runs.configs import scale_of_tests
 from mmautodfp.utils import AutoDFPError, last_line
+from mmautodfp.utils.configs import size_of_tests
 from mmautodfp.utils.fileio import load_json, load_weights
 
 
@@ -54,13 +54,9 @@ def input_size(cfg: Config, config: Path, otherwise: tuple[int, int] | None = No
     with contextlib.suppress(AutoDFPError, KeyError, TypeError):
         summary = load_json(config.parent / 'summary.json', 'the summary')
         return tuple(summary['flops_input'][2:])
-    divisor = (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor', 1)
-    scale, keep_ratio = scale_of_tests(cfg)
-    if scale is not None:
-        height, width = sorted(scale) if keep_ratio else reversed(scale)
-        return -(-height // divisor) * divisor, -(-width // divisor) * divisor
-    if otherwise is not None:
-        return otherwise
+    found = size_of_tests(cfg) or otherwise
+    if found is not None:
+        return found
     raise AutoDFPError(f'{config} does not say how large its images are; name height and width with --size')
 
 

@@ -10,14 +10,17 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
+from torch.nn import functional as F
 
 from mmautodfp.api import PruningTask, SearchResult, search
+from mmautodfp.costs import read_constraint
 from mmautodfp.frontier import Choice
-from mmautodfp.graph import join_path
+from mmautodfp.graph import join_path, samples_of
 from mmautodfp.outputs import RunArtifacts, compare, read_metainfo, search_line, slim_config
 from mmautodfp.rewards import OtherDataset
 from mmautodfp.search import NUM_FINALISTS, AgentSpec, Progress, on_every_rank, on_main
 from mmautodfp.search.survey import Survey, survey_target
+from mmautodfp.utils.configs import size_of_tests
 from mmautodfp.utils.registry import AGENTS, HOOKS, RECONSTRUCTORS, REWARDS, build
 
 from .settings import read_settings
@@ -89,7 +92,8 @@ class AutoDFPHook(Hook):
             **{name: getattr(told, name) for name in names},
             also_measure=[name for name in told.objectives or {} if name != 'metric'],
         )
-        self.logger.info(self.task.describe())
+        size = 'x'.join(map(str, example['inputs'].shape))
+        self.logger.info(f'{self.task.describe()}\nFLOPs, latency and memory are those of an input of {size}')
 
     def _load_images(self, cfg: Config, model: nn.Module) -> tuple[Survey, dict[str, Any]]:
         """Make the rewards ready; what can be pruned, and what the model is called with to count its FLOPs."""
@@ -99,6 +103,12 @@ class AutoDFPHook(Hook):
         slim_config(cfg, survey.path, {}, None)  # better to know now than after the search
         self.reward.prepare(model, cfg.get('val_dataloader'), changing)
         example = dict(self.reward.one_batch(), mode='tensor')
+        limits = [one.asked for one in read_constraint(told.budget).budgets if one.metric != 'params']
+        size = size_of_tests(cfg)
+        if size and not self.reward.needs_data and any(limit.share is None for limit in limits):
+            # An amount is of the images that the detector is to see, whatever the reward draws.
+            images = F.interpolate(example['inputs'], size)
+            example |= dict(inputs=images, data_samples=samples_of(images))
         self.logger.info(f'each episode is rewarded with {self.reward.name} on {len(self.reward.images)} images')
         self.judge = None
         if self.num_finalists:

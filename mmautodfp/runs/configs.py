@@ -14,7 +14,7 @@ from mmautodfp.hooks import read_settings
 from mmautodfp.outputs import PRUNED
 from mmautodfp.reconstruction import SyntheticImages
 from mmautodfp.utils import AutoDFPError, last_line
-from mmautodfp.utils.configs import name_nms
+from mmautodfp.utils.configs import name_nms, scale_of_tests
 from mmautodfp.utils.registry import RECONSTRUCTORS, build, build_settings
 
 PACKAGE = Path(__file__).parents[1]
@@ -222,30 +222,6 @@ def use_pictures(cfg: Config, folder: str) -> None:
         if 'scale' not in images:
             images |= dict(scale=scale) | ({} if keep_ratio else dict(keep_ratio=False))
         cfg.autodfp[name] = ConfigDict(own, images=images | dict(folder=folder))
-
-
-def scale_of_tests(cfg: Config) -> tuple[tuple[int, int] | None, bool]:
-    """Width and height that a config's test images are brought to, and whether their ratio is kept in that.
-
-    Of a step that chooses among several sizes it is the middle one; None of a pipeline that tells none.
-    """
-    from mmdet.utils import get_test_pipeline_cfg
-
-    pipeline = []
-    with contextlib.suppress(RuntimeError, AttributeError):  # of a classifier there may be none
-        pipeline = get_test_pipeline_cfg(cfg)
-    for step in pipeline:
-        if 'Resize' not in str(step.get('type')):
-            continue
-        sizes = step.get('scales') or [step.get('scale') or (step.get('width'), step.get('height'))]
-        if isinstance(sizes[0], tuple | list) and isinstance(sizes[0][0], tuple | list):
-            sizes = sizes[0]
-        size = sizes[len(sizes) // 2]
-        if isinstance(size, int):  # as Resize takes it, and ResizeShortestEdge
-            size = (step.get('max_size') or size, size)
-        if isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size):
-            return tuple(size), step.get('keep_ratio', 'max_size' in step)
-    return None, True
 
 
 @contextlib.contextmanager

@@ -43,3 +43,39 @@ def read_written(fact: Any) -> Any:
         with contextlib.suppress(ValueError, SyntaxError):
             return ast.literal_eval(fact)
     return fact
+
+
+def scale_of_tests(cfg: Mapping[str, Any]) -> tuple[tuple[int, int] | None, bool]:
+    """Width and height that a config's test images are brought to, and whether their ratio is kept in that.
+
+    Of a step that chooses among several sizes it is the middle one; None of a pipeline that tells none.
+    """
+    from mmdet.utils import get_test_pipeline_cfg
+
+    # Of a classifier there may be no pipeline, and what else is no list of steps others tell.
+    with contextlib.suppress(RuntimeError, AttributeError, TypeError):
+        for step in get_test_pipeline_cfg(cfg):
+            if 'Resize' not in str(step.get('type')):
+                continue
+            sizes = step.get('scales') or [step.get('scale') or (step.get('width'), step.get('height'))]
+            if isinstance(sizes[0], tuple | list) and isinstance(sizes[0][0], tuple | list):
+                sizes = sizes[0]
+            size = sizes[len(sizes) // 2]
+            if isinstance(size, int):  # as Resize takes it, and ResizeShortestEdge
+                size = (step.get('max_size') or size, size)
+            if isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size):
+                return tuple(size), step.get('keep_ratio', 'max_size' in step)
+    return None, True
+
+
+def size_of_tests(cfg: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width of a config's test images, padded; None if its pipeline tells none.
+
+    Where images keep their ratio, they are taken to be as wide as can be.
+    """
+    scale, keep_ratio = scale_of_tests(cfg)
+    if scale is None:
+        return None
+    divisor = ((cfg.get('model') or {}).get('data_preprocessor') or {}).get('pad_size_divisor', 1)
+    height, width = sorted(scale) if keep_ratio else reversed(scale)
+    return -(-height // divisor) * divisor, -(-width // divisor) * divisor

@@ -216,6 +216,26 @@ def test_an_evaluation_leaves_the_config_alone_that_a_run_has_kept(tmp_path):
     assert kept.read_text() == text
 
 
+@pytest.mark.parametrize(
+    ('budget', 'size'),
+    [
+        (dict(type='FlopBudget', limit='60%'), [64, 64]),
+        (dict(type='FlopBudget', limit='12M', scope='model'), [96, 160]),
+        (dict(type='MemoryBudget', limit='1MB', scope='model'), [96, 160]),
+    ],
+)
+def test_without_data_an_amount_is_of_an_image_of_the_tests_size(tmp_path, budget, size):
+    config, checkpoint = write(tmp_path)
+    pipeline = [dict(type='Resize', scale=(160, 96), keep_ratio=True)]
+    options = FEW | {'autodfp.budget': budget, 'test_dataloader.dataset.pipeline': pipeline}
+    options['autodfp.reward.images'] = dict(num_images=2, size=64, batch_size=2)
+    runs.prune(config, checkpoint, str(tmp_path / 'run'), cfg_options=options)
+    summary = load_json(tmp_path / 'run/summary.json', 'the summary')
+    assert summary['flops_input'] == [1, 3, *size]
+    log = next((tmp_path / 'run').glob('*/*.log')).read_text()
+    assert f'FLOPs, latency and memory are those of an input of 1x3x{size[0]}x{size[1]}' in log
+
+
 def test_a_folder_in_which_another_run_is_at_work_is_left_to_it(tmp_path):
     config, checkpoint = write(tmp_path)
     with claimed(tmp_path / 'run'):
