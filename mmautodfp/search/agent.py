@@ -13,6 +13,9 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.configs import read_written
 from mmautodfp.utils.settings import Count, Several, Share, Whole, settings
 
+# So many letters of a setting are told in a sentence.
+LONG = 160
+
 
 @settings('an agent')
 class AgentSpec:
@@ -160,8 +163,9 @@ def require_settings(owner: str, asked: dict[str, Any], saved: dict[str, Any]) -
     for name, value in asked.items():
         place, known, wanted = _difference(name, saved.get(name), value)
         if known != wanted:
+            known, wanted = _apart(repr(known), repr(wanted)), _apart(repr(wanted), repr(known))
             raise AutoDFPError(
-                f'the {owner} to resume was saved with {place}={known!r}, but {place}={wanted!r} is asked for; '
+                f'the {owner} to resume was saved with {place}={known}, but {place}={wanted} is asked for; '
                 'resume with the saved settings or start a new search'
             )
 
@@ -174,3 +178,12 @@ def _difference(name: str, saved: Any, asked: Any) -> tuple[str, Any, Any]:
             if read_written(saved.get(key)) != read_written(asked.get(key)):
                 return _difference(f'{name}.{key}', saved.get(key), asked.get(key))
     return name, saved, asked
+
+
+def _apart(text: str, other: str) -> str:
+    """A text, or of a long one the place where it begins to differ from another."""
+    if len(text) <= LONG:
+        return text
+    differs = next((place for place, pair in enumerate(zip(text, other, strict=False)) if pair[0] != pair[1]), 0)
+    start = text.rfind(' ', 0, differs) + 1
+    return f'...{text[start : start + LONG]}'

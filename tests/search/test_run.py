@@ -228,6 +228,15 @@ def test_a_config_may_be_written_in_another_order_and_what_differs_in_it_is_name
         run(make_task(), 4, checkpoint=path, resume=True, identity=dict(model=repr(config)))
 
 
+def test_of_a_long_setting_the_place_that_differs_is_told(tmp_path):
+    path = tmp_path / 'search.pth'
+    names = [f'Images({", ".join(f"setting_{i}={i}" for i in range(90))}, seed={seed})' for seed in (1, 2)]
+    run(make_task(), 2, checkpoint=path, identity=dict(images=names[0]))
+    message = r"saved with images=\.\.\.seed=1\)', but images=\.\.\.seed=2\)' is asked for; "
+    with pytest.raises(AutoDFPError, match=message):
+        run(make_task(), 4, checkpoint=path, resume=True, identity=dict(images=names[1]))
+
+
 def test_a_search_of_version_0_1_is_refused_by_name(tmp_path):
     path = tmp_path / 'search.pth'
     history = dict(rewards=torch.zeros(1), widths=torch.ones(1, 3))
