@@ -1,5 +1,6 @@
 """COCO mAP on a validation subset, as a reward."""
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from torch import nn
 
 from mmautodfp.rewards.fast.detector import FastDetector
 from mmautodfp.rewards.fast.model import in_threads
-from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils import AutoDFPError, in_one_line
 from mmautodfp.utils.fileio import load_json
 from mmautodfp.utils.registry import REWARDS
 from mmautodfp.utils.settings import Count, NotNegative, checked
@@ -74,6 +75,8 @@ class CocoReward(DatasetReward):
 
     def prepare(self, model: nn.Module, dataloader: dict, units: Sequence[str] = ()) -> None:
         super().prepare(model, dataloader, units)
+        if self.stand_in is None:
+            self._require_answers(model)
         if self.stand_in is None or not self._batches.all_preprocessed:
             return
         # The stem, which is the same for all plans, is run once and for all.
@@ -82,6 +85,17 @@ class CocoReward(DatasetReward):
             for data in self._batches.cache:
                 data['inputs'] = self.stand_in.run_stem(data['inputs'], stem)
             self.stand_in.drop_stem(stem)
+
+    @torch.no_grad()
+    def _require_answers(self, model: nn.Module) -> None:
+        batch = copy.deepcopy(self._batches[0])  # predictions would stay in the samples
+        try:
+            model(**batch, mode='predict')
+        except Exception as error:  # a model's own code may end with anything
+            raise AutoDFPError(
+                f'the {type(model).__name__} was to look at images of val_dataloader before anything is pruned, but '
+                f"fails on them ({in_one_line(error)}); see that MMDetection's tools/test.py runs with this config"
+            ) from error
 
     def _open(self, config: dict) -> tuple[Any, list[str]]:
         dataset = build_dataset(config)

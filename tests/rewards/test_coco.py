@@ -21,6 +21,7 @@ def model(digits_root) -> Oracle:
 def prepared(model, loader, *arguments, units=(), **settings) -> CocoReward:
     reward = CocoReward(*arguments, **settings)
     reward.prepare(model, loader, units)
+    getattr(model, 'seen', []).clear()
     return reward
 
 
@@ -71,6 +72,12 @@ def test_masks_that_are_not_predicted_are_missed(model, digits_root):
         reward(model)
     with pytest.raises(AutoDFPError, match="metric='panoptic'; it must be 'bbox', 'segm' or 'mean'"):
         CocoReward(4, metric='panoptic')
+
+
+def test_a_detector_that_fails_on_the_images_when_dense_is_told_before_the_search(model, digits_root, monkeypatch):
+    monkeypatch.setattr(Oracle, 'forward', lambda self, **data: data['head'])
+    with pytest.raises(AutoDFPError, match=r"the Oracle was to look at .* fails on them \(KeyError: 'head'\); see"):
+        prepared(model, digits_loader(digits_root), 4)
 
 
 def test_no_detections_are_worth_nothing(digits_root, capsys):
