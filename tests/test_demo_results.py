@@ -160,6 +160,17 @@ def test_what_distillation_brings_detectors_of_digits_is_told_as_it_was_measured
     assert told.format(*(f'{share:.1%}' for share in kept)) in STORY
 
 
+def test_what_more_steps_of_distillation_bring_is_told_as_it_was_measured():
+    kinds = ('distilled_long', 'distilled', 'whole')
+    long, short, without = (load_json(RESULTS / f'{kind}_fcos.json', 'a detector') for kind in kinds)
+    assert long['reconstructor']['distillation'] == dict(steps=4000)
+    at_half = [f'{one["rows"]["0.5"][OURS]["metric"] / one["dense"]:.1%}' for one in (short, long, without)]
+    at_35 = long['rows']['0.35'][OURS]['metric'] / long['dense']
+    assert f'it keeps {at_half[1]} at half of the FLOPs and {at_35:.1%} at 35% (the same command' in STORY
+    told = 'keeps {} with 400 steps and {} with 4000, half an hour of one core ({})'
+    assert told.format(*at_half) in story_of('docs/results.md')
+
+
 def test_what_distillation_brings_resnet_56_is_told_as_it_was_measured():
     cells = []
     for share in ('0.5', '0.3'):

@@ -29,7 +29,7 @@ def test_cost_of_a_config_that_names_no_size_is_measured_on_images_of_the_synthe
     flops, quick = [], dict(sensitivity=0, recalibration=0, refinement=False)
     for size in (64, 128):
         settings = dict(images=dict(num_images=2, size=size), **quick)
-        options = {'autodfp.target': 'model', 'test_pipeline': steps}
+        options = {'autodfp.target': 'model', 'test_dataloader.dataset.pipeline': steps}
         counts = measure_cost('configs/demo/fcos_digits_autodfp.py', settings, cfg_options=options)['counts']
         flops.append(counts['model_flops']['count'])
     assert flops[1] == pytest.approx(4 * flops[0], rel=0.05)
