@@ -22,6 +22,8 @@ from .bench import Bench, those_named
 UNIFORM, MERGING = 'pruned only, uniform', 'Neuron Merging, uniform'
 OURS, BACKBONE = 'ours, allocated', 'ours, backbone alone'
 EPISODE = 'ours, allocated, as in an episode'
+# What needs no search, in the order of the tables; the last one is of whole models.
+UNSEARCHED = (UNIFORM, MERGING, 'Eq. 12 + 16, uniform', 'ours, uniform', EPISODE, OURS, BACKBONE)
 WHOLE_SHARES = (0.7, 0.5, 0.35)
 # A task, whose reconstructor makes up for pruned channels, and a plan of it.
 Candidate = tuple[PruningTask, PruningPlan]
@@ -146,6 +148,7 @@ def measure_shares(
         AutoDFPError: ``known`` was measured with other settings, a share cannot be reached, the reconstructor
             allocates no plan, or no name matches.
     """
+    wanted = those_named(dict.fromkeys(UNSEARCHED), only, 'means')
     bench = Bench(config, checkpoint, cfg_options=cfg_options)
     reward, reconstructor = bench.reward, bench.settings.reconstructor
     result = bench.take_up(known, target=target, reconstructor=reconstructor)
@@ -160,14 +163,14 @@ def measure_shares(
     for share in shares:
         candidates = candidates_of(build_task(bench, target, share, ours, survey))
         rows = result['rows'].setdefault(f'{share:g}', {})
-        if target == 'model' and BACKBONE not in rows:
+        if target == 'model' and BACKBONE in wanted and BACKBONE not in rows:
             try:
                 backbone = build_task(bench, target, share, part='backbone')
                 candidates[BACKBONE] = backbone, require_allocation(backbone)
             except AutoDFPError as error:
                 rows[BACKBONE] = dict(unreachable=str(error))
-        for name, (task, plan) in those_named(candidates, only, 'means').items():
-            if name in rows:
+        for name, (task, plan) in candidates.items():
+            if name in rows or name not in wanted:
                 continue
             metric = task.evaluate(plan, reward, final=name != EPISODE)
             rows[name] = dict(metric=metric, **left_of(task, plan))
