@@ -18,10 +18,10 @@ from own_data import own_data  # noqa: F401, a fixture
 from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from mmautodfp.graph import find_units
+from mmautodfp.graph import find_groups
 from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.runs import prune
-from mmautodfp.surgery import PruningPlan, UnitPlan
+from mmautodfp.surgery import GroupPlan, PruningPlan
 from mmautodfp.utils.fileio import load_json, save_json
 from mmautodfp.zoo import make_digits
 
@@ -44,31 +44,33 @@ def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def random_plan(module: nn.Module, seed: int = 0) -> PruningPlan:
-    """A plan of random widths, random channels and random lambdas for every unit."""
+    """A plan of random widths, random channels and random lambdas for every group."""
     generator = torch.Generator().manual_seed(seed)
-    units = {}
-    for unit in find_units(module):
-        width = int(torch.randint(1, unit.num_channels + 1, (), generator=generator))
-        keep = torch.randperm(unit.num_channels, generator=generator)[:width].sort().values
-        units[unit.name] = UnitPlan(tuple(keep.tolist()), unit.num_channels, torch.rand((), generator=generator).item())
-    return PruningPlan(units)
+    groups = {}
+    for group in find_groups(module):
+        width = int(torch.randint(1, group.num_channels + 1, (), generator=generator))
+        keep = torch.randperm(group.num_channels, generator=generator)[:width].sort().values
+        groups[group.name] = GroupPlan(
+            tuple(keep.tolist()), group.num_channels, torch.rand((), generator=generator).item()
+        )
+    return PruningPlan(groups)
 
 
 def masked_dense(module: nn.Module, plan: PruningPlan, reconstructor: Reconstructor) -> nn.Module:
     """No surgery: a dense copy, its consumers' weights merged, with pruned channels zeroed where a consumer reads."""
     reconstructor.ensure_fitted(module)
     dense = copy.deepcopy(module)
-    for unit in find_units(module):
-        keep = torch.tensor(plan.units[unit.name].keep)
-        found = reconstructor.reconstruct(unit, keep, plan.units[unit.name].lam)
-        (consumer,) = unit.consumers
+    for group in find_groups(module):
+        keep = torch.tensor(plan.groups[group.name].keep)
+        found = reconstructor.reconstruct(group, keep, plan.groups[group.name].lam)
+        (consumer,) = group.consumers
         layer = dense.get_submodule(consumer.name)
-        columns = layer.weight.shape[1] // unit.num_channels  # of one channel, above 1 behind a flatten
-        spread = layer.weight.new_zeros(unit.num_channels, unit.num_channels)
+        columns = layer.weight.shape[1] // group.num_channels  # of one channel, above 1 behind a flatten
+        spread = layer.weight.new_zeros(group.num_channels, group.num_channels)
         spread[:, keep] = found.delivery.to(spread)
         spread = torch.kron(spread, torch.eye(columns, dtype=spread.dtype))
         layer.weight.data.copy_(torch.tensordot(layer.weight.data, spread, dims=([1], [0])).movedim(-1, 1))
-        mask = spread.new_zeros(unit.num_channels)
+        mask = spread.new_zeros(group.num_channels)
         mask[keep] = 1
         mask = mask.repeat_interleave(columns).view((1, -1) if isinstance(layer, nn.Linear) else (1, -1, 1, 1))
         layer.register_forward_pre_hook(lambda _, inputs, mask=mask: inputs[0] * mask)

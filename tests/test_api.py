@@ -109,9 +109,9 @@ def test_the_steps_of_the_docs_do_what_their_comments_say(capsys):
 
     block = block.replace("target='backbone',", f"target='backbone', reconstructor={SMALL},")
     names = run(block, dict(model=model, images=images, reward=reward))
-    assert 'prunable units in the ResNet' in capsys.readouterr().out
+    assert 'prunable groups in the ResNet' in capsys.readouterr().out
     task, found = names['task'], names['found']
-    assert all(plan.width % 8 == 0 or plan.width == plan.num_channels for plan in found.plan.units.values())
+    assert all(plan.width % 8 == 0 or plan.width == plan.num_channels for plan in found.plan.groups.values())
     assert task.summary(found.plan)['module_params']['ratio'] <= 0.7
     assert task.summary(found.plan)['module_flops']['ratio'] <= 0.8
     assert len(rewards) == 3  # one plan by itself, two episodes

@@ -10,13 +10,13 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
 from mmautodfp import runs
-from mmautodfp.graph import find_units
+from mmautodfp.graph import find_groups
 from mmautodfp.hooks import AutoDFPHook
 from mmautodfp.search.survey import survey_target
 from mmautodfp.utils.registry import HOOKS, build
 
 # Detectors have the two of each of ResNet-50's sixteen blocks.
-UNITS = {
+GROUPS = {
     'vgg16_cifar10_autodfp.py': 13,
     'vgg19_cifar10_autodfp.py': 16,
     'resnet56_cifar10_autodfp.py': 27,
@@ -33,7 +33,7 @@ ZERO_DATA_CONFIGS = sorted(path.relative_to(REPO).as_posix() for path in REPO.gl
 
 
 @pytest.mark.parametrize('path', AUTODFP_CONFIGS)
-def test_every_config_builds_its_hook_and_has_units_to_prune(path):
+def test_every_config_builds_its_hook_and_has_groups_to_prune(path):
     register_all_modules()
     cfg = Config.fromfile(REPO / path)
     hook = build(HOOKS, cfg.autodfp.to_dict())
@@ -47,7 +47,7 @@ def test_every_config_builds_its_hook_and_has_units_to_prune(path):
     elif path.endswith('rtmdet_tiny_bccd_autodfp.py'):  # no finder knows a CSPNeXt
         assert len(survey_target(model, 'backbone').groups) == 15
     else:
-        assert len(find_units(model.get_submodule(hook.settings.target))) == UNITS.get(path.split('/')[-1], 32)
+        assert len(find_groups(model.get_submodule(hook.settings.target))) == GROUPS.get(path.split('/')[-1], 32)
 
 
 def test_every_detector_has_a_config_without_data():

@@ -11,7 +11,7 @@ from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
 
 from mmautodfp import runs as apis
-from mmautodfp.graph import survey_units
+from mmautodfp.graph import survey_groups
 from mmautodfp.reconstruction import SimilarityReconstructor
 from mmautodfp.surgery import PruningPlan, apply_plan
 
@@ -119,7 +119,7 @@ def test_the_search_ends_within_the_budget_with_every_bottleneck_pruned(run):
     dense, pruned = summary['results'][0], summary['results'][-1]
     assert dense['module_params']['ratio'] == 1
     assert 0 < pruned['module_params']['ratio'] <= 0.9
-    assert len(PruningPlan.from_json(folder / 'strategy.json').units) == 32
+    assert len(PruningPlan.from_json(folder / 'strategy.json').groups) == 32
 
 
 def test_episodes_run_on_the_fast_stand_in(run):
@@ -133,7 +133,7 @@ def test_stock_mmdet_loads_the_pruned_detector_which_is_the_plan_on_the_dense_on
     slim = init_detector(str(folder / 'pruned.py'), str(folder / 'pruned.pth'), device='cpu')
     dense = init_detector(copy.deepcopy(cfg), str(checkpoint), device='cpu')
     plan = PruningPlan.from_json(folder / 'strategy.json')
-    widths = {unit.name: unit.num_channels for unit in survey_units(slim.backbone).units}
+    widths = {group.name: group.num_channels for group in survey_groups(slim.backbone).groups}
     assert widths == plan.widths
     image = cv2.imread(str(digits_root / 'test' / '00001.png'))
     inputs = torch.rand(1, 3, 96, 96)

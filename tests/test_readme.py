@@ -10,7 +10,7 @@ from mmdet.models import Darknet
 from mmengine.config import Config
 
 from mmautodfp import runs
-from mmautodfp.graph import UNIT_FINDERS, survey_units
+from mmautodfp.graph import GROUP_FINDERS, survey_groups
 from mmautodfp.reconstruction import SimilarityReconstructor
 from mmautodfp.surgery import apply_plan
 from mmautodfp.utils.fileio import load_json
@@ -27,13 +27,13 @@ def blocks(page: str, heading: str) -> list[str]:
 @pytest.fixture(scope='module')
 def how_tos():
     """The block and the reward of one's own, run once."""
-    finders = list(UNIT_FINDERS)
+    finders = list(GROUP_FINDERS)
     names: dict = {}
     for heading in ('Another block', 'Another reward'):
         (block,) = blocks('docs/extending.md', heading)
         exec(compile(block, heading, 'exec'), names)
     yield names
-    UNIT_FINDERS[:] = finders
+    GROUP_FINDERS[:] = finders
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def darknet(monkeypatch, how_tos):
 
 
 def test_the_new_block_is_found_pruned_and_brought_back(darknet):
-    survey = survey_units(darknet)
-    assert len(survey.units) == 6
+    survey = survey_groups(darknet)
+    assert len(survey.groups) == 6
     assert survey.left['conv_res_block1.res0.conv2.conv'] == 'feeds a residual sum'
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
@@ -65,9 +65,9 @@ def test_the_new_block_is_found_pruned_and_brought_back(darknet):
 
 def test_pruning_channels_of_the_new_block_that_are_zero_changes_nothing(darknet):
     plan = random_plan(darknet)
-    for unit in survey_units(darknet).units:
-        pruned = [c for c in range(unit.num_channels) if c not in plan.units[unit.name].keep]
-        norm = darknet.get_submodule(unit.norm)
+    for group in survey_groups(darknet).groups:
+        pruned = [c for c in range(group.num_channels) if c not in plan.groups[group.name].keep]
+        norm = darknet.get_submodule(group.norm)
         norm.weight.data[pruned] = 0
         norm.bias.data[pruned] = 0
     image = torch.rand(1, 3, 64, 64)

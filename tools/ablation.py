@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--ratios', type=float, nargs='+', help='shares that stay (default: 0.9 0.8 0.7 0.5; whole: 0.7 0.5 0.35)'
     )
-    parser.add_argument('--channels', action='store_true', help="shares of each unit's channels, not of parameters")
+    parser.add_argument('--channels', action='store_true', help="shares of each group's channels, not of parameters")
     parser.add_argument('--image-size', type=int, help='of the synthetic images (default: 256)')
     parser.add_argument('--num-images', type=int, help='synthetic images (default: 64)')
     parser.add_argument('--batch-size', type=int, help='of the synthetic images (default: 8)')

@@ -18,7 +18,7 @@ autodfp = dict(
         batch_size=128,
         buffer_episodes=100,
         warmup_episodes=200,
-        credit='monte_carlo',  # the paper's is 'td', which only teaches the last unit; see SACConfig
+        credit='monte_carlo',  # the paper's is 'td', which only teaches the last group; see SACConfig
     ),
     reconstructor=dict(type='SimilarityReconstructor'),
     # 'auto': bfloat16 or float16 where the device is faster in it; ranks plans as float32 does (docs/measurements.md)

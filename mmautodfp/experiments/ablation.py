@@ -63,7 +63,7 @@ VARIANTS: dict[str, Variant] = {
     'full, ridge 1e-1': _ours(ridge=1e-1, refinement=dict(ridge=1e-1)),
     'full, patch ridge 1e-2': _ours(refinement=dict(patch_ridge=1e-2)),
     'full, patch ridge 1': _ours(refinement=dict(patch_ridge=1.0)),
-    'full, 4 units a pass': _ours(refinement=dict(units_per_pass=4)),
+    'full, 4 groups a pass': _ours(refinement=dict(groups_per_pass=4)),
 }
 
 
@@ -85,7 +85,7 @@ def ablate(
         ratios (Sequence[float]): Shares that stay.
         variants (Mapping[str, Variant]): By name. Defaults to :data:`VARIANTS`.
         checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
-        of_channels (bool): Whether the shares are of each unit's channels; otherwise of the module's parameters.
+        of_channels (bool): Whether the shares are of each group's channels; otherwise of the module's parameters.
             Defaults to False.
         images (Mapping | None): Settings of the synthetic images, of which a variant overrides its own. Defaults to
             None: the reconstructor's.

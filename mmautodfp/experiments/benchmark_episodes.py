@@ -122,12 +122,12 @@ def benchmark_precision(config: str | os.PathLike, plans: int = 100, precision: 
     """
     runner, hook = prepare_hook(config)
     settings = runner.cfg.autodfp.reward.to_dict()
-    units = [join_path(hook.task.path, layer) for group in hook.task.groups for layer in group.layers]
+    layers = [join_path(hook.task.path, name) for group in hook.task.groups for name in group.layers]
     rewards = {}
     for name in ('float32', precision):
         with quiet():
             reward = build(REWARDS, settings | dict(precision=name))
-            reward.prepare(hook.task.model, runner.cfg.val_dataloader, units)
+            reward.prepare(hook.task.model, runner.cfg.val_dataloader, layers)
         rewards[reward.precision] = reward
     found: dict[str, list[float]] = {name: [] for name in rewards}
     for plan in random_plans(hook.task, plans, hook.settings.seed):

@@ -1,7 +1,7 @@
 """What can be pruned: channel groups of a live model, found by those who know its blocks, or by tracing it."""
 
 from .discovery import groups_of
-from .finders import ChainFinder, ChannelPath, InvertedResidualFinder, ResidualBlockFinder, chain_units
+from .finders import ChainFinder, ChannelPath, InvertedResidualFinder, ResidualBlockFinder, chain_groups
 from .forward import (
     flat_tensors,
     has_plain_second_stage,
@@ -16,39 +16,40 @@ from .forward import (
     samples_of,
     second_stage_of,
 )
-from .rerun import Rerun
-from .statistics import norm_statistics, outputs_first, path_statistics, unit_statistics
-from .tracing import trace_channels
-from .units import (
-    UNIT_FINDERS,
+from .groups import (
+    GROUP_FINDERS,
     ChannelGroup,
     Consumer,
+    GroupFinder,
+    GroupSurvey,
     Producer,
-    UnitFinder,
-    UnitSurvey,
-    find_units,
+    find_groups,
     is_batch_norm,
     join_path,
     layers_with_tied_weights,
-    survey_units,
-    walk_units,
+    survey_groups,
+    walk_groups,
 )
+from .rerun import Rerun
+from .statistics import group_statistics, norm_statistics, outputs_first, path_statistics
+from .tracing import trace_channels
 
 __all__ = [
-    'UNIT_FINDERS',
+    'GROUP_FINDERS',
     'ChainFinder',
     'ChannelGroup',
     'ChannelPath',
     'Consumer',
+    'GroupFinder',
+    'GroupSurvey',
     'InvertedResidualFinder',
     'Producer',
     'Rerun',
     'ResidualBlockFinder',
-    'UnitFinder',
-    'UnitSurvey',
-    'chain_units',
-    'find_units',
+    'chain_groups',
+    'find_groups',
     'flat_tensors',
+    'group_statistics',
     'groups_of',
     'has_plain_second_stage',
     'hook_handles',
@@ -67,8 +68,7 @@ __all__ = [
     'run_model',
     'samples_of',
     'second_stage_of',
-    'survey_units',
+    'survey_groups',
     'trace_channels',
-    'unit_statistics',
-    'walk_units',
+    'walk_groups',
 ]

@@ -9,20 +9,20 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import nn
 
+from .groups import ChannelGroup, Consumer, GroupSurvey, Producer
 from .tracing import Call, Trace
-from .units import ChannelGroup, Consumer, Producer, UnitSurvey
 
 Places = dict[tuple[str, str], np.ndarray]  # (path, side) to the places [N, c] that N channels have there
 
 
-def groups_of(trace: Trace) -> UnitSurvey:
+def groups_of(trace: Trace) -> GroupSurvey:
     """The channel groups of a model that was traced; whether they are safe is still to be proven.
 
     Args:
         trace (Trace): Of the model.
 
     Returns:
-        UnitSurvey: Groups in forward order, and of each convolution and linear layer that gives none the reason.
+        GroupSurvey: Groups in forward order, and of each convolution and linear layer that gives none the reason.
     """
     component = _components(trace)
     reasons: dict[int, str] = {}
@@ -45,7 +45,7 @@ def groups_of(trace: Trace) -> UnitSurvey:
     for group in groups:
         for producer in group.producers:
             left.pop(producer.name, None)
-    return UnitSurvey(groups, left)
+    return GroupSurvey(groups, left)
 
 
 def _components(trace: Trace) -> np.ndarray:

@@ -8,18 +8,18 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from .statistics import norm_statistics
-from .units import (
-    UNIT_FINDERS,
+from .groups import (
+    GROUP_FINDERS,
     ChannelGroup,
     Consumer,
-    UnitFinder,
+    GroupFinder,
     is_batch_norm,
     is_depthwise,
     join_path,
     named_layers,
-    walk_units,
+    walk_groups,
 )
+from .statistics import norm_statistics
 
 # Layers that keep every channel to itself and hold nothing that belongs to one. Exact types: a subclass may do more.
 _ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardtanh)
@@ -37,7 +37,7 @@ _KNOWN_CHAINS = {
 Step = tuple[str, nn.Module]
 
 
-class ResidualBlockFinder(UnitFinder):
+class ResidualBlockFinder(GroupFinder):
     """conv1 -> conv2 (-> conv3) inside the residual blocks of mmdet, mmpretrain, torchvision and our CIFAR networks.
 
     The last conv and the shortcut feed the residual sum and stay whole, as in the paper.
@@ -91,7 +91,7 @@ class ResidualBlockFinder(UnitFinder):
         return join_path(name, norm) if is_batch_norm(getattr(block, norm, None)) else None
 
 
-class InvertedResidualFinder(UnitFinder):
+class InvertedResidualFinder(GroupFinder):
     """The expanded channels of MobileNet-V2's block, ours and torchvision's: expand -> depthwise -> project."""
 
     kinds = ('InvertedResidual',)
@@ -103,10 +103,10 @@ class InvertedResidualFinder(UnitFinder):
             steps = list(_unroll(block.conv, join_path(name, 'conv')))
         else:
             return
-        yield from chain_units(steps, end='gives the output of an InvertedResidual')
+        yield from chain_groups(steps, end='gives the output of an InvertedResidual')
 
 
-class ChainFinder(UnitFinder):
+class ChainFinder(GroupFinder):
     """Convolutions and linear layers that follow one another: VGG, MobileNet-V1, and any ``nn.Sequential``.
 
     Depthwise convolutions and norms on the way are sliced along, and a flatten before a linear layer is followed. At a
@@ -119,11 +119,11 @@ class ChainFinder(UnitFinder):
         return _is_chain(block)
 
     def find(self, block: nn.Module, name: str) -> Iterator[ChannelGroup | tuple[str, str]]:
-        yield from chain_units(list(_unroll(block, name)), end='gives the output of the network')
+        yield from chain_groups(list(_unroll(block, name)), end='gives the output of the network')
 
 
 class ChannelPath:
-    """What the channels of a unit go through until its consumer reads them, for channels that are constant.
+    """What the channels of a group go through until its consumer reads them, for channels that are constant.
 
     Args:
         layers (tuple[nn.Module, ...]): Activations, poolings, norms and depthwise convolutions, in order.
@@ -146,42 +146,42 @@ class ChannelPath:
         return constant
 
 
-def chain_units(steps: list[Step], end: str) -> Iterator[ChannelGroup | tuple[str, str]]:
-    """Find the units of layers that run one after the other.
+def chain_groups(steps: list[Step], end: str) -> Iterator[ChannelGroup | tuple[str, str]]:
+    """Find the groups of layers that run one after the other.
 
     Args:
         steps (list[tuple[str, nn.Module]]): Path and layer, in the order of execution.
         end (str): Why the last layer's outputs stay.
 
     Yields:
-        ChannelGroup | tuple[str, str]: Units in order, and (layer path, reason) for what stays.
+        ChannelGroup | tuple[str, str]: Groups in order, and (layer path, reason) for what stays.
     """
-    open_unit: _OpenUnit | None = None
+    open_group: _OpenGroup | None = None
     for index, (path, layer) in enumerate(steps):
-        if open_unit is not None and open_unit.takes(path, layer):
+        if open_group is not None and open_group.takes(path, layer):
             continue
         reason = None
         if not _is_plain_layer(layer):
             reason = f'feeds {path}, a {type(layer).__name__} through which no finder can follow its channels'
-        elif open_unit is not None:
-            reason = open_unit.obstacle(path, layer)
+        elif open_group is not None:
+            reason = open_group.obstacle(path, layer)
             if reason is None:
-                yield open_unit.close(Consumer(path, _norm_behind(steps, index)))
-        if open_unit is not None and reason is not None:
-            yield open_unit.path, reason
-        open_unit = None
+                yield open_group.close(Consumer(path, _norm_behind(steps, index)))
+        if open_group is not None and reason is not None:
+            yield open_group.path, reason
+        open_group = None
         if not _is_plain_layer(layer):
-            yield from walk_units(layer, path, known=False)
+            yield from walk_groups(layer, path, known=False)
         elif getattr(layer, 'groups', 1) > 1:
             kind = 'depthwise' if is_depthwise(layer) else 'grouped'
             yield path, f'{kind} convolution behind no layer that can be pruned'
         else:
-            open_unit = _OpenUnit(path, layer)
-    if open_unit is not None:
-        yield open_unit.path, end
+            open_group = _OpenGroup(path, layer)
+    if open_group is not None:
+        yield open_group.path, end
 
 
-class _OpenUnit:
+class _OpenGroup:
     """A producer, and what has followed it so far."""
 
     def __init__(self, path: str, layer: nn.Conv2d | nn.Linear):
@@ -228,7 +228,7 @@ class _OpenUnit:
         return None
 
     def close(self, consumer: Consumer) -> ChannelGroup:
-        """The finished unit."""
+        """The finished group."""
         return ChannelGroup(
             name=self.path,
             num_channels=self.channels,
@@ -282,4 +282,4 @@ def _norm_name(block: nn.Module, conv: str) -> str:
     return getattr(block, f'norm{index}_name', f'bn{index}')
 
 
-UNIT_FINDERS += [ResidualBlockFinder(), InvertedResidualFinder(), ChainFinder()]
+GROUP_FINDERS += [ResidualBlockFinder(), InvertedResidualFinder(), ChainFinder()]

@@ -7,30 +7,30 @@ from torch import Tensor, nn
 
 from mmautodfp.kernels import BatchNormStats
 
-from .units import ChannelGroup, Producer, is_batch_norm, is_depthwise
+from .groups import ChannelGroup, Producer, is_batch_norm, is_depthwise
 
 
-def unit_statistics(module: nn.Module, unit: ChannelGroup) -> tuple[Tensor, BatchNormStats]:
+def group_statistics(module: nn.Module, group: ChannelGroup) -> tuple[Tensor, BatchNormStats]:
     """Weight [N, C, ...] and norm statistics ([N] each) of a group's producer, detached; N counts single channels.
 
     A producer's own bias is moved into the running mean; without a norm it becomes beta. Several producers are taken
     together as if they were one: the rows of all weights one behind the other, each scaled as its norm scales it.
     """
-    found = [_producer_statistics(module, unit, producer) for producer in unit.producers]
+    found = [_producer_statistics(module, group, producer) for producer in group.producers]
     if len(found) == 1:
         return found[0]
     weight = torch.cat([weight.flatten(1) * bn.slope[:, None] for weight, bn in found], 1)
     return weight, BatchNormStats.identity(sum(bn.shift for _, bn in found))
 
 
-def _producer_statistics(module: nn.Module, unit: ChannelGroup, producer: Producer) -> tuple[Tensor, BatchNormStats]:
+def _producer_statistics(module: nn.Module, group: ChannelGroup, producer: Producer) -> tuple[Tensor, BatchNormStats]:
     layer = module.get_submodule(producer.name)
-    rows = slice(producer.offset, producer.offset + unit.width)
+    rows = slice(producer.offset, producer.offset + group.width)
     weight = outputs_first(layer).detach()[rows]
     bias = getattr(layer, 'bias', None)  # mmcv's DeformConv2d has none
     bias = None if bias is None else bias.detach()[rows]
     if producer.norm is None:
-        return weight, BatchNormStats.identity(weight.new_zeros(unit.width) if bias is None else bias)
+        return weight, BatchNormStats.identity(weight.new_zeros(group.width) if bias is None else bias)
     bn = norm_statistics(module.get_submodule(producer.norm))
     return weight, bn if bias is None else replace(bn, mean=bn.mean - bias)
 
@@ -52,8 +52,8 @@ def outputs_first(layer: nn.Module) -> Tensor:
     return layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
 
 
-def path_statistics(module: nn.Module, unit: ChannelGroup) -> tuple[Tensor, BatchNormStats]:
-    """As :func:`unit_statistics`, of all that a unit's channels go through until their consumer.
+def path_statistics(module: nn.Module, group: ChannelGroup) -> tuple[Tensor, BatchNormStats]:
+    """As :func:`group_statistics`, of all that a group's channels go through until their consumer.
 
     Two channels can stand in for one another only if their depthwise kernels on the way are alike too. So the producer
     is taken together with these, as if there were no activation between them: the weight is the product of both
@@ -62,12 +62,12 @@ def path_statistics(module: nn.Module, unit: ChannelGroup) -> tuple[Tensor, Batc
     Returns:
         tuple[Tensor, BatchNormStats]: Those of the producer alone where no layer lies between.
     """
-    weight, bn = unit_statistics(module, unit)
-    if not unit.between:
+    weight, bn = group_statistics(module, group)
+    if not group.between:
         return weight, bn
     weight = weight.flatten(1)
     slope, shift = bn.slope, bn.shift
-    for layer in map(module.get_submodule, unit.between):
+    for layer in map(module.get_submodule, group.between):
         if is_depthwise(layer):
             kernel = layer.weight.detach().flatten(1)  # [N, kH * kW]
             weight = (weight[:, :, None] * kernel[:, None]).flatten(1)

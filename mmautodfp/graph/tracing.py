@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmautodfp.utils import AutoDFPError
 
 from .forward import flat_tensors, hook_handles
+from .groups import is_batch_norm
 from .numbering import Numbers, along_axis, tensors_in
-from .units import is_batch_norm
 
 # Names of layers as torch, mmcv and mmdet call them. Other subclasses may compute their weights from all channels.
 CONVS = ('Conv2d', 'Conv2dAdaptivePadding')

@@ -40,7 +40,7 @@ class Row:
         held_out_metric (float | None): Metric on images that the search has not seen.
         counts (dict[str, dict]): 'module_params', 'model_params', 'module_flops' and 'model_flops', likewise latency
             and memory where a budget limits them, each with the ``count`` and the preserved ``ratio``.
-        widths (dict[str, int]): Unit to the number of channels that stay.
+        widths (dict[str, int]): Group to the number of channels that stay.
         layers (dict[str, dict]): Each changed layer with its new sizes, see :func:`mmautodfp.surgery.Slim`.
     """
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import ChannelGroup, find_units
+from mmautodfp.graph import ChannelGroup, find_groups
 from mmautodfp.utils.registry import RECONSTRUCTORS
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class OutputChange:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How the inputs of a unit's consumers are made up from the retained channels.
+    """How the inputs of a group's consumers are made up from the retained channels.
 
     Attributes:
         delivery (Tensor): [N, K]; row n says what stands in for channel n, one-hot for retained ones. N and K count
@@ -123,14 +123,14 @@ class Reconstructor(ABC):
             model (nn.Module | None): What it is a part of, for those who send images through it. Defaults to None: that
                 of the last time; if there was none, the module takes images itself.
             groups (Sequence[ChannelGroup] | None): Of the module, in forward order. Defaults to None: those of the last
-                time; if there was none, the units that finders know.
+                time; if there was none, the groups that finders know.
         """
         again = module is self._fitted
         if model is None:
             model = self._model if again else module
         if groups is None:
             groups = self._given if again else None
-        values, found = fingerprint(model), find_units(module) if groups is None else list(groups)
+        values, found = fingerprint(model), find_groups(module) if groups is None else list(groups)
         if not again or values != self._values or found != self._groups:
             self._given, self._groups = groups, found
             self._fit(module, model)
@@ -157,24 +157,24 @@ class Reconstructor(ABC):
         return f'{type(self).__name__}({", ".join(f"{name}={_describe(value)}" for name, value in settings)})'
 
     def _fit(self, module: nn.Module, model: nn.Module) -> None:
-        for unit in self._groups:
-            self._fit_unit(module, unit)
+        for group in self._groups:
+            self._fit_group(module, group)
 
-    def _fit_unit(self, module: nn.Module, unit: ChannelGroup) -> None:  # noqa: B027, not all need it
-        """Precompute what :meth:`reconstruct` needs for a unit of the dense module."""
+    def _fit_group(self, module: nn.Module, group: ChannelGroup) -> None:  # noqa: B027, not all need it
+        """Precompute what :meth:`reconstruct` needs for a group of the dense module."""
 
     @abstractmethod
-    def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
+    def reconstruct(self, group: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
         """Say how the retained channels do the work of all.
 
         Args:
-            unit (ChannelGroup): The unit.
+            group (ChannelGroup): The group.
             keep (Tensor): Retained channels, ascending; of a group whose channels go in blocks, the blocks (see
                 :meth:`.ChannelGroup.channels`).
             lam (float): The agent's second action, lambda of Eq. 16, in [0, 1].
         """
 
-    def moves_constants(self, unit: ChannelGroup) -> bool:
+    def moves_constants(self, group: ChannelGroup) -> bool:
         """Whether pruning a group shifts its consumers' outputs; one that has neither bias nor norm gets a bias then.
 
         That bias is counted, so a limit on the parameters holds if this says True for nothing. It is asked before the
@@ -182,37 +182,37 @@ class Reconstructor(ABC):
         """
         return True
 
-    def ranking(self, unit: ChannelGroup) -> Tensor | None:
-        """The unit's channels [N] in the order in which they are kept. None, the default: by their l2 norms."""
+    def ranking(self, group: ChannelGroup) -> Tensor | None:
+        """The group's channels [N] in the order in which they are kept. None, the default: by their l2 norms."""
         return None
 
-    def error_curve(self, unit: ChannelGroup, ranking: Tensor) -> Tensor | None:
-        """How much is lost of what a unit's channels tell, by the number of them that stay.
+    def error_curve(self, group: ChannelGroup, ranking: Tensor) -> Tensor | None:
+        """How much is lost of what a group's channels tell, by the number of them that stay.
 
         A plan that needs no search follows from these curves (:func:`.allocation.allocate_widths`).
 
         Args:
-            unit (ChannelGroup): The unit.
+            group (ChannelGroup): The group.
             ranking (Tensor): [N], its channels in the order in which they stay.
 
         Returns:
-            Tensor | None: [N + 1], error where 0 to N channels stay, never rising, of one scale for all units. None,
+            Tensor | None: [N + 1], error where 0 to N channels stay, never rising, of one scale for all groups. None,
             the default: not known.
         """
         return None
 
-    def error_curves(self, units: Sequence[ChannelGroup], rankings: Sequence[Tensor]) -> list[Tensor] | None:
+    def error_curves(self, groups: Sequence[ChannelGroup], rankings: Sequence[Tensor]) -> list[Tensor] | None:
         """The error curves of all groups, of one scale; None if one is not known.
 
         Args:
-            units (Sequence[ChannelGroup]): The groups, L of them.
+            groups (Sequence[ChannelGroup]): The groups, L of them.
             rankings (Sequence[Tensor]): [N] each, as of :meth:`error_curve`, which gives each by default.
         """
-        curves = [self.error_curve(*pair) for pair in zip(units, rankings, strict=True)]
+        curves = [self.error_curve(*pair) for pair in zip(groups, rankings, strict=True)]
         return None if any(curve is None for curve in curves) else curves
 
     def recalibrate(self, module: nn.Module, plan: 'PruningPlan', restore: 'Restore') -> None:  # noqa: B027, most have no more
-        """Do in an episode what can be done only when all units are pruned. Does nothing by default.
+        """Do in an episode what can be done only when all groups are pruned. Does nothing by default.
 
         Args:
             module (nn.Module): Just pruned with :meth:`reconstruct`; changed in place.
@@ -235,8 +235,8 @@ class Reconstructor(ABC):
 class PruneOnly(Reconstructor):
     """No compensation: what is pruned is gone."""
 
-    def moves_constants(self, unit: ChannelGroup) -> bool:
+    def moves_constants(self, group: ChannelGroup) -> bool:
         return False
 
-    def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
-        return Reconstruction(torch.eye(unit.width, device=keep.device)[:, unit.channels(keep)])
+    def reconstruct(self, group: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
+        return Reconstruction(torch.eye(group.width, device=keep.device)[:, group.channels(keep)])

@@ -75,7 +75,7 @@ class SyntheticLeastSquares(Reconstructor):
     covariance follows, for any retained channels, the least-squares delivery; what is left over on average moves into
     the consumer's norm or bias, and the consumer's outputs get back their deviation. One pass of the pruned module then
     tells how far the errors have moved what its norms are given (:class:`.recalibration.Recalibration`). That is what
-    an episode costs. The best plan is refined once more, unit by unit (:mod:`mmautodfp.reconstruction.refine`).
+    an episode costs. The best plan is refined once more, group by group (:mod:`mmautodfp.reconstruction.refine`).
 
     Args:
         images (dict | None): Settings of :class:`SyntheticImages`. Defaults to None: 64 dead-leaves images of 256
@@ -162,60 +162,60 @@ class SyntheticLeastSquares(Reconstructor):
             self._batches = lambda: iter(whole)
         else:
             self._batches = lambda: (inputs_of(model, module, batch) for batch in images)
-        units = self._groups
+        groups = self._groups
         modes = [(part, part.training) for part in model.modules()]
         try:
             model.eval()
             with batch_statistics(model), torch.no_grad():
                 self._foregrounds = [foreground_of(model, outputs_by_kind(model, *inputs)) for inputs in whole]
-            moments, statistics = input_moments(module, units, self._batches(), self._foregrounds)
+            moments, statistics = input_moments(module, groups, self._batches(), self._foregrounds)
             few = -(-self.recalibration // self.images.batch_size)
             if few:
                 few_batches = lambda: islice(self._batches(), few)
-                self._recalibration = Recalibration(module, units, few_batches, statistics.of_first(few))
+                self._recalibration = Recalibration(module, groups, few_batches, statistics.of_first(few))
         finally:
             for part, mode in modes:
                 part.training = mode
         _require_finite(module, moments)
-        self._consumers = {unit.name: self._keep(module, unit, moments) for unit in units}
+        self._consumers = {group.name: self._keep(module, group, moments) for group in groups}
         self._twin = statistics.twin(module) if self.refinement else None
 
     def _keep(
-        self, module: nn.Module, unit: ChannelGroup, moments: dict[tuple[str, str], InputMoments]
+        self, module: nn.Module, group: ChannelGroup, moments: dict[tuple[str, str], InputMoments]
     ) -> dict[str, _Consumer]:
         consumers = {}
-        for consumer in unit.consumers:
-            seen = moments[unit.name, consumer.key]
+        for consumer in group.consumers:
+            seen = moments[group.name, consumer.key]
             weight = outputs_first(module.get_submodule(consumer.name)).detach()
-            weight = weight.narrow(1, seen.offset, seen.size).flatten(1).unflatten(1, (unit.width, -1)).clone()
+            weight = weight.narrow(1, seen.offset, seen.size).flatten(1).unflatten(1, (group.width, -1)).clone()
             own, taps = seen.moments, seen.taps
             variance = output_variance(weight, own.covariance, taps)
             consumers[consumer.key] = _Consumer(weight, own.mean, own.covariance, taps, variance)
         return consumers
 
-    def ranking(self, unit: ChannelGroup) -> Tensor | None:
+    def ranking(self, group: ChannelGroup) -> Tensor | None:
         """By how much they explain of what all consumers read, each counted as a share of what it reads."""
         if self.rank_by == 'l2':
             return None
-        consumers = list(self._consumers[unit.name].values())
+        consumers = list(self._consumers[group.name].values())
         covariance, matters = consumers[0].covariance, consumers[0].matters
         if len(consumers) > 1:
             covariance = sum(one.covariance for one in consumers) / len(consumers)
             read = [(one.matters * one.covariance).sum().clamp_min(1e-30) for one in consumers]
             matters = sum(one.matters / scale for one, scale in zip(consumers, read, strict=True))
-        return rank_by_explanation(covariance, matters, unit.block)
+        return rank_by_explanation(covariance, matters, group.block)
 
-    def error_curve(self, unit: ChannelGroup, ranking: Tensor) -> Tensor:
+    def error_curve(self, group: ChannelGroup, ranking: Tensor) -> Tensor:
         """Share of what the consumers read that the retained channels do not explain; taps count as unrelated."""
-        consumers = self._consumers[unit.name].values()
-        order = unit.channels(ranking.to(next(iter(consumers)).mean.device))
-        shares = [unexplained_shares(one.covariance, one.matters, order)[:: unit.block] for one in consumers]
+        consumers = self._consumers[group.name].values()
+        order = group.channels(ranking.to(next(iter(consumers)).mean.device))
+        shares = [unexplained_shares(one.covariance, one.matters, order)[:: group.block] for one in consumers]
         return torch.stack(shares).mean(0)
 
     @torch.no_grad()
-    def error_curves(self, units: Sequence[ChannelGroup], rankings: Sequence[Tensor]) -> list[Tensor]:
+    def error_curves(self, groups: Sequence[ChannelGroup], rankings: Sequence[Tensor]) -> list[Tensor]:
         """The curves of all groups, brought to one scale on some images (see ``sensitivity``)."""
-        curves = [self.error_curve(*pair) for pair in zip(units, rankings, strict=True)]
+        curves = [self.error_curve(*pair) for pair in zip(groups, rankings, strict=True)]
         model, module = self._model, self._fitted
         count = self._sensitivity_of(module, model) if self.sensitivity is None else self.sensitivity
         if not count:
@@ -226,7 +226,7 @@ class SyntheticLeastSquares(Reconstructor):
         batches = [inputs_of(model, model, batch) for batch in images.batches(device)]
         runs = [partial(outputs_by_kind, model, *inputs) for inputs in batches]
         with batch_statistics(model):
-            errors = output_errors(model, module, units, rankings, self, runs)
+            errors = output_errors(model, module, groups, rankings, self, runs)
         return [scaled_curve(curve.cpu(), found) for curve, found in zip(curves, errors, strict=True)]
 
     def _sensitivity_of(self, module: nn.Module, model: nn.Module) -> int:
@@ -236,10 +236,10 @@ class SyntheticLeastSquares(Reconstructor):
         enough = SENSITIVITY_PIXELS // math.prod(self.images.size)
         return min(max(SENSITIVITY, enough), self.images.num_images)
 
-    def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
-        channels = unit.channels(keep)
+    def reconstruct(self, group: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
+        channels = group.channels(keep)
         own, changes = {}, {}
-        for key, consumer in self._consumers[unit.name].items():
+        for key, consumer in self._consumers[group.name].items():
             delivery, constant = least_squares_delivery(consumer.mean, consumer.covariance, channels, self.ridge)
             own[key] = (delivery, constant)
             if self.rematch:

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from mmautodfp.graph import ChannelGroup, unit_statistics
+from mmautodfp.graph import ChannelGroup, group_statistics
 from mmautodfp.kernels import neuron_merging_delivery
 from mmautodfp.utils.registry import RECONSTRUCTORS
 
@@ -24,13 +24,13 @@ class NeuronMerging(Reconstructor):
         self.min_cosine = min_cosine
         self._statistics: dict[str, tuple] = {}
 
-    def _fit_unit(self, module: nn.Module, unit: ChannelGroup) -> None:
-        self._statistics[unit.name] = unit_statistics(module, unit)
+    def _fit_group(self, module: nn.Module, group: ChannelGroup) -> None:
+        self._statistics[group.name] = group_statistics(module, group)
 
-    def moves_constants(self, unit: ChannelGroup) -> bool:
+    def moves_constants(self, group: ChannelGroup) -> bool:
         return False
 
-    def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
-        weight, bn = self._statistics[unit.name]
-        channels = unit.channels(keep)
+    def reconstruct(self, group: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
+        weight, bn = self._statistics[group.name]
+        channels = group.channels(keep)
         return Reconstruction(neuron_merging_delivery(weight, bn, channels, self.lam, self.min_cosine))

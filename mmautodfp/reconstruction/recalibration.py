@@ -32,7 +32,7 @@ class Recalibration:
 
     Args:
         module (nn.Module): The dense module, in eval mode.
-        units (Sequence[ChannelGroup]): Its units.
+        groups (Sequence[ChannelGroup]): Its groups.
         batches (Callable): Gives what the module is called with, batch by batch, the same at every call.
         given (Mapping): Mean and variance [C] of what each norm of the dense module is given, of these batches.
     """
@@ -40,7 +40,7 @@ class Recalibration:
     def __init__(
         self,
         module: nn.Module,
-        units: Sequence[ChannelGroup],
+        groups: Sequence[ChannelGroup],
         batches: Callable[[], Iterable[tuple]],
         given: Mapping[str, tuple[Tensor, Tensor]],
     ):
@@ -50,7 +50,7 @@ class Recalibration:
             name: _Norm(norms[name].running_mean.clone(), norms[name].running_var.clone(), *statistics)
             for name, statistics in given.items()
         }
-        self._unit_of = {path: unit for unit in units for path in unit.layers if path in norms}
+        self._group_of = {path: group for group in groups for path in group.layers if path in norms}
 
     @torch.no_grad()
     def __call__(self, module: nn.Module, plan: PruningPlan, restore: Restore) -> None:
@@ -62,9 +62,9 @@ class Recalibration:
             found.run(module, inputs)
         for name, (mean, variance) in found.of_first().items():
             dense = self._dense[name]
-            unit = self._unit_of.get(name)
-            own = plan.units.get(unit.name) if unit else None
-            keep = slice(None) if own is None else unit.channels(torch.tensor(own.keep))
+            group = self._group_of.get(name)
+            own = plan.groups.get(group.name) if group else None
+            keep = slice(None) if own is None else group.channels(torch.tensor(own.keep))
             norm = restore.remember(module.get_submodule(name))
             gain = bounded_gain(dense.variance[keep], variance).to(dense.running_var)
             step = (mean - dense.mean[keep]).to(dense.running_mean)

@@ -1,4 +1,4 @@
-"""The full pass of least squares: unit by unit along the pruned path, towards what the dense module gives."""
+"""The full pass of least squares: group by group along the pruned path, towards what the dense module gives."""
 
 import copy
 import math
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmautodfp.graph import ChannelGroup, Consumer, norm_statistics, outputs_first
 from mmautodfp.kernels import Moments, bounded_gain, solve_ridge
-from mmautodfp.surgery import PruningPlan, Restore, UnitPlan, prune_unit, replace_weight, shift_outputs
+from mmautodfp.surgery import GroupPlan, PruningPlan, Restore, prune_group, replace_weight, shift_outputs
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import Count, NotNegative, Share, settings
 
@@ -33,7 +33,7 @@ class Refinement:
         shortcut (float): Share of the error on the shortcut that the last layer of a residual block is to make good,
             0 to 1. Defaults to 0.25.
         rematch (bool): Give outputs that a norm follows back their deviation. Defaults to True.
-        units_per_pass (int): Units of a block that are solved between two passes over the images; those solved
+        groups_per_pass (int): Groups of a block that are solved between two passes over the images; those solved
             together do not yet see each other's new weights. Defaults to 1.
         positions (int): Of all images together, at most, that a layer is fitted on. Defaults to 65536.
         max_patch (int): Inputs of a layer beyond which its weights stay merged ones. Defaults to 4608, which is 512
@@ -50,7 +50,7 @@ class Refinement:
     patch_ridge: NotNegative = 0.1
     shortcut: Share = 0.25
     rematch: bool = True
-    units_per_pass: Count = 1
+    groups_per_pass: Count = 1
     positions: Count = 65536
     max_patch: Count = 4608
     cache_gb: NotNegative = 2.0
@@ -95,7 +95,7 @@ def refine(
     slim, cut = copy.deepcopy(twin), Restore()
     planned = {group.name: _plan_of(plan, group) for group in groups}
     for group in groups:
-        prune_unit(slim, group, planned[group.name], reconstructor, cut)
+        prune_group(slim, group, planned[group.name], reconstructor, cut)
     full_pass = _Pass(twin, slim, cut, planned, reconstructor, settings, -(-settings.positions // len(foregrounds)))
     paths = Paths(twin, slim, batches, settings.cache_gb)
     reads: _Reads = {}
@@ -115,8 +115,8 @@ def refine(
     in_order = [path for path in paths.census.calls if path in layers]
     for block, steps in _blocks(in_order, reads, paths.census):
         paths.enter(block, {path: reads[path][0][1].norm for step in steps for path in step}, settings.shortcut > 0)
-        for first in range(0, len(steps), settings.units_per_pass):
-            together = [path for step in steps[first : first + settings.units_per_pass] for path in step]
+        for first in range(0, len(steps), settings.groups_per_pass):
+            together = [path for step in steps[first : first + settings.groups_per_pass] for path in step]
             fits = [_LayerFit(full_pass, reads[path]) for path in together]
             for (dense, now), foreground in zip(paths.watch(together), foregrounds, strict=True):
                 for path, fit in zip(together, fits, strict=True):
@@ -126,8 +126,8 @@ def refine(
     return slim
 
 
-def _plan_of(plan: PruningPlan, group: ChannelGroup) -> UnitPlan:
-    return plan.units.get(group.name) or UnitPlan(tuple(range(group.num_channels)), group.num_channels)
+def _plan_of(plan: PruningPlan, group: ChannelGroup) -> GroupPlan:
+    return plan.groups.get(group.name) or GroupPlan(tuple(range(group.num_channels)), group.num_channels)
 
 
 def _blocks(layers: Sequence[str], reads: _Reads, census: Census) -> Iterator[tuple[str, list[list[str]]]]:
@@ -163,7 +163,7 @@ class _Pass:
         twin (nn.Module): Dense path.
         slim (nn.Module): Pruned path.
         cut (Restore): Knows what the layers of the pruned path still have.
-        planned (Mapping[str, UnitPlan]): What becomes of each group.
+        planned (Mapping[str, GroupPlan]): What becomes of each group.
         reconstructor (Reconstructor): Of the episodes.
         settings (Refinement): How.
         most (int): Positions of a batch that a layer's weights are fitted on.
@@ -172,7 +172,7 @@ class _Pass:
     twin: nn.Module
     slim: nn.Module
     cut: Restore
-    planned: Mapping[str, UnitPlan]
+    planned: Mapping[str, GroupPlan]
     reconstructor: Reconstructor
     settings: Refinement
     most: int

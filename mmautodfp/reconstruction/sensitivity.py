@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmautodfp.graph import ChannelGroup, Rerun
-from mmautodfp.surgery import PruningPlan, Restore, prune_unit
+from mmautodfp.surgery import PruningPlan, Restore, prune_group
 
 from .foreground import Foreground, foreground_of
 
@@ -48,7 +48,7 @@ def output_errors(
             of the kind of answer that misses most: a detection is no better than the worst that is said of it.
     """
     plans = {
-        (group.name, width): PruningPlan.of([group.name], [ranking], [width]).units[group.name]
+        (group.name, width): PruningPlan.of([group.name], [ranking], [width]).groups[group.name]
         for group, ranking in zip(groups, rankings, strict=True)
         for width in _measured_widths(group)
     }
@@ -59,7 +59,7 @@ def output_errors(
         foreground = foreground_of(model, rerun.outputs)
         for key, plan in plans.items():
             with Restore() as restore:
-                prune_unit(module, by_name[key[0]], plan, reconstructor, restore)
+                prune_group(module, by_name[key[0]], plan, reconstructor, restore)
                 kinds = _sums_of_kinds(rerun.again(restore.layers), rerun.outputs, foreground, missed)
             sums[key] = [old + new for old, new in zip(sums[key], kinds, strict=True)] if key in sums else kinds
         del rerun  # before the next one comes
@@ -131,8 +131,8 @@ def scaled_curve(curve: Tensor, errors: dict[int, float]) -> Tensor:
     Between two of them, and beyond, the logarithm of the error is taken to follow that of the curve.
 
     Args:
-        curve (Tensor): [N + 1], error where 0 to N channels stay, in a unit of its own, never rising.
-        errors (dict[int, float]): By width, errors in the unit that is wanted.
+        curve (Tensor): [N + 1], error where 0 to N channels stay, in a group of its own, never rising.
+        errors (dict[int, float]): By width, errors in the group that is wanted.
 
     Returns:
         Tensor: [N + 1], never rising, 0 where the curve is.

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import ChannelGroup, path_statistics, unit_statistics
+from mmautodfp.graph import ChannelGroup, group_statistics, path_statistics
 from mmautodfp.kernels import ChannelSimilarity
 from mmautodfp.utils.registry import RECONSTRUCTORS
 from mmautodfp.utils.settings import checked
@@ -38,20 +38,20 @@ class SimilarityReconstructor(Reconstructor):
         self._similarity: dict[str, ChannelSimilarity] = {}
         self._constant: dict[str, Tensor] = {}
 
-    def _fit_unit(self, module: nn.Module, unit: ChannelGroup) -> None:
-        similarity = ChannelSimilarity.from_weight(*path_statistics(module, unit))
-        self._similarity[unit.name] = similarity
+    def _fit_group(self, module: nn.Module, group: ChannelGroup) -> None:
+        similarity = ChannelSimilarity.from_weight(*path_statistics(module, group))
+        self._similarity[group.name] = similarity
         # Channels that give the same value for every input need no stand-in: the value itself is moved.
-        shift = unit_statistics(module, unit)[1].shift.clone()
-        constant = torch.zeros_like(shift) if unit.activation is None else unit.activation(shift)
-        self._constant[unit.name] = torch.where(similarity.alive, 0, constant)
+        shift = group_statistics(module, group)[1].shift.clone()
+        constant = torch.zeros_like(shift) if group.activation is None else group.activation(shift)
+        self._constant[group.name] = torch.where(similarity.alive, 0, constant)
 
-    def moves_constants(self, unit: ChannelGroup) -> bool:
-        return unit.activation is not None
+    def moves_constants(self, group: ChannelGroup) -> bool:
+        return group.activation is not None
 
-    def reconstruct(self, unit: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
-        similarity, keep = self._similarity[unit.name], unit.channels(keep)
+    def reconstruct(self, group: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
+        similarity, keep = self._similarity[group.name], group.channels(keep)
         delivery = similarity.delivery(keep, lam, self.normalization, self.min_cosine)
-        constant = self._constant[unit.name].clone()
+        constant = self._constant[group.name].clone()
         constant[keep] = 0  # a retained channel still delivers its constant itself
-        return Reconstruction(delivery, constant if self.moves_constants(unit) else None)
+        return Reconstruction(delivery, constant if self.moves_constants(group) else None)

@@ -286,5 +286,5 @@ def require_reached(missing: list[str], module: nn.Module) -> None:
     if missing:
         raise AutoDFPError(
             f'{missing[0]} of the {type(module).__name__} was to be fitted on synthetic images, but they do not reach '
-            'it; leave the unit out or use another reconstructor'
+            'it; leave the group out or use another reconstructor'
         )

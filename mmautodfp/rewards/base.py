@@ -28,13 +28,13 @@ class Reward(ABC):
     needs_data: ClassVar[bool] = True
 
     @abstractmethod
-    def prepare(self, model: nn.Module, dataloader: dict, units: Sequence[str] = ()) -> None:
+    def prepare(self, model: nn.Module, dataloader: dict, layers: Sequence[str] = ()) -> None:
         """Choose and load the images, once, before the search.
 
         Args:
             model (nn.Module): The dense model; its data preprocessor is used.
             dataloader (dict): Config of the validation data loader.
-            units (Sequence[str]): Paths of the layers that plans will prune, in forward order; what runs before the
+            layers (Sequence[str]): Paths of the layers that plans will prune, in forward order; what runs before the
                 first of them is the same for all plans. Defaults to none: not told.
 
         Raises:

@@ -73,14 +73,14 @@ class CocoReward(DatasetReward):
         self.metric = metric
         self.name = f'{metric}_mAP'
 
-    def prepare(self, model: nn.Module, dataloader: dict, units: Sequence[str] = ()) -> None:
-        super().prepare(model, dataloader, units)
+    def prepare(self, model: nn.Module, dataloader: dict, layers: Sequence[str] = ()) -> None:
+        super().prepare(model, dataloader, layers)
         if self.stand_in is None:
             self._require_answers(model)
         if self.stand_in is None or not self._batches.all_preprocessed:
             return
         # The stem, which is the same for all plans, is run once and for all.
-        stem = self.stand_in.split_stem(self._batches[0]['inputs'], units)
+        stem = self.stand_in.split_stem(self._batches[0]['inputs'], layers)
         if stem:
             for data in self._batches.cache:
                 data['inputs'] = self.stand_in.run_stem(data['inputs'], stem)

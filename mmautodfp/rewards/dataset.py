@@ -66,7 +66,7 @@ class DatasetReward(Reward):
         """Whether there is something to measure on the chosen images, of which there may be none."""
         return bool(self.indices)
 
-    def prepare(self, model: nn.Module, dataloader: dict, units: Sequence[str] = ()) -> None:
+    def prepare(self, model: nn.Module, dataloader: dict, layers: Sequence[str] = ()) -> None:
         self._prepare(model, dataloader, excluded=set())
         if not self.indices:
             raise AutoDFPError(f'{self.name} was to be measured, but the data set of val_dataloader has no image')

@@ -55,7 +55,7 @@ class SyntheticReward(Reward):
         self.name = 'output_likeness'
 
     @torch.no_grad()
-    def prepare(self, model: nn.Module, dataloader: dict | None = None, units: Sequence[str] = ()) -> None:
+    def prepare(self, model: nn.Module, dataloader: dict | None = None, layers: Sequence[str] = ()) -> None:
         settings = self._settings.normalized_as(model)
         images = list(settings.batches(next(model.parameters()).device))
         require_taken(model, model, images[0], 'CocoReward and AccuracyReward take the images of a data set')

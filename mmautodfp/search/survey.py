@@ -10,10 +10,10 @@ from torch import nn
 
 from mmautodfp.graph import (
     ChannelGroup,
-    UnitSurvey,
+    GroupSurvey,
     groups_of,
     layers_with_tied_weights,
-    survey_units,
+    survey_groups,
     trace_channels,
 )
 from mmautodfp.surgery import prove_groups
@@ -81,20 +81,20 @@ def survey_target(
     module = model.get_submodule(path)
     streams = whole or several if residual_streams is None else residual_streams
     known_by_name = not (whole or several or streams)  # else there is more to prune than the inside of blocks
-    known, wrong = survey_units(module), {}
+    known, wrong = survey_groups(module), {}
     if known_by_name:
         wrong = _disprove(model, path, known, example_input)
-        known = UnitSurvey([unit for unit in known.units if unit.name not in wrong], known.left)
+        known = GroupSurvey([group for group in known.groups if group.name not in wrong], known.left)
     found = known
-    if wrong or not (known_by_name and known.units):
+    if wrong or not (known_by_name and known.groups):
         found = _traced(model, path, parts, known, example_input, streams)
-        made = {producer.name for group in found.units for producer in group.producers}
+        made = {producer.name for group in found.groups for producer in group.producers}
         found.left.update({name: why for name, why in wrong.items() if name not in made | found.left.keys()})
-    if not found.units:
+    if not found.groups:
         reasons = '; '.join(found.describe_left()) or 'no convolution and no linear layer'
         named = ', '.join(parts) if several else target
         raise AutoDFPError(f'there is nothing to prune in the {type(module).__name__} {named!r}, which has {reasons}')
-    return Survey(','.join(parts) if several else target, module, path, parts, found.units, found.describe_left())
+    return Survey(','.join(parts) if several else target, module, path, parts, found.groups, found.describe_left())
 
 
 def _require_sound(model: nn.Module) -> None:
@@ -113,8 +113,8 @@ def _require_sound(model: nn.Module) -> None:
             )
 
 
-def _disprove(model: nn.Module, path: str, known: UnitSurvey, example_input: Any) -> dict[str, str]:
-    """The units of a part that are not what finders take them for, by name, with the reason.
+def _disprove(model: nn.Module, path: str, known: GroupSurvey, example_input: Any) -> dict[str, str]:
+    """The groups of a part that are not what finders take them for, by name, with the reason.
 
     Classes of one name may differ. If the model cannot be run to find out, there are none.
     """
@@ -123,8 +123,8 @@ def _disprove(model: nn.Module, path: str, known: UnitSurvey, example_input: Any
         run = partial(outputs_within, path, run) if path else run
         if not run(model):
             kind = type(model.get_submodule(path)).__name__
-            return {unit.name: f'is in a {kind} that is not called itself' for unit in known.units}
-        return prove_groups(model, known.units, run, path)
+            return {group.name: f'is in a {kind} that is not called itself' for group in known.groups}
+        return prove_groups(model, known.groups, run, path)
 
     try:
         return run_small(model, example_input, look)
@@ -133,22 +133,22 @@ def _disprove(model: nn.Module, path: str, known: UnitSurvey, example_input: Any
 
 
 def _traced(
-    model: nn.Module, path: str, parts: Sequence[str], known: UnitSurvey, example_input: Any, streams: bool
-) -> UnitSurvey:
+    model: nn.Module, path: str, parts: Sequence[str], known: GroupSurvey, example_input: Any, streams: bool
+) -> GroupSurvey:
     """The groups of a module as its channels are followed, in place of what finders know."""
     try:
         run, trace = run_small(model, example_input, lambda run: (run, trace_channels(model, partial(run, model))))
     except AutoDFPError as error:
-        if known.units:
-            return UnitSurvey(known.units, known.left | {'all but the blocks that finders know': str(error)})
+        if known.groups:
+            return GroupSurvey(known.groups, known.left | {'all but the blocks that finders know': str(error)})
         raise
     survey = groups_of(trace)
     prefix = f'{path}.' if path else ''
     left = survey.left | dict.fromkeys(trace.unrun, NOT_RUN)
     left = {name.removeprefix(prefix): why for name, why in left.items() if name.startswith(prefix)}
-    inside, by_name = [], {unit.name: unit for unit in known.units}
+    inside, by_name = [], {group.name: group for group in known.groups}
     tied = layers_with_tied_weights(model)
-    for group in survey.units:
+    for group in survey.groups:
         reason = _why_not(model, group, path, parts, trace.unrun, tied, streams)
         if reason is None:
             group = _relative(group, prefix)
@@ -165,7 +165,7 @@ def _traced(
                 'where it gives the decision alone'
             )
     bad = prove_groups(model, inside, run, path)
-    return UnitSurvey([group for group in inside if group.name not in bad], left | bad)
+    return GroupSurvey([group for group in inside if group.name not in bad], left | bad)
 
 
 def _why_not(
@@ -237,10 +237,10 @@ def _relative(group: ChannelGroup, prefix: str) -> ChannelGroup:
     )
 
 
-def _with_activation(group: ChannelGroup, unit: ChannelGroup | None) -> ChannelGroup:
+def _with_activation(group: ChannelGroup, known: ChannelGroup | None) -> ChannelGroup:
     """A group with what a finder knows of the way to its consumers, if it means the same group."""
-    same = unit is not None and set(unit.layers) == set(group.layers)
-    return replace(group, activation=unit.activation) if same else group
+    same = known is not None and set(known.layers) == set(group.layers)
+    return replace(group, activation=known.activation) if same else group
 
 
 def find_module(model: nn.Module, path: str) -> nn.Module:

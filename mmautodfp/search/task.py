@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmautodfp.costs import Budget, Constraint, ModelCosts, divisors_of, read_constraint, round_widths
-from mmautodfp.graph import ChannelGroup, outputs_first, unit_statistics
+from mmautodfp.graph import ChannelGroup, group_statistics, outputs_first
 from mmautodfp.kernels import rank_channels
 from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.surgery import PruningPlan, Restore, allocate_widths, allocation_path, apply_plan
@@ -180,7 +180,7 @@ class PruningTask:
     @cached_property
     def layer_states(self) -> list[LayerState]:
         """[L], what the agent sees of the groups (Eq. 17)."""
-        statistics = [unit_statistics(self.module, group) for group in self.groups]
+        statistics = [group_statistics(self.module, group) for group in self.groups]
         return [
             layer_state(index, weight, bn, threshold=self.bias_threshold, **self.clustering)
             for index, (weight, bn) in enumerate(statistics)
@@ -237,7 +237,7 @@ class PruningTask:
 
     def describe(self) -> str:
         """How much can be pruned, a line for each reason why the rest cannot, and what the limits are."""
-        head = f'{len(self.groups)} prunable units in the {type(self.module).__name__} {self.target!r}; left alone:'
+        head = f'{len(self.groups)} prunable groups in the {type(self.module).__name__} {self.target!r}; left alone:'
         return '\n'.join([head, *(f'  {line}' for line in self.left), *self.constraint.table()])
 
     def require_dense(self) -> None:
@@ -335,7 +335,7 @@ def _rank_by_norm(module: nn.Module, group: ChannelGroup) -> Tensor:
     """[N], the channels (blocks of them) by the l2 norms of what the producers make them with."""
     weight = outputs_first(module.get_submodule(group.name))[group.offset : group.offset + group.width]
     if group.others:
-        weight, _ = unit_statistics(module, group)
+        weight, _ = group_statistics(module, group)
     return rank_channels(weight.flatten(1).reshape(group.num_channels, -1)).cpu()
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import ChannelGroup, Consumer, find_units, outputs_first
+from mmautodfp.graph import ChannelGroup, Consumer, find_groups, outputs_first
 from mmautodfp.kernels import merge_input_channels
 from mmautodfp.utils import AutoDFPError
 
-from .plan import PruningPlan, UnitPlan
+from .plan import GroupPlan, PruningPlan
 from .restore import OUTPUT_SIZES, Restore, set_sizes
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def apply_plan(
     """Prune a module in place. Only shapes change: no module moves, so state-dict keys stay as they were.
 
     Args:
-        module (nn.Module): The dense module that the plan's unit names are relative to.
+        module (nn.Module): The dense module that the plan's group names are relative to.
         plan (PruningPlan): What to keep.
         reconstructor (Reconstructor | None): Hands the pruned channels' work on; fitted to the dense module here if it
             has not been. Defaults to None, which prunes without compensation.
@@ -38,22 +38,22 @@ def apply_plan(
             episode. Defaults to False.
         model (nn.Module | None): What the module is a part of, see :meth:`Reconstructor.ensure_fitted`. Defaults to
             None.
-        groups (Sequence[ChannelGroup] | None): Groups of the module, in forward order. Defaults to None: the units
+        groups (Sequence[ChannelGroup] | None): Groups of the module, in forward order. Defaults to None: the groups
             that finders know.
 
     Returns:
         Restore: Call it to get the dense module back.
 
     Raises:
-        AutoDFPError: The plan names a unit that the module lacks, or one of another width. The module is unchanged.
+        AutoDFPError: The plan names a group that the module lacks, or one of another width. The module is unchanged.
     """
     steps = _match(module, plan, groups)
     if reconstructor is not None:
         reconstructor.ensure_fitted(module, model, groups)
     restore = Restore()
     try:
-        for unit, unit_plan in steps:
-            prune_unit(module, unit, unit_plan, reconstructor, restore)
+        for group, group_plan in steps:
+            prune_group(module, group, group_plan, reconstructor, restore)
         if reconstructor is not None:
             (reconstructor.finalize if final else reconstructor.recalibrate)(module, plan, restore)
     except BaseException:
@@ -64,43 +64,43 @@ def apply_plan(
 
 def _match(
     module: nn.Module, plan: PruningPlan, groups: Sequence[ChannelGroup] | None
-) -> list[tuple[ChannelGroup, UnitPlan]]:
-    known = {group.name: group for group in (find_units(module) if groups is None else groups)}
-    for name, unit_plan in plan.units.items():
+) -> list[tuple[ChannelGroup, GroupPlan]]:
+    known = {group.name: group for group in (find_groups(module) if groups is None else groups)}
+    for name, group_plan in plan.groups.items():
         if name not in known:
-            found = f'{len(known)} units, {next(iter(known))} the first' if known else 'no prunable unit'
+            found = f'{len(known)} groups, {next(iter(known))} the first' if known else 'no prunable group'
             raise AutoDFPError(f'the plan prunes {name!r}, but the {type(module).__name__} has {found}')
-        if known[name].num_channels != unit_plan.num_channels:
+        if known[name].num_channels != group_plan.num_channels:
             raise AutoDFPError(
-                f'the plan was made for {unit_plan.num_channels} channels in {name}, this {type(module).__name__} '
+                f'the plan was made for {group_plan.num_channels} channels in {name}, this {type(module).__name__} '
                 f'has {known[name].num_channels}'
             )
-    return [(known[name], plan.units[name]) for name in known if name in plan.units]
+    return [(known[name], plan.groups[name]) for name in known if name in plan.groups]
 
 
-def prune_unit(
-    module: nn.Module, unit: ChannelGroup, plan: UnitPlan, reconstructor: 'Reconstructor | None', restore: Restore
+def prune_group(
+    module: nn.Module, group: ChannelGroup, plan: GroupPlan, reconstructor: 'Reconstructor | None', restore: Restore
 ) -> None:
     """Prune one group in place; all groups of a plan with one ``restore``."""
-    if plan.width == unit.num_channels:
+    if plan.width == group.num_channels:
         return
-    device = module.get_submodule(unit.name).weight.device
+    device = module.get_submodule(group.name).weight.device
     keep = torch.tensor(plan.keep, device=device)
-    reconstruction = None if reconstructor is None else reconstructor.reconstruct(unit, keep, plan.lam)
-    channels = unit.channels(keep)
-    for producer in unit.producers:
+    reconstruction = None if reconstructor is None else reconstructor.reconstruct(group, keep, plan.lam)
+    channels = group.channels(keep)
+    for producer in group.producers:
         layer = restore.remember(module.get_submodule(producer.name))
-        _keep_outputs(layer, producer.offset, unit.width, channels, restore)
-    for name in (*(producer.norm for producer in unit.producers), *unit.between):
+        _keep_outputs(layer, producer.offset, group.width, channels, restore)
+    for name in (*(producer.norm for producer in group.producers), *group.between):
         if name is not None:
             layer = restore.remember(module.get_submodule(name))
-            _keep_outputs(layer, 0, unit.width, channels, restore)
-            share = len(channels) / unit.width
+            _keep_outputs(layer, 0, group.width, channels, restore)
+            share = len(channels) / group.width
             set_sizes(layer, {name: round(value * share) for name, value in _between_sizes(layer).items()})
-    for name in unit.followers:
+    for name in group.followers:
         set_sizes(restore.remember(module.get_submodule(name)), dict(out_channels=len(channels)))
-    for consumer in unit.consumers:
-        _hand_over(module, unit, consumer, channels, reconstruction, restore)
+    for consumer in group.consumers:
+        _hand_over(module, group, consumer, channels, reconstruction, restore)
 
 
 def _between_sizes(layer: nn.Module) -> dict[str, int]:
@@ -112,7 +112,7 @@ def _between_sizes(layer: nn.Module) -> dict[str, int]:
 
 def _hand_over(
     module: nn.Module,
-    unit: ChannelGroup,
+    group: ChannelGroup,
     consumer: Consumer,
     channels: Tensor,
     reconstruction: 'Reconstruction | None',
@@ -123,17 +123,17 @@ def _hand_over(
     weight = outputs_first(layer)
     total = weight.shape[1]
     size = consumer.num_inputs or total
-    columns = size // unit.width  # of each channel, in a linear layer behind a flattened map
+    columns = size // group.width  # of each channel, in a linear layer behind a flattened map
     start = int((restore.places(layer, 1, total) < consumer.offset).sum())
     before, own, after = weight[:, :start], weight[:, start : start + size], weight[:, start + size :]
     if reconstruction is None:
-        own = own.unflatten(1, (unit.width, columns))[:, channels].flatten(1, 2)
+        own = own.unflatten(1, (group.width, columns))[:, channels].flatten(1, 2)
     else:
         own = _merged(module, consumer, own, reconstruction.for_consumer(consumer.key), restore)
     weight = torch.cat([before, own, after], 1)
     replace_weight(layer, weight)
     set_sizes(layer, dict(in_features=weight.shape[1], in_channels=weight.shape[1]))
-    steps = gone_channels(unit.width, channels)[:, None] * columns + torch.arange(columns)
+    steps = gone_channels(group.width, channels)[:, None] * columns + torch.arange(columns)
     restore.take_out(layer, 1, total, consumer.offset + steps.flatten())
 
 

@@ -9,12 +9,15 @@ from torch import Tensor
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json
 
-FORMAT = 1
+FORMAT = 2
+
+#: What each format calls the plans of the groups.
+_GROUPS = {1: 'units', 2: 'groups'}
 
 
 @dataclass(frozen=True)
-class UnitPlan:
-    """What becomes of one unit.
+class GroupPlan:
+    """What becomes of one group of channels.
 
     Attributes:
         keep (tuple[int, ...]): Channels that stay, ascending.
@@ -43,13 +46,13 @@ class UnitPlan:
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """What becomes of every unit of a module.
+    """What becomes of every group of a module.
 
     Attributes:
-        units (Mapping[str, UnitPlan]): Unit name to its plan, in forward order; units that are absent stay whole.
+        groups (Mapping[str, GroupPlan]): Group name to its plan, in forward order; groups that are absent stay whole.
     """
 
-    units: Mapping[str, UnitPlan]
+    groups: Mapping[str, GroupPlan]
 
     @classmethod
     def of(
@@ -59,33 +62,33 @@ class PruningPlan:
         widths: Sequence[int],
         lams: Sequence[float] | float = 0.5,
     ) -> 'PruningPlan':
-        """The plan that keeps each unit's first-ranked channels.
+        """The plan that keeps each group's first-ranked channels.
 
         Args:
-            names (Sequence[str]): The units', L of them.
+            names (Sequence[str]): The groups', L of them.
             rankings (Sequence[Tensor]): [N] each, their channels in the order in which they stay.
             widths (Sequence[int]): [L].
             lams (Sequence[float] | float): [L], or one for all. Defaults to 0.5.
         """
         lams = [lams] * len(names) if isinstance(lams, int | float) else lams
-        units = {}
+        groups = {}
         for name, ranking, width, lam in zip(names, rankings, widths, lams, strict=True):
-            units[name] = UnitPlan(tuple(ranking[:width].sort().values.tolist()), len(ranking), lam)
-        return cls(units)
+            groups[name] = GroupPlan(tuple(ranking[:width].sort().values.tolist()), len(ranking), lam)
+        return cls(groups)
 
     @property
     def widths(self) -> dict[str, int]:
-        """Unit name to the number of channels that stay."""
-        return {name: unit.width for name, unit in self.units.items()}
+        """Group name to the number of channels that stay."""
+        return {name: group.width for name, group in self.groups.items()}
 
     def to_dict(self) -> dict:
         """The plan as plain lists and numbers; :meth:`from_dict` reads it."""
-        units = {name: asdict(unit) | dict(keep=list(unit.keep)) for name, unit in self.units.items()}
-        return dict(format=FORMAT, units=units)
+        groups = {name: asdict(group) | dict(keep=list(group.keep)) for name, group in self.groups.items()}
+        return dict(format=FORMAT, groups=groups)
 
     @classmethod
     def from_dict(cls, content: dict, source: str = 'a plan') -> 'PruningPlan':
-        """Read what :meth:`to_dict` gave; keys beside ``format`` and ``units`` are passed over.
+        """Read what :meth:`to_dict` gave, now or as format 1; other keys than those are passed over.
 
         Args:
             content (dict): The plan as plain data.
@@ -94,19 +97,19 @@ class PruningPlan:
         Raises:
             AutoDFPError: ``content`` is no plan, is of an unknown format or keeps channels that cannot be.
         """
-        if not isinstance(content, dict) or content.get('format') != FORMAT:
-            found = content.get('format') if isinstance(content, dict) else type(content).__name__
+        found = content.get('format') if isinstance(content, dict) else type(content).__name__
+        if found not in (1, FORMAT):
             raise AutoDFPError(f'{source} was expected to be a pruning plan of format {FORMAT}, found {found}')
         try:
-            units = {
-                name: UnitPlan(tuple(int(i) for i in unit['keep']), int(unit['num_channels']), float(unit['lam']))
-                for name, unit in content['units'].items()
+            groups = {
+                name: GroupPlan(tuple(int(i) for i in group['keep']), int(group['num_channels']), float(group['lam']))
+                for name, group in content[_GROUPS[found]].items()
             }
         except AutoDFPError:
             raise
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise AutoDFPError(f'{source} lacks what a pruning plan holds: {type(error).__name__} {error}') from None
-        return cls(units)
+        return cls(groups)
 
     def to_json(self, path: str | os.PathLike, **extra) -> None:
         """Write the plan in one step.

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mmautodfp.graph import ChannelGroup, outputs_first
 from mmautodfp.utils import in_one_line
 
-from .apply import gone_channels, prune_unit, replace_weight
-from .plan import UnitPlan
+from .apply import gone_channels, prune_group, replace_weight
+from .plan import GroupPlan
 from .restore import Restore
 
 TOLERANCE = 1e-4
@@ -115,7 +115,7 @@ def _difference(
         if width == group.num_channels and width > 1:
             width -= 1  # one that loses nothing proves nothing
         keep = torch.randperm(group.num_channels, generator=random)[:width].sort().values
-        plans.append(UnitPlan(tuple(keep.tolist()), group.num_channels))
+        plans.append(GroupPlan(tuple(keep.tolist()), group.num_channels))
     try:
         with Restore() as restore:
             for group, plan in zip(groups, plans, strict=True):
@@ -123,7 +123,7 @@ def _difference(
             masked = run()
         with Restore() as restore:
             for group, plan in zip(groups, plans, strict=True):
-                prune_unit(module, group, plan, None, restore)
+                prune_group(module, group, plan, None, restore)
             slim = run()
     except Exception as error:  # a model's own code may end with anything if a width is not as it expects
         return in_one_line(error)
@@ -141,7 +141,7 @@ def _difference(
     return None
 
 
-def mask_group(module: nn.Module, group: ChannelGroup, plan: UnitPlan, restore: Restore) -> None:
+def mask_group(module: nn.Module, group: ChannelGroup, plan: GroupPlan, restore: Restore) -> None:
     """Let the consumers of a dense module read zeros in place of the channels that a plan takes out."""
     gone = gone_channels(group.width, group.channels(torch.tensor(plan.keep)))
     for consumer in group.consumers:

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import find_units
+from mmautodfp.graph import find_groups
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import MODELS
 
 from .apply import apply_plan
-from .plan import PruningPlan, UnitPlan
+from .plan import GroupPlan, PruningPlan
 from .restore import OUTPUT_SIZES, set_sizes, sizes_of
 
 
@@ -30,7 +30,7 @@ def Slim(
         module (dict | nn.Module): The dense module, or its config.
         layers (Mapping[str, Mapping[str, int | bool]] | None): Path of each changed layer to what it is built with
             instead, such as ``{'layer1.0.conv1': dict(out_channels=32)}``; ``bias=True`` gives it a bias.
-        widths (Mapping[str, int] | None): As version 0.1 wrote it: prunable unit to the number of channels that stay.
+        widths (Mapping[str, int] | None): As version 0.1 wrote it: prunable group to the number of channels that stay.
 
     Returns:
         nn.Module: The slim module.
@@ -76,12 +76,12 @@ def SlimModel(
 
 
 def _keep_first(module: nn.Module, widths: Mapping[str, int]) -> None:
-    """Cut a dense module's units down to their first channels, for its shapes: the weights are not those of a plan."""
-    channels = {unit.name: unit.num_channels for unit in find_units(module)}
+    """Cut a dense module's groups down to their first channels, for its shapes: the weights are not those of a plan."""
+    channels = {group.name: group.num_channels for group in find_groups(module)}
     for name, width in widths.items():
         if name in channels and not 1 <= width <= channels[name]:
             raise AutoDFPError(f'Slim was to keep {width} channels of {name}, which has {channels[name]}')
-    plan = {name: UnitPlan(tuple(range(width)), channels.get(name, width)) for name, width in widths.items()}
+    plan = {name: GroupPlan(tuple(range(width)), channels.get(name, width)) for name, width in widths.items()}
     apply_plan(module, PruningPlan(plan))
 
 

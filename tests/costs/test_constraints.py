@@ -40,7 +40,7 @@ def test_always_asking_for_everything_ends_within_one_channel_of_the_budget(resn
     budget = kind(ratio)
     chosen = play(bound(budget, costs=resnet50_costs), lambda n: n)
     spare = ratio * budget.cost(budget.cost.dense) - budget.cost(chosen)
-    wider = [[*chosen[:unit], chosen[unit] + 1, *chosen[unit + 1 :]] for unit, n in enumerate(chosen)]
+    wider = [[*chosen[:group], chosen[group] + 1, *chosen[group + 1 :]] for group, n in enumerate(chosen)]
     wider = [widths for widths, old, n in zip(wider, chosen, budget.cost.dense, strict=True) if old < n]
     assert wider
     assert 0 <= spare < min(budget.cost(widths) for widths in wider) - budget.cost(chosen)
@@ -81,9 +81,9 @@ def test_with_a_divisor_the_bound_is_the_widest_allowed_width_that_fits(resnet50
     budget = ParamBudget(0.5)
     chosen = play(bound(budget, costs=resnet50_costs, divisor=8), lambda n: n)
     least = round_widths(0.2, budget.cost.dense, 8)
-    for unit, n in enumerate(budget.cost.dense):
-        wider = [*chosen[:unit], min(n, chosen[unit] + 8), *least[unit + 1 :]]
-        assert chosen[unit] == n or budget.cost(wider) > budget.limit
+    for group, n in enumerate(budget.cost.dense):
+        wider = [*chosen[:group], min(n, chosen[group] + 8), *least[group + 1 :]]
+        assert chosen[group] == n or budget.cost(wider) > budget.limit
 
 
 def test_several_budgets_hold_at_once_and_each_can_be_the_one_that_binds(resnet50_costs):

@@ -16,7 +16,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmautodfp.costs import CostModel, measure_positions, model_costs
-from mmautodfp.graph import find_units
+from mmautodfp.graph import find_groups
 from mmautodfp.surgery import apply_plan
 
 
@@ -84,7 +84,7 @@ def test_mask_rcnn_has_the_flops_that_mmengine_counts():
             return self.model.rpn_head(features), self.model.roi_head.forward(features, [regions])
 
     positions = measure_positions(model, lambda: Whole()(data['inputs']))
-    costs = model_costs(model, model.backbone, find_units(model.backbone), positions)
+    costs = model_costs(model, model.backbone, find_groups(model.backbone), positions)
     counted = FlopAnalyzer(Whole(), data['inputs']).by_operator()
     assert isinstance(model.roi_head.mask_head.upsample, nn.ConvTranspose2d)
     assert costs.flops['model'](costs.flops['model'].dense) == counted['conv'] + counted['linear']
@@ -109,19 +109,19 @@ def test_cost_model_against_an_explicit_sum():
 
 
 @pytest.mark.parametrize('seed', range(20))
-def test_the_widest_unit_within_a_limit_is_the_one_that_trying_all_widths_finds(seed):
-    """Also where a unit's width counts with itself, and where a bias is there only as long as one of two is pruned."""
+def test_the_widest_group_within_a_limit_is_the_one_that_trying_all_widths_finds(seed):
+    """Also where a group's width counts with itself, and where a bias is there only as long as one of two is pruned."""
     rng = random.Random(seed)
     cost = CostModel([rng.randint(1, 12) for _ in range(4)], constant=rng.randint(0, 50))
     for _ in range(8):
         cost.add(rng.randint(0, 9), *rng.choices(range(4), k=rng.randint(0, 2)))
     cost.add(rng.randint(1, 9), 2, 2)
-    cost.add(2, 0, 3)  # weights of what reads two units and gives a third, twice its bias
+    cost.add(2, 0, 3)  # weights of what reads two groups and gives a third, twice its bias
     cost.add(2, 1, 3)
     cost.biases.append(([0, 1], [(3, 1)]))
-    for unit in range(4):
+    for group in range(4):
         widths = [rng.randint(1, n) for n in cost.dense]
         limit = rng.randint(cost(widths), max(cost(widths), cost(cost.dense)))
-        at = lambda n, widths=widths, unit=unit: cost([*widths[:unit], n, *widths[unit + 1 :]])
-        fitting = [n for n in range(widths[unit], cost.dense[unit] + 1) if at(n) <= limit]
-        assert cost.widest(widths, unit, limit) == max(fitting)
+        at = lambda n, widths=widths, group=group: cost([*widths[:group], n, *widths[group + 1 :]])
+        fitting = [n for n in range(widths[group], cost.dense[group] + 1) if at(n) <= limit]
+        assert cost.widest(widths, group, limit) == max(fitting)

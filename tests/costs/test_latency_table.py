@@ -22,7 +22,7 @@ from mmautodfp.costs import (
     round_widths,
 )
 from mmautodfp.costs.latency_table import LayerCall
-from mmautodfp.graph import ChannelGroup, Consumer, find_units
+from mmautodfp.graph import ChannelGroup, Consumer, find_groups
 from mmautodfp.utils import AutoDFPError
 
 
@@ -30,7 +30,7 @@ def measure(model, cache, divisor=1, module=None, size=32, **settings):
     module = module or model
     budget = LatencyBudget(0.7, **(dict(points=3, repeat=1) | settings))
     images = torch.zeros(1, 3, size, size, dtype=next(model.parameters()).dtype)
-    return measure_latency_costs(model, module, find_units(module), lambda: model(images), budget, divisor, cache)
+    return measure_latency_costs(model, module, find_groups(module), lambda: model(images), budget, divisor, cache)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_table_never_falls_as_widths_grow():
     )
 
 
-def test_the_cost_is_the_sum_over_the_layers_at_their_units_widths(clock, tmp_path):
+def test_the_cost_is_the_sum_over_the_layers_at_their_groups_widths(clock, tmp_path):
     model = build_resnet(18)
     costs = measure(model, tmp_path)
     # A conv's work is bilinear in its widths, so interpolation is exact, and so must the sum be.
@@ -96,11 +96,11 @@ def test_the_cost_is_the_sum_over_the_layers_at_their_units_widths(clock, tmp_pa
     for handle in handles:
         handle.remove()
     expected = dense = 0
-    for unit, width in zip(find_units(model), widths, strict=True):
-        share = width / unit.num_channels
-        norm = work[layers[unit.name]] / layers[unit.name].weight[0].numel()
-        (consumer,) = unit.consumers
-        for amount in (work[layers[unit.name]], norm, work[layers[consumer.name]]):
+    for group, width in zip(find_groups(model), widths, strict=True):
+        share = width / group.num_channels
+        norm = work[layers[group.name]] / layers[group.name].weight[0].numel()
+        (consumer,) = group.consumers
+        for amount in (work[layers[group.name]], norm, work[layers[consumer.name]]):
             expected += amount * share
             dense += amount
     saved = costs['module'](costs['module'].dense) - costs['module'](widths)
@@ -169,9 +169,9 @@ class Named(torch.nn.Module):
 
 def cost_of_named(model, module, cache, size=16):
     prefix = '' if module is model.neck else 'neck.'
-    units = [ChannelGroup(f'{prefix}first', 16, norm=None, consumers=(Consumer(f'{prefix}last'),))]
+    groups = [ChannelGroup(f'{prefix}first', 16, norm=None, consumers=(Consumer(f'{prefix}last'),))]
     run = lambda: model(images=torch.zeros(1, 3, size, size))
-    return measure_latency_costs(model, module, units, run, LatencyBudget(points=2, repeat=1), cache=cache)
+    return measure_latency_costs(model, module, groups, run, LatencyBudget(points=2, repeat=1), cache=cache)
 
 
 def test_images_of_another_size_are_measured_on_their_own_however_they_are_handed_over(clock, tmp_path):
@@ -182,11 +182,11 @@ def test_images_of_another_size_are_measured_on_their_own_however_they_are_hande
     assert found[0] == found[2] < found[1]
 
 
-def test_other_units_of_the_same_model_are_measured_on_their_own(clock, tmp_path):
+def test_other_groups_of_the_same_model_are_measured_on_their_own(clock, tmp_path):
     model = build_resnet(18)
     run, budget = lambda: model(torch.zeros(1, 3, 32, 32)), LatencyBudget(points=3, repeat=1)
-    units, costs = find_units(model), []
-    for some in (units, units[:2], units[1:3]):
+    groups, costs = find_groups(model), []
+    for some in (groups, groups[:2], groups[1:3]):
         for cache in (tmp_path / 'shared', tmp_path / f'own_{len(costs)}'):
             cost = measure_latency_costs(model, model, some, run, budget, 1, cache)['module']
             costs.append([cost([1] * len(some)), cost(cost.dense)])
@@ -250,7 +250,7 @@ def test_random_agents_are_never_over_the_latency_budget(divisor):
         LatencyTable([1, n // 2, n], [1, m // 2, m], rng.integers(10, 1000, (3, 3)).tolist())
         for m, n in zip([16, *dense[:-1]], dense, strict=True)
     ]
-    terms = [(table, [(unit, 1)], [(unit - 1 if unit else None, 1)]) for unit, table in enumerate(tables)]
+    terms = [(table, [(group, 1)], [(group - 1 if group else None, 1)]) for group, table in enumerate(tables)]
     tables[0].inputs, tables[0].nanoseconds = [1], [row[:1] for row in tables[0].nanoseconds]
     cost = LatencyCost(dense, 100, terms)
     limits = Constraint([LatencyBudget(0.95)])

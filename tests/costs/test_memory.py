@@ -179,8 +179,8 @@ def test_the_moments_that_are_left_out_are_never_the_largest():
 def random_cost(rng) -> MemoryCost:
     dense = [12, 20, 7, 16]
     weights = CostModel(dense, constant=30)
-    for unit in range(4):
-        weights.add(rng.randint(1, 9), unit - 1 if unit else None, unit)
+    for group in range(4):
+        weights.add(rng.randint(1, 9), group - 1 if group else None, group)
     held = np.random.default_rng(rng.randint(0, 99)).integers(0, 60, (6, 5))
     return MemoryCost(dense, weights, held[:, 0], held[:, 1:])
 

@@ -44,7 +44,8 @@ def test_a_ratio_that_only_the_divisor_makes_unreachable_is_refused_with_the_ran
 
 
 @pytest.mark.parametrize(
-    ('limit', 'unit', 'size'), [('1M', 'M', 10**6), ('900k', 'k', 1000), ('0.002G', 'G', 10**9), ('5%', '%', 235080.32)]
+    ('limit', 'unit', 'size'),
+    [('1M', 'M', 10**6), ('900k', 'k', 1000), ('0.002G', 'G', 10**9), ('5%', '%', 235080.32)],
 )
 def test_an_unreachable_limit_is_refused_with_the_range_in_its_own_unit(resnet50_costs, limit, unit, size):
     cost = resnet50_costs.params['module']

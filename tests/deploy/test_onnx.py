@@ -9,9 +9,9 @@ from mmengine.config import Config
 
 from mmautodfp.deploy.models import build_model
 from mmautodfp.deploy.onnx import check_onnx, export_onnx, parts_of, write_onnx
-from mmautodfp.graph import find_units
+from mmautodfp.graph import find_groups
 from mmautodfp.outputs import slim_config
-from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
+from mmautodfp.surgery import GroupPlan, PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_tensors
 
@@ -20,13 +20,13 @@ onnxruntime = pytest.importorskip('onnxruntime', reason='the extra export is not
 
 
 def make_pruned(name: str, folder):
-    """A demo model at random weights, every other unit at 0.6 of its width; the config that stores it, and itself."""
+    """A demo model at random weights, every other group at 0.6 of its width; the config that stores it, and itself."""
     folder.mkdir(exist_ok=True)
     cfg = Config.fromfile(REPO / f'configs/demo/{name}_autodfp.py')
     target = cfg.autodfp.target
     dense = build_model(cfg).get_submodule(target)
-    widths = {unit.name: (int(unit.num_channels * 0.6), unit.num_channels) for unit in find_units(dense)[::2]}
-    plan = PruningPlan({name: UnitPlan(tuple(range(kept)), channels) for name, (kept, channels) in widths.items()})
+    widths = {group.name: (int(group.num_channels * 0.6), group.num_channels) for group in find_groups(dense)[::2]}
+    plan = PruningPlan({name: GroupPlan(tuple(range(kept)), channels) for name, (kept, channels) in widths.items()})
     layers = apply_plan(dense, plan).changes(dense)
     config = folder / 'pruned.py'
     config.write_text(slim_config(cfg, target, layers, '{{ fileDirname }}/pruned.pth').pretty_text)

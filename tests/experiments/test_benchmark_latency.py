@@ -61,7 +61,7 @@ def test_the_backbone_alone_gives_up_what_it_can_and_a_share_that_cannot_be_reac
     result = benchmark_whole(config, 1, divisors=(1, 8), size=(64, 64), threads=(), device='cpu')
     names = ['dense', 'whole, divisor 1', 'backbone, divisor 1', 'whole, divisor 8', 'backbone, divisor 8']
     assert list(result['models']) == names
-    # The backbone alone cannot give up half: its units keep a fifth each, and nothing else is pruned.
+    # The backbone alone cannot give up half: its groups keep a fifth each, and nothing else is pruned.
     whole, backbone = (result['models'][name] for name in names[1:3])
     assert 0.48 < whole['flops']['ratio'] <= 0.5 < backbone['flops']['ratio'] < 1
     assert backbone['widths']['layer1.0.conv1'] == round(0.2 * 16)

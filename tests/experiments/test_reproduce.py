@@ -152,7 +152,7 @@ def test_uniform_widths_count_channels_or_parameters(weights):
     assert 0.59 < bench.shares(widths)['params_ratio'] <= 0.6
     plan = bench.unlimited.plan(widths)
     norms = bench.unlimited.module.layer1[0].conv1.weight.flatten(1).norm(dim=1)
-    assert set(plan.units['layer1.0.conv1'].keep) == set(norms.topk(widths[0]).indices.tolist())
+    assert set(plan.groups['layer1.0.conv1'].keep) == set(norms.topk(widths[0]).indices.tolist())
     assert bench.milliseconds(plan, repeat=2) > 0
     assert bench.unlimited.module.layer1[0].conv1.out_channels == 16
 

@@ -26,8 +26,8 @@ class Finalized(PruneOnly):
         super().__init__()
         self.tells = tells
 
-    def error_curve(self, unit, ranking):
-        return torch.linspace(1, 0, unit.num_channels + 1) ** 2 if self.tells else None
+    def error_curve(self, group, ranking):
+        return torch.linspace(1, 0, group.num_channels + 1) ** 2 if self.tells else None
 
     def finalize(self, module, plan, restore):
         layer = restore.remember(module[-1])
@@ -199,7 +199,7 @@ def test_bad_requests_end_in_a_sentence(tmp_path):
         Frontier.load(tmp_path / 'absent.json')
     with pytest.raises(AutoDFPError, match=r'kept in .*frontier\.csv, which is the name of its table; let it end in'):
         frontier(make_task(), brightness, num_points=2, file=tmp_path / 'frontier.csv')
-    for content, found in (([], 'none'), (dict(format=1, units={}), 'none'), (dict(format=9, path=[]), 'format 9')):
+    for content, found in (([], 'none'), (dict(format=1, groups={}), 'none'), (dict(format=9, path=[]), 'format 9')):
         save_json(content, tmp_path / 'other.json')
         with pytest.raises(AutoDFPError, match=f'expected to be a frontier of format 1, found {found}; name the'):
             Frontier.load(tmp_path / 'other.json')

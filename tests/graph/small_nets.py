@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import ChannelGroup, UnitSurvey, groups_of, trace_channels
+from mmautodfp.graph import ChannelGroup, GroupSurvey, groups_of, trace_channels
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, **settings) -> nn.Conv2d:
@@ -23,7 +23,7 @@ class Net(nn.Module):
         return self.way(self, x)
 
 
-def follow(forward, **layers: nn.Module) -> UnitSurvey:
+def follow(forward, **layers: nn.Module) -> GroupSurvey:
     model = Net(forward, **layers).eval()
     return groups_of(trace_channels(model, lambda: model(torch.rand(2, 3, 16, 16))))
 

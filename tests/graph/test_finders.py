@@ -10,9 +10,9 @@ from mmengine.analysis import FlopAnalyzer
 from torch import nn
 
 from mmautodfp.costs import measure_positions, model_costs
-from mmautodfp.graph import UNIT_FINDERS, ChannelGroup, Consumer, UnitFinder, find_units, survey_units
+from mmautodfp.graph import GROUP_FINDERS, ChannelGroup, Consumer, GroupFinder, find_groups, survey_groups
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor
-from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
+from mmautodfp.surgery import GroupPlan, PruningPlan, apply_plan
 from mmautodfp.zoo import VGG, CifarResNet, MobileNetV1, MobileNetV2, TorchvisionNet
 
 NARROW = (8, 12, 16, 24, 24)
@@ -62,16 +62,16 @@ def build(name: str) -> tuple[nn.Module, torch.Tensor]:
 def test_slim_equals_masked_dense_counts_are_exact_and_restore_is_bit_for_bit(name):
     model, batch = build(name)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    units = find_units(model)
+    groups = find_groups(model)
     positions = measure_positions(model, lambda: model(batch[:1]))
-    costs = model_costs(model, model, units, positions)
+    costs = model_costs(model, model, groups, positions)
     for seed, reconstructor in enumerate((PruneOnly(), SimilarityReconstructor())):
         plan = random_plan(model, seed)
         with torch.no_grad():
             expected = masked_dense(model, plan, reconstructor)(batch)
             with apply_plan(model, plan, reconstructor):
                 assert torch.allclose(model(batch), expected, rtol=1e-6, atol=1e-8 * expected.abs().max().item())
-                widths = [plan.widths[unit.name] for unit in units]
+                widths = [plan.widths[group.name] for group in groups]
                 assert costs.params['module'](widths) == sum(p.numel() for p in model.parameters())
                 counted = FlopAnalyzer(model, batch[:1]).by_operator()
                 assert costs.flops['module'](widths) == counted['conv'] + counted['linear']
@@ -80,33 +80,33 @@ def test_slim_equals_masked_dense_counts_are_exact_and_restore_is_bit_for_bit(na
 
 
 @pytest.mark.parametrize('name', ['vgg16', 'mobilenet v1', 'mobilenet v2', 'resnet56'])
-def test_units_come_in_forward_order_and_every_other_layer_has_a_reason(name):
+def test_groups_come_in_forward_order_and_every_other_layer_has_a_reason(name):
     model, batch = build(name)
-    survey = survey_units(model)
+    survey = survey_groups(model)
     called = []
-    for unit in survey.units:
-        model.get_submodule(unit.name).register_forward_hook(lambda *_, name=unit.name: called.append(name))
+    for group in survey.groups:
+        model.get_submodule(group.name).register_forward_hook(lambda *_, name=group.name: called.append(name))
     model(batch)
-    assert called == [unit.name for unit in survey.units]
+    assert called == [group.name for group in survey.groups]
     layers = {path for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
-    between = {path for unit in survey.units for path in unit.between if path in layers}
-    assert layers == {unit.name for unit in survey.units} | between | set(survey.left)
+    between = {path for group in survey.groups for path in group.between if path in layers}
+    assert layers == {group.name for group in survey.groups} | between | set(survey.left)
     assert not between & set(survey.left)
 
 
-def test_each_network_has_the_units_that_its_blocks_say():
+def test_each_network_has_the_groups_that_its_blocks_say():
     expected = dict(vgg16=13, vgg19=16, resnet56=27)
-    assert {name: len(find_units(NETWORKS[name][0]())) for name in expected} == expected
+    assert {name: len(find_groups(NETWORKS[name][0]())) for name in expected} == expected
     for depth, count in ((34, 16), (50, 32), (101, 66)):
         with torch.device('meta'):  # as wide and deep as it is, without its weights
-            assert len(find_units(TorchvisionNet(f'resnet{depth}', small_images=depth == 50))) == count
+            assert len(find_groups(TorchvisionNet(f'resnet{depth}', small_images=depth == 50))) == count
 
 
 def test_a_depthwise_layer_and_its_norm_lie_between_two_pointwise_ones():
-    units = {unit.name: unit for unit in find_units(MobileNetV1(stem=8, blocks=V1_BLOCKS))}
-    assert units['conv1'].between == ('layers.0.conv1', 'layers.0.bn1')
-    assert units['layers.0.conv2'].consumers == (Consumer('layers.1.conv2', 'layers.1.bn2'),)
-    assert units['layers.5.conv2'].consumers == (Consumer('linear', None),)
+    groups = {group.name: group for group in find_groups(MobileNetV1(stem=8, blocks=V1_BLOCKS))}
+    assert groups['conv1'].between == ('layers.0.conv1', 'layers.0.bn1')
+    assert groups['layers.0.conv2'].consumers == (Consumer('layers.1.conv2', 'layers.1.bn2'),)
+    assert groups['layers.5.conv2'].consumers == (Consumer('linear', None),)
 
 
 def test_channels_that_stay_constant_are_moved_through_a_depthwise_layer():
@@ -118,7 +118,7 @@ def test_channels_that_stay_constant_are_moved_through_a_depthwise_layer():
     batch = torch.randn(2, block.conv1.in_channels, 9, 9, dtype=torch.float64)
     with torch.no_grad():
         expected = block(batch)
-        plan = PruningPlan({'conv1': UnitPlan(tuple(range(20, 48)), 48)})
+        plan = PruningPlan({'conv1': GroupPlan(tuple(range(20, 48)), 48)})
         with apply_plan(block, plan, PruneOnly()):
             assert not torch.allclose(block(batch), expected, atol=1e-3)
         apply_plan(block, plan, SimilarityReconstructor())
@@ -135,7 +135,7 @@ def test_channels_whose_depthwise_kernels_are_alike_too_are_pruned_without_a_tra
             tensor[4:] = factor * tensor[:4]
         for tensor in (norm.running_var, norm.weight.data):
             tensor[4:] = tensor[:4]
-    plan = PruningPlan({'conv1': UnitPlan(tuple(range(4)), 8, lam=1.0)})
+    plan = PruningPlan({'conv1': GroupPlan(tuple(range(4)), 8, lam=1.0)})
     with torch.no_grad():
         expected = model(batch)
         apply_plan(model, plan, SimilarityReconstructor())
@@ -162,8 +162,8 @@ def chain(*middle: nn.Module) -> nn.Sequential:
 
 def test_a_network_is_pruned_around_a_block_that_is_not_known():
     model = enliven(chain(Attention(12))).double()
-    survey = survey_units(model)
-    assert [unit.name for unit in survey.units] == ['0', '5', '7']
+    survey = survey_groups(model)
+    assert [group.name for group in survey.groups] == ['0', '5', '7']
     assert survey.left['3'] == 'feeds 4, a Attention through which no finder can follow its channels'
     assert survey.left['4.inner.0'] == survey.left['4.inner.2'] == 'not inside a block that a finder knows'
     batch, plan = images(model, 16), random_plan(model, 2)
@@ -186,16 +186,16 @@ def test_a_network_is_pruned_around_a_block_that_is_not_known():
     ],
 )
 def test_a_layer_that_mixes_channels_ends_the_chain(middle, reason):
-    survey = survey_units(chain(*middle))
+    survey = survey_groups(chain(*middle))
     assert survey.left['3'].startswith(reason)
-    assert '0' in [unit.name for unit in survey.units]
-    assert len(survey.units) == 3
+    assert '0' in [group.name for group in survey.groups]
+    assert len(survey.groups) == 3
 
 
 def test_a_layer_that_is_used_twice_is_left_alone():
     shared = nn.Conv2d(8, 8, 3, padding=1)
-    survey = survey_units(nn.Sequential(nn.Conv2d(3, 8, 3), shared, nn.ReLU(), shared, nn.ReLU(), nn.Conv2d(8, 4, 1)))
-    assert not survey.units
+    survey = survey_groups(nn.Sequential(nn.Conv2d(3, 8, 3), shared, nn.ReLU(), shared, nn.ReLU(), nn.Conv2d(8, 4, 1)))
+    assert not survey.groups
     assert survey.left['1'] == 'is used more than once'
 
 
@@ -237,8 +237,8 @@ def weight_of_two_layers() -> nn.Module:
 )
 def test_what_two_blocks_share_is_left_alone_and_the_rest_is_pruned(build, reason):
     model = enliven(build()).double()
-    survey = survey_units(model)
-    assert [unit.name for unit in survey.units] == ['layer2.0.conv1', 'layer3.0.conv1']
+    survey = survey_groups(model)
+    assert [group.name for group in survey.groups] == ['layer2.0.conv1', 'layer3.0.conv1']
     assert survey.left['layer1.0.conv1'] == reason
     batch, plan = images(model, 16), random_plan(model)
     with torch.no_grad():
@@ -249,8 +249,8 @@ def test_what_two_blocks_share_is_left_alone_and_the_rest_is_pruned(build, reaso
 
 def test_a_depthwise_layer_that_is_used_twice_keeps_its_channels():
     depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-    survey = survey_units(nn.Sequential(nn.Conv2d(3, 8, 3), depthwise, nn.ReLU(), depthwise, nn.Conv2d(8, 4, 1)))
-    assert not survey.units
+    survey = survey_groups(nn.Sequential(nn.Conv2d(3, 8, 3), depthwise, nn.ReLU(), depthwise, nn.Conv2d(8, 4, 1)))
+    assert not survey.groups
     assert survey.left['0'] == '1 is used more than once'
     assert survey.left['1'] == survey.left['3'] == 'follows 0, which stays'
 
@@ -264,13 +264,13 @@ def test_a_sequential_inside_an_unknown_module_is_not_trusted():
         def forward(self, x):
             return [x := layer(x) for layer in self.features]
 
-    assert not find_units(Tapped())
-    assert survey_units(Tapped()).left['features.0'] == 'not inside a block that a finder knows'
+    assert not find_groups(Tapped())
+    assert survey_groups(Tapped()).left['features.0'] == 'not inside a block that a finder knows'
 
 
 def test_a_linear_layer_that_does_not_read_channels_is_no_consumer():
-    survey = survey_units(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Linear(14, 5)))
-    assert not survey.units
+    survey = survey_groups(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Linear(14, 5)))
+    assert not survey.groups
     assert survey.left['0'] == 'feeds 2, which does not read channels'
 
 
@@ -283,18 +283,18 @@ def test_a_new_kind_of_block_takes_one_class_with_one_method():
         def forward(self, x):
             return x + self.leave(torch.relu(self.enter(x)))
 
-    class GatedBlockFinder(UnitFinder):
+    class GatedBlockFinder(GroupFinder):
         kinds = ('GatedBlock',)
 
         def find(self, block, name):
             yield ChannelGroup(f'{name}.enter', block.enter.out_channels, None, (Consumer(f'{name}.leave'),))
 
     model = enliven(chain(GatedBlock())).double()
-    assert '4.enter' not in [unit.name for unit in find_units(model)]
-    UNIT_FINDERS.insert(0, GatedBlockFinder())
+    assert '4.enter' not in [group.name for group in find_groups(model)]
+    GROUP_FINDERS.insert(0, GatedBlockFinder())
     try:
-        survey = survey_units(model)
-        assert [unit.name for unit in survey.units] == ['0', '4.enter', '5', '7']
+        survey = survey_groups(model)
+        assert [group.name for group in survey.groups] == ['0', '4.enter', '5', '7']
         assert survey.left['4.leave'] == 'has no place in a GatedBlock that its finder knows'
         batch, plan = images(model, 16), random_plan(model, 5)
         with torch.no_grad():
@@ -302,4 +302,4 @@ def test_a_new_kind_of_block_takes_one_class_with_one_method():
             apply_plan(model, plan)
             assert torch.allclose(model(batch), expected, atol=1e-10)
     finally:
-        UNIT_FINDERS.pop(0)
+        GROUP_FINDERS.pop(0)

@@ -14,7 +14,7 @@ from mmautodfp.utils import AutoDFPError
 
 
 def test_what_is_no_channel_may_be_read_beside_channels():
-    (group,) = follow(lambda m, x: m.out(torch.cat([x, m.a(x)], 1)), a=conv(3, 4), out=conv(7, 2)).units
+    (group,) = follow(lambda m, x: m.out(torch.cat([x, m.a(x)], 1)), a=conv(3, 4), out=conv(7, 2)).groups
     assert (group.name, group.consumers[0].offset, group.consumers[0].num_inputs) == ('a', 3, 4)
     survey = follow(
         lambda m, x: m.out(m.n(torch.cat([x, m.a(x)], 1))), a=conv(3, 4), n=nn.BatchNorm2d(7), out=conv(7, 2)
@@ -30,7 +30,7 @@ def test_parts_of_a_concatenation_that_share_a_norm_stay():
         n=nn.BatchNorm2d(10),
         out=conv(10, 2),
     )
-    assert not survey.units
+    assert not survey.groups
     assert survey.left['a'] == survey.left['b'] == 'shares n with other channels'
 
 
@@ -40,16 +40,16 @@ def test_halves_of_which_a_norm_takes_both_stay_with_the_reason():
         return m.b(left), m.c(right)
 
     survey = follow(forward, a=conv(3, 8), n=nn.BatchNorm2d(8), b=conv(4, 2), c=conv(4, 2))
-    assert not survey.units
+    assert not survey.groups
     assert survey.left['a'] == 'shares n with other channels'
 
 
 def test_a_reshape_that_mixes_channels_and_places_leaves_them():
     survey = follow(lambda m, x: m.b(m.a(x).reshape(2, 16, 8, 8)), a=conv(3, 4), b=conv(16, 2))
-    assert not survey.units  # each map becomes four, one behind the other
+    assert not survey.groups  # each map becomes four, one behind the other
     assert survey.left['a'] == 'feeds b several channels for each, as pixel_unshuffle makes'
     survey = follow(lambda m, x: m.b(m.a(x).reshape(2, 2, 32, 16)), a=conv(3, 4), b=conv(2, 2))
-    assert not survey.units
+    assert not survey.groups
     assert survey.left['a'] == 'feeds b, which does not read channel by channel'
 
 
@@ -62,7 +62,7 @@ def test_levels_whose_places_tell_the_channel_stay_before_a_region_extractor():
 
     extract = SingleRoIExtractor(dict(type='RoIAlign', output_size=2), out_channels=4, featmap_strides=[1])
     survey = follow(forward, a=conv(3, 8), extract=extract, fc=nn.Linear(16, 6), out=nn.Linear(6, 2))
-    assert [unit.name for unit in survey.units] == ['fc']
+    assert [group.name for group in survey.groups] == ['fc']
     assert survey.left['a'] == 'feeds a RoIAlign, which does not read channel by channel'
 
 
@@ -70,7 +70,7 @@ def test_channels_that_meet_a_tensor_of_fixed_size_stay():
     model = Net(lambda m, x: m.b(m.a(x) * m.scale), a=conv(3, 4), b=conv(4, 2)).eval()
     model.scale = nn.Parameter(torch.rand(1, 4, 1, 1))
     survey = groups_of(trace_channels(model, lambda: model(torch.rand(2, 3, 16, 16))))
-    assert not survey.units
+    assert not survey.groups
     assert survey.left['a'] == 'meets a tensor of fixed size in mul'
 
 
@@ -80,7 +80,7 @@ def test_a_number_or_a_map_of_one_channel_is_no_tensor_of_fixed_size():
 
     model = Net(forward, a=conv(3, 4), b=conv(4, 2)).eval()
     model.scale = nn.Parameter(torch.rand(1))
-    assert [group.name for group in groups_of(trace_channels(model, lambda: model(torch.rand(2, 3, 8, 8)))).units] == [
+    assert [group.name for group in groups_of(trace_channels(model, lambda: model(torch.rand(2, 3, 8, 8)))).groups] == [
         'a'
     ]
 
@@ -100,7 +100,7 @@ def test_channels_that_mix_with_one_another_stay():
         b=conv(4, 2),
         c=conv(3, 4),
     )
-    assert [group.name for group in survey.units] == ['a']
+    assert [group.name for group in survey.groups] == ['a']
     assert survey.left['c'] == 'feeds bmm, through which its channels cannot be followed'
 
 
@@ -110,11 +110,11 @@ def test_places_that_channels_choose_are_no_channels():
         return m.b(x[m.c(x)[:, 0] > least])
 
     least = -9  # all places
-    (group,) = follow(forward, a=conv(3, 4), b=nn.Linear(4, 2), c=nn.Linear(4, 1)).units
+    (group,) = follow(forward, a=conv(3, 4), b=nn.Linear(4, 2), c=nn.Linear(4, 1)).groups
     assert (group.name, read_by(group)) == ('a', [('c', 0), ('b', 0)])
     least = 9  # none: nobody knows what would read them
     survey = follow(forward, a=conv(3, 4), b=nn.Linear(4, 2), c=nn.Linear(4, 1))
-    assert not survey.units
+    assert not survey.groups
     assert survey.left['a'].startswith('is picked at places')
 
 
@@ -135,7 +135,7 @@ def test_places_that_channels_choose_are_no_channels():
 def test_what_treats_each_channel_alike_is_followed(along):
     survey = follow(lambda m, x: m.b(along(m.a(x))), a=conv(3, 4), b=conv(4, 2))
     if getattr(along, 'num_parameters', 1) == 1:
-        assert [group.name for group in survey.units] == ['a']
+        assert [group.name for group in survey.groups] == ['a']
     else:  # a slope for each channel
         assert survey.left['a'].startswith('meets a tensor of fixed size')
 
@@ -146,7 +146,7 @@ def test_outputs_stay_also_where_a_layer_reads_them_too():
         return x, m.c(m.b(x))
 
     survey = follow(forward, a=conv(3, 4), b=conv(4, 6), c=conv(6, 2))
-    assert [group.name for group in survey.units] == ['b']
+    assert [group.name for group in survey.groups] == ['b']
     assert survey.left == dict.fromkeys(('a', 'c'), 'gives an output of the model')
 
 

@@ -11,7 +11,7 @@ from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from small_nets import Net, conv, follow, made_by, read_by
 from torch import nn
 
-from mmautodfp.graph import find_units, flat_tensors, groups_of, trace_channels
+from mmautodfp.graph import find_groups, flat_tensors, groups_of, trace_channels
 from mmautodfp.graph.forward import random_regions
 
 
@@ -19,10 +19,10 @@ def test_a_chain_gives_a_group_a_layer_and_its_output_stays():
     survey = follow(
         lambda m, x: m.c(m.b(m.n(m.a(x)).relu())), a=conv(3, 8), n=nn.BatchNorm2d(8), b=conv(8, 6), c=conv(6, 4)
     )
-    first, second = survey.units
+    first, second = survey.groups
     assert (first.name, first.norm, first.num_channels, first.block) == ('a', 'n', 8, 1)
     assert (second.name, second.norm, second.num_channels) == ('b', None, 6)
-    assert [read_by(group) for group in survey.units] == [[('b', 0)], [('c', 0)]]
+    assert [read_by(group) for group in survey.groups] == [[('b', 0)], [('c', 0)]]
     assert not first.between
     assert survey.left == {'c': 'gives an output of the model'}
 
@@ -34,7 +34,7 @@ def test_a_residual_sum_is_one_group_of_all_that_is_added_up():
         return m.out((x + m.d(x)).relu())
 
     survey = follow(forward, a=conv(3, 8), b=conv(8, 5), c=conv(5, 8), d=conv(8, 8), out=conv(8, 2))
-    stream, inner = survey.units
+    stream, inner = survey.groups
     assert made_by(stream) == [('a', 0), ('c', 0), ('d', 0)]
     assert read_by(stream) == [('b', 0), ('d', 0), ('out', 0)]
     assert (stream.num_channels, inner.name, inner.num_channels) == (8, 'b', 5)
@@ -46,7 +46,7 @@ def test_what_is_added_at_some_places_goes_with_what_lies_there(name):
         first = net.a(x)
         return net.c(getattr(first, name)((torch.tensor([1, 1]),), net.b(x), accumulate=True))
 
-    (group,) = follow(forward, a=conv(3, 8), b=conv(3, 8), c=conv(8, 4)).units
+    (group,) = follow(forward, a=conv(3, 8), b=conv(3, 8), c=conv(8, 4)).groups
     assert made_by(group) == [('a', 0), ('b', 0)]
     assert read_by(group) == [('c', 0)]
 
@@ -59,7 +59,7 @@ def test_parts_of_a_concatenation_are_groups_with_offsets_in_what_reads_it():
         n=nn.Identity(),
         out=conv(10, 2),
     )
-    first, second = survey.units
+    first, second = survey.groups
     assert (first.name, first.consumers[0].offset, first.consumers[0].num_inputs) == ('a', 0, 4)
     assert (second.name, second.consumers[0].offset, second.consumers[0].num_inputs) == ('b', 4, 6)
 
@@ -71,7 +71,7 @@ def test_each_channel_of_a_flattened_map_is_several_columns_of_a_linear_layer():
         fc=nn.Linear(16, 6),
         out=nn.Linear(6, 2),
     )
-    first, second = survey.units
+    first, second = survey.groups
     assert (first.name, first.num_channels, read_by(first)) == ('a', 4, [('fc', 0)])
     assert first.consumers[0].num_inputs is None  # all of them, four each
     assert (second.name, second.num_channels, read_by(second)) == ('fc', 6, [('out', 0)])
@@ -84,7 +84,7 @@ def test_the_memory_format_does_not_matter():
     before = {name: (tensor.clone(), tensor.stride()) for name, tensor in model.state_dict().items()}
     survey = follow(forward, **dict(model.named_children()))
     assert survey == follow(forward, **layers)
-    assert [group.name for group in survey.units] == ['a', 'b', 'fc']
+    assert [group.name for group in survey.groups] == ['a', 'b', 'fc']
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name][0])
         assert tensor.stride() == before[name][1]
@@ -95,7 +95,7 @@ def test_the_same_channels_read_several_times_by_one_layer_are_one_group():
         x = m.a(x)
         return m.out(torch.cat([x, *(F.max_pool2d(x, size, 1, size // 2) for size in (3, 5))], 1))
 
-    (group,) = follow(pyramid, a=conv(3, 4), out=conv(12, 2)).units
+    (group,) = follow(pyramid, a=conv(3, 4), out=conv(12, 2)).groups
     assert (group.name, group.num_channels) == ('a', 4)
     assert [(consumer.offset, consumer.num_inputs) for consumer in group.consumers] == [(0, 4), (4, 4), (8, 4)]
 
@@ -107,21 +107,21 @@ def test_a_depthwise_convolution_is_on_the_way():
         b=conv(6, 6, groups=6),
         n=nn.BatchNorm2d(6),
         out=conv(6, 2),
-    ).units
+    ).groups
     assert (group.name, group.num_channels, group.block) == ('a', 6, 1)
     assert group.between == ('b', 'n')
     assert read_by(group) == [('out', 0)]
 
 
 def test_channels_of_a_grouped_convolution_go_in_blocks():
-    (group,) = follow(lambda m, x: m.out(m.b(m.a(x))), a=conv(3, 12), b=conv(12, 12, groups=3), out=conv(12, 2)).units
+    (group,) = follow(lambda m, x: m.out(m.b(m.a(x))), a=conv(3, 12), b=conv(12, 12, groups=3), out=conv(12, 2)).groups
     assert (group.num_channels, group.block, group.width, group.between) == (3, 4, 12, ('b',))
 
 
 def test_channels_of_a_group_norm_go_in_blocks():
     first, second = follow(
         lambda m, x: m.out(m.b(m.n(m.a(x)).relu())), a=conv(3, 12), n=nn.GroupNorm(4, 12), b=conv(12, 5), out=conv(5, 2)
-    ).units
+    ).groups
     assert (first.num_channels, first.block, first.norm, first.between) == (4, 3, None, ('n',))
     assert (second.num_channels, second.block) == (5, 1)
 
@@ -132,7 +132,7 @@ def test_channel_attention_goes_with_the_channels_that_it_weighs():
         weights = m.up(m.down(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
         return m.out(x * weights)
 
-    group, squeezed = follow(forward, a=conv(3, 8), down=conv(8, 2, 1), up=conv(2, 8, 1), out=conv(8, 4)).units
+    group, squeezed = follow(forward, a=conv(3, 8), down=conv(8, 2, 1), up=conv(2, 8, 1), out=conv(8, 4)).groups
     assert made_by(group) == [('a', 0), ('up', 0)]
     assert read_by(group) == [('down', 0), ('out', 0)]
     assert (squeezed.name, read_by(squeezed)) == ('down', [('up', 0)])
@@ -145,7 +145,7 @@ def test_levels_that_share_a_head_are_one_group_and_two_heads_read_it():
         return [head(x) for head in (m.scores, m.boxes) for x in towers]
 
     survey = follow(forward, fine=conv(3, 8), coarse=conv(3, 8), tower=conv(8, 6), scores=conv(6, 2), boxes=conv(6, 4))
-    levels, tower = survey.units
+    levels, tower = survey.groups
     assert made_by(levels) == [('fine', 0), ('coarse', 0)]
     assert read_by(levels) == [('tower', 0)]
     assert read_by(tower) == [('scores', 0), ('boxes', 0)]
@@ -161,7 +161,7 @@ def test_a_region_extractor_follows_the_levels_that_it_cuts_from():
     extract = SingleRoIExtractor(dict(type='RoIAlign', output_size=2), out_channels=8, featmap_strides=[1, 2])
     levels, inner = follow(
         forward, fine=conv(3, 8), coarse=conv(3, 8), extract=extract, fc=nn.Linear(32, 6), out=nn.Linear(6, 2)
-    ).units
+    ).groups
     assert made_by(levels) == [('fine', 0), ('coarse', 0)]
     assert (levels.num_channels, read_by(levels), levels.followers) == (8, [('fc', 0)], ('extract',))
     assert (inner.name, inner.followers) == ('fc', ())
@@ -174,7 +174,7 @@ def test_a_transposed_convolution_reads_channels_and_gives_new_ones():
         b=nn.ConvTranspose2d(8, 6, 2, 2),
         n=nn.BatchNorm2d(6),
         out=conv(6, 2),
-    ).units
+    ).groups
     assert (first.name, first.num_channels, read_by(first)) == ('a', 8, [('b', 0)])
     assert first.consumers[0].norm == 'n'
     assert (second.name, second.num_channels, second.norm) == ('b', 6, 'n')
@@ -185,7 +185,7 @@ def test_halves_of_an_output_that_go_apart_are_groups_with_offsets():
         left, right = m.a(x).chunk(2, 1)
         return m.b(left), m.c(right)
 
-    first, second = follow(forward, a=conv(3, 8), b=conv(4, 2), c=conv(4, 2)).units
+    first, second = follow(forward, a=conv(3, 8), b=conv(4, 2), c=conv(4, 2)).groups
     assert (made_by(first), read_by(first), first.num_channels) == ([('a', 0)], [('b', 0)], 4)
     assert (made_by(second), read_by(second), second.num_channels) == ([('a', 4)], [('c', 0)], 4)
 
@@ -196,7 +196,7 @@ def test_a_norm_is_a_consumers_own_only_if_nothing_else_reads_the_consumer(also,
         x = m.b(m.a(x))
         return (m.n(x), x.mean()) if also else m.n(x)
 
-    (group,) = follow(forward, a=conv(3, 4), b=conv(4, 2), n=nn.BatchNorm2d(2)).units
+    (group,) = follow(forward, a=conv(3, 4), b=conv(4, 2), n=nn.BatchNorm2d(2)).groups
     assert [(consumer.name, consumer.norm) for consumer in group.consumers] == [('b', norm)]
 
 
@@ -205,7 +205,7 @@ def test_a_norm_is_a_consumers_own_only_if_it_reads_nothing_else():
         x = m.a(x)
         return m.n(m.b(x)), m.n(m.c(x))
 
-    (group,) = follow(forward, a=conv(3, 4), b=conv(4, 2), c=conv(4, 2), n=nn.BatchNorm2d(2)).units
+    (group,) = follow(forward, a=conv(3, 4), b=conv(4, 2), c=conv(4, 2), n=nn.BatchNorm2d(2)).groups
     assert [(consumer.name, consumer.norm) for consumer in group.consumers] == [('b', None), ('c', None)]
 
 
@@ -255,14 +255,14 @@ def test_tracing_leaves_no_hooks_behind_even_if_the_model_fails():
 def test_groups_inside_blocks_are_those_that_the_finders_know(build):
     model = build()
     survey = groups_of(trace_channels(model, lambda: flat_tensors(model(torch.rand(2, 3, 64, 64)))))
-    alone = {group.name: group for group in survey.units if len(group.producers) == 1}
-    known = find_units(model)
+    alone = {group.name: group for group in survey.groups if len(group.producers) == 1}
+    known = find_groups(model)
     assert known
-    for unit in known:
-        found = alone.pop(unit.name)
-        assert (found.num_channels, found.norm, found.between) == (unit.num_channels, unit.norm, unit.between)
+    for group in known:
+        found = alone.pop(group.name)
+        assert (found.num_channels, found.norm, found.between) == (group.num_channels, group.norm, group.between)
         assert [(c.name, c.norm, c.offset) for c in found.consumers] == [
-            (c.name, c.norm, c.offset) for c in unit.consumers
+            (c.name, c.norm, c.offset) for c in group.consumers
         ]
         assert (found.block, found.offset, found.followers) == (1, 0, ())
     # Beyond blocks there is only what several layers read: the stem.

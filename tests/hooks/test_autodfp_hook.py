@@ -49,7 +49,7 @@ def test_a_run_leaves_what_it_promises(demo_run):
     # The test loop evaluated the pruned model, on the same images as the held-out column, rounded by CocoMetric.
     assert round(pruned['held_out_metric'], 3) == metrics['coco/bbox_mAP']
     strategy = read(work_dir / 'strategy.json')
-    assert len(strategy['layers']) == len(strategy['units']) == 32
+    assert len(strategy['layers']) == len(strategy['groups']) == 32
 
 
 def test_the_search_is_at_least_as_good_as_the_uniform_plan(demo_run):
@@ -161,7 +161,7 @@ def test_an_error_in_the_comparison_does_not_pass_the_dense_model_off_as_pruned(
 
 def test_baselines_keep_the_channels_of_largest_norm_whatever_the_compensation_prefers(demo_config, monkeypatch):
     monkeypatch.setattr(
-        SimilarityReconstructor, 'ranking', lambda self, unit: torch.arange(unit.num_channels), raising=False
+        SimilarityReconstructor, 'ranking', lambda self, group: torch.arange(group.num_channels), raising=False
     )
     candidates = []
 
@@ -174,13 +174,13 @@ def test_baselines_keep_the_channels_of_largest_norm_whatever_the_compensation_p
     found = SearchResult(hook.task.uniform_plan(), 0.0, History(), 0.0, {})
     compare(hook.task, found, [hook.reward, hook.held_out])
     plans = {candidate.name: candidate.plan for candidate in candidates}
-    for unit in hook.task.groups:
-        norms = hook.task.module.get_submodule(unit.name).weight.flatten(1).norm(dim=1)
-        width = plans['AutoDFP'].widths[unit.name]
+    for group in hook.task.groups:
+        norms = hook.task.module.get_submodule(group.name).weight.flatten(1).norm(dim=1)
+        width = plans['AutoDFP'].widths[group.name]
         strongest = tuple(norms.argsort(descending=True)[:width].sort().values.tolist())
         for name in ('uniform, pruned only', 'uniform, Neuron Merging'):
-            assert plans[name].units[unit.name].keep == strongest
-        assert plans['uniform, same compensation'].units[unit.name].keep == tuple(range(width))
+            assert plans[name].groups[group.name].keep == strongest
+        assert plans['uniform, same compensation'].groups[group.name].keep == tuple(range(width))
 
 
 def test_a_moved_result_still_finds_its_weights(demo_run, tmp_path):

@@ -42,7 +42,7 @@ def test_every_plan_keeps_to_all_budgets_and_to_the_divisor(run):
     assert [budget['type'] for budget in summary['budget']] == [budget['type'] for budget in BUDGETS]
     assert summary['channel_divisor'] == 8
     dense, *others = summary['results']
-    units = read(run / 'strategy.json')['units']
+    groups = read(run / 'strategy.json')['groups']
     for row in others:
         assert row['module_params']['ratio'] <= 0.9
         assert row['model_flops']['ratio'] <= 0.8
@@ -50,7 +50,7 @@ def test_every_plan_keeps_to_all_budgets_and_to_the_divisor(run):
         assert row['model_memory']['ratio'] <= 0.95
         assert row['widths']
         for name, width in row['widths'].items():
-            assert width % 8 == 0 or width == units[name]['num_channels']
+            assert width % 8 == 0 or width == groups[name]['num_channels']
     assert dense['module_latency']['ratio'] == 1
     assert list((run / 'cache/mmautodfp/latency').glob('*.json'))
 
@@ -79,6 +79,6 @@ def test_one_ratio_for_several_budgets_is_refused(options, tmp_path):
 
 def test_the_pruned_config_of_a_run_with_several_budgets_is_readable(run):
     layers = Config.fromfile(run / 'pruned.py').model.backbone.layers
-    units = read(run / 'strategy.json')['units']
-    kept = {name: len(unit['keep']) for name, unit in units.items() if len(unit['keep']) < unit['num_channels']}
+    groups = read(run / 'strategy.json')['groups']
+    kept = {name: len(group['keep']) for name, group in groups.items() if len(group['keep']) < group['num_channels']}
     assert {name: sizes['out_channels'] for name, sizes in layers.items() if 'out_channels' in sizes} == kept

@@ -55,7 +55,7 @@ def test_stock_tools_load_it_and_get_the_same_map(run, tmp_path):
 
 def test_init_detector_loads_it_without_a_finder_or_a_trace(run, digits_root, monkeypatch):
     _, work_dir, _ = run
-    for name in ('units.walk_units', 'tracing._Tracer'):
+    for name in ('groups.walk_groups', 'tracing._Tracer'):
         monkeypatch.setattr(f'mmautodfp.graph.{name}', None)
     model = init_detector(str(work_dir / 'pruned.py'), str(work_dir / 'pruned.pth'), device='cpu')
     result = inference_detector(model, cv2.imread(str(digits_root / 'test' / '00001.png')))

@@ -17,7 +17,7 @@ OPTIONS = {
     'autodfp.agent.warmup_episodes': 1,
     'autodfp.opening_lams': (0.5,),
     'autodfp.reconstructor.images': dict(num_images=4, size=64, batch_size=2),
-    'autodfp.reconstructor.refinement': dict(units_per_pass=16),
+    'autodfp.reconstructor.refinement': dict(groups_per_pass=16),
     'autodfp.reward.images': dict(num_images=2, size=64),
 }
 opened: list[str] = []

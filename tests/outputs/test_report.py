@@ -13,7 +13,7 @@ from conftest import build_resnet, random_plan
 
 from mmautodfp import runs as apis
 from mmautodfp.api import PruningTask
-from mmautodfp.graph import unit_statistics
+from mmautodfp.graph import group_statistics
 from mmautodfp.kernels import BatchNormStats
 from mmautodfp.outputs import RunArtifacts
 from mmautodfp.outputs.report import Evidence, Report
@@ -265,11 +265,11 @@ def test_stand_ins_are_those_of_the_delivery_matrix():
     task = PruningTask.build(build_resnet(18), '', reconstructor=SimilarityReconstructor())
     plan = random_plan(task.module)
     maps = map_channels(task, plan)
-    assert [found.unit for found in maps] == [unit.name for unit in task.groups]
-    for unit, found in zip(task.groups, maps, strict=True):
-        keep = plan.units[unit.name].keep
-        delivery = task.reconstructor.reconstruct(unit, torch.tensor(keep), plan.units[unit.name].lam).delivery
-        weight, bn = unit_statistics(task.module, unit)
+    assert [found.group for found in maps] == [group.name for group in task.groups]
+    for group, found in zip(task.groups, maps, strict=True):
+        keep = plan.groups[group.name].keep
+        delivery = task.reconstructor.reconstruct(group, torch.tensor(keep), plan.groups[group.name].lam).delivery
+        weight, bn = group_statistics(task.module, group)
         assert isinstance(bn, BatchNormStats)
         assert len(found.labels) == len(weight)
         for channel, (partner, scale) in enumerate(zip(found.partner, found.scale, strict=True)):

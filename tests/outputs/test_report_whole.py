@@ -102,7 +102,7 @@ def test_the_page_shows_each_part_and_can_be_made_again_from_the_files(run):
     assert evidence.missing == dict(pictures='the run opened no data set')
     assert evidence.parts == count_parts(work_dir)
     assert set(evidence.latency) == {'dense', 'uniform', 'AutoDFP'}
-    assert [found.unit for found in evidence.channels] == [group.name for group in task.groups]
+    assert [found.group for found in evidence.channels] == [group.name for group in task.groups]
     words = ' '.join(re.sub('<[^>]*>', ' ', text).split())
     assert 'the whole model of' in words
     assert 'FLOPs of the whole model' in words

@@ -4,8 +4,8 @@ import pytest
 import torch
 from conftest import build_resnet
 
-from mmautodfp.graph import find_units
-from mmautodfp.surgery import PruningPlan, UnitPlan
+from mmautodfp.graph import find_groups
+from mmautodfp.surgery import GroupPlan, PruningPlan
 
 IMAGES = dict(num_images=12, size=32, batch_size=4)
 
@@ -13,11 +13,11 @@ IMAGES = dict(num_images=12, size=32, batch_size=4)
 def uniform(module, share, reconstructor=None):
     """A plan that keeps the same share everywhere, of the channels that a reconstructor ranks first."""
     plans = {}
-    for unit in find_units(module):
-        order = reconstructor.ranking(unit) if reconstructor else None
-        order = torch.arange(unit.num_channels) if order is None else order
-        keep = order[: max(1, int(unit.num_channels * share))].sort().values.tolist()
-        plans[unit.name] = UnitPlan(tuple(keep), unit.num_channels)
+    for group in find_groups(module):
+        order = reconstructor.ranking(group) if reconstructor else None
+        order = torch.arange(group.num_channels) if order is None else order
+        keep = order[: max(1, int(group.num_channels * share))].sort().values.tolist()
+        plans[group.name] = GroupPlan(tuple(keep), group.num_channels)
     return PruningPlan(plans)
 
 

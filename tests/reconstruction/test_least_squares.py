@@ -12,9 +12,9 @@ from mmengine.model import ImgDataPreprocessor
 from torch import nn
 
 from mmautodfp.api import prune
-from mmautodfp.graph import find_units
+from mmautodfp.graph import find_groups
 from mmautodfp.reconstruction import PruneOnly, Refinement, SyntheticImages, SyntheticLeastSquares, batch_statistics
-from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
+from mmautodfp.surgery import GroupPlan, PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.zoo import CifarResNet
 
@@ -62,7 +62,7 @@ def test_channels_that_others_explain_can_go_without_a_loss(final):
             getattr(norm, name)[4:] = getattr(norm, name)[:4]
         norm.weight.data[4:], norm.bias.data[4:] = norm.weight.data[:4] * factor, norm.bias.data[:4] * factor
     reconstructor = SyntheticLeastSquares(
-        IMAGES, ridge=1e-9, ranking='l2', refinement=dict(ridge=1e-9, units_per_pass=1)
+        IMAGES, ridge=1e-9, ranking='l2', refinement=dict(ridge=1e-9, groups_per_pass=1)
     )
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_constant_channels_move_exactly():
         block.conv2.padding = (0, 0)  # at a border, zeros take a constant's place
         block.conv2.kernel_size, block.conv2.weight.data = (1, 1), block.conv2.weight.data[:, :, :1, :1]
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    plan = PruningPlan({u.name: UnitPlan((0, 1, 2), u.num_channels) for u in find_units(module)})
+    plan = PruningPlan({u.name: GroupPlan((0, 1, 2), u.num_channels) for u in find_groups(module)})
     with torch.no_grad():
         dense = module(images)
         with apply_plan(module, plan, SyntheticLeastSquares(IMAGES)):
@@ -122,7 +122,7 @@ def test_channels_of_linear_layers_are_on_the_last_axis():
 def test_linear_layers_on_many_axes_lose_nothing_if_others_explain_the_pruned(final):
     module = on_rows()
     module[0].weight.data[6:], module[0].bias.data[6:] = module[0].weight.data[:6] * 2, module[0].bias.data[:6] * 2
-    plan = PruningPlan({'0': UnitPlan(tuple(range(6)), 12)})
+    plan = PruningPlan({'0': GroupPlan(tuple(range(6)), 12)})
     images = torch.randn(2, 3, 32, 32)
     reconstructor = SyntheticLeastSquares(IMAGES, ridge=1e-9, refinement=dict(ridge=1e-9, patch_ridge=1e-9))
     with torch.no_grad():
@@ -164,7 +164,7 @@ def test_no_batch_has_a_single_image(num_images, sizes):
     assert [len(batch) for batch in batches] == sizes
 
 
-def test_a_unit_that_images_do_not_reach_is_told():
+def test_a_group_that_images_do_not_reach_is_told():
     class Bypassed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -285,7 +285,7 @@ def test_searches_that_are_kept_can_be_resumed():
         dict(images=dict(kind='cats')),
         dict(images=dict(batch_size=1)),
         dict(refinement=dict(shortcut=2)),
-        dict(refinement=dict(units_per_pass=0)),
+        dict(refinement=dict(groups_per_pass=0)),
     ],
 )
 def test_settings_out_of_range_are_told(settings):

@@ -9,7 +9,7 @@ from least_squares_data import IMAGES, assert_same, snapshot
 from torch import nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from mmautodfp.graph import find_units
+from mmautodfp.graph import find_groups
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor, SyntheticLeastSquares
 from mmautodfp.surgery import Slim, apply_plan
 from mmautodfp.zoo import CifarResNet, MobileNetV2
@@ -54,7 +54,7 @@ def pair(network: str, replace) -> tuple[nn.Module, nn.Module]:
 @pytest.mark.parametrize('replace', [frozen, without_affine])
 def test_every_compensation_gives_what_it_gives_with_batch_norm(network, replace):
     usual, other = pair(network, replace)
-    assert find_units(other) == find_units(usual)
+    assert find_groups(other) == find_groups(usual)
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     before, plan = snapshot(other), random_plan(usual)
     for build in RECONSTRUCTORS:

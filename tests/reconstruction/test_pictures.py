@@ -10,7 +10,7 @@ from mmdet.models import DetDataPreprocessor
 from mmengine.config import Config
 from torch import nn
 
-from mmautodfp.graph import find_units
+from mmautodfp.graph import find_groups
 from mmautodfp.kernels import dead_leaves
 from mmautodfp.reconstruction import SyntheticImages, SyntheticLeastSquares
 from mmautodfp.rewards import SyntheticReward
@@ -147,9 +147,9 @@ def test_least_squares_learn_the_same_from_drawn_images_as_from_pictures_of_them
     deliveries = []
     for folder in (None, str(tmp_path)):
         reconstructor = SyntheticLeastSquares(dict(num_images=8, size=24, folder=folder))
-        (unit,) = find_units(module)
+        (group,) = find_groups(module)
         reconstructor.ensure_fitted(module)
-        deliveries.append(reconstructor.reconstruct(unit, torch.arange(4), 0.5).delivery)
+        deliveries.append(reconstructor.reconstruct(group, torch.arange(4), 0.5).delivery)
     torch.testing.assert_close(*deliveries, rtol=1e-2, atol=1e-3)
 
 

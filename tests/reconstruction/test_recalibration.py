@@ -8,11 +8,11 @@ from conftest import build_resnet, enliven, random_plan
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmautodfp.graph import find_units
+from mmautodfp.graph import find_groups
 from mmautodfp.reconstruction import PruneOnly, SyntheticLeastSquares
 from mmautodfp.reconstruction.recalibration import Recalibration
 from mmautodfp.reconstruction.synthetic import NormStatistics
-from mmautodfp.surgery import PruningPlan, Restore, UnitPlan, apply_plan
+from mmautodfp.surgery import GroupPlan, PruningPlan, Restore, apply_plan
 
 IMAGES = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -22,11 +22,11 @@ def resnet():
     return build_resnet(18)
 
 
-def recalibration_of(module: nn.Module, units, batches) -> Recalibration:
+def recalibration_of(module: nn.Module, groups, batches) -> Recalibration:
     seen = NormStatistics()
     for batch in batches:
         seen.run(module, (batch,))
-    return Recalibration(module, units, lambda: [(batch,) for batch in batches], seen.of_first())
+    return Recalibration(module, groups, lambda: [(batch,) for batch in batches], seen.of_first())
 
 
 def statistics(module: nn.Module) -> dict[str, tuple]:
@@ -52,11 +52,11 @@ def as_trained_on(module: nn.Module, images: torch.Tensor) -> dict[str, tuple]:
 
 
 def test_norms_move_as_far_as_pruning_moves_what_torch_measures_in_training(resnet):
-    units = find_units(resnet)
-    recalibrate = recalibration_of(resnet, units, [IMAGES])
+    groups = find_groups(resnet)
+    recalibrate = recalibration_of(resnet, groups, [IMAGES])
     before, dense = statistics(resnet), as_trained_on(resnet, IMAGES)
     plan = random_plan(resnet, 1)
-    keeps = {unit.norm: list(plan.units[unit.name].keep) for unit in units}
+    keeps = {group.norm: list(plan.groups[group.name].keep) for group in groups}
     with apply_plan(resnet, plan, PruneOnly()) as restore:
         pruned = as_trained_on(resnet, IMAGES)
         recalibrate(resnet, plan, restore)
@@ -77,7 +77,7 @@ def test_the_batches_do_not_matter_where_every_image_is_the_same(resnet):
     found = []
     for sizes in ([8], [2, 4, 2]):
         batches = [image.expand(size, -1, -1, -1) for size in sizes]
-        recalibrate = recalibration_of(resnet, find_units(resnet), batches)
+        recalibrate = recalibration_of(resnet, find_groups(resnet), batches)
         with apply_plan(resnet, plan, PruneOnly()) as restore:
             recalibrate(resnet, plan, restore)
             found.append(statistics(resnet))
@@ -99,9 +99,9 @@ def test_variances_of_several_batches_are_pooled():
 
 
 def test_a_plan_that_prunes_nothing_moves_nothing(resnet):
-    plan = PruningPlan({u.name: UnitPlan(tuple(range(u.num_channels)), u.num_channels) for u in find_units(resnet)})
+    plan = PruningPlan({u.name: GroupPlan(tuple(range(u.num_channels)), u.num_channels) for u in find_groups(resnet)})
     before = {name: [value.clone() for value in pair] for name, pair in statistics(resnet).items()}
-    recalibration_of(resnet, find_units(resnet), [IMAGES])(resnet, plan, Restore())
+    recalibration_of(resnet, find_groups(resnet), [IMAGES])(resnet, plan, Restore())
     for name, pair in statistics(resnet).items():
         assert all(torch.allclose(one, other) for one, other in zip(pair, before[name], strict=True))
 

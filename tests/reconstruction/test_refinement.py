@@ -8,18 +8,18 @@ from conftest import build_resnet, enliven, random_plan
 from least_squares_data import IMAGES, assert_same, frozen_resnet, snapshot, uniform  # noqa: F401, a fixture
 from torch import nn
 
-from mmautodfp.graph import find_units
+from mmautodfp.graph import find_groups
 from mmautodfp.reconstruction import Refinement, SyntheticImages, SyntheticLeastSquares
 from mmautodfp.reconstruction.patches import patches_of
 from mmautodfp.reconstruction.paths import Paths, Seen, Watched, watch_layers
-from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
+from mmautodfp.surgery import GroupPlan, PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.zoo import CifarResNet
 
 
 def test_a_finished_plan_is_the_same_each_time_and_can_be_taken_back(resnet):
     before = snapshot(resnet)
-    reconstructor = SyntheticLeastSquares(IMAGES, refinement=dict(units_per_pass=16))
+    reconstructor = SyntheticLeastSquares(IMAGES, refinement=dict(groups_per_pass=16))
     states = []
     for _ in range(2):
         restore = apply_plan(resnet, random_plan(resnet), reconstructor, final=True)
@@ -51,11 +51,11 @@ def test_a_model_whose_copy_runs_the_model_itself_gets_no_full_pass():
 
 
 def test_a_layer_that_misses_nothing_keeps_its_weights_in_the_full_pass(resnet):
-    first, *_, last = find_units(resnet)
-    plan = PruningPlan({first.name: UnitPlan(tuple(range(4)), first.num_channels)})
+    first, *_, last = find_groups(resnet)
+    plan = PruningPlan({first.name: GroupPlan(tuple(range(4)), first.num_channels)})
     before = snapshot(resnet)
     with apply_plan(resnet, plan, SyntheticLeastSquares(IMAGES), final=True):
-        reader, other = (f'{unit.consumers[0].name}.weight' for unit in (first, last))
+        reader, other = (f'{group.consumers[0].name}.weight' for group in (first, last))
         assert resnet.get_parameter(reader).shape != before[reader].shape
         assert torch.equal(resnet.get_parameter(other), before[other])
     assert_same(resnet, before)
@@ -96,7 +96,7 @@ def test_the_full_pass_minds_how_a_consumer_pads(padding):
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 3, **padding)).eval()
     module[0].weight.data[4:], module[0].bias.data[4:] = module[0].weight.data[:4] * 2, module[0].bias.data[:4] * 2
     images = torch.cat(list(SyntheticImages(**IMAGES).batches()))
-    plan = PruningPlan({'0': UnitPlan((0, 1, 2, 3), 8)})
+    plan = PruningPlan({'0': GroupPlan((0, 1, 2, 3), 8)})
     reconstructor = SyntheticLeastSquares(IMAGES, refinement=dict(patch_ridge=1e-9))
     with torch.no_grad():
         dense = module(images)
@@ -146,7 +146,7 @@ def test_a_refinement_can_be_left_out(resnet):
         assert_same(resnet, episode)
     assert reconstructor.refinement is None
     assert Refinement() == SyntheticLeastSquares().refinement
-    assert copy.deepcopy(reconstructor._consumers).keys() == {unit.name for unit in find_units(resnet)}
+    assert copy.deepcopy(reconstructor._consumers).keys() == {group.name for group in find_groups(resnet)}
 
 
 def test_the_pruned_path_is_run_as_far_as_it_must_be():

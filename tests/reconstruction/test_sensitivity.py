@@ -8,7 +8,7 @@ from conftest import build_resnet
 from torch import nn
 
 from mmautodfp.api import PruningTask
-from mmautodfp.graph import find_units
+from mmautodfp.graph import find_groups
 from mmautodfp.kernels import rank_channels
 from mmautodfp.reconstruction import PruneOnly, SyntheticLeastSquares
 from mmautodfp.reconstruction.sensitivity import MEASURED, missed, output_errors, scaled_curve, shares_missed
@@ -50,18 +50,18 @@ def test_places_count_as_often_as_their_weights_say():
 def test_each_group_is_measured_alone_and_the_module_is_left_as_it_was():
     module = build_resnet(18)
     batches = torch.randn(2, 4, 3, 32, 32)
-    units = find_units(module)[:3]
-    rankings = [rank_channels(module.get_submodule(unit.name).weight) for unit in units]
+    groups = find_groups(module)[:3]
+    rankings = [rank_channels(module.get_submodule(group.name).weight) for group in groups]
     before = dict(module.named_parameters())
     runs = [lambda images=images: [[level] for level in module(images)] for images in batches]  # each level a kind
     with torch.no_grad():
         dense = [run() for run in runs]
-    found = output_errors(module, module, units, rankings, PruneOnly(), runs)
+    found = output_errors(module, module, groups, rankings, PruneOnly(), runs)
     assert all(before[name] is tensor for name, tensor in module.named_parameters())
-    for unit, ranking, errors in zip(units, rankings, found, strict=True):
-        assert list(errors) == [round(share * unit.num_channels) for share in MEASURED]
+    for group, ranking, errors in zip(groups, rankings, found, strict=True):
+        assert list(errors) == [round(share * group.num_channels) for share in MEASURED]
         width = min(errors)
-        with apply_plan(module, PruningPlan.of([unit.name], [ranking], [width]), PruneOnly()), torch.no_grad():
+        with apply_plan(module, PruningPlan.of([group.name], [ranking], [width]), PruneOnly()), torch.no_grad():
             shares = shares_missed([run() for run in runs], dense)
         assert min(shares) < max(shares)
         assert errors[width] == pytest.approx(max(shares), rel=1e-6)
@@ -139,9 +139,9 @@ def test_an_allocation_spares_the_group_that_the_outputs_depend_on(model, target
 def test_as_many_images_are_compared_as_have_the_pixels_of_eight(side, there, count):
     model, seen = TwoBranches().eval(), []
     ours = SyntheticLeastSquares(dict(num_images=there, size=side, batch_size=100), refinement=False)
-    units = find_units(model)
+    groups = find_groups(model)
     ours.ensure_fitted(model, model)
     model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    ours.error_curves(units, [rank_channels(model.get_submodule(unit.name).weight) for unit in units])
+    ours.error_curves(groups, [rank_channels(model.get_submodule(group.name).weight) for group in groups])
     assert sum(seen) % count == 0
-    assert sum(seen) // count == 1 + len(units) * len(MEASURED)
+    assert sum(seen) // count == 1 + len(groups) * len(MEASURED)

@@ -47,7 +47,7 @@ def test_a_plan_leaves_what_a_masked_dense_model_gives(norm):
     body = masked.backbone.body
     task.reconstructor.recalibration, task.reconstructor._recalibration = 0, None  # surgery alone
     for group in task.groups:
-        keep = torch.tensor(plan.units[group.name].keep)
+        keep = torch.tensor(plan.groups[group.name].keep)
         found = task.reconstructor.reconstruct(group, keep, 0.5)
         (consumer,) = group.consumers
         layer, behind = body.get_submodule(consumer.name), body.get_submodule(consumer.norm)

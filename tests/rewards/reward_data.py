@@ -19,9 +19,9 @@ from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 from torch import nn
 
-from mmautodfp.graph import find_units
+from mmautodfp.graph import find_groups
 from mmautodfp.rewards.subset import ImageBatches, build_dataset
-from mmautodfp.surgery import PruningPlan, UnitPlan
+from mmautodfp.surgery import GroupPlan, PruningPlan
 from mmautodfp.utils.fileio import load_json
 
 PIPELINE = [
@@ -164,15 +164,17 @@ def digits_batches(model: nn.Module, root, num: int = 6, batch_size: int = 3) ->
 
 
 def gentle_plan(module: nn.Module, seed: int, least: float = 0.8) -> PruningPlan:
-    """A random plan that leaves most channels of every unit, so that something is still detected."""
+    """A random plan that leaves most channels of every group, so that something is still detected."""
     generator = torch.Generator().manual_seed(seed)
-    units = {}
-    for unit in find_units(module):
+    groups = {}
+    for group in find_groups(module):
         share = least + (1 - least) * torch.rand((), generator=generator).item()
-        width = max(1, round(share * unit.num_channels))
-        keep = torch.randperm(unit.num_channels, generator=generator)[:width].sort().values
-        units[unit.name] = UnitPlan(tuple(keep.tolist()), unit.num_channels, torch.rand((), generator=generator).item())
-    return PruningPlan(units)
+        width = max(1, round(share * group.num_channels))
+        keep = torch.randperm(group.num_channels, generator=generator)[:width].sort().values
+        groups[group.name] = GroupPlan(
+            tuple(keep.tolist()), group.num_channels, torch.rand((), generator=generator).item()
+        )
+    return PruningPlan(groups)
 
 
 def assert_same_detections(found: InstanceData, expected: InstanceData, scores=1e-4, boxes=1e-2) -> None:
@@ -188,8 +190,8 @@ def assert_same_detections(found: InstanceData, expected: InstanceData, scores=1
         assert (found.masks ^ expected.masks).float().mean() < 1e-4
 
 
-def unit_names(model: nn.Module) -> list[str]:
-    return [f'backbone.{unit.name}' for unit in find_units(model.backbone)]
+def group_names(model: nn.Module) -> list[str]:
+    return [f'backbone.{group.name}' for group in find_groups(model.backbone)]
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ class Sureness(Reward):
 
     name = 'sureness'
 
-    def prepare(self, model, dataloader, units=()):
+    def prepare(self, model, dataloader, layers=()):
         self.samples = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
     @torch.no_grad()

@@ -18,9 +18,9 @@ def model(digits_root) -> Oracle:
     return Oracle(digits_root / 'annotations/instances_val.json')
 
 
-def prepared(model, loader, *arguments, units=(), **settings) -> CocoReward:
+def prepared(model, loader, *arguments, layers=(), **settings) -> CocoReward:
     reward = CocoReward(*arguments, **settings)
-    reward.prepare(model, loader, units)
+    reward.prepare(model, loader, layers)
     getattr(model, 'seen', []).clear()
     return reward
 
@@ -261,7 +261,7 @@ def test_several_threads_find_what_one_finds(digits_root):
 
 def test_one_batch_is_an_image_though_the_stem_has_run(digits_root):
     model = demo_detector('faster_rcnn')
-    reward = prepared(model, digits_loader(digits_root), 4, batch_size=2, units=['backbone.layer1.0.conv1'])
+    reward = prepared(model, digits_loader(digits_root), 4, batch_size=2, layers=['backbone.layer1.0.conv1'])
     assert reward._batches[0]['inputs'].shape[1] == 16
     assert reward.one_batch()['inputs'].shape == (1, 3, 128, 128)
 

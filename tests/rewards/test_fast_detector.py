@@ -15,12 +15,12 @@ from reward_data import (
     digits_batches,
     digits_loader,
     gentle_plan,
+    group_names,
     model_answers,
-    unit_names,
 )
 from torch import nn
 
-from mmautodfp.graph import find_units
+from mmautodfp.graph import find_groups
 from mmautodfp.reconstruction import PruneOnly, SimilarityReconstructor, SyntheticLeastSquares
 from mmautodfp.rewards import CocoReward
 from mmautodfp.rewards.fast.detector import FastDetector
@@ -70,10 +70,10 @@ def test_only_what_changed_is_brought_over(faster_rcnn, monkeypatch):
     )
     detector.update(faster_rcnn)
     assert brought == []
-    unit = find_units(faster_rcnn.backbone)[5]
+    group = find_groups(faster_rcnn.backbone)[5]
     whole = gentle_plan(faster_rcnn.backbone, 0, 0.5)
-    plan = PruningPlan({unit.name: whole.units[unit.name]})
-    changed = {f'backbone.{name}' for name in (unit.name, unit.consumers[0].name)}
+    plan = PruningPlan({group.name: whole.groups[group.name]})
+    changed = {f'backbone.{name}' for name in (group.name, group.consumers[0].name)}
     with apply_plan(faster_rcnn.backbone, plan, PruneOnly()):
         detector.update(faster_rcnn)
         assert set(brought) == changed
@@ -117,7 +117,7 @@ def test_the_dense_model_is_left_as_it_is(digits_root):
     names = [set(layer.__dict__) for layer in model.modules()]
     for precision in ('float32', 'bfloat16'):
         reward = CocoReward(4, batch_size=2, precision=precision)
-        reward.prepare(model, digits_loader(digits_root), unit_names(model))
+        reward.prepare(model, digits_loader(digits_root), group_names(model))
         assert reward.stand_in is not None
         reward(model)
     after = model.state_dict(keep_vars=True)
@@ -158,7 +158,7 @@ def test_a_reward_in_bfloat16_is_near_the_exact_one(faster_rcnn, digits_root):
     values, scores = [], []
     for precision in ('float32', 'bfloat16'):
         reward = CocoReward(8, batch_size=8, precision=precision)
-        reward.prepare(faster_rcnn, digits_loader(digits_root), unit_names(faster_rcnn))
+        reward.prepare(faster_rcnn, digits_loader(digits_root), group_names(faster_rcnn))
         assert reward.stand_in.dtype == getattr(torch, precision)
         values.append(reward(faster_rcnn))
         scores.append([detection['score'] for detection in reward.detect(faster_rcnn)])
@@ -198,7 +198,7 @@ def test_the_fast_reward_is_the_slow_one(name, metric, digits_root):
     rewards = []
     for fast in (True, False):
         rewards.append(CocoReward(6, metric=metric, batch_size=3, fast=fast))
-        rewards[-1].prepare(model, digits_loader(digits_root), unit_names(model))
+        rewards[-1].prepare(model, digits_loader(digits_root), group_names(model))
     assert rewards[0].stand_in is not None
     assert rewards[1].stand_in is None
     for plan in (gentle_plan(model.backbone, 5, 0.9), PruningPlan({})):
@@ -211,7 +211,7 @@ def test_the_fast_reward_is_the_slow_one(name, metric, digits_root):
 def test_the_stem_is_run_once_and_changes_nothing(model, digits_root):
     plain, split = (CocoReward(6, batch_size=3) for _ in range(2))
     plain.prepare(model, digits_loader(digits_root))
-    split.prepare(model, digits_loader(digits_root), unit_names(model))
+    split.prepare(model, digits_loader(digits_root), group_names(model))
     assert plain._batches[0]['inputs'].shape[1:] == (3, 128, 128)
     assert split._batches[0]['inputs'].shape[1:] == (16, 32, 32)
     with apply_plan(model.backbone, gentle_plan(model.backbone, 3), SimilarityReconstructor()):
@@ -228,7 +228,7 @@ def test_a_stem_of_several_layers_is_left_alone_by_plans_that_move_norms(digits_
     torch.manual_seed(0)
     model.backbone = enliven(MODELS.build(cfg.backbone | dict(type='ResNetV1d')))
     reward = CocoReward(4, batch_size=2)
-    reward.prepare(model, digits_loader(digits_root), unit_names(model))
+    reward.prepare(model, digits_loader(digits_root), group_names(model))
     assert reward._batches[0]['inputs'].shape[1:] == (16, 32, 32)  # the stem has been run
     (images,) = digits_batches(model, digits_root, 2, 2)
     with torch.no_grad():
@@ -242,16 +242,16 @@ def test_a_stem_of_several_layers_is_left_alone_by_plans_that_move_norms(digits_
         assert ((a - b).norm() / b.norm()).item() < 1e-4, level
 
 
-@pytest.mark.parametrize('units', [[], ['neck.lateral_convs.0.conv'], ['backbone.conv1']])
-def test_what_plans_change_is_no_stem(faster_rcnn, digits_root, units):
+@pytest.mark.parametrize('layers', [[], ['neck.lateral_convs.0.conv'], ['backbone.conv1']])
+def test_what_plans_change_is_no_stem(faster_rcnn, digits_root, layers):
     inputs = digits_batches(faster_rcnn, digits_root)[0]['inputs']
-    assert FastDetector(faster_rcnn).split_stem(inputs, units) == []
+    assert FastDetector(faster_rcnn).split_stem(inputs, layers) == []
 
 
 def test_images_that_do_not_fit_keep_the_stem(faster_rcnn, digits_root):
     reward = CocoReward(8, batch_size=2, cache_gb=0.0002)
-    reward.prepare(faster_rcnn, digits_loader(digits_root), unit_names(faster_rcnn))
+    reward.prepare(faster_rcnn, digits_loader(digits_root), group_names(faster_rcnn))
     assert reward._batches[0]['inputs'].shape[1:] == (3, 128, 128)
     full = CocoReward(8, batch_size=2)
-    full.prepare(faster_rcnn, digits_loader(digits_root), unit_names(faster_rcnn))
+    full.prepare(faster_rcnn, digits_loader(digits_root), group_names(faster_rcnn))
     assert reward(faster_rcnn) == pytest.approx(full(faster_rcnn), abs=1e-6)

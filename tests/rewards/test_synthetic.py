@@ -5,10 +5,10 @@ import torch
 from conftest import build_resnet, random_plan
 from torch import nn
 
-from mmautodfp.graph import find_units
+from mmautodfp.graph import find_groups
 from mmautodfp.reconstruction import PruneOnly, SimilarityReconstructor, batch_statistics
 from mmautodfp.rewards import SyntheticReward
-from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
+from mmautodfp.surgery import GroupPlan, PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
 
 IMAGES = dict(num_images=4, size=32, batch_size=2)
@@ -32,8 +32,8 @@ def detector():
 
 def uniform(module, share):
     plans = {}
-    for unit in find_units(module):
-        plans[unit.name] = UnitPlan(tuple(range(max(1, int(unit.num_channels * share)))), unit.num_channels)
+    for group in find_groups(module):
+        plans[group.name] = GroupPlan(tuple(range(max(1, int(group.num_channels * share)))), group.num_channels)
     return PruningPlan(plans)
 
 

@@ -14,8 +14,8 @@ from reward_data import (
     demo_detector,
     digits_batches,
     digits_loader,
+    group_names,
     small_detector,
-    unit_names,
     warnings_told,
 )
 from torch import nn
@@ -69,7 +69,7 @@ def test_a_network_that_runs_in_another_order_is_noticed_and_evaluated_as_it_is(
     with warnings_told() as told:
         for fast in (True, False):
             rewards.append(CocoReward(3, batch_size=2, fast=fast, precision='bfloat16'))
-            rewards[-1].prepare(model, digits_loader(digits_root), unit_names(model))
+            rewards[-1].prepare(model, digits_loader(digits_root), group_names(model))
     (reason,) = told
     assert 'not faster: the features of level' in reason
     assert rewards[0].stand_in is None

@@ -57,7 +57,7 @@ FEW = {
     'autodfp.compare': False,
     'autodfp.report': False,
     'autodfp.reconstructor.images': dict(num_images=2, size=64, batch_size=2),
-    'autodfp.reconstructor.refinement': dict(units_per_pass=8),
+    'autodfp.reconstructor.refinement': dict(groups_per_pass=8),
     'autodfp.reward.images': dict(num_images=2, size=64),
 }
 

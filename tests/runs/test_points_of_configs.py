@@ -301,7 +301,7 @@ def test_a_process_that_is_killed_loses_no_point(tmp_path):
 def test_a_detectors_point_is_pruned_to_what_the_file_says(config, small_demo, tmp_path):
     options = small_demo | {
         'autodfp.reconstructor.images': dict(num_images=8, size=64),
-        'autodfp.reconstructor.refinement': dict(units_per_pass=16),
+        'autodfp.reconstructor.refinement': dict(groups_per_pass=16),
         'autodfp.report': False,
         'visualizer.name': config,
     }

@@ -18,8 +18,8 @@ def chain_costs(dense: list[int], inputs: int = 3, outputs: int = 10) -> ModelCo
     def chain() -> CostModel:
         cost = CostModel(dense)
         cost.add(inputs, 0)
-        for unit in range(1, len(dense)):
-            cost.add(1, unit - 1, unit)
+        for group in range(1, len(dense)):
+            cost.add(1, group - 1, group)
         cost.add(outputs, len(dense) - 1)
         return cost
 
@@ -59,12 +59,12 @@ def test_the_highest_ranked_channels_are_kept_ascending():
     env = make_env(1.0)
     rollout = play(env, [(0.3, 0.25)] * 3)
     plan = env.plan(rollout.widths, rollout.lams)
-    assert list(plan.units) == ['conv0', 'conv1', 'conv2']
+    assert list(plan.groups) == ['conv0', 'conv1', 'conv2']
     assert list(plan.widths.values()) == rollout.widths
-    for ranking, unit in zip(env.rankings, plan.units.values(), strict=True):
-        assert set(unit.keep) == set(ranking.tolist()[: unit.width])
-        assert list(unit.keep) == sorted(unit.keep)
-        assert unit.lam == 0.25
+    for ranking, group in zip(env.rankings, plan.groups.values(), strict=True):
+        assert set(group.keep) == set(ranking.tolist()[: group.width])
+        assert list(group.keep) == sorted(group.keep)
+        assert group.lam == 0.25
 
 
 def test_the_executed_action_tells_what_the_constraint_left():
@@ -137,12 +137,12 @@ def test_where_errors_are_known_actions_weigh_them_and_all_of_the_limit_is_made_
         assert rollout.widths == allocate_widths(weighted, env.constraint, widest)
         assert torch.equal(rollout.actions, actions)
         assert rollout.lams == actions[:, 1].tolist()
-        for unit, most in enumerate(widest):
-            more = [width + (place == unit) for place, width in enumerate(rollout.widths)]
-            assert more[unit] > most or not env.constraint.allows(more)
+        for group, most in enumerate(widest):
+            more = [width + (place == group) for place, width in enumerate(rollout.widths)]
+            assert more[group] > most or not env.constraint.allows(more)
             raised = actions.clone()
-            raised[unit, 0] = 1
-            assert play(env, raised).widths[unit] >= rollout.widths[unit]
+            raised[group, 0] = 1
+            assert play(env, raised).widths[group] >= rollout.widths[group]
 
 
 def test_known_errors_decide_nothing_where_the_limit_need_not_be_made_use_of():
@@ -159,7 +159,7 @@ def test_other_channels_and_another_start_replace_those_of_the_constructor():
     rollout = play(env, [(0.4, 0.1)] * 3)
     assert rollout.widths == play(other, [(0.4, 0.1)] * 3).widths
     kept = [set(ranking[:width].tolist()) for ranking, width in zip(rankings, rollout.widths, strict=True)]
-    assert [set(unit.keep) for unit in env.plan(rollout.widths, rollout.lams).units.values()] == kept
+    assert [set(group.keep) for group in env.plan(rollout.widths, rollout.lams).groups.values()] == kept
 
 
 @pytest.mark.parametrize('high', [1.0, 0.9])

@@ -153,7 +153,7 @@ def make_conditioned_spec(preference=(0.75, 0.25), seed=0):
 
 
 def trade_off(actions):
-    """[2], of [L, A] actions: wide units are accurate, the first of all; narrow ones are cheap, all alike."""
+    """[2], of [L, A] actions: wide groups are accurate, the first of all; narrow ones are cheap, all alike."""
     importance = torch.tensor([0.6, 0.3, 0.1])
     widths = actions[:, 0]
     return torch.stack([(importance * (1 - (1 - widths) ** 2)).sum(), 1 - widths.mean()])

@@ -25,13 +25,13 @@ class Listed(PruneOnly):
         super().__init__()
         self._backwards = backwards  # no setting: two runs of the same search may still differ in it
 
-    def ranking(self, unit):
-        order = torch.arange(unit.num_channels)
+    def ranking(self, group):
+        order = torch.arange(group.num_channels)
         return order.flip(0) if self._backwards else order
 
-    def error_curve(self, unit, ranking):
-        left = torch.linspace(1, 0, unit.num_channels + 1)
-        return left * unit.num_channels if self._backwards else left**2
+    def error_curve(self, group, ranking):
+        left = torch.linspace(1, 0, group.num_channels + 1)
+        return left * group.num_channels if self._backwards else left**2
 
 
 def make_task(backwards=False, seed=0, share=0.6, **settings) -> PruningTask:

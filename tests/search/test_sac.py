@@ -44,7 +44,7 @@ def play(agent, numbers, optima):
 
 
 def greedy_plan(agent):
-    """[L, 2], the mean of the policy, for each unit."""
+    """[L, 2], the mean of the policy, for each group."""
     means = agent.actor(torch.eye(3)[: agent.spec.horizon])[0]
     return (torch.tanh(means).detach() + 1) / 2
 
@@ -81,7 +81,7 @@ def test_solves_a_bandit():
     assert np.mean(rewards[:30]) < 0.85
 
 
-def test_learns_each_unit_of_an_episode_that_is_rewarded_at_its_end():
+def test_learns_each_group_of_an_episode_that_is_rewarded_at_its_end():
     agent = SAC(make_spec(), credit='monte_carlo', warmup_episodes=40, updates_per_episode=5, **QUICK)
     rewards = [reward for _, reward, _ in play(agent, range(90), OPTIMA)]
     assert torch.allclose(greedy_plan(agent), OPTIMA, atol=0.3)
@@ -186,7 +186,7 @@ def test_monte_carlo_knows_no_target_critics():
 # Episodes
 
 
-def test_warmup_only_fills_the_buffer_and_then_there_is_one_update_a_unit():
+def test_warmup_only_fills_the_buffer_and_then_there_is_one_update_a_group():
     agent = SAC(make_spec(), **SMALL)
     before = agent.actor.net[0].weight.clone()
     logs = [log for _, _, log in play(agent, range(2), OPTIMA)]

@@ -12,8 +12,8 @@ from mmautodfp.utils import AutoDFPError
 
 
 def taste(plan) -> float:
-    """A reward that likes the first unit wide and lambda near 0.3."""
-    first, *_, last = plan.units.values()
+    """A reward that likes the first group wide and lambda near 0.3."""
+    first, *_, last = plan.groups.values()
     return first.width / first.num_channels - 0.1 * last.width / last.num_channels - abs(last.lam - 0.3)
 
 

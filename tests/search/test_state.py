@@ -4,7 +4,7 @@ from conftest import REPO
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
-from mmautodfp.graph import find_units, unit_statistics
+from mmautodfp.graph import find_groups, group_statistics
 from mmautodfp.kernels import BatchNormStats
 from mmautodfp.search.state import LayerState, layer_state, scale_states
 
@@ -48,7 +48,7 @@ def test_clusters_tell_the_layers_of_a_trained_detector_apart():
     state = torch.load(REPO / 'configs/demo/faster_rcnn_digits.pth', map_location='cpu')
     state = {name: tensor for name, tensor in state.get('state_dict', state).items() if name.startswith('backbone.')}
     backbone.load_state_dict({name.removeprefix('backbone.'): tensor for name, tensor in state.items()})
-    states = [layer_state(0, *unit_statistics(backbone, unit)) for unit in find_units(backbone)]
+    states = [layer_state(0, *group_statistics(backbone, group)) for group in find_groups(backbone)]
     assert sum(state.num_clusters >= 2 for state in states) > 0.75 * len(states)
     assert len({state.num_clusters for state in states}) >= 4
     assert all(state.noise_ratio < 0.9 for state in states)

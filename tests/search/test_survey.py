@@ -146,7 +146,7 @@ def test_norms_that_hold_nothing_are_sliced_too(norm):
     plan = task.uniform_plan()
     with Restore() as restore:
         for group in task.groups:
-            mask_group(model, group, plan.units[group.name], restore)
+            mask_group(model, group, plan.groups[group.name], restore)
         masked = model(images)
     with task.apply(plan):
         assert model.first.out_channels < 8

@@ -19,7 +19,7 @@ from mmautodfp.costs import (
     model_costs,
     round_widths,
 )
-from mmautodfp.graph import find_units
+from mmautodfp.graph import find_groups
 from mmautodfp.reconstruction import SyntheticLeastSquares
 from mmautodfp.surgery import allocate_widths, allocation_path
 
@@ -43,10 +43,10 @@ def random_curve(generator: random.Random, channels: int) -> torch.Tensor:
 
 def chain(dense: list[int], generator: random.Random) -> CostModel:
     cost = CostModel(dense)
-    for unit in range(len(dense)):
-        cost.add(generator.randint(1, 9), unit)
-    for unit in range(1, len(dense)):
-        cost.add(generator.randint(1, 9), unit - 1, unit)
+    for group in range(len(dense)):
+        cost.add(generator.randint(1, 9), group)
+    for group in range(1, len(dense)):
+        cost.add(generator.randint(1, 9), group - 1, group)
     return cost
 
 
@@ -56,8 +56,8 @@ def test_where_every_channel_costs_the_same_no_plan_is_better(seed):
     dense = [5, 6, 7]
     curves = [random_curve(generator, n) for n in dense]
     cost = CostModel(dense)
-    for unit in range(3):
-        cost.add(4, unit)
+    for group in range(3):
+        cost.add(4, group)
     limit = bound(cost, 0.6, [1, 1, 1])
     found = allocate_widths(curves, limit, dense)
     error = lambda widths: sum(curve[width].item() for curve, width in zip(curves, widths, strict=True))
@@ -79,11 +79,11 @@ def test_widths_are_within_all_limits_and_leave_no_room_for_a_channel_that_helps
     widths = allocate_widths(curves, limit, widest)
     fits = lambda widths: costs(widths) <= 0.5 * costs(dense) and flops(widths) <= 0.45 * flops(dense)
     assert fits(widths)
-    for unit, (low, width, high) in enumerate(zip(least, widths, widest, strict=True)):
+    for group, (low, width, high) in enumerate(zip(least, widths, widest, strict=True)):
         assert low <= width <= high
-        assert divisor == 1 or width % divisor == 0 or width == dense[unit]
+        assert divisor == 1 or width % divisor == 0 or width == dense[group]
         if width + divisor <= high:
-            assert not fits([*widths[:unit], width + divisor, *widths[unit + 1 :]])
+            assert not fits([*widths[:group], width + divisor, *widths[group + 1 :]])
 
 
 @pytest.mark.parametrize('seed', range(5))
@@ -118,11 +118,11 @@ def test_channels_that_say_nothing_new_go_first():
 
 
 def latency(dense: list[int], nanoseconds: list[list[int]]) -> LatencyCost:
-    """Of units side by side, each measured at a quarter, half, three quarters and all of its width."""
+    """Of groups side by side, each measured at a quarter, half, three quarters and all of its width."""
     terms = []
-    for unit, (n, times) in enumerate(zip(dense, nanoseconds, strict=True)):
+    for group, (n, times) in enumerate(zip(dense, nanoseconds, strict=True)):
         table = LatencyTable([n // 4, n // 2, 3 * n // 4, n], [1], [[time] for time in times])
-        terms.append((table, [(unit, 1)], [(None, 1)]))
+        terms.append((table, [(group, 1)], [(None, 1)]))
     return LatencyCost(dense, 0, terms)
 
 
@@ -133,7 +133,7 @@ def latency_limit(cost: LatencyCost, ratio: float) -> Constraint:
     return limit
 
 
-def test_a_unit_that_is_no_faster_until_it_is_much_narrower_is_narrowed_all_the_same():
+def test_a_group_that_is_no_faster_until_it_is_much_narrower_is_narrowed_all_the_same():
     redundant = (1 - torch.arange(65) / 16).clamp_min(0)  # 16 channels explain all
     plain = torch.linspace(1, 0, 65)
     cost = latency([64, 64], [[100, 200, 400, 400], [100, 200, 300, 400]])
@@ -143,7 +143,7 @@ def test_a_unit_that_is_no_faster_until_it_is_much_narrower_is_narrowed_all_the_
     assert widths[1] == 64
 
 
-def test_latency_that_falls_only_if_two_units_are_narrower_can_be_met():
+def test_latency_that_falls_only_if_two_groups_are_narrower_can_be_met():
     both = LatencyTable([16, 32, 64], [16, 32, 64], [[100, 400, 400], [400, 400, 400], [400, 400, 400]])
     cost = LatencyCost([64, 64], 0, [(both, [(0, 1)], [(1, 1)])])
     widths = allocate_widths([torch.linspace(1, 0, 65)] * 2, latency_limit(cost, 0.6), [64, 64])
@@ -159,13 +159,13 @@ def test_the_curve_of_least_squares_is_the_share_of_the_consumers_output_that_is
     module = build_resnet(depth=50)
     reconstructor = SyntheticLeastSquares(IMAGES)
     reconstructor.ensure_fitted(module)
-    unit = next(unit for unit in find_units(module) if unit.name == 'layer2.0.conv2')  # read by a 1x1 convolution
-    ranking = reconstructor.ranking(unit)
-    curve = reconstructor.error_curve(unit, ranking)
-    covariance = reconstructor._consumers[unit.name][unit.consumers[0].key].covariance
+    group = next(group for group in find_groups(module) if group.name == 'layer2.0.conv2')  # read by a 1x1 convolution
+    ranking = reconstructor.ranking(group)
+    curve = reconstructor.error_curve(group, ranking)
+    covariance = reconstructor._consumers[group.name][group.consumers[0].key].covariance
     weight = module.layer2[0].conv3.weight.detach().flatten(1).double()
     whole = torch.einsum('on,nm,om->', weight, covariance, weight)
-    for count in (1, unit.num_channels // 2, unit.num_channels - 1):
+    for count in (1, group.num_channels // 2, group.num_channels - 1):
         keep = ranking[:count]
         explained = covariance[:, keep] @ torch.linalg.solve(covariance[keep][:, keep], covariance[keep])
         lost = torch.einsum('on,nm,om->', weight, covariance - explained, weight)
@@ -174,8 +174,8 @@ def test_the_curve_of_least_squares_is_the_share_of_the_consumers_output_that_is
     assert (curve.diff() <= 1e-12).all()
 
 
-def test_units_whose_channels_have_twins_are_narrowed_first():
-    """In one unit each channel has a twin: half of it can go for nothing, and does."""
+def test_groups_whose_channels_have_twins_are_narrowed_first():
+    """In one group each channel has a twin: half of it can go for nothing, and does."""
     module = build_resnet(depth=50)
     block = module.layer3[1]
     with torch.no_grad():
@@ -186,14 +186,14 @@ def test_units_whose_channels_have_twins_are_narrowed_first():
             getattr(block.bn2, name)[half:] = getattr(block.bn2, name)[:half]
     reconstructor = SyntheticLeastSquares(IMAGES)
     reconstructor.ensure_fitted(module)
-    units = find_units(module)
-    dense = [unit.num_channels for unit in units]
-    costs = model_costs(module, module, units, {})
-    place = next(index for index, unit in enumerate(units) if unit.name == 'layer3.1.conv2')
+    groups = find_groups(module)
+    dense = [group.num_channels for group in groups]
+    costs = model_costs(module, module, groups, {})
+    place = next(index for index, group in enumerate(groups) if group.name == 'layer3.1.conv2')
     spared = costs.params['module']([n // 2 if index == place else n for index, n in enumerate(dense)])
     limit = Constraint([ParamBudget(spared / costs.params['module'](dense))])
     limit.bind(costs, [1] * len(dense))
-    curves = [reconstructor.error_curve(unit, reconstructor.ranking(unit)) for unit in units]
+    curves = [reconstructor.error_curve(group, reconstructor.ranking(group)) for group in groups]
     widths = allocate_widths(curves, limit, dense)
     assert widths[place] == half
     assert [width for index, width in enumerate(widths) if index != place] == [

@@ -17,7 +17,7 @@ from mmautodfp.graph import ChannelGroup, groups_of, outputs_of, samples_of, tra
 from mmautodfp.reconstruction import PruneOnly, SyntheticLeastSquares
 from mmautodfp.search.environment import PruningEnv
 from mmautodfp.search.task import PruningTask
-from mmautodfp.surgery import PruningPlan, Restore, UnitPlan, apply_plan, prove_groups
+from mmautodfp.surgery import GroupPlan, PruningPlan, Restore, apply_plan, prove_groups
 from mmautodfp.surgery.proof import mask_group
 
 SMALL = dict(widen_factor=0.125)
@@ -72,12 +72,12 @@ def task_of(name: str) -> PruningTask:
 
 def random_plan(groups: list[ChannelGroup], seed: int) -> PruningPlan:
     random = torch.Generator().manual_seed(seed)
-    units = {}
+    groups = {}
     for group in groups:
         width = int(torch.randint(1, group.num_channels + 1, (), generator=random))
         keep = torch.randperm(group.num_channels, generator=random)[:width].sort().values
-        units[group.name] = UnitPlan(tuple(keep.tolist()), group.num_channels)
-    return PruningPlan(units)
+        groups[group.name] = GroupPlan(tuple(keep.tolist()), group.num_channels)
+    return PruningPlan(groups)
 
 
 def images_of(seed: int) -> Tensor:
@@ -89,7 +89,7 @@ def assert_slim_equals_masked(task: PruningTask, seed: int) -> None:
     plan, images = random_plan(task.groups, seed), images_of(seed)
     with Restore() as restore:
         for group in task.groups:
-            mask_group(task.model, group, plan.units[group.name], restore)
+            mask_group(task.model, group, plan.groups[group.name], restore)
         masked = outputs_of(task.model, images)
     with task.apply(plan):
         slim = outputs_of(task.model, images)
@@ -155,7 +155,7 @@ def test_a_bias_that_appears_is_counted(name):
         for seed in range(4):
             plan = random_plan(groups, seed)
             if seed % 2:  # some stay whole, and what reads nothing else gets no bias
-                plan = PruningPlan(dict(list(plan.units.items())[seed::3]))
+                plan = PruningPlan(dict(list(plan.groups.items())[seed::3]))
             widths = [plan.widths.get(group.name, group.num_channels) for group in groups]
             with apply_plan(model, plan, reconstructor, final=seed == 0, groups=groups) as restore:
                 assert costs.params['model'](widths) == sum(parameter.numel() for parameter in model.parameters())
@@ -262,7 +262,7 @@ def test_a_group_that_is_not_safe_is_named_with_the_reason_and_the_others_surviv
     model = Careless(careless).eval()
     tensors, images = list(model.parameters()), torch.randn(1, 3, 16, 16)
     run = lambda model: [model(images.to(model.out.weight.dtype))]
-    groups = groups_of(trace_channels(model, lambda: run(model))).units
+    groups = groups_of(trace_channels(model, lambda: run(model))).groups
     assert [group.name for group in groups] == ['a', 'b', 'c', 'd']
     bad = prove_groups(model, groups, run)
     assert list(bad) == ['b']
@@ -279,7 +279,7 @@ def test_what_rounding_does_does_not_condemn_a_group(precise):
     """As where it turns the order of two boxes."""
     torch.manual_seed(0)
     model, images = Careless(lambda x: x).eval(), torch.randn(1, 3, 16, 16)
-    groups = groups_of(trace_channels(model, lambda: [model(images)])).units
+    groups = groups_of(trace_channels(model, lambda: [model(images)])).groups
     before = [tensor.clone() for tensor in model.parameters()]
     calls = []
 
@@ -304,7 +304,7 @@ def test_a_copy_that_runs_the_model_itself_proves_nothing():
     layers = list(model)
     model.forward = lambda words: layers[1](layers[0](words).permute(0, 3, 1, 2))
     run = lambda model: [model(words)]
-    groups = groups_of(trace_channels(model, lambda: run(model))).units
+    groups = groups_of(trace_channels(model, lambda: run(model))).groups
     assert [group.name for group in groups] == ['1.a', '1.b', '1.c', '1.d']
     assert list(prove_groups(model, groups, run)) == ['1.b']
 
@@ -332,7 +332,7 @@ def test_nothing_is_rounded_to_tensorfloat_32_while_groups_are_proven(rounding):
         seen.append(rounding())
         return [model(images)]
 
-    groups = groups_of(trace_channels(model, lambda: [model(images)])).units
+    groups = groups_of(trace_channels(model, lambda: [model(images)])).groups
     assert [group.name for group in groups] == ['0']
     assert prove_groups(model, groups, run) == {}
     assert seen == [(False, 'highest')] * 2

@@ -7,7 +7,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from mmautodfp.api import prune
-from mmautodfp.graph import find_units
+from mmautodfp.graph import find_groups
 from mmautodfp.outputs import slim_config
 from mmautodfp.outputs.latency import dense_config
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor, SyntheticLeastSquares
@@ -28,7 +28,7 @@ def test_a_second_plan_of_the_same_reconstructor_is_one_of_the_narrower_model(bu
     first = random_plan(module, 1)
     once = apply_plan(module, first, reconstructor, final)
     second = random_plan(module, 2)
-    assert {name: unit.num_channels for name, unit in second.units.items()} == first.widths
+    assert {name: group.num_channels for name, group in second.groups.items()} == first.widths
     with torch.no_grad():
         twice = apply_plan(module, second, reconstructor, final)
         found = module(images)
@@ -39,13 +39,13 @@ def test_a_second_plan_of_the_same_reconstructor_is_one_of_the_narrower_model(bu
     assert all(torch.equal(dense[name], tensor) for name, tensor in module.state_dict().items())
 
 
-def test_nested_slims_are_built_without_looking_for_units(monkeypatch):
+def test_nested_slims_are_built_without_looking_for_groups(monkeypatch):
     model = build_resnet(18)
     config = dict(type='mmdet.ResNet', depth=18, base_channels=16, norm_cfg=dict(type='BN'))
     for seed in range(2):
         restore = apply_plan(model, random_plan(model, seed), SimilarityReconstructor())
         config = dict(type='mmautodfp.Slim', module=config, layers=restore.changes(model))
-    monkeypatch.setattr('mmautodfp.graph.units.walk_units', None)
+    monkeypatch.setattr('mmautodfp.graph.groups.walk_groups', None)
     settings = {key: value for key, value in config.items() if key != 'type'}
     slim = Slim(**settings)
     slim.load_state_dict(model.state_dict())
@@ -72,5 +72,5 @@ def test_pruning_from_python_once_more_narrows_further():
         result = prune(model, constraint=0.7, **settings)
         counts.append(sum(p.numel() for p in model.parameters()))
         assert counts[-1] <= 0.7 * counts[-2]
-        assert result.plan.widths == {unit.name: unit.num_channels for unit in find_units(model)}
+        assert result.plan.widths == {group.name: group.num_channels for group in find_groups(model)}
     assert model(torch.randn(1, 3, 32, 32)).isfinite().all()

@@ -4,9 +4,9 @@ import torchvision
 from conftest import build_resnet, enliven, masked_dense, random_plan
 from torch import nn
 
-from mmautodfp.graph import Consumer, find_units
+from mmautodfp.graph import Consumer, find_groups
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor
-from mmautodfp.surgery import PruningPlan, Restore, Slim, UnitPlan, apply_plan, shift_outputs
+from mmautodfp.surgery import GroupPlan, PruningPlan, Restore, Slim, apply_plan, shift_outputs
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import MODELS
 
@@ -37,8 +37,8 @@ def test_slim_model_equals_masked_dense_model_and_restores_bit_for_bit(build, re
     expected = outputs(masked_dense(model, plan, reconstructor()), images)
 
     restore = apply_plan(model, plan, reconstructor())
-    for unit in find_units(model):
-        assert model.get_submodule(unit.name).out_channels == plan.widths[unit.name]
+    for group in find_groups(model):
+        assert model.get_submodule(group.name).out_channels == plan.widths[group.name]
     for slim, masked in zip(outputs(model, images), expected, strict=True):
         assert torch.allclose(slim, masked, rtol=1e-5, atol=1e-5 * masked.abs().max().item())
 
@@ -81,8 +81,8 @@ def test_a_dense_plan_changes_nothing():
     model = build_resnet(50)
     images = torch.randn(1, 3, 32, 32)
     expected = outputs(model, images)
-    units = {u.name: UnitPlan(tuple(range(u.num_channels)), u.num_channels) for u in find_units(model)}
-    apply_plan(model, PruningPlan(units), SimilarityReconstructor())
+    groups = {u.name: GroupPlan(tuple(range(u.num_channels)), u.num_channels) for u in find_groups(model)}
+    apply_plan(model, PruningPlan(groups), SimilarityReconstructor())
     assert all(torch.equal(a, b) for a, b in zip(outputs(model, images), expected, strict=True))
 
 
@@ -97,7 +97,7 @@ def test_dead_channels_are_pruned_without_a_trace_where_no_padding_hides_them(de
         block.conv2.weight.data[:5] = 0
     images = torch.randn(1, 3, 32, 32)
     expected = outputs(model, images)
-    plan = PruningPlan({'layer1.0.conv2': UnitPlan(tuple(range(5, 16)), 16)})
+    plan = PruningPlan({'layer1.0.conv2': GroupPlan(tuple(range(5, 16)), 16)})
     with apply_plan(model, plan, PruneOnly()):
         assert not torch.allclose(outputs(model, images)[0], expected[0], atol=1e-4)
     apply_plan(model, plan, SimilarityReconstructor())
@@ -108,8 +108,8 @@ def test_dead_channels_are_pruned_without_a_trace_where_no_padding_hides_them(de
 def test_duplicated_channels_are_pruned_without_a_trace():
     model = build_resnet(50)
     block = model.layer1[0]
-    for unit in ('1', '2'):
-        conv, norm = getattr(block, f'conv{unit}'), getattr(block, f'bn{unit}')
+    for group in ('1', '2'):
+        conv, norm = getattr(block, f'conv{group}'), getattr(block, f'bn{group}')
         conv.weight.data[8:] = 2 * conv.weight.data[:8]  # twins, twice as strong
         norm.running_mean[8:] = 2 * norm.running_mean[:8]
         norm.running_var[8:] = norm.running_var[:8]
@@ -117,33 +117,33 @@ def test_duplicated_channels_are_pruned_without_a_trace():
         norm.bias.data[8:] = 2 * norm.bias.data[:8]
     images = torch.randn(1, 3, 32, 32)
     expected = outputs(model, images)
-    units = {f'layer1.0.conv{i}': UnitPlan(tuple(range(8, 16)), 16, lam=1.0) for i in (1, 2)}
-    apply_plan(model, PruningPlan(units), SimilarityReconstructor())
+    groups = {f'layer1.0.conv{i}': GroupPlan(tuple(range(8, 16)), 16, lam=1.0) for i in (1, 2)}
+    apply_plan(model, PruningPlan(groups), SimilarityReconstructor())
     for a, b in zip(outputs(model, images), expected, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-4 * b.abs().max().item())
 
 
 @pytest.mark.parametrize(
-    ('units', 'message'),
+    ('groups', 'message'),
     [
-        ({'layer9.0.conv1': UnitPlan((0,), 16)}, "prunes 'layer9.0.conv1', but the ResNet has 32 units"),
-        ({'layer1.0.conv1': UnitPlan((0,), 64)}, 'made for 64 channels in layer1.0.conv1, this ResNet has 16'),
+        ({'layer9.0.conv1': GroupPlan((0,), 16)}, "prunes 'layer9.0.conv1', but the ResNet has 32 groups"),
+        ({'layer1.0.conv1': GroupPlan((0,), 64)}, 'made for 64 channels in layer1.0.conv1, this ResNet has 16'),
     ],
 )
-def test_a_plan_for_another_network_is_refused_and_nothing_is_touched(units, message):
+def test_a_plan_for_another_network_is_refused_and_nothing_is_touched(groups, message):
     model = build_resnet(50)
     parameters = list(model.parameters())
     with pytest.raises(AutoDFPError, match=message):
-        apply_plan(model, PruningPlan(units), PruneOnly())
+        apply_plan(model, PruningPlan(groups), PruneOnly())
     assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
 
 
 def test_a_failing_reconstruction_leaves_the_model_dense():
     class Failing(PruneOnly):
-        def reconstruct(self, unit, keep, lam):
-            if unit.name == 'layer2.0.conv1':
+        def reconstruct(self, group, keep, lam):
+            if group.name == 'layer2.0.conv1':
                 raise RuntimeError('no more memory')
-            return super().reconstruct(unit, keep, lam)
+            return super().reconstruct(group, keep, lam)
 
     model = build_resnet(50)
     parameters = list(model.parameters())
@@ -172,7 +172,7 @@ def test_slim_builds_the_shapes_that_the_plan_leaves():
     [
         ({'layer1.0.conv1': 0}, 'keep 0 channels of layer1.0.conv1, which has 16'),
         ({'layer1.0.conv1': 17}, 'keep 17 channels of layer1.0.conv1, which has 16'),
-        ({'conv1': 3}, "prunes 'conv1', but the ResNet has 32 units"),
+        ({'conv1': 3}, "prunes 'conv1', but the ResNet has 32 groups"),
     ],
 )
 def test_slim_refuses_widths_that_cannot_be(widths, message):

@@ -11,7 +11,7 @@ from torch import nn
 
 import mmautodfp.graph
 from mmautodfp.reconstruction import SimilarityReconstructor
-from mmautodfp.surgery import PruningPlan, Slim, UnitPlan, apply_plan
+from mmautodfp.surgery import GroupPlan, PruningPlan, Slim, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import MODELS
 
@@ -22,7 +22,7 @@ def test_a_slim_model_is_built_without_a_finder_and_takes_the_pruned_weights(mon
     dense = build_resnet(50, base_channels=8)
     twin = copy.deepcopy(dense)
     restore = apply_plan(dense, random_plan(dense), SimilarityReconstructor())
-    monkeypatch.setattr(mmautodfp.graph.units, 'walk_units', lambda *_: pytest.fail('a finder ran'))
+    monkeypatch.setattr(mmautodfp.graph.groups, 'walk_groups', lambda *_: pytest.fail('a finder ran'))
     slim = Slim(twin, restore.changes(dense))
     assert slim is twin
     slim.load_state_dict(dense.state_dict())
@@ -50,7 +50,7 @@ def test_depthwise_layers_and_biases_that_pruning_adds_are_rebuilt():
     torch.manual_seed(0)
     net = build()
     net[0].weight.data[5:] = 0  # constant channels: what they give becomes a bias of the last layer
-    plan = PruningPlan({'0': UnitPlan((0, 1, 2, 4), 8)})
+    plan = PruningPlan({'0': GroupPlan((0, 1, 2, 4), 8)})
     restore = apply_plan(net, plan, SimilarityReconstructor())
     layers = restore.changes(net)
     assert layers == {
@@ -97,6 +97,6 @@ def test_files_of_version_0_1_still_load():
     assert 'widths' in cfg.model.network  # as that version wrote it
     model = MODELS.build(cfg.model)
     load_checkpoint(model, str(OLD / 'pruned.pth'), strict=True)
-    kept = {name: len(unit.keep) for name, unit in PruningPlan.from_json(OLD / 'strategy.json').units.items()}
+    kept = {name: len(group.keep) for name, group in PruningPlan.from_json(OLD / 'strategy.json').groups.items()}
     assert dict(cfg.model.network.widths) == kept
     assert all(model.network.get_submodule(name).out_channels == width for name, width in kept.items())

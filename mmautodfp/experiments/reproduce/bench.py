@@ -56,7 +56,7 @@ class NetworkBench(Bench):
         return replace(self.unlimited, reconstructor=NeuronMerging())
 
     def share_of_channels(self, ratio: float) -> list[int]:
-        """Widths [L] of int(N * ratio) of each unit's N channels, as Neuron Merging's authors count."""
+        """Widths [L] of int(N * ratio) of each group's N channels, as Neuron Merging's authors count."""
         return [max(1, int(n * ratio)) for n in self.unlimited.dense_widths]
 
     def _accuracy(self, widths: tuple[int, ...] | None, method: str) -> float:

@@ -18,7 +18,7 @@ from ..bench import search_in
 from .bench import NetworkBench, locate
 from .paper import ALL_TABLES, NETWORKS, SEARCHED, Claim, claims
 
-# The paper's uniform rows of ResNet-56 are those of Neuron Merging, which keeps a share of each unit's channels; all
+# The paper's uniform rows of ResNet-56 are those of Neuron Merging, which keeps a share of each group's channels; all
 # others keep one of the parameters.
 OF_CHANNELS = ('resnet56_cifar10',)
 

@@ -12,10 +12,10 @@ from pydantic import TypeAdapter
 from sklearn.manifold import TSNE
 
 from mmautodfp.api import PruningTask
-from mmautodfp.graph import ChannelGroup, unit_statistics
+from mmautodfp.graph import ChannelGroup, group_statistics
 from mmautodfp.kernels import cluster_channels, cosine_distance
 from mmautodfp.outputs.latency import measure_latency
-from mmautodfp.surgery import PruningPlan, UnitPlan, apply_plan
+from mmautodfp.surgery import GroupPlan, PruningPlan, apply_plan
 from mmautodfp.utils import in_one_line
 from mmautodfp.utils.fileio import load_json, save_json, weights_of
 from mmautodfp.utils.timing import describe_machine, machine_line
@@ -30,10 +30,10 @@ LATENCY_REPEAT = 10
 
 @dataclass(frozen=True)
 class ChannelMap:
-    """The channels of one unit, N of them.
+    """The channels of one group, N of them.
 
     Attributes:
-        unit (str): Its name.
+        group (str): Its name.
         labels (list[int]): [N], DBSCAN's clusters; -1 is noise.
         kept (list[int]): [K], ascending.
         partner (list[int]): [N], the retained channel that takes over most of a pruned one's work; a retained channel
@@ -42,7 +42,7 @@ class ChannelMap:
         places (list[list[float]] | None): [N, 2], t-SNE of the cosine distances, for the layers that are shown.
     """
 
-    unit: str
+    group: str
     labels: list[int]
     kept: list[int]
     partner: list[int]
@@ -55,7 +55,7 @@ class Evidence:
     """What was measured and seen for the report.
 
     Attributes:
-        channels (list[ChannelMap]): Of all units, in forward order.
+        channels (list[ChannelMap]): Of all groups, in forward order.
         sizes (dict[str, int]): Compared model to the bytes of its weights as ``torch.save`` writes them.
         latency (dict[str, float]): By the names of :data:`mmautodfp.outputs.latency.ROWS`, the pruned module's seconds.
         device (str): What the latency was measured on.
@@ -110,7 +110,7 @@ def collect(
         plan (PruningPlan): What was found.
         swap (Callable): Makes the model pruned, and dense again, see :meth:`mmautodfp.surgery.Restore.swap`.
         cfg (Config): Config of the run; images come from its ``val_dataloader``.
-        widths (dict[str, dict[str, int]]): Compared model to its unit widths, for the sizes.
+        widths (dict[str, dict[str, int]]): Compared model to its group widths, for the sizes.
         needs_data (bool): Whether a data set may be opened. Defaults to True.
     """
     model = task.model
@@ -143,12 +143,12 @@ def map_channels(task: PruningTask, plan: PruningPlan) -> list[ChannelMap]:
         task (PruningTask): Its model is dense, its reconstructor fitted.
         plan (PruningPlan): What is kept.
     """
-    units = [unit for unit in task.groups if unit.name in plan.units]
-    maps = [_map_unit(task, unit, plan.units[unit.name]) for unit in units]
+    groups = [group for group in task.groups if group.name in plan.groups]
+    maps = [_map_group(task, group, plan.groups[group.name]) for group in groups]
     shown = choose_layers(maps, SHOWN_LAYERS)
     return [
-        replace(found, places=_embed(unit_statistics(task.module, unit)[0])) if index in shown else found
-        for index, (unit, found) in enumerate(zip(units, maps, strict=True))
+        replace(found, places=_embed(group_statistics(task.module, group)[0])) if index in shown else found
+        for index, (group, found) in enumerate(zip(groups, maps, strict=True))
     ]
 
 
@@ -160,18 +160,18 @@ def choose_layers(maps: Sequence[ChannelMap], most: int) -> list[int]:
 
 
 @torch.no_grad()
-def _map_unit(task: PruningTask, unit: ChannelGroup, plan: UnitPlan) -> ChannelMap:
-    weight, _ = unit_statistics(task.module, unit)
+def _map_group(task: PruningTask, group: ChannelGroup, plan: GroupPlan) -> ChannelMap:
+    weight, _ = group_statistics(task.module, group)
     keep = torch.tensor(plan.keep, device=weight.device)
-    channels = unit.channels(keep).cpu()
-    partner, scale = torch.arange(unit.width), torch.ones(unit.width)
-    if plan.width < unit.num_channels:
-        delivery = task.reconstructor.reconstruct(unit, keep, plan.lam).delivery.float().cpu()  # [N, K]
+    channels = group.channels(keep).cpu()
+    partner, scale = torch.arange(group.width), torch.ones(group.width)
+    if plan.width < group.num_channels:
+        delivery = task.reconstructor.reconstruct(group, keep, plan.lam).delivery.float().cpu()  # [N, K]
         most = delivery.abs().argmax(1)
         scale = delivery.gather(1, most[:, None]).squeeze(1)
         partner = torch.where(scale != 0, channels[most], -1)
     labels = cluster_channels(weight, **task.clustering).labels
-    return ChannelMap(unit.name, labels.tolist(), channels.tolist(), partner.tolist(), scale.tolist())
+    return ChannelMap(group.name, labels.tolist(), channels.tolist(), partner.tolist(), scale.tolist())
 
 
 @torch.no_grad()

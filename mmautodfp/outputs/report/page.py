@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from mmautodfp.outputs.config import kept_as
 from mmautodfp.outputs.latency import ROWS
+from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError, in_one_line
 from mmautodfp.utils.command_line import option_of
 from mmautodfp.utils.fileio import load_json, load_tensors, save_text
@@ -113,7 +114,7 @@ class Report:
             strategy=self._plot('strategy', self._strategy_figure),
             clusters=self._plot('channels', lambda: channels_figure(shown)) if shown else None,
             merges=[_merges(found) for found in self.evidence.channels],
-            whole=[found.unit for found in self.evidence.channels if len(found.kept) == len(found.labels)],
+            whole=[found.group for found in self.evidence.channels if len(found.kept) == len(found.labels)],
             pictures=pictures,
             pictures_file=self._try('pictures_file', save_pictures) if pictures else None,
             colours={label: number % 8 for number, label in enumerate(self._labels())},
@@ -164,11 +165,11 @@ class Report:
         """What is left of each part of a detector: ``counts``, groups and their channels; none if it was one part."""
         if not self.evidence.parts:
             return []
-        units = load_json(self.work_dir / 'strategy.json', 'the plan')['units']
+        groups = PruningPlan.from_json(self.work_dir / 'strategy.json').groups
         rows = []
         for counts in self.evidence.parts:
-            own = [unit for name, unit in units.items() if part_of(name) == counts.name]
-            kept, channels = sum(len(unit['keep']) for unit in own), sum(unit['num_channels'] for unit in own)
+            own = [group for name, group in groups.items() if part_of(name) == counts.name]
+            kept, channels = sum(group.width for group in own), sum(group.num_channels for group in own)
             rows.append(dict(counts=counts, groups=len(own), kept=kept, channels=channels))
         return rows
 
@@ -188,11 +189,11 @@ class Report:
 
     def _strategy_figure(self) -> Figure:
         strategy = load_json(self.work_dir / 'strategy.json', 'the plan')
-        units, layers = strategy['units'], strategy['layers']
+        groups, layers = PruningPlan.from_dict(strategy).groups, strategy['layers']
         return strategy_figure(
-            list(units),
-            [len(unit['keep']) / unit['num_channels'] for unit in units.values()],
-            [unit['lam'] for unit in units.values()],
+            list(groups),
+            [group.width / group.num_channels for group in groups.values()],
+            [group.lam for group in groups.values()],
             [layer['noise_ratio'] for layer in layers],
             [layer['bias_small'] for layer in layers],
             by_part=self.has_parts,
@@ -223,17 +224,17 @@ class Report:
 
 
 def _merges(found: ChannelMap) -> dict[str, Any]:
-    """Who took over whom in a unit: ``groups`` of a retained channel and the pruned ones it stands in for."""
+    """Who took over whom in a group: each retained channel and the pruned ones it stands in for."""
     kept = set(found.kept)
-    groups: dict[int, list[tuple[int, float]]] = {}
+    stand_ins: dict[int, list[tuple[int, float]]] = {}
     for channel, partner in enumerate(found.partner):
         if channel not in kept and partner != -1:
-            groups.setdefault(partner, []).append((channel, found.scale[channel]))
+            stand_ins.setdefault(partner, []).append((channel, found.scale[channel]))
     pruned = [channel for channel in range(len(found.labels)) if channel not in kept]
     return dict(
-        unit=found.unit,
+        group=found.group,
         total=len(found.labels),
         kept=len(kept),
-        groups=sorted(groups.items()),
+        stand_ins=sorted(stand_ins.items()),
         dropped=[channel for channel in pruned if found.partner[channel] == -1],
     )

@@ -144,7 +144,7 @@ def _draw_channels(axes: Axes, found: 'ChannelMap') -> None:
         axes.scatter(*places[chosen].T, s=size if is_kept else size / 2, facecolors=faces, edgecolors=edges, zorder=2)
     clusters = len(set(found.labels) - {-1})
     counts = f'{len(kept)} of {len(places)} kept, {clusters} cluster{"" if clusters == 1 else "s"}'
-    axes.set_title(f'{found.unit}\n{counts}', fontsize=9)
+    axes.set_title(f'{found.group}\n{counts}', fontsize=9)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(visible=True, alpha=0.2)
 

@@ -88,18 +88,18 @@ class FastDetector(FastModel):
         return reason
 
     @torch.inference_mode()
-    def split_stem(self, inputs: Tensor, units: Sequence[str]) -> list[str]:
-        """Find the children of the backbone that run one after the other before the first prunable unit.
+    def split_stem(self, inputs: Tensor, layers: Sequence[str]) -> list[str]:
+        """Find the children of the backbone that run one after the other before anything that plans prune.
 
         Args:
             inputs (Tensor): A batch, [B, 3, H, W].
-            units (Sequence[str]): Paths of the units, from the model.
+            layers (Sequence[str]): Paths of the layers that plans will prune, from the model.
 
         Returns:
-            list[str]: Their names; empty if there are none, or if the units are elsewhere.
+            list[str]: Their names; empty if there are none, or if the layers are elsewhere.
         """
         backbone = getattr(self._copy, 'backbone', None)
-        changing = {unit.split('.')[1] for unit in units if unit.startswith('backbone.')}
+        changing = {layer.split('.')[1] for layer in layers if layer.startswith('backbone.')}
         if backbone is None or not changing:
             return []
         calls: list[tuple[str, Any, Any]] = []

@@ -106,15 +106,15 @@ class ChannelGroup:
 
 
 @dataclass(frozen=True)
-class UnitSurvey:
-    """All units of a module, and all that was left alone.
+class GroupSurvey:
+    """All groups of a module, and all that was left alone.
 
     Attributes:
-        units (list[ChannelGroup]): In forward order.
+        groups (list[ChannelGroup]): In forward order.
         left (dict[str, str]): Conv and linear layers whose outputs stay as they are, with the reason.
     """
 
-    units: list[ChannelGroup]
+    groups: list[ChannelGroup]
     left: dict[str, str]
 
     def describe_left(self) -> list[str]:
@@ -125,8 +125,8 @@ class UnitSurvey:
         return [f'{len(names)} x {reason}: {_shorten(names)}' for reason, names in by_reason.items()]
 
 
-class UnitFinder(ABC):
-    """Knows one kind of block. To support another one, subclass it and append an instance to ``UNIT_FINDERS``.
+class GroupFinder(ABC):
+    """Knows one kind of block. To support another one, subclass it and append an instance to ``GROUP_FINDERS``.
 
     Attributes:
         kinds (tuple[str, ...]): Names of the classes, or base classes, of such blocks.
@@ -143,7 +143,7 @@ class UnitFinder(ABC):
 
     @abstractmethod
     def find(self, block: nn.Module, name: str) -> Iterator[ChannelGroup | tuple[str, str]]:
-        """Yield the block's units in forward order, and (layer path, reason) for what could have been one.
+        """Yield the block's groups in forward order, and (layer path, reason) for what could have been one.
 
         Args:
             block (nn.Module): A block for which :meth:`matches` holds.
@@ -152,37 +152,37 @@ class UnitFinder(ABC):
 
 
 #: Asked in order; the first one that matches a block decides about everything inside it. See :mod:`.finders`.
-UNIT_FINDERS: list[UnitFinder] = []
+GROUP_FINDERS: list[GroupFinder] = []
 
 
-def survey_units(module: nn.Module) -> UnitSurvey:
-    """Find the prunable units of a module, and say of every other conv and linear layer why it stays.
+def survey_groups(module: nn.Module) -> GroupSurvey:
+    """Find the prunable groups of a module, and say of every other conv and linear layer why it stays.
 
     Args:
         module (nn.Module): Any module; it is walked, not run.
 
     Returns:
-        UnitSurvey: Units in forward order (the order of registration) and what was left alone.
+        GroupSurvey: Groups in forward order (the order of registration) and what was left alone.
     """
-    units, left = [], {}
-    for found in walk_units(module, ''):
+    groups, left = [], {}
+    for found in walk_groups(module, ''):
         if isinstance(found, ChannelGroup):
-            units.append(found)
+            groups.append(found)
         else:
             left.setdefault(*found)
-    for unit in units:
-        for name in (unit.name, *unit.between):
+    for group in groups:
+        for name in (group.name, *group.between):
             left.pop(name, None)
     repeated = _repeated_layers(module)
-    for unit in list(units):
-        paths = [unit.name, unit.norm, *unit.between, *(path for c in unit.consumers for path in (c.name, c.norm))]
+    for group in list(groups):
+        paths = [group.name, group.norm, *group.between, *(path for c in group.consumers for path in (c.name, c.norm))]
         shared = next((path for path in paths if path and module.get_submodule(path) in repeated), None)
         if shared is not None:
-            units.remove(unit)
-            left[unit.name] = 'is used more than once' if shared == unit.name else f'{shared} is used more than once'
-            convs = [path for path in unit.between if isinstance(module.get_submodule(path), nn.Conv2d)]
-            left |= dict.fromkeys(convs, f'follows {unit.name}, which stays')
-    return UnitSurvey(units, left)
+            groups.remove(group)
+            left[group.name] = 'is used more than once' if shared == group.name else f'{shared} is used more than once'
+            convs = [path for path in group.between if isinstance(module.get_submodule(path), nn.Conv2d)]
+            left |= dict.fromkeys(convs, f'follows {group.name}, which stays')
+    return GroupSurvey(groups, left)
 
 
 def _repeated_layers(module: nn.Module) -> set[nn.Module]:
@@ -198,12 +198,12 @@ def layers_with_tied_weights(module: nn.Module) -> set[nn.Module]:
     return {layer for layer in layers if any(owners[tensor] > 1 for tensor in layer._parameters.values())}
 
 
-def find_units(module: nn.Module) -> list[ChannelGroup]:
-    """The prunable units of a module in forward order; see :func:`survey_units` for what was left alone."""
-    return survey_units(module).units
+def find_groups(module: nn.Module) -> list[ChannelGroup]:
+    """The prunable groups of a module in forward order; see :func:`survey_groups` for what was left alone."""
+    return survey_groups(module).groups
 
 
-def walk_units(module: nn.Module, name: str, known: bool = True) -> Iterator[ChannelGroup | tuple[str, str]]:
+def walk_groups(module: nn.Module, name: str, known: bool = True) -> Iterator[ChannelGroup | tuple[str, str]]:
     """Ask the finders about a module and, where none knows it, about its children; for finders with blocks inside.
 
     Args:
@@ -212,15 +212,15 @@ def walk_units(module: nn.Module, name: str, known: bool = True) -> Iterator[Cha
         known (bool): Whether it stands at the top or in what a finder knows. Defaults to True.
 
     Yields:
-        ChannelGroup | tuple[str, str]: As :meth:`UnitFinder.find`.
+        ChannelGroup | tuple[str, str]: As :meth:`GroupFinder.find`.
     """
-    finders = (finder for finder in UNIT_FINDERS if known or not finder.needs_known_parent)
+    finders = (finder for finder in GROUP_FINDERS if known or not finder.needs_known_parent)
     finder = next((finder for finder in finders if finder.matches(module)), None)
     if finder is None:
         if isinstance(module, nn.Conv2d | nn.Linear):
             yield name, 'not inside a block that a finder knows'
         for child_name, child in module.named_children():
-            yield from walk_units(child, join_path(name, child_name), known=False)
+            yield from walk_groups(child, join_path(name, child_name), known=False)
         return
     yield from finder.find(module, name)
     for path, layer in named_layers(module, name):
