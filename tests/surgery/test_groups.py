@@ -72,12 +72,12 @@ def task_of(name: str) -> PruningTask:
 
 def random_plan(groups: list[ChannelGroup], seed: int) -> PruningPlan:
     random = torch.Generator().manual_seed(seed)
-    groups = {}
+    plans = {}
     for group in groups:
         width = int(torch.randint(1, group.num_channels + 1, (), generator=random))
         keep = torch.randperm(group.num_channels, generator=random)[:width].sort().values
-        groups[group.name] = GroupPlan(tuple(keep.tolist()), group.num_channels)
-    return PruningPlan(groups)
+        plans[group.name] = GroupPlan(tuple(keep.tolist()), group.num_channels)
+    return PruningPlan(plans)
 
 
 def images_of(seed: int) -> Tensor:
