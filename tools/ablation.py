@@ -42,8 +42,7 @@ def main(argv: list[str] | None = None) -> None:
             if other in given and name in given:
                 parser.error(f'--{other} has no {name if name == "checkpoint" else option_of(name)}')
 
-    from mmautodfp.experiments.ablation import VARIANTS, ablate
-    from mmautodfp.experiments.bench import those_named
+    from mmautodfp.experiments.ablation import ablate
     from mmautodfp.experiments.benchmark_cost import measure_cost
     from mmautodfp.experiments.shares import WHOLE_SHARES, measure_shares
     from mmautodfp.utils.fileio import load_json, save_json
@@ -64,12 +63,12 @@ def main(argv: list[str] | None = None) -> None:
 
     known = load_json(out, 'the earlier result') if out.exists() else None
     common = dict(checkpoint=given.get('checkpoint'), cfg_options=options, known=known, report=keep)
+    common['only'] = given.get('only', '')
     if 'whole' in given:
-        measure_shares(config, 'model', given.get('ratios', WHOLE_SHARES), only=given.get('only', ''), **common)
-        return
-    variants = those_named(VARIANTS, given.get('only', ''), 'variants')
-    settings = dict(of_channels='channels' in given, images=images)
-    ablate(config, given.get('ratios', (0.9, 0.8, 0.7, 0.5)), variants, **settings, **common)
+        measure_shares(config, 'model', given.get('ratios', WHOLE_SHARES), **common)
+    else:
+        settings = dict(of_channels='channels' in given, images=images)
+        ablate(config, given.get('ratios', (0.9, 0.8, 0.7, 0.5)), **settings, **common)
 
 
 if __name__ == '__main__':

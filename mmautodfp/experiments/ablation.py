@@ -10,7 +10,7 @@ from mmautodfp.costs import round_widths
 from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
 
-from .bench import Bench
+from .bench import Bench, those_named
 
 
 @dataclass(frozen=True)
@@ -70,20 +70,19 @@ VARIANTS: dict[str, Variant] = {
 def ablate(
     config: str | os.PathLike,
     ratios: Sequence[float],
-    variants: Mapping[str, Variant] = VARIANTS,
     checkpoint: str | None = None,
     of_channels: bool = False,
     images: Mapping[str, Any] | None = None,
     cfg_options: dict[str, Any] | None = None,
     known: dict[str, Any] | None = None,
     report: Callable[[dict[str, Any], str], None] = lambda *_: None,
+    only: str = '',
 ) -> dict[str, Any]:
     """Measure variants of the compensation on uniform plans, and on those that they allocate.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
         ratios (Sequence[float]): Shares that stay.
-        variants (Mapping[str, Variant]): By name. Defaults to :data:`VARIANTS`.
         checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
         of_channels (bool): Whether the shares are of each group's channels; otherwise of the module's parameters.
             Defaults to False.
@@ -92,13 +91,15 @@ def ablate(
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
         known (dict | None): An earlier result with the same settings; what it holds is not measured again.
         report (Callable): Told the result so far and a line, after each figure. Defaults to saying nothing.
+        only (str): Regular expression that the names of variants must match. Defaults to '': all of :data:`VARIANTS`.
 
     Returns:
         dict[str, Any]: Metric and seconds by variant and share; the dense metric; what the shares are of; the machine.
 
     Raises:
-        AutoDFPError: The request cannot be met, or ``known`` was measured with other settings.
+        AutoDFPError: No name matches, the request cannot be met, or ``known`` was measured with other settings.
     """
+    variants = those_named(VARIANTS, only, 'variants')
     bench = Bench(config, checkpoint, cfg_options)
     images = dict(images or {})
     dense = bench.task()
@@ -109,7 +110,8 @@ def ablate(
     report(result, f'dense {result["dense"]:.4f}')
     for name, variant in variants.items():
         rows = result['variants'].setdefault(name, {})
-        result['variants'] = {name: result['variants'][name] for name in sorted(result['variants'], key=_place)}
+        in_order = dict.fromkeys(VARIANTS) | result['variants']
+        result['variants'] = {one: figures for one, figures in in_order.items() if figures is not None}
         missing = [ratio for ratio in ratios if f'{ratio:g}' not in rows]
         if not missing:
             continue
@@ -137,9 +139,3 @@ def _build(config: dict, images: dict) -> Reconstructor:
     if config['type'] == 'SyntheticLeastSquares':
         config = config | dict(images=images | config.get('images', {}))
     return build(RECONSTRUCTORS, config)
-
-
-def _place(variant: str) -> int:
-    """Where a variant stands in the tables; those of the caller's own come last."""
-    names = list(VARIANTS)
-    return names.index(variant) if variant in names else len(names)

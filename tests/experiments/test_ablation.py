@@ -9,7 +9,7 @@ from doc_figures import story_of, text_of
 from in_process import load_tool
 from scipy.stats import spearmanr
 
-from mmautodfp.experiments.ablation import VARIANTS, ablate
+from mmautodfp.experiments.ablation import ablate
 from mmautodfp.experiments.rank_plans import rank_plans
 from mmautodfp.experiments.shares import MERGING, UNIFORM, measure_shares
 from mmautodfp.utils import AutoDFPError
@@ -21,34 +21,33 @@ CONFIG = 'configs/demo/faster_rcnn_digits_autodfp.py'
 @pytest.mark.slow
 def test_variants_are_measured_once_and_on_exact_shares(small_demo):
     reports = []
-    variants = {name: VARIANTS[name] for name in ('prune only', 'episode')}
-    settings = dict(images=dict(num_images=4, size=64), cfg_options=small_demo)
-    result = ablate(CONFIG, [0.7], variants, **settings, report=lambda _, line: reports.append(line))
+    settings = dict(images=dict(num_images=4, size=64), cfg_options=small_demo, only='prune only|episode')
+    result = ablate(CONFIG, [0.7], **settings, report=lambda _, line: reports.append(line))
     assert [line.partition(':')[0] for line in reports[1:]] == ['0.7 prune only', '0.7 episode']
     for rows in result['variants'].values():
         assert rows['0.7']['params'] <= 0.7
         assert 0 < rows['0.7']['metric'] < 1
     known = {name: dict(rows) for name, rows in result['variants'].items()}
-    again = ablate(CONFIG, [0.7], variants, **settings, known=result, report=lambda _, line: reports.append(line))
+    again = ablate(CONFIG, [0.7], **settings, known=result, report=lambda _, line: reports.append(line))
     assert len(reports) == 3 + 1
     assert again['variants'] == known
     stored = json.loads(json.dumps(result))
-    ablate(CONFIG, [0.7], variants, **settings, known=stored)
+    ablate(CONFIG, [0.7], **settings, known=stored)
     for other, message in (
         (dict(images=dict(num_images=8, size=64)), 'synthetic_images={.*4.*}, but synthetic_images={.*8.*} is asked'),
         (dict(of_channels=True), "shares_of='module parameters', but shares_of='channels'"),
         (dict(cfg_options=small_demo | {'autodfp.seed': 5}), 'cfg_options='),
     ):
         with pytest.raises(AutoDFPError, match=message):
-            ablate(CONFIG, [0.7], variants, **settings | other, known=stored)
+            ablate(CONFIG, [0.7], **settings | other, known=stored)
     with pytest.raises(AutoDFPError, match='config='):
-        ablate('configs/demo/retinanet_digits_autodfp.py', [0.7], variants, **settings, known=stored)
+        ablate('configs/demo/retinanet_digits_autodfp.py', [0.7], **settings, known=stored)
 
 
 def test_an_allocated_plan_is_within_the_uniform_ones_parameters(small_demo):
-    variants = {name: VARIANTS[name] for name in ('episode, allocated plan', 'episode')}
-    settings = dict(images=dict(num_images=4, size=64), cfg_options=small_demo)
-    rows = ablate(CONFIG, [0.7], variants, of_channels=True, **settings)['variants']
+    settings = dict(images=dict(num_images=4, size=64), cfg_options=small_demo, of_channels=True)
+    allocated = ablate(CONFIG, [0.7], only='episode, allocated plan', **settings)
+    rows = ablate(CONFIG, [0.7], only='episode', known=json.loads(json.dumps(allocated)), **settings)['variants']
     assert list(rows) == ['episode', 'episode, allocated plan']  # in the tables' order
     uniform, allocated = (row['0.7']['params'] for row in rows.values())
     assert 0.99 * uniform < allocated <= uniform
