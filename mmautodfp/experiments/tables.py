@@ -29,6 +29,15 @@ def measured_shares(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return sorted({share for figures in rows for share in figures}, key=float, reverse=True)
 
 
+def metric_cell(row: Mapping[str, Any] | None, dense: float) -> str:
+    """A row's metric, with its deviation if it has one and its share of the dense metric; '' if none was measured."""
+    if not row or 'metric' not in row:
+        return ''
+    spread = f' ± {row["deviation"]:.3f}' if row.get('deviation') is not None else ''
+    share = f' ({row["metric"] / dense:.1%})' if dense > 0 else ''  # of an untrained one
+    return f'{row["metric"]:.3f}{spread}{share}'
+
+
 def variant_table(results: Mapping[str, Mapping[str, Any]], variant: str) -> str:
     """What a variant of the compensation leaves of each model that it was measured on.
 
@@ -42,7 +51,7 @@ def variant_table(results: Mapping[str, Mapping[str, Any]], variant: str) -> str
     for name, result in results.items():
         if not measured[name]:
             continue
-        cells = [_cell(measured[name].get(ratio), result['dense']) for ratio in ratios]
+        cells = [metric_cell(measured[name].get(ratio), result['dense']) for ratio in ratios]
         kind = f'{result["metric"]}, shares of {result["shares_of"]}'
         rows.append([f'{NAMES.get(name, name)} ({kind})', f'{result["dense"]:.3f}', *cells])
     return '\n'.join(markdown_table(['', 'dense', *(f'{float(ratio):.0%}' for ratio in ratios)], rows))
@@ -52,7 +61,7 @@ def ablation_table(result: Mapping[str, Any]) -> str:
     """All measured variants of one model."""
     ratios = measured_shares(result['variants'].values())
     rows = [
-        [name, *(_cell(figures.get(ratio), result['dense']) for ratio in ratios)]
+        [name, *(metric_cell(figures.get(ratio), result['dense']) for ratio in ratios)]
         for name, figures in result['variants'].items()
     ]
     return '\n'.join(markdown_table(['', *(f'{float(ratio):.0%}' for ratio in ratios)], rows))
@@ -83,7 +92,3 @@ def draw_without_search(
         ]
     methods = {'uniform, pruned only': 'uniform, pruned only', 'uniform, Neuron Merging': 'uniform, Neuron Merging'}
     draw_pareto(path, cells, methods | dict(ours='no data, no search'))
-
-
-def _cell(figure: Mapping[str, float] | None, dense: float) -> str:
-    return '' if figure is None else f'{figure["metric"]:.3f} ({figure["metric"] / dense:.1%})'

@@ -3,7 +3,8 @@
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from mmautodfp.utils.settings import Count, Share, settings
 
 from ..bench import deviation, search_in
 from ..shares import OURS, UNSEARCHED, WHOLE_SHARES, budget_of, measure_shares
-from ..tables import markdown_table, measured_shares
+from ..tables import markdown_table, measured_shares, metric_cell
 from .bench import locate
 
 DETECTORS = ('faster_rcnn', 'retinanet', 'mask_rcnn', 'fcos')
@@ -80,7 +81,10 @@ def reproduce_detectors(settings: DetectorSettings, tell: Callable[[str], None] 
         found.append(entry)
         say = lambda line, name=config.stem: tell(f'{name}  {line}')
         try:
-            _Detector(config, settings, entry, keep, say).measure()
+            detector = _Detector(config, settings, entry, keep, say)
+            detector.measure_unsearched()
+            if settings.episodes is not None:
+                detector.measure_searched()
         except AutoDFPError as error:
             entry['reason'] = str(error)
             keep()
@@ -88,61 +92,48 @@ def reproduce_detectors(settings: DetectorSettings, tell: Callable[[str], None] 
     return found
 
 
-@dataclass
 class _Detector:
-    """Measures the rows of one detector.
+    """Measures the rows of one detector; each is put into its entry, kept, and told in a line."""
 
-    Attributes:
-        config (Path): Its config.
-        settings (DetectorSettings): What to measure.
-        entry (dict): Gets the rows, and what there is to know of the detector once there is one.
-        keep (Callable): Called after each row.
-        say (Callable): Told a line after each row.
-        checkpoint (str): Where its weights are, once it is measured.
-        facts (dict): Of the detector, that go into the entry.
-    """
-
-    config: Path
-    settings: DetectorSettings
-    entry: dict[str, Any]
-    keep: Callable[[], None]
-    say: Callable[[str], None]
-    checkpoint: str = field(init=False)
-    facts: dict[str, Any] = field(init=False)
-
-    def measure(self) -> None:
-        settings = self.settings
-        cfg = load_search_config(self.config, cfg_options=settings.cfg_options)
-        self.checkpoint = locate(cfg.get('load_from') or find_checkpoint(None, self.config), settings.checkpoints)
+    def __init__(
+        self,
+        config: Path,
+        settings: DetectorSettings,
+        entry: dict[str, Any],
+        keep: Callable[[], None],
+        say: Callable[[str], None],
+    ):
+        self.config, self.settings, self.entry, self.keep, self.say = config, settings, entry, keep, say
+        cfg = load_search_config(config, cfg_options=settings.cfg_options)
+        self.checkpoint = locate(cfg.get('load_from') or find_checkpoint(None, config), settings.checkpoints)
         require_data(cfg, 'val', 'test')
         reward = build(REWARDS, read_settings(cfg.autodfp.to_dict()).reward)
         self.facts = dict(model=cfg.model.type, search_images=reward.num_images)
-        for target, shares in settings.shares.items():
-            self._measure_unsearched(target, shares)
-        if settings.episodes is None:
-            return
-        for target, shares in settings.shares.items():
-            for share, method, seed in product(shares, methods_of(target)[1], range(settings.seeds)):
+
+    def measure_unsearched(self) -> None:
+        for target, shares in self.settings.shares.items():
+            file = self.settings.out / f'{self.config.stem}_{target}.json'
+            known = load_json(file, 'the earlier result') if file.is_file() else None
+            report = partial(self._report_unsearched, target, file)
+            options = options_of(self.settings, target, OURS)
+            measure_shares(self.config, target, shares, self.checkpoint, options, known, report)
+
+    def _report_unsearched(self, target: str, file: Path, result: dict[str, Any], line: str) -> None:
+        save_json(result, file)
+        begins = line.startswith('dense') and not self.entry['rows']
+        self.say(f'{line}  {self._estimate(result)}' if begins else line)
+        self.entry |= self.facts | {name: result[name] for name in ('metric', 'images', 'dense', 'seconds')}
+        self.entry['rows'][target] = {share: dict(rows) for share, rows in result['rows'].items()}
+        self.keep()
+
+    def measure_searched(self) -> None:
+        for target, shares in self.settings.shares.items():
+            for share, method, seed in product(shares, methods_of(target)[1], range(self.settings.seeds)):
                 found = self._search(target, share, method, seed)
                 rows = self.entry['rows'].setdefault(target, {}).setdefault(f'{share:g}', {})
                 rows[method] = _add(rows.get(method), found)
                 self.say(f'{target} {share:g} {method}, seed {seed}: {found["held_out_metric"]:.4f}')
                 self.keep()
-
-    def _measure_unsearched(self, target: str, shares: Sequence[float]) -> None:
-        file = self.settings.out / f'{self.config.stem}_{target}.json'
-        known = load_json(file, 'the earlier result') if file.is_file() else None
-
-        def report(result: dict[str, Any], line: str) -> None:
-            save_json(result, file)
-            begins = line.startswith('dense') and not self.entry['rows']
-            self.say(f'{line}  {self._estimate(result)}' if begins else line)
-            self.entry |= self.facts | {name: result[name] for name in ('metric', 'images', 'dense', 'seconds')}
-            self.entry['rows'][target] = {share: dict(rows) for share, rows in result['rows'].items()}
-            self.keep()
-
-        options = options_of(self.settings, target, OURS)
-        measure_shares(self.config, target, shares, self.checkpoint, options, known, report)
 
     def _estimate(self, result: dict[str, Any]) -> str:
         """What is to come, from what one evaluation took."""
@@ -228,15 +219,8 @@ def markdown(detectors: Sequence[dict[str, Any]]) -> str:
 
 def _rows(detector: dict[str, Any], name: str, measured: dict[str, dict], shares: Sequence[str]) -> Iterator[list[str]]:
     """A row for each method that was measured at one of the shares."""
+    dense = detector.get('dense', 0)  # it is unknown where nothing was measured
     for method in METHODS:
-        cells = [_cell(measured.get(share, {}).get(method), detector) for share in shares]
+        cells = [metric_cell(measured.get(share, {}).get(method), dense) or '-' for share in shares]
         if any(cell != '-' for cell in cells):
-            yield [f'{name} ({detector["dense"]:.3f})', method, *cells]
-
-
-def _cell(row: dict[str, Any] | None, detector: dict[str, Any]) -> str:
-    if not row or 'metric' not in row:
-        return '-'
-    spread = f' ± {row["deviation"]:.3f}' if row.get('deviation') is not None else ''
-    share = f' ({row["metric"] / detector["dense"]:.1%})' if detector['dense'] > 0 else ''  # of an untrained one
-    return f'{row["metric"]:.3f}{spread}{share}'
+            yield [f'{name} ({dense:.3f})', method, *cells]
