@@ -2,10 +2,8 @@
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
-
-from torch import nn
 
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.configs import inner_dataset, type_name
@@ -60,15 +58,18 @@ def benchmark_robustness(
     result = bench.take_up(known, share=share, conditions=CONDITIONS, reconstructor=bench.settings.reconstructor)
     if not known:
         result |= dict(left={}, rows={})
-    models = []
-    for name, model, left in _models(bench, share):
-        result['left'][name] = left
-        models.append((name, model))
+    candidates = candidates_of(build_task(bench, 'backbone', share))
+    candidates[WHOLE] = candidates_of(build_task(bench, 'model', share))[OURS]
+    models = {DENSE: bench.model}
+    result['left'][DENSE] = dict(params=1.0, flops=1.0)
+    for name in (UNIFORM, MERGING, OURS, WHOLE):
+        pruned = prune_copy(*candidates[name])
+        models[name], result['left'][name] = pruned.model, pruned.left
     for condition, loader in loaders.items():
-        missing = [pair for pair in models if condition not in result['rows'].setdefault(pair[0], {})]
+        missing = [name for name in models if condition not in result['rows'].setdefault(name, {})]
         reward = bench.reward_on(loader) if missing else None
-        for name, model in missing:
-            metric = result['rows'][name][condition] = reward(model)
+        for name in missing:
+            metric = result['rows'][name][condition] = reward(models[name])
             report(result, f'{condition}, {name}: {metric:.4f}')
     return result
 
@@ -87,13 +88,3 @@ def degraded(dataloader: dict, settings: dict[str, Any]) -> dict:
     raise AutoDFPError(
         'images were to be degraded after LoadImageFromFile, but the pipeline of test_dataloader.dataset has none'
     )
-
-
-def _models(bench: Bench, share: float) -> Iterator[tuple[str, nn.Module, dict[str, float]]]:
-    """Name, model and what is left of its parameters and FLOPs; dense first."""
-    yield DENSE, bench.model, dict(params=1.0, flops=1.0)
-    candidates = candidates_of(build_task(bench, 'backbone', share))
-    candidates[WHOLE] = candidates_of(build_task(bench, 'model', share))[OURS]
-    for name in (UNIFORM, MERGING, OURS, WHOLE):
-        pruned = prune_copy(*candidates[name])
-        yield name, pruned.model, pruned.left
