@@ -150,17 +150,18 @@ def prune_half(model: nn.Module, size: int) -> dict[str, Any]:
     tensors = lambda: [*model.parameters(), *model.buffers()]
     before, values = tensors(), [tensor.clone() for tensor in tensors()]
     plan = half_plan(survey.groups)
-    restore = apply_plan(model, plan, PruneOnly(), groups=survey.groups)
     predict = lambda: len(model(images, samples_of(images), mode='predict')) == 1
-    predicts, problem = None, None
+    restore = apply_plan(model, plan, PruneOnly(), groups=survey.groups)
     try:
-        predicts = predict()
-    except Exception as error:
-        problem = error
-    finally:
-        restore()
-    if problem is not None and _succeeds(predict):  # SSD's head of MMDetection 3.3.0 fails by itself
-        raise problem
+        with restore:
+            predicts = predict()
+    except Exception as problem:
+        try:
+            predict()
+        except Exception:  # SSD's head of MMDetection 3.3.0 fails by itself
+            predicts = None
+        else:
+            raise problem from None
     same = all(
         now is then and torch.equal(now, value) for now, then, value in zip(tensors(), before, values, strict=True)
     )
@@ -172,14 +173,6 @@ def prune_half(model: nn.Module, size: int) -> dict[str, Any]:
         predicts=predicts,
         restored=same,
     )
-
-
-def _succeeds(call: Callable[[], Any]) -> bool:
-    try:
-        call()
-    except Exception:
-        return False
-    return True
 
 
 def _look(model: nn.Module, size: int) -> tuple[Tensor, dict[nn.Module, int]]:
