@@ -14,8 +14,6 @@ from pathlib import Path
 
 from mmautodfp.utils.command_line import add_cfg_options, new_parser, read_options, told
 
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
-
 
 @told('searches that were begun are kept: the same command goes on')
 def main(argv: list[str] | None = None) -> None:
@@ -45,13 +43,14 @@ def main(argv: list[str] | None = None) -> None:
     from mmautodfp.experiments.reproduce.paper import ALL_TABLES, NETWORKS
     from mmautodfp.experiments.reproduce.report import write_report
     from mmautodfp.experiments.reproduce.run import Settings, reproduce, require_known
+    from mmautodfp.runs import find_config
     from mmautodfp.utils import AutoDFPError
 
     tables, options = args.tables or ALL_TABLES, read_options(args.cfg_options)
     others = tuple(table for table in tables if table != '5')
     require_known(others, args.networks or ())
     if '5' in tables:
-        detectors = args.detectors or [CONFIGS / f'{name}_autodfp.py' for name in DETECTORS]
+        detectors = args.detectors or [find_config(f'{name}_autodfp') for name in DETECTORS]
         asked = dict(backbone=args.shares, model=args.whole_shares)
         shares = SHARES | {target: found for target, found in asked.items() if found is not None}
         settings = DetectorSettings(args.out, detectors, args.checkpoints, args.episodes, args.seeds, shares, options)
@@ -60,7 +59,6 @@ def main(argv: list[str] | None = None) -> None:
     if others:
         settings = Settings(
             out=args.out,
-            configs=CONFIGS / 'classification',
             checkpoints=args.checkpoints,
             cifar10=args.cifar10,
             imagenet=args.imagenet,
@@ -73,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
             cfg_options=options,
         )
         rows = reproduce(settings)
-        paths = ('out', 'configs', 'checkpoints', 'cifar10', 'imagenet')  # of this machine
+        paths = ('out', 'checkpoints', 'cifar10', 'imagenet')  # of this machine
         write_report(rows, args.out, {key: value for key, value in asdict(settings).items() if key not in paths})
         print(f'wrote {args.out}/reproduce.json and reproduce.md')
     if '5' in tables and all(one['reason'] for one in detectors):

@@ -40,9 +40,7 @@ def test_the_papers_figures_are_all_there():
 
 
 def test_rows_without_weights_are_listed_as_such_and_not_guessed(tmp_path):
-    settings = Settings(
-        tmp_path, CONFIGS, tmp_path, tables=('2', '4', '6'), networks=('vgg16_cifar10', 'resnet50_imagenet')
-    )
+    settings = Settings(tmp_path, tmp_path, tables=('2', '4', '6'), networks=('vgg16_cifar10', 'resnet50_imagenet'))
     told = []
     rows = reproduce(settings, told.append)
     assert len(rows) == len(told) == 10 + 10 + 1
@@ -80,7 +78,7 @@ def weights(tmp_path):
 @pytest.fixture
 def searches(weights):
     """Settings of searches of one episode, on 20 of 40 images."""
-    common = dict(configs=CONFIGS, checkpoints=weights, cifar10=write_images(weights / 'few.npz'), episodes=1)
+    common = dict(checkpoints=weights, cifar10=write_images(weights / 'few.npz'), episodes=1)
     common |= dict(search_images=20, cfg_options={'autodfp.opening_lams': (0.5,)})
     return Settings(weights / 'out', **common)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmautodfp.rewards import Reward
-from mmautodfp.runs import load_config
+from mmautodfp.runs import find_config, load_config
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import REWARDS, build
@@ -29,7 +29,6 @@ class Settings:
 
     Attributes:
         out (Path): Folder of the result and of the searches. Searches that are there are taken up again.
-        configs (Path): Folder of the classifiers' configs. Defaults to configs/classification.
         checkpoints (Path | None): Folder of the weights. Defaults to None: where the configs say.
         cifar10 (str | None): Folder or .npz file. Defaults to None: where the configs say.
         imagenet (str | None): Folder of the validation images. Defaults to None: where the configs say.
@@ -43,7 +42,6 @@ class Settings:
     """
 
     out: Path
-    configs: Path = Path('configs/classification')
     checkpoints: Path | None = None
     cifar10: str | None = None
     imagenet: str | None = None
@@ -103,12 +101,10 @@ class _Laboratory:
 
     def __init__(self, network: str, settings: Settings):
         self.network, self.settings = network, settings
-        self.config = settings.configs / f'{network}_autodfp.py'
+        self.config = find_config(f'classification/{network}_autodfp')
         self.data_root = settings.cifar10 if network.endswith('cifar10') else settings.imagenet
         self.bench: NetworkBench | None = None
         self.missing: str | None = None
-        if not self.config.is_file():
-            raise AutoDFPError(f'config {self.config} is needed, but there is no such file; name the folder of configs')
         try:
             self.checkpoint = locate(Config.fromfile(self.config).load_from, settings.checkpoints)
             self.bench = NetworkBench(self.config, self.checkpoint, self.data_root, settings.num_images)
@@ -145,7 +141,9 @@ class _Laboratory:
         name = f'{self.network}_{claim.preserve_ratio:g}_{"prune" if pruned_only else "autodfp"}_seed{settings.seed}'
         work_dir = settings.out / 'searches' / name
         judge = self._held_out if claim.unit == '%' else None  # better to know now than after the search
-        summary = self._search(work_dir, claim.preserve_ratio, pruned_only)
+        options = self._options | ({'autodfp.reconstructor.type': 'PruneOnly'} if pruned_only else {})
+        told = dict(checkpoint=self.checkpoint, preserve_ratio=claim.preserve_ratio, seed=settings.seed)
+        summary = search_in(work_dir, self.config, settings.episodes, **told, cfg_options=options)
         *_, row = summary['results']
         found = dict(params_ratio=row['module_params']['ratio'], ours_flops_ratio=row['module_flops']['ratio'])
         found |= dict(episodes=summary['episodes'], images=summary['held_out_images'], reward=summary['metric'])
@@ -183,11 +181,3 @@ class _Laboratory:
                 '--search-images'
             )
         return judge
-
-    def _search(self, work_dir: Path, ratio: float, pruned_only: bool) -> dict:
-        """The summary of a search, see :func:`search_in`."""
-        settings, options = self.settings, self._options
-        if pruned_only:
-            options['autodfp.reconstructor.type'] = 'PruneOnly'
-        told = dict(checkpoint=self.checkpoint, preserve_ratio=ratio, seed=settings.seed, cfg_options=options)
-        return search_in(work_dir, self.config, settings.episodes, **told)
