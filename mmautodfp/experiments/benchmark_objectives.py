@@ -165,37 +165,30 @@ def _measure(
         held_out.outcome(hook.task.evaluate(plan, hook.held_out, final=True), list(plan.widths.values()))
         for plan, _ in front
     ]
-    row = dict(search=_volume(seen), held_out=_volume(unseen), utility=max(map(objectives.utility, seen)))
+    row = dict(search=hypervolume(seen), held_out=hypervolume(unseen), utility=max(map(objectives.utility, seen)))
     row |= dict(evaluations=len(played), points=len(front), seconds=seconds)
     tell(f'{name}: hypervolume {row["search"]:.4f} on the search images, {row["held_out"]:.4f} held out')
     return row
 
 
-def _volume(outcomes: Sequence[Sequence[float]]) -> float:
-    return hypervolume(outcomes, [0.0] * len(outcomes[0]))
-
-
-def hypervolume(outcomes: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    """Volume between a reference point and all that is beaten by one of the outcomes, exactly.
+def hypervolume(outcomes: Sequence[Sequence[float]]) -> float:
+    """Volume of all points that are above 0 and beaten by one of the outcomes, exactly.
 
     It is cut into slabs along the last objective, each of which has the hypervolume of those that reach it in the
     others as its base.
 
     Args:
-        outcomes (Sequence[Sequence[float]]): [E, M], higher is better; one that is not above the reference in all
-            objectives adds nothing.
-        reference (Sequence[float]): [M].
+        outcomes (Sequence[Sequence[float]]): [E, M], higher is better; one that is not above 0 in all objectives adds
+            nothing.
     """
-    *base, floor = reference
-    above = [outcome for outcome in outcomes if all(a > b for a, b in zip(outcome, reference, strict=True))]
-    if not base:
-        return max((outcome[-1] - floor for outcome in above), default=0.0)
-    above.sort(key=lambda outcome: -outcome[-1])
+    above = sorted((outcome for outcome in outcomes if min(outcome) > 0), key=lambda outcome: -outcome[-1])
+    if not above or len(above[0]) == 1:
+        return above[0][0] if above else 0.0
     volume = 0.0
     for count, outcome in enumerate(above, 1):
-        below = above[count][-1] if count < len(above) else floor
-        if outcome[-1] > below:
-            volume += (outcome[-1] - below) * hypervolume([reaching[:-1] for reaching in above[:count]], base)
+        height = outcome[-1] - (above[count][-1] if count < len(above) else 0.0)
+        if height > 0:
+            volume += height * hypervolume([reaching[:-1] for reaching in above[:count]])
     return volume
 
 
