@@ -13,11 +13,8 @@ from mmautodfp.utils.timing import describe_machine
 
 from .bench import prepare_hook, random_plans, spearman
 
-#: Settings of :class:`SyntheticReward` beside those of its images.
-REWARDS: dict[str, dict] = {
-    'error': dict(),
-    'cosine': dict(measure='cosine'),
-}
+#: Of :class:`SyntheticReward`.
+MEASURES = ('error', 'cosine')
 
 
 @checked('a ranking of plans')
@@ -52,9 +49,9 @@ def rank_plans(
     _, hook = prepare_hook(config, checkpoint, options)
     task = hook.task
     rewards = dict(truth=hook.reward)
-    for name, settings in REWARDS.items():
-        rewards[name] = SyntheticReward(dict(images or {}), **settings)
-        rewards[name].prepare(task.model)
+    for measure in MEASURES:
+        rewards[measure] = SyntheticReward(dict(images or {}), measure)
+        rewards[measure].prepare(task.model)
     values: dict[str, list[float]] = {name: [] for name in rewards}
     result = {}
     for number, plan in enumerate(random_plans(task, num_plans), 1):
@@ -70,7 +67,7 @@ def rank_plans(
                 reconstructor=hook.settings.reconstructor,
                 budget=task.constraint.describe(),
                 plans=number,
-                correlation={name: _correlations(values['truth'], values[name]) for name in REWARDS},
+                correlation={name: _correlations(values['truth'], values[name]) for name in MEASURES},
                 values=values,
                 machine=describe_machine(),
             )
