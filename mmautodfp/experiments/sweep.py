@@ -131,13 +131,9 @@ def markdown(cells: Sequence[dict]) -> list[str]:
     methods = _methods(cells)
     rows = []
     for cell in cells:
-        means = {name: _mean(cell['held_out'].get(name)) for name in ('dense', *methods)}
-        known = [means[name] for name in methods if means[name] is not None]
-        texts = ['-' if value is None else f'{value:.3f}' for value in means.values()]
-        texts[1:] = [
-            f'**{text}**' if known and means[name] == max(known) else text
-            for name, text in zip(methods, texts[1:], strict=True)
-        ]
+        dense, *means = (_mean(cell['held_out'].get(name)) for name in ('dense', *methods))
+        best = max((mean for mean in means if mean is not None), default=None)
+        texts = [_text(dense), *(_text(mean, best) for mean in means)]
         latency = cell.get('latency', {})
         times = ' / '.join(f'{latency[key]["module"] * 1000:.1f}' for key in LATENCIES if key in latency)
         left = [f'{cell[cost]["AutoDFP"]:.0%}' for cost in ('params', 'flops')]
@@ -146,6 +142,12 @@ def markdown(cells: Sequence[dict]) -> list[str]:
         )
     head = ['detector', 'ratio', 'dense', *methods.values(), 'parameters', 'FLOPs', 'latency, ms']
     return markdown_table(head, rows)
+
+
+def _text(metric: float | None, best: float | None = None) -> str:
+    if metric is None:
+        return '-'
+    return f'**{metric:.3f}**' if metric == best else f'{metric:.3f}'
 
 
 def _mean(values: Sequence[float | None] | None) -> float | None:

@@ -36,20 +36,8 @@ def test_every_search_gets_the_same_task_and_opening():
     assert not told
     with pytest.raises(AutoDFPError, match='episodes=6, but episodes=7 is asked for'):
         benchmark_search(CONFIG, episodes=7, known=result)
-
-
-def test_figures_of_other_weights_or_overrides_are_not_gone_on_with(other_weights):
-    usual = dict(episodes=2, seeds=1, only='random')
-    known = benchmark_search(CONFIG, **usual)
-    with pytest.raises(
-        AutoDFPError, match=r"was measured with weights='sha256 \w{16}', but weights='sha256 .* is asked"
-    ):
-        benchmark_search(CONFIG, **usual, known=known, cfg_options=dict(load_from=other_weights))
     with pytest.raises(AutoDFPError, match=r"with cfg_options={}, but cfg_options={'autodfp\.opening_lams'"):
-        benchmark_search(CONFIG, **usual, known=known, cfg_options={'autodfp.opening_lams': (0.5,)})
-    known.pop('weights')
-    with pytest.raises(AutoDFPError, match='the earlier result does not tell with what weights it was measured, but'):
-        benchmark_search(CONFIG, **usual, known=known)
+        benchmark_search(CONFIG, episodes=6, known=result, cfg_options={'autodfp.opening_lams': (0.5,)})
 
 
 def test_plans_of_least_squares_are_finished():
