@@ -15,13 +15,13 @@ from .bench import Bench, those_named
 
 @dataclass(frozen=True)
 class Variant:
-    """A way of handing on the pruned channels' work, and of choosing how many there are.
+    """A compensation and a kind of plan.
 
     Attributes:
         reconstructor (dict): Config of the reconstructor.
-        final (bool): Whether the plan is finished as one that stays. Defaults to False.
-        allocated (bool): Whether the plan is the one that the reconstructor allocates, with as many parameters as the
-            uniform one has at most. Defaults to False: the uniform plan.
+        final (bool): Whether the full pass is run. Defaults to False.
+        allocated (bool): Whether the reconstructor allocates the plan, with at most as many parameters as the uniform
+            one. Defaults to False: the uniform plan.
     """
 
     reconstructor: dict
@@ -78,16 +78,16 @@ def ablate(
     report: Callable[[dict[str, Any], str], None] = lambda *_: None,
     only: str = '',
 ) -> dict[str, Any]:
-    """Measure variants of the compensation on uniform plans, and on those that they allocate.
+    """Measure variants of the compensation on uniform and on allocated plans.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
-        ratios (Sequence[float]): Shares that stay.
+        ratios (Sequence[float]): Shares that are kept.
         checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
-        of_channels (bool): Whether the shares are of each group's channels; otherwise of the module's parameters.
-            Defaults to False.
-        images (Mapping | None): Settings of the synthetic images, of which a variant overrides its own. Defaults to
-            None: the reconstructor's.
+        of_channels (bool): Whether the shares are of each group's channels. Defaults to False: of the module's
+            parameters.
+        images (Mapping | None): Settings of the synthetic images, which a variant may override. Defaults to None: the
+            reconstructor's.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
         known (dict | None): An earlier result with the same settings; what it holds is not measured again.
         report (Callable): Told the result so far and a line, after each figure. Defaults to saying nothing.
@@ -122,7 +122,7 @@ def ablate(
         task = bench.task(1.0, reconstructor)
         for ratio in missing:
             widths = round_widths(ratio, dense.dense_widths) if of_channels else bench.uniform_widths(ratio)
-            if variant.allocated:  # within the parameters of the uniform ones
+            if variant.allocated:
                 share = task.costs.params['module'].ratio(widths)
                 widths = bench.task(share, reconstructor, p_min=bench.settings.p_min, allocate=True).allocation
             start = time.perf_counter()
@@ -135,7 +135,7 @@ def ablate(
 
 
 def _build(config: dict, images: dict) -> Reconstructor:
-    """A variant's reconstructor; its own settings override those of all."""
+    """A variant's reconstructor; its own settings of the images override the common ones."""
     if config['type'] == 'SyntheticLeastSquares':
         config = config | dict(images=images | config.get('images', {}))
     return build(RECONSTRUCTORS, config)

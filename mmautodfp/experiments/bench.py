@@ -1,4 +1,4 @@
-"""What experiments have in common: a config's model, loaded, with its metric; earlier results and searches."""
+"""What the experiments share: a config's model with its metric, and results and searches to continue."""
 
 import contextlib
 import io
@@ -39,7 +39,7 @@ T = TypeVar('T')
 
 
 def load_runner(config: str | os.PathLike, checkpoint: str | None, cfg_options: dict[str, Any] | None) -> Runner:
-    """A runner whose model is loaded; it says nothing, and its work dir is gone.
+    """Build a runner and load its model, without output and without leaving a work dir.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
@@ -63,19 +63,19 @@ def random_detector(
     cfg_options: dict[str, Any] | None = None,
     otherwise: tuple[int, int] | None = None,
 ) -> tuple[Config, nn.Module, Tensor]:
-    """A detector of random weights, whose values hardly matter to speed and memory; nothing is fetched.
+    """Build a detector with random weights, to measure speed or memory; nothing is downloaded.
 
     Args:
         config (str | os.PathLike): Its config.
         size (Sequence[int] | None): Height and width. Defaults to None: the config's.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
-        otherwise (tuple[int, int] | None): Height and width where the config says none. Defaults to None: it must.
+        otherwise (tuple[int, int] | None): Height and width if the config names none. Defaults to None: it has to.
 
     Returns:
         tuple[Config, nn.Module, Tensor]: The config, the detector in eval mode, and an image for it, [1, 3, H, W].
 
     Raises:
-        AutoDFPError: The config is of no detector, or no size is known.
+        AutoDFPError: The config is not one of a detector, or no size is known.
     """
     cfg = load_config(config, cfg_options=cfg_options)
     model = cfg.get('model')
@@ -84,7 +84,7 @@ def random_detector(
     cfg.model.backbone.init_cfg = None
     model = build_model(cfg)
     with quiet():
-        model.init_weights()  # without, a head of one stage gives every class of every anchor half a chance
+        model.init_weights()  # otherwise one-stage heads give every class of every anchor a score of 0.5
     return cfg, model, torch.rand(1, 3, *(size or input_size(cfg, Path(config), otherwise)))
 
 
@@ -119,21 +119,21 @@ class Bench:
         self.reward = self.reward_on(self.cfg.test_dataloader)
 
     def take_up(self, known: dict[str, Any] | None, **asked: Any) -> dict[str, Any]:
-        """An earlier result with these settings, or the beginning of one, see :func:`take_up`."""
+        """An earlier result with these settings, or a new one, see :func:`take_up`."""
         common = dict(config=self.config.as_posix(), checkpoint=self.checkpoint, metric=self.reward.name)
         common |= dict(images=len(self.reward.images))
         return take_up(known, common | asked, self.model, self.cfg_options)
 
     def task(self, ratio: float = 1.0, reconstructor: Reconstructor | None = None, **settings: Any) -> PruningTask:
-        """The model, limited to a share of the target's parameters; without a reconstructor, it is pruned only.
+        """Limit the model to a share of the target's parameters; without a reconstructor, nothing is compensated.
 
-        Further settings are those of :meth:`PruningTask.build`; unless they say otherwise, any width is allowed.
+        Further settings are those of :meth:`PruningTask.build`; any width is allowed by default.
         """
         settings = dict(reconstructor=reconstructor or PruneOnly(), p_min=0.01, allocate=False) | settings
         return PruningTask.build(self.model, self.settings.target, constraint=ratio, **settings)
 
     def uniform_widths(self, ratio: float) -> list[int]:
-        """Of the largest uniform plan within a share of the target's parameters."""
+        """Widths of the largest uniform plan within a share of the target's parameters."""
         return list(self.task(ratio).uniform_plan().widths.values())
 
     def reward_on(self, dataloader: dict) -> Reward:
@@ -144,7 +144,7 @@ class Bench:
 
 
 def to_report(reward: dict) -> dict:
-    """Config of what reports, on all images and in float32, where another rewards a search."""
+    """Config of the reward to report, from that of a search: on all images, in float32, with the reported metric."""
     settings = reward | dict(num_images=None) | ({'precision': 'float32'} if 'precision' in reward else {})
     built = build(REWARDS, settings)
     return settings if built.name == built.reported_name else settings | dict(metric=built.reported_name)
@@ -156,9 +156,9 @@ def prepare_hook(
     cfg_options: dict[str, Any] | None = None,
     finalists: int = 0,
 ) -> tuple[Runner, AutoDFPHook]:
-    """A runner and a hook with its task and its rewards; arguments as of :func:`load_runner`.
+    """Build a runner and its hook, with task and rewards; arguments as of :func:`load_runner`.
 
-    A benchmark compares plans as they are: without ``finalists`` no image is set aside to choose among them.
+    Without ``finalists``, no images are set aside to choose among the best plans.
     """
     runner = load_runner(config, checkpoint, cfg_options)
     hook = build(HOOKS, runner.cfg.autodfp.to_dict() | dict(finalists=finalists))
@@ -168,16 +168,21 @@ def prepare_hook(
 
 
 def require_held_out(hook: AutoDFPHook) -> None:
-    """Refuse to compare plans without images that nothing was chosen by."""
+    """Raise :class:`AutoDFPError` if there are no held-out images."""
     if hook.held_out is None:
         raise AutoDFPError('plans were to be compared on held-out images, but test_dataloader has none')
 
 
 def those_named(candidates: Mapping[str, T], only: str, what: str) -> dict[str, T]:
-    """Those whose names match a regular expression, or all for ''; ``what`` they are to the user, such as 'searches'.
+    """The candidates whose names match a regular expression, or all for ''.
+
+    Args:
+        candidates (Mapping): By name.
+        only (str): The regular expression.
+        what (str): What the candidates are, for the message, such as 'searches'.
 
     Raises:
-        AutoDFPError: None does, or it is no regular expression.
+        AutoDFPError: No name matches, or ``only`` is no regular expression.
     """
     try:
         found = {name: one for name, one in candidates.items() if re.fullmatch(only or '.*', name)}
@@ -191,7 +196,7 @@ def those_named(candidates: Mapping[str, T], only: str, what: str) -> dict[str, 
 def take_up(
     known: dict[str, Any] | None, asked: dict[str, Any], model: nn.Module, cfg_options: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """An earlier result to go on with, or else the settings as the beginning of one; with the machine.
+    """An earlier result to continue, or else a new one that holds the settings; with this machine in it.
 
     Args:
         known (dict | None): The earlier result.
@@ -202,32 +207,30 @@ def take_up(
     Raises:
         AutoDFPError: The earlier result was measured with other settings or weights, or does not tell with which.
     """
-    asked = portable(asked | dict(weights=_told_apart(model.state_dict()), cfg_options=cfg_options or {}))
+    asked = portable(asked | dict(weights=_fingerprint(model.state_dict()), cfg_options=cfg_options or {}))
     if known:
         require_same(known, asked, 'the earlier result')
     return dict(known or asked, machine=describe_machine())
 
 
-def _told_apart(state: Mapping[str, Tensor]) -> str:
-    """What tells weights from others, in a few letters."""
+def _fingerprint(state: Mapping[str, Tensor]) -> str:
     return f'sha256 {digest_weights(state)[:16]}'
 
 
 def search_in(folder: Path, config: str | os.PathLike, episodes: int | None = None, **options: Any) -> dict[str, Any]:
-    """The summary of a search, which is run, gone on with or found finished.
+    """Run a search in a folder, unless it is finished there, and return its summary.
 
-    Its settings, other overrides of the config and what tells the weights from others are kept as ``asked.json``; with
-    these alone it may go on or count as finished.
+    Its settings, other overrides of the config and a fingerprint of the weights are kept as ``asked.json``. A search is
+    resumed, or counts as finished, only if they are the same.
 
     Args:
         folder (Path): Its work dir.
         config (str | os.PathLike): Config with an ``autodfp`` entry.
-        episodes (int | None): Of the search; one of fewer episodes goes on. Defaults to None: the config's.
+        episodes (int | None): Of the search; one of fewer episodes is resumed. Defaults to None: the config's.
         **options: ``checkpoint``, ``preserve_ratio``, ``seed`` and ``cfg_options`` of :func:`mmautodfp.runs.prune`.
 
     Raises:
-        AutoDFPError: The folder holds a search with other settings or weights, or does not tell with which, or the
-            search cannot be run.
+        AutoDFPError: The folder holds a search with other or unknown settings, or the search cannot be run.
     """
     overrides = {name: value for name, value in options.items() if name != 'checkpoint'}
     cfg = load_search_config(config, str(folder), episodes=episodes, **overrides)
@@ -235,7 +238,7 @@ def search_in(folder: Path, config: str | os.PathLike, episodes: int | None = No
     episodes, _ = settings.pop('num_episodes'), settings.pop('resume')  # episodes can be added
     others = {key: value for key, value in (options.get('cfg_options') or {}).items() if key.split('.')[0] != 'autodfp'}
     weights = read_state(find_checkpoint(options.get('checkpoint') or cfg.get('load_from'), config))
-    asked = portable(settings | dict(weights=_told_apart(weights), cfg_options=others))
+    asked = portable(settings | dict(weights=_fingerprint(weights), cfg_options=others))
     record, summary = folder / 'asked.json', folder / 'summary.json'
     done = load_json(summary, 'a search') if summary.is_file() else {}
     if record.is_file() or done:
@@ -250,7 +253,7 @@ def search_in(folder: Path, config: str | os.PathLike, episodes: int | None = No
 
 
 def random_plans(task: PruningTask, count: int, seed: int = 0) -> Iterator[PruningPlan]:
-    """Plans around the one that a search starts from, within the budget."""
+    """Random plans around the one that a search starts from, within the budget."""
     explorer = RandomSearch(task.agent_spec(seed), around_uniform=True)
     for episode in range(count):
         explorer.begin_episode(episode)
@@ -259,12 +262,12 @@ def random_plans(task: PruningTask, count: int, seed: int = 0) -> Iterator[Pruni
 
 
 def example_of(images: Tensor) -> dict[str, Any]:
-    """What a detector is called with to look at images [B, C, H, W] without making boxes."""
+    """Arguments of a detector's forward on images [B, C, H, W], without post-processing."""
     return dict(inputs=images, data_samples=samples_of(images), mode='tensor')
 
 
 def timed(call: Callable[..., T], tell: Callable[[float], None]) -> Callable[..., T]:
-    """The same call, which tells how many seconds it took."""
+    """Wrap a call so that it tells how many seconds it took."""
 
     def run(*args: Any, **kwargs: Any) -> T:
         wait_for_gpu()
@@ -279,18 +282,18 @@ def timed(call: Callable[..., T], tell: Callable[[float], None]) -> Callable[...
 
 
 def clocks() -> np.ndarray:
-    """Seconds [2] by the clock and of the processor; what else runs on the machine adds to the former alone."""
+    """Wall-clock and processor seconds [2]; other work on the machine adds to the first only."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
 def deviation(values: Sequence[float]) -> float | None:
-    """Standard deviation of a sample; None of one value alone."""
+    """Standard deviation of a sample; None for a single value."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No tables and no log lines, inside."""
+    """Silence stdout and the log, but for errors."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -301,7 +304,7 @@ def quiet() -> Iterator[None]:
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's rank correlation of two samples [S]; 0 without spread, where there is none."""
+    """Spearman's rank correlation of two samples [S]; 0 if the values of one are all equal."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
     return float(spearmanr(a, b).statistic)
