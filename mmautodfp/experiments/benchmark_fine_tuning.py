@@ -1,4 +1,4 @@
-"""What pruned weights are worth where there is data to train on; ``tools/benchmark.py fine_tuning`` runs it."""
+"""Fine-tuning of pruned detectors from several starts; ``tools/benchmark.py fine_tuning`` runs it."""
 
 import copy
 import os
@@ -40,20 +40,19 @@ def benchmark_fine_tuning(
     known: dict[str, Any] | None = None,
     report: Callable[[dict[str, Any], str], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Train slim detectors for a short while from several starts and compare them on the test images.
+    """Train slim detectors for a few epochs from several starts and compare them on the test images.
 
-    The starts are the allocated plan after the full pass, the uniform plan that is pruned only, and random weights of
-    the first one's shape: new ones for each seed, in the backbone as torch initialises its layers, in neck and heads as
-    the config says. Of the config's learning rate each start takes the share with which it does best on the val images
-    with the seed 0; the other seeds are trained with that share only. The test images choose nothing. The learning
-    rate falls to zero along a cosine.
+    The starts are the allocated plan after the full pass, the uniform plan that is pruned only, and random weights in
+    the shape of the first: new ones for each seed, initialised by torch in the backbone and by the config in neck and
+    heads. Each start is trained with each share of the config's learning rate and the seed 0; the best share on the val
+    images is used with the other seeds. The learning rate falls to zero along a cosine.
 
     Args:
         config (str | os.PathLike): Config whose ``autodfp`` entry has our reconstructor, and which can be trained.
-        share (float): Of the backbone's parameters that stays. Defaults to 0.5.
+        share (float): Of the backbone's parameters that is kept. Defaults to 0.5.
         epochs (int): Of each training. Defaults to 5.
         lr_factors (Sequence[float]): Shares of the learning rate to choose from. Defaults to 1, 0.3, 0.1 and 0.03.
-        seeds (int): Trainings that count, with the seeds 0, 1, ... Defaults to 3.
+        seeds (int): Trainings of each start with the best share, with the seeds 0, 1, ... Defaults to 3.
         cfg_options (dict | None): Overrides of the config, dotted keys to values. Defaults to none.
         known (dict | None): An earlier result, whose rows are not measured again. Defaults to None.
         report (Callable): Told the result so far and a line, after each row. Defaults to saying nothing.
@@ -119,13 +118,13 @@ def _starts(bench: Bench, share: float) -> dict[str, PrunedCopy]:
 
 
 def _training_config(cfg: Config, start: PrunedCopy, epochs: int, factor: float, seed: int) -> Config:
-    """A training of the shapes of a start, from the weights that ``load_from`` will name."""
+    """Config of a training of the shapes of a start."""
     slim = slim_config(cfg, start.path, start.layers, None)
     slim.optim_wrapper.optimizer.lr *= factor
     slim.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs)
     slim.param_scheduler = dict(type='CosineAnnealingLR', T_max=epochs, convert_to_iter_based=True)
     slim.randomness = dict(seed=seed)
-    # The metrics are the bench's, and no weights are kept.
+    # The bench evaluates, and no checkpoints are kept.
     for split, part in product(('val', 'test'), ('dataloader', 'evaluator', 'cfg')):
         slim[f'{split}_{part}'] = None
     slim.default_hooks = dict(slim.get('default_hooks') or {}, checkpoint=None)
@@ -133,7 +132,7 @@ def _training_config(cfg: Config, start: PrunedCopy, epochs: int, factor: float,
 
 
 def _build(cfg: Config, seed: int, state: dict[str, torch.Tensor] | None) -> nn.Module:
-    """The slim model, with its weights or with random ones."""
+    """The slim model, with given weights or, for None, with random ones."""
     set_random_seed(seed)
     model = MODELS.build(copy.deepcopy(cfg.model))
     model.init_weights()
@@ -143,7 +142,7 @@ def _build(cfg: Config, seed: int, state: dict[str, torch.Tensor] | None) -> nn.
 
 
 def _train(cfg: Config, model: nn.Module) -> nn.Module:
-    """What MMEngine's Runner makes of a model's weights."""
+    """Train a model's weights with MMEngine's Runner."""
     with tempfile.TemporaryDirectory() as scratch, quiet():
         cfg.work_dir, cfg.load_from = scratch, f'{scratch}/start.pth'
         save_tensors(dict(state_dict=model.state_dict()), cfg.load_from)

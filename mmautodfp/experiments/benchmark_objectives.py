@@ -1,4 +1,4 @@
-"""One search for many preferences against a search for each, random plans and the frontier, by hypervolume.
+"""One search for many preferences compared with a search for each, random plans and the frontier.
 
 ``tools/benchmark.py objectives`` runs it.
 """
@@ -25,7 +25,7 @@ from mmautodfp.utils.timing import describe_machine
 from .bench import deviation, prepare_hook, require_held_out
 
 OBJECTIVES = dict(metric=1.0, params=0.5, flops=0.5)
-PREFERENCES = 5  # of the weighted searches, which share the episodes out
+PREFERENCES = 5  # the weighted searches, which share the episodes
 
 # Plans and their outcomes [M] on the images of the reward.
 Played = list[tuple[PruningPlan, list[float]]]
@@ -39,13 +39,13 @@ def benchmark_objectives(
     cfg_options: dict[str, Any] | None = None,
     tell: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Spend as many evaluations in several ways and compare what their plans dominate.
+    """Compare ways to spend the same number of evaluations by the hypervolume of the plans that they find.
 
-    'conditioned' is one search under many preferences, 'asked' one under the asked preference alone. 'weighted' are
-    five searches with fixed weights, of a fifth of the episodes and of the warm-up each: the metric weighs 0.1, 0.3,
-    0.5, 0.7 and 0.9, and the costs share the rest as they do in the asked preference. 'random' are random plans around
-    the uniform one. 'frontier' are nested plans of which the reconstructor says the widths, down from the limit; they
-    are the same for all seeds.
+    'conditioned' is one search under many preferences, 'asked' one under the asked preference only. 'weighted' are
+    five searches with fixed weights, each with a fifth of the episodes and of the warm-up: the metric weighs 0.1, 0.3,
+    0.5, 0.7 and 0.9, and the costs share the rest as in the asked preference. 'random' are random plans around the
+    uniform one. 'frontier' are nested plans from the limit down, whose widths the reconstructor chooses; they are the
+    same for all seeds.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry. Without ``objectives`` in it, the metric weighs as
@@ -56,13 +56,13 @@ def benchmark_objectives(
         tell (Callable): Told a line after each repetition. Defaults to print.
 
     Returns:
-        dict[str, Any]: For each way by seed the hypervolume of its Pareto set above the point at which nothing of the
-        metric is kept and nothing is saved (1 would be all of the metric at no cost); the same of these plans with the
-        full pass on held-out images; the best utility by the asked preference; means and deviations of the three; how
-        many plans were evaluated and are in the set; and the seconds.
+        dict[str, Any]: For each way, by seed: the hypervolume of its Pareto set above the point without any metric and
+        any saving (1 would be the full metric at no cost); the same of these plans after the full pass on held-out
+        images; the best utility under the asked preference; means and deviations of the three; how many plans were
+        evaluated, and how many are in the set; the seconds.
 
     Raises:
-        AutoDFPError: A count is too small, the config's agent is not SAC, or there is nothing to hold out.
+        AutoDFPError: A count is too small, the config's agent is not SAC, or no images are held out.
     """
     options = {f'autodfp.objectives.{name}': weight for name, weight in OBJECTIVES.items()}
     _, hook = prepare_hook(config, cfg_options=cfg_options)
@@ -79,7 +79,6 @@ def benchmark_objectives(
     objectives, held_out = (
         Objectives.build(asked, task.costs, task.constraint, partial(task.evaluate, None, reward)) for reward in rewards
     )
-    measure = partial(_measure, hook, objectives, held_out, tell)
     play = partial(_play, hook, episodes)
     ways = dict(
         conditioned=partial(play, hook.settings.agent),
@@ -87,6 +86,15 @@ def benchmark_objectives(
         weighted=partial(_play_weighted, hook, episodes),
         random=partial(play, dict(type='RandomSearch', around_uniform=True)),
     )
+
+    def measure(label: str, call: Callable[[], Played]) -> dict[str, Any]:
+        start = time.perf_counter()
+        played = call()
+        seconds = time.perf_counter() - start
+        row = _judge(hook, objectives, held_out, played) | dict(seconds=seconds)
+        tell(f'{label}: hypervolume {row["search"]:.4f} on the search images, {row["held_out"]:.4f} held out')
+        return row
+
     found = {
         name: [measure(f'{name}, seed {seed}', partial(way, seed)) for seed in range(seeds)]
         for name, way in ways.items()
@@ -109,7 +117,7 @@ def benchmark_objectives(
 
 
 def preferences(asked: Mapping[str, float]) -> list[dict[str, float]]:
-    """Weights that reach evenly from the costs to the metric; the costs share the rest as in ``asked``."""
+    """Preferences with evenly spaced weights of the metric; the costs share the rest as in ``asked``."""
     weights = read_weights(asked)
     rest = 1 - weights['metric']
     shares = [(step + 0.5) / PREFERENCES for step in range(PREFERENCES)]
@@ -131,7 +139,7 @@ def _play_weighted(hook: AutoDFPHook, episodes: int, seed: int) -> Played:
     if 'warmup_episodes' in agent:
         agent['warmup_episodes'] //= PREFERENCES
     for number, weights in enumerate(preferences(hook.settings.objectives)):
-        # The others would only play the first one's opening again, and with its seed its warm-up too.
+        # With the opening and the seed of the first search, the others would only repeat its plans.
         opening = dict(opening_lams=(), opening_points=0) if number else {}
         share = len(range(number, episodes, PREFERENCES))
         played += _play(hook, share, agent, PREFERENCES * seed + number, objectives=weights, **opening)
@@ -148,17 +156,8 @@ def _play_frontier(hook: AutoDFPHook, objectives: Objectives, episodes: int) -> 
     ]
 
 
-def _measure(
-    hook: AutoDFPHook,
-    objectives: Objectives,
-    held_out: Objectives,
-    tell: Callable[[str], None],
-    name: str,
-    play: Callable[[], Played],
-) -> dict[str, Any]:
-    start = time.perf_counter()
-    played = play()
-    seconds = time.perf_counter() - start
+def _judge(hook: AutoDFPHook, objectives: Objectives, held_out: Objectives, played: Played) -> dict[str, Any]:
+    """Hypervolumes and best utility of the Pareto set of the plans of one way and seed."""
     front = [played[index] for index in pareto_set([outcome for _, outcome in played])]
     seen = [outcome for _, outcome in front]
     unseen = [
@@ -166,19 +165,17 @@ def _measure(
         for plan, _ in front
     ]
     row = dict(search=hypervolume(seen), held_out=hypervolume(unseen), utility=max(map(objectives.utility, seen)))
-    row |= dict(evaluations=len(played), points=len(front), seconds=seconds)
-    tell(f'{name}: hypervolume {row["search"]:.4f} on the search images, {row["held_out"]:.4f} held out')
-    return row
+    return row | dict(evaluations=len(played), points=len(front))
 
 
 def hypervolume(outcomes: Sequence[Sequence[float]]) -> float:
-    """Volume of all points that are above 0 and beaten by one of the outcomes, exactly.
+    """Exact volume of the points above 0 that one of the outcomes dominates.
 
-    It is cut into slabs along the last objective, each of which has the hypervolume of those that reach it in the
-    others as its base.
+    It is cut into slabs along the last objective. The base of each is the hypervolume of the outcomes that reach it, in
+    the other objectives.
 
     Args:
-        outcomes (Sequence[Sequence[float]]): [E, M], higher is better; one that is not above 0 in all objectives adds
+        outcomes (Sequence[Sequence[float]]): [E, M], higher is better. One that is not above 0 in all objectives adds
             nothing.
     """
     above = sorted((outcome for outcome in outcomes if min(outcome) > 0), key=lambda outcome: -outcome[-1])
@@ -193,7 +190,7 @@ def hypervolume(outcomes: Sequence[Sequence[float]]) -> float:
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """By seed, with means and deviations of the hypervolumes."""
+    """Columns by seed, with means and deviations of the first three."""
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
     for name in ('search', 'held_out', 'utility'):
         columns[f'{name}_mean'] = statistics.mean(columns[name])

@@ -35,11 +35,11 @@ def benchmark_robustness(
     known: dict[str, Any] | None = None,
     report: Callable[[dict[str, Any], str], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Evaluate a detector, dense and pruned without data, on the test images as they are and on worse ones.
+    """Evaluate a detector, dense and pruned without data, on clean and on degraded test images.
 
     Args:
         config (str | os.PathLike): Config whose ``autodfp`` entry has our reconstructor.
-        share (float): What stays: of the backbone's parameters, in the last row of the whole detector's FLOPs.
+        share (float): Of the backbone's parameters that is kept; in the last row, of the whole detector's FLOPs.
             Defaults to 0.5.
         cfg_options (dict | None): Overrides of the config, dotted keys to values. Defaults to none.
         known (dict | None): An earlier result, whose rows are not measured again. Defaults to None.

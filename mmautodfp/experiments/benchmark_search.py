@@ -1,4 +1,4 @@
-"""Searches side by side, on one task and with the same number of episodes; ``tools/benchmark.py search`` runs them."""
+"""Kinds of search compared on one task, with the same number of episodes; ``tools/benchmark.py search`` runs it."""
 
 import os
 import statistics
@@ -18,10 +18,10 @@ from mmautodfp.utils.settings import Count, Whole, checked
 
 from .bench import deviation, prepare_hook, require_held_out, take_up, those_named
 
-# 'SAC' is the config's own agent. What the paper does not do is left out of 'SAC as published'.
+# 'SAC' is the config's own agent, 'SAC as published' the same with these settings of the paper.
 PUBLISHED = dict(credit='td', warmup='random')
-#: How a plan is held out: as an episode carries it out, and after the full pass, where there is one; and the finalist
-#: that is chosen, likewise after it.
+#: Held-out metrics: of a plan as in an episode, of the same after the full pass, if there is one, and of the chosen
+#: finalist after the full pass.
 EPISODE, FINISHED, CHOSEN = 'held_out', 'finished', 'chosen'
 
 
@@ -36,31 +36,31 @@ def benchmark_search(
     known: dict[str, Any] | None = None,
     report: Callable[[dict[str, Any], str], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Run random search, CMA-ES and SAC on one task, several seeds of each, beside the plans that need no search.
+    """Run random search, CMA-ES and SAC on one task with several seeds, and evaluate the plans that need no search.
 
-    All open with the same plans, those of the config.
+    All searches open with the same plans, those of the config.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
         episodes (int): Of each search, the opening ones included. Defaults to 100.
         seeds (int): Searches of each kind, with the seeds 0, 1, ... Defaults to 5.
-        only (str): Regular expression that the names of the searches must match. Defaults to '': any.
-        finalists (int): So many of each search's plans are judged on images of their own, to tell what choosing among
-            them is worth. Defaults to 0: no image is set aside for that.
+        only (str): Regular expression that the names of the searches must match. Defaults to '': all.
+        finalists (int): How many of each search's plans are judged on further images, to measure what choosing among
+            them brings. Defaults to 0: no images are set aside for that.
         cfg_options (dict | None): Overrides of the config, dotted keys to values. Defaults to none.
         known (dict | None): An earlier result, whose searches are not run again. Defaults to None.
         report (Callable): Told the result so far and a line, after each search. Defaults to saying nothing.
 
     Returns:
-        dict[str, Any]: ``dense`` metric on the held-out images. ``plans``, those that need no search: 'uniform' and,
-        if the reconstructor allocates one, 'allocated', with their held-out metric, and as ``finished`` the same after
-        the full pass, if there is one. ``searches`` by kind: of each seed's best plan the metric on the ``search``
-        images, and the same two, and as ``chosen`` what is held out of the chosen finalist after the full pass, if
-        there are any; of these the mean and the deviation; and the seconds of the searches. The machine.
+        dict[str, Any]: ``dense`` metric on the held-out images. ``plans`` that need no search: 'uniform' and, if the
+        reconstructor allocates one, 'allocated', with the metrics ``held_out`` and, if there is a full pass,
+        ``finished``. ``searches`` by kind: of each seed's best plan the metric on the ``search`` images and the same
+        two, and of the chosen finalist, if there are any, ``chosen``, also after the full pass; means and deviations
+        of these; the seconds of the searches. The machine.
 
     Raises:
         AutoDFPError: A count is out of range, ``only`` matches no search, ``known`` was measured with other settings,
-            nothing is held out, or there are no images to judge finalists by.
+            no images are held out, or none are left to judge finalists.
     """
     if finalists == 1:
         raise AutoDFPError('finalists=1 was asked for, which leaves no choice; judge 2 or more, or 0 to judge none')
@@ -94,7 +94,6 @@ def benchmark_search(
         if plan is not None and name not in result['plans']:
             result['plans'][name] = _hold_out(hook, plan)
             report(result, f'{name}: {_tell(result["plans"][name])}')
-    # An agent sees its own task only: the environment, the constraint and the rewards are shared.
     for seed in range(seeds):
         for name, agent in agents.items():
             row = result['searches'].setdefault(name, dict(agent=portable(agent), search=[], seconds=0.0))
@@ -107,7 +106,7 @@ def benchmark_search(
 
 
 def candidates(agent: dict) -> dict[str, dict]:
-    """Name to config of the agents that are compared; ``agent`` is the config's own, which should be a SAC."""
+    """Configs of the compared agents by name; ``agent`` is the config's own, which should be a SAC."""
     found = {
         'random': dict(type='RandomSearch'),
         'random around the start': dict(type='RandomSearch', around_uniform=True),
@@ -119,7 +118,7 @@ def candidates(agent: dict) -> dict[str, dict]:
 
 
 def _run(hook: AutoDFPHook, row: dict[str, Any], episodes: int, seed: int) -> None:
-    """One more search of a kind, whose row takes up what it found."""
+    """Run one more search of a kind and add what it found to the kind's row."""
     start = time.perf_counter()
     opening = hook.settings.opening_lams
     found = search(
