@@ -1,4 +1,4 @@
-"""What least squares on synthetic images costs, step by step; ``tools/ablation.py --cost`` runs it."""
+"""Seconds and memory of least squares on synthetic images, by step; ``tools/ablation.py --cost`` runs it."""
 
 import os
 import resource
@@ -16,7 +16,7 @@ from mmautodfp.utils.timing import describe_machine
 
 from .bench import T, clocks, example_of, random_detector
 
-SHARE = 0.5  # that stays
+SHARE = 0.5  # that is kept
 
 
 def measure_cost(
@@ -24,10 +24,10 @@ def measure_cost(
     settings: Mapping[str, Any] | None = None,
     cfg_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Seconds and memory of the moments and of the full pass, on a model of random weights: nothing is fetched.
+    """Seconds and memory of pruning a model with random weights; nothing is downloaded.
 
-    Half of each group's channels stay; of a detector that is pruned as a whole or in several parts, half of its FLOPs,
-    on an image of the config's size or else of the synthetic ones'.
+    Half of each group's channels are kept; of a detector that is pruned as a whole or in several parts, half of its
+    FLOPs, counted on an image of the config's size or else of the synthetic images'.
 
     Args:
         config (str | os.PathLike): Config of a detector with an ``autodfp`` entry.
@@ -37,8 +37,8 @@ def measure_cost(
             the whole detector.
 
     Returns:
-        dict[str, Any]: Seconds by step, by the clock and summed over the processor's cores; peak resident memory of
-        this process in GB, before and after; how many groups there are; the machine.
+        dict[str, Any]: Seconds by step, wall-clock and summed over the processor's cores; peak resident memory of this
+        process in GB, before and after; the number of groups; the machine.
     """
     reconstructor = build(RECONSTRUCTORS, dict(type='SyntheticLeastSquares', **(settings or {})))
     cfg, model, images = random_detector(config, cfg_options=cfg_options, otherwise=reconstructor.images.size)
@@ -57,7 +57,7 @@ def measure_cost(
     limit, example = SHARE, None
     if not survey.path and is_detector(model):
         limit, example = FlopBudget(SHARE, 'model'), example_of(images)
-    # Ranking includes what else a task is built of: of a whole detector, one image to count its FLOPs.
+    # Ranking includes the rest of building a task, such as counting a whole detector's FLOPs.
     task = step('ranking', lambda: PruningTask.build(model, survey, example, limit, reconstructor, allocate=False))
     step('allocation', task.allocated_widths)
     plan = task.plan(round_widths(SHARE, task.dense_widths)) if example is None else task.uniform_plan()

@@ -1,4 +1,4 @@
-"""What the episodes of a search cost, and what makes them cheaper; ``tools/benchmark.py`` runs it."""
+"""The cost of a search's episodes, and of ways to make them cheaper; ``tools/benchmark.py`` runs it."""
 
 import contextlib
 import copy
@@ -27,15 +27,15 @@ from .bench import prepare_hook, quiet, random_plans, require_held_out, spearman
 
 
 def benchmark_reward(config: str | os.PathLike, repeat: int = 5) -> dict[str, Any]:
-    """What one episode of a search costs, beside MMDetection's own ``runner.val()`` on the same images.
+    """Seconds of an episode of a search and of MMDetection's ``runner.val()`` on the same images.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
         repeat (int): Measurements, of which the median counts. Defaults to 5.
 
     Returns:
-        dict[str, Any]: Median seconds of an episode and of ``runner.val()``, both on the uniformly pruned model, the
-        ratio of the two, an episode's parts on one thread, and the machine.
+        dict[str, Any]: Median seconds of an episode and of ``runner.val()``, both on the uniformly pruned model; the
+        ratio of the two; the parts of an episode on one thread; the machine.
 
     Raises:
         AutoDFPError: The config's reward is not the COCO mAP.
@@ -66,18 +66,18 @@ def benchmark_reward(config: str | os.PathLike, repeat: int = 5) -> dict[str, An
 
 
 def benchmark_racing(config: str | os.PathLike, seeds: int = 5) -> dict[str, Any]:
-    """What a race loses and saves: the same searches with and without it.
+    """Compare searches with and without racing, which stops hopeless plans early.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
-        seeds (int): Searches of either kind, with the seeds 0, 1, ... Defaults to 5.
+        seeds (int): Searches of each kind, with the seeds 0, 1, ... Defaults to 5.
 
     Returns:
-        dict[str, Any]: For either way and each seed the best reward, the held-out metric of its plan, the share of
-        the images that were evaluated and the seconds; and their means.
+        dict[str, Any]: For both kinds and each seed the best reward, the held-out metric of its plan, the share of the
+        images that were evaluated and the seconds; and their means.
 
     Raises:
-        AutoDFPError: Nothing is held out.
+        AutoDFPError: No images are held out.
     """
     _, hook = prepare_hook(config)
     require_held_out(hook)
@@ -110,11 +110,11 @@ def benchmark_racing(config: str | os.PathLike, seeds: int = 5) -> dict[str, Any
 
 
 def benchmark_precision(config: str | os.PathLike, plans: int = 100, precision: str = 'auto') -> dict[str, Any]:
-    """Whether a lower precision ranks plans as float32 does.
+    """Compare the rewards of random plans in a lower precision with those in float32.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
-        plans (int): Random plans around the one that a search starts from, within the budget. Defaults to 100.
+        plans (int): How many plans, see :func:`.bench.random_plans`. Defaults to 100.
         precision (str): To compare with float32. Defaults to 'auto'.
 
     Returns:
@@ -146,14 +146,14 @@ def benchmark_precision(config: str | os.PathLike, plans: int = 100, precision: 
 
 
 def benchmark_ranks(config: str | os.PathLike, episodes: int = 24) -> dict[str, Any]:
-    """Seconds an episode of a search on one and on two ranks; on a CPU with one thread each.
+    """Seconds per episode of a search on one and on two ranks; on a CPU with one thread each.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
         episodes (int): Of each search. Defaults to 24.
 
     Returns:
-        dict[str, Any]: Seconds an episode for either number of ranks, and how many times faster the two are.
+        dict[str, Any]: Seconds per episode by number of ranks, and the ratio of the two; the machine.
 
     Raises:
         AutoDFPError: A search failed.
@@ -181,15 +181,15 @@ def benchmark_ranks(config: str | os.PathLike, episodes: int = 24) -> dict[str, 
 
 
 def benchmark_overhead(config: str | os.PathLike, episodes: int = 24) -> dict[str, Any]:
-    """What the agent costs beside the evaluation of its plans; a quarter of the episodes is warm-up.
+    """Time that the agent adds to the evaluation of its plans; a quarter of the episodes is warm-up.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
         episodes (int): Of the search; those after the warm-up count. Defaults to 24.
 
     Returns:
-        dict[str, Any]: Median ``seconds`` of an episode with learning and of its evaluation, and the ``overhead``: what
-        the former has more, as a share of the latter; the machine.
+        dict[str, Any]: Median ``seconds`` of an episode with learning and of its evaluation; the ``overhead`` of the
+        former, as a share of the latter; the machine.
     """
     _, hook = prepare_hook(config)
     agent = dict(hook.settings.agent)
@@ -213,7 +213,7 @@ def benchmark_overhead(config: str | os.PathLike, episodes: int = 24) -> dict[st
 
 
 def _restrict_validation(runner: Runner, hook: AutoDFPHook, scratch: Path) -> None:
-    """Let the runner's validation see the images of the reward and no others."""
+    """Restrict the runner's validation to the images of the reward."""
     cfg = runner.cfg
     chosen = {os.path.basename(image) for image in hook.reward.images}
     content = load_json(hook.reward.annotation_file, 'the annotations')
@@ -228,7 +228,7 @@ def _restrict_validation(runner: Runner, hook: AutoDFPHook, scratch: Path) -> No
 
 
 def _reward_parts(hook: AutoDFPHook, plan: PruningPlan, repeat: int) -> dict[str, float]:
-    """Where an episode's seconds go, on one thread, so that they add up."""
+    """Seconds of the parts of an episode; on one thread, so that they add up."""
     reward = hook.reward
     seconds: dict[str, list[float]] = {part: [] for part in ('episode', 'detect', 'post_processing', 'mAP')}
     methods = [(reward, 'detect', 'detect'), (reward, 'score', 'mAP')]

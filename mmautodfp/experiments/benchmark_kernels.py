@@ -1,4 +1,4 @@
-"""The kernels against loops over channels; ``tools/benchmark.py kernels`` runs it."""
+"""The kernels compared with loops over channels; ``tools/benchmark.py kernels`` runs it."""
 
 import statistics
 from typing import Any
@@ -14,18 +14,18 @@ from .bench import timed
 
 
 def benchmark_kernels(channels: int = 512, rows: int = 16, repeat: int = 15) -> dict[str, Any]:
-    """All pairs of a 3x3 layer's channels compared and half of them delivered: the kernels beside per-channel loops.
+    """Time the similarity of all channels of a 3x3 layer and the delivery of half of them, with kernels and with loops.
 
-    The loop computes Eq. 12, 16 and 18 for one pair of channels after the other, as they are written down. It is timed
-    on some rows of the matrices, and their median counts for each of the N rows.
+    The loop computes Eq. 12, 16 and 18 for one pair of channels after the other. It is timed on some rows of the
+    matrices, and their median counts for each of the N rows.
 
     Args:
-        channels (int): N, the inputs' number too. Defaults to 512.
+        channels (int): N, the number of input channels too. Defaults to 512.
         rows (int): Pruned channels that the loop is timed on. Defaults to 16.
         repeat (int): Measurements of the kernels, of which the median counts. Defaults to 15.
 
     Returns:
-        dict[str, Any]: Seconds of either, their ratio, the largest difference of the results and the machine.
+        dict[str, Any]: Seconds of both, their ratio, the largest difference of the results and the machine.
     """
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(channels, channels, 3, 3, generator=generator)
@@ -54,7 +54,7 @@ def benchmark_kernels(channels: int = 512, rows: int = 16, repeat: int = 15) -> 
 
 @torch.no_grad()
 def _loop_row(weight: Tensor, bn: BatchNormStats, p: int, keep: list[int], lam: float) -> Tensor:
-    """Row p of the delivery matrix [K], by way of p's distance to, scale and bias at each of the N channels."""
+    """Row p of the delivery matrix [K]."""
     sigma = (bn.var + bn.eps).sqrt()
     distances, scales, biases = [], [], []
     for r in range(len(weight)):

@@ -1,4 +1,4 @@
-"""How long pruned models take, beside dense ones; ``tools/benchmark.py latency`` runs it."""
+"""Latency of pruned and dense models; ``tools/benchmark.py latency`` runs it."""
 
 import itertools
 import os
@@ -32,7 +32,7 @@ from .shares import prune_copy
 
 #: Batch sizes on a GPU; one image alone does not keep it busy.
 BATCHES = (1, 8)
-#: ONNX files take images of any size; tracing large ones takes long.
+#: The size to trace at. ONNX files take images of any size, and tracing with large ones is slow.
 TRACED = (128, 192)
 
 
@@ -42,20 +42,19 @@ def benchmark_latency(
     ratio: float = 0.5,
     size: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Latency of a pruned module, dense and uniformly narrowed to a share of its FLOPs, by channels and by eights.
+    """Latency of a module, dense and pruned uniformly to a share of its FLOPs with the channel divisors 1 and 8.
 
-    Weights are random: their values do not matter to the speed, and no checkpoint is needed.
+    Weights are random, as their values do not matter to the speed.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
         repeat (int): Measurements of each, in turns, of which the median counts. Defaults to 10.
-        ratio (float): Share of the FLOPs that stays, in (0, 1]. Defaults to 0.5.
+        ratio (float): Share of the FLOPs that is kept, in (0, 1]. Defaults to 0.5.
         size (Sequence[int] | None): Height and width. Defaults to None: the config's.
 
     Returns:
-        dict[str, Any]: For the dense module and the channel divisors 1 and 8 FLOPs, seconds and the latency that
-        :class:`mmautodfp.costs.LatencyBudget` predicts from its table, the last two as ``ratio`` and ``predicted`` of
-        the dense one's; the machine.
+        dict[str, Any]: FLOPs, widths and seconds of each; as shares of the dense module's, its latency (``ratio``) and
+        the latency that :class:`mmautodfp.costs.LatencyBudget` predicts (``predicted``); the machine.
 
     Raises:
         AutoDFPError: The ratio cannot be reached.
@@ -105,32 +104,31 @@ def benchmark_whole(
     threads: Sequence[int] = (1, 2),
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Latency of a detector, dense, pruned as a whole and pruned in its backbone alone, all with one ratio everywhere.
+    """Latency of a detector, dense, pruned uniformly as a whole, and pruned uniformly in its backbone alone.
 
-    Weights are random: their values do not matter to the speed, and no checkpoint is needed. They find next to nothing,
-    so that little is sorted out at the end; the second stage looks at as many regions as ever. On a processor 'torch'
-    is timed on the whole from images to boxes, 'onnxruntime' on its parts between images and what the heads say: of one
-    stage all at once, of two the first one, and the second on pooled features.
+    Weights are random. They find next to nothing, so post-processing has little to do; the second stage gets as many
+    regions as usual. On a processor 'torch' is timed from images to boxes, 'onnxruntime' from images to the outputs of
+    the heads: a one-stage detector at once, of a two-stage one the first stage, and the second on pooled features.
 
     Args:
-        config (str | os.PathLike): Config of a detector; of its ``autodfp`` entry, if any, the range of ratios counts.
+        config (str | os.PathLike): Config of a detector; of an ``autodfp`` entry, only ``p_min`` is used.
         repeat (int): Measurements of each, in turns, of which the median counts. Defaults to 5.
-        ratio (float): Share of the whole detector's FLOPs that stays, in (0, 1]; where the backbone alone cannot give
-            up as much, it gives up what it can. Defaults to 0.5.
+        ratio (float): Share of the whole detector's FLOPs that is kept, in (0, 1]; the backbone alone is pruned as far
+            as it can be if it cannot reach that. Defaults to 0.5.
         divisors (Sequence[int]): Channel divisors. Defaults to (8,).
         size (Sequence[int] | None): Height and width. Defaults to None: the config's.
-        threads (Sequence[int]): Numbers of threads of the processor to measure with. Defaults to (1, 2).
-        device (str | None): 'cpu', or 'cuda', for which threads do not count. Defaults to None: a GPU if there is one.
+        threads (Sequence[int]): Numbers of threads to measure with on a processor. Defaults to (1, 2).
+        device (str | None): 'cpu' or 'cuda'. Defaults to None: a GPU if there is one.
 
     Returns:
-        dict[str, Any]: For each model FLOPs, parameters, widths and, by number of threads and engine, ``seconds`` by
-        the clock, ``cpu_seconds`` summed over the processor's cores, and the ``ratio`` and ``cpu_ratio`` of either to
-        the dense one's; for onnxruntime of each part and of the ``sum``. On a GPU by number of images at once and
-        precision, of which 'float16' is torch's automatic mixed one, ``seconds`` and ``ratio`` of 'torch' and of the
-        'network', up to what the heads say. The machine.
+        dict[str, Any]: For each model FLOPs, parameters and widths. On a processor, by number of threads and engine:
+        wall-clock ``seconds``, ``cpu_seconds`` summed over the cores, and their ratios ``ratio`` and ``cpu_ratio`` to
+        the dense model's; for onnxruntime, of each part and of the ``sum``. On a GPU, by batch size and precision
+        ('float16' is torch's automatic mixed precision): ``seconds`` and ``ratio`` of 'torch', from images to boxes,
+        and of the 'network', without post-processing. The machine.
 
     Raises:
-        AutoDFPError: The config is of no detector, or the ratio cannot be reached by the whole.
+        AutoDFPError: The config is not one of a detector, or the whole detector cannot reach the ratio.
     """
     cfg, model, images = random_detector(config, size)
     tasks = _plan_all(model, images, ratio, divisors, read_settings(cfg.get('autodfp') or {}).p_min)
@@ -169,7 +167,7 @@ def _plan_all(
         whole = PruningTask.build(model, 'model', example, FlopBudget(ratio, 'model'), plain, **settings)
         backbone = PruningTask.build(model, 'backbone', example, FlopBudget(1.0, 'model'), plain, **settings)
         (budget,) = backbone.constraint.budgets
-        budget.limit = max(budget.least, int(ratio * budget.dense))  # where it cannot give up as much, what it can
+        budget.limit = max(budget.least, int(ratio * budget.dense))  # as far as it can be pruned
         for name, task in dict(whole=whole, backbone=backbone).items():
             found[f'{name}, divisor {divisor}'] = task, task.uniform_plan()
     task, _ = found[f'whole, divisor {divisors[0]}']
@@ -179,7 +177,7 @@ def _plan_all(
 def _calls(
     models: dict[str, nn.Module], images: torch.Tensor, cfg: Config, folder: Path
 ) -> dict[tuple[str, str], Callable[[], Any]]:
-    """What is measured, by model and either engine or, of onnxruntime, part."""
+    """Calls to time, by model and 'torch' or the part that onnxruntime runs."""
     calls: dict[tuple[str, str], Callable[[], Any]] = {}
     for number, (name, model) in enumerate(models.items()):
         calls[name, 'torch'] = lambda model=model: infer(model, images)
@@ -194,17 +192,17 @@ def _calls(
 
 
 def measured_parts(model: nn.Module, cfg: Config) -> list[tuple[Part, tuple[int, ...] | None]]:
-    """All of a detector between images and what its heads say, in parts that can be written as ONNX.
+    """A detector from images to the outputs of its heads, in parts that can be written as ONNX.
 
     Args:
-        model (nn.Module): Of one stage, or of two of the usual kind.
-        cfg (Config): Its config, which tells how many regions the second stage looks at.
+        model (nn.Module): A one-stage detector, or a two-stage one of the usual kind.
+        cfg (Config): Its config, which names the number of regions for the second stage.
 
     Returns:
-        list[tuple[Part, tuple[int, ...] | None]]: Each part with the shape of what it takes; None where that is images.
+        list[tuple[Part, tuple[int, ...] | None]]: Each part with the shape of its input; None for images.
 
     Raises:
-        AutoDFPError: It is neither.
+        AutoDFPError: It is another kind of detector.
     """
     if not has_plain_second_stage(model):
         whole = next((part for part in parts_of(model) if part.name == 'detector'), None)
@@ -219,7 +217,7 @@ def measured_parts(model: nn.Module, cfg: Config) -> list[tuple[Part, tuple[int,
 
 
 def _on_gpu(models: dict[str, nn.Module], images: torch.Tensor, repeat: int) -> dict[str, dict[str, Any]]:
-    """Seconds of each model on a GPU, and their ratios to the dense one's, by number of images and precision."""
+    """Seconds of each model on a GPU, and their ratios to the dense one's, by batch size and precision."""
     figures: dict[str, dict[str, Any]] = {name: {} for name in models}
     for model in models.values():
         model.cuda().requires_grad_(False)  # else autocast would convert some weights once and others each time
@@ -237,10 +235,7 @@ def _on_gpu(models: dict[str, nn.Module], images: torch.Tensor, repeat: int) -> 
 
 @torch.inference_mode()
 def _in_turns(calls: dict[Any, Callable[[], Any]], repeat: int) -> dict[Any, np.ndarray]:
-    """Median seconds [2] of each call, by the clock and of the processor; all are called once per round.
-
-    As calls take seconds, one round is enough to warm up.
-    """
+    """Median wall-clock and processor seconds [2] of each call, all called once per round, after a round of warm-up."""
     found: dict[Any, list[np.ndarray]] = {name: [] for name in calls}
     for _ in range(repeat + 1):
         for name, call in calls.items():
@@ -251,7 +246,7 @@ def _in_turns(calls: dict[Any, Callable[[], Any]], repeat: int) -> dict[Any, np.
 
 
 def _by_engine(own: dict[str, np.ndarray], dense: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Seconds and ratios of one model: of torch, and of onnxruntime by part and summed up."""
+    """Seconds and ratios of one model with torch, and with onnxruntime by part and in all."""
     figures = {key: _figures(own[key], dense[key]) for key in own}
     whole = figures.pop('torch')
     total = _figures(*(sum(values[key] for key in figures) for values in (own, dense)))

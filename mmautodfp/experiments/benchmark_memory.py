@@ -1,4 +1,4 @@
-"""The memory that a :class:`mmautodfp.costs.MemoryBudget` counts, against what torch allocates."""
+"""The memory that a :class:`mmautodfp.costs.MemoryBudget` counts, compared with what torch allocates."""
 
 import os
 from bisect import bisect_right
@@ -21,11 +21,10 @@ from .bench import example_of, random_detector
 def benchmark_memory(
     config: str | os.PathLike, size: Sequence[int] | None = None, device: str | None = None
 ) -> dict[str, Any]:
-    """Memory of a detector, counted and measured: dense, and with half of the channels, in its backbone and as a whole.
+    """Memory of a detector, counted and measured: dense, and with half of the channels of its backbone or of all of it.
 
-    Weights are random: their values do not matter to the memory, but for how many regions a second stage is given.
-    Measured is the forward without post-processing, as it is counted: on a processor what torch's profiler sees, on a
-    GPU what torch's allocator tells.
+    Weights are random. As in the count, the forward is measured without post-processing: on a processor by torch's
+    profiler, on a GPU by torch's allocator.
 
     Args:
         config (str | os.PathLike): Config of a detector.
@@ -33,9 +32,9 @@ def benchmark_memory(
         device (str | None): 'cpu' or 'cuda'. Defaults to None: a GPU if there is one.
 
     Returns:
-        dict[str, Any]: For each model the bytes of its ``weights``; those ``counted`` in all; those ``measured``, which
-        are the weights, the input and what torch allocated at once beside them, and the ``ratio`` of the two; and, on a
-        processor, what was measured ``between_operations``, without what these take only while they work. The machine.
+        dict[str, Any]: For each model the bytes of its ``weights``; the bytes ``counted`` in all; those ``measured``:
+        weights, input and the most that torch allocated at once besides; the ``ratio`` of the two; and, on a processor,
+        those measured ``between_operations``, without what an operation frees before its end. The machine.
     """
     _, model, images = random_detector(config, size)
     device = device or device_at_hand()
@@ -68,7 +67,7 @@ def benchmark_memory(
 
 @torch.no_grad()
 def allocated_on_gpu(run: Callable[[], Any]) -> int:
-    """The most bytes that torch's allocator holds at once for a run on a GPU, beside what it held before."""
+    """The most bytes that a run on a GPU allocates at once, as torch's allocator reports them."""
     run()  # cuBLAS takes a workspace at the first call, and keeps it
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -78,7 +77,7 @@ def allocated_on_gpu(run: Callable[[], Any]) -> int:
 
 @torch.no_grad()
 def allocated_peaks(run: Callable[[], Any]) -> tuple[int, int]:
-    """The most bytes that torch holds at once of what it allocates in a run on the processor, as its profiler tells.
+    """The most bytes that a run on the processor allocates at once, as torch's profiler reports them.
 
     Returns:
         tuple[int, int]: At any time, and at those where an operation has just ended.
