@@ -1,1 +1,1 @@
-"""Measurements of the product; nothing of it imports them."""
+"""Measurements of the package; the rest of it imports none of them."""

@@ -25,9 +25,9 @@ from mmautodfp.utils import in_one_line
 from .mmdet_folders import FAMILIES, FURTHER, OTHERS, SAME
 
 MMDET_CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
-SIZE = 256  # side of the image on which FLOPs are counted, unless it is too small
+SIZE = 256  # side of the image on which FLOPs are counted; twice that where it is too small
 
-#: What the survey's reasons mean, in plain words; predictors stay always and are not named.
+#: The survey's reasons in words; predictors are never pruned and not named.
 REASONS = {
     'gives an output of the model|feeds (max|argmax|sort)|is not run when': '',
     'does not come out the same together': 'what cannot be proven',
@@ -54,15 +54,15 @@ FAILURES = {
 
 
 def measure_families(configs: Sequence[str] | None = None, tell: Callable[[str], None] = print) -> dict[str, Any]:
-    """Prune each family's detector, of random weights, as a whole.
+    """Prune one detector of each family as a whole, with random weights.
 
     Args:
         configs (Sequence[str] | None): Relative to MMDetection's configs, without '.py'. Defaults to None: all.
         tell (Callable): Told a row of the table after each. Defaults to print.
 
     Returns:
-        dict[str, Any]: ``results`` as of :func:`measure_family`; ``same``, folders with the network of another family;
-            ``others``, folders with something else.
+        dict[str, Any]: ``results`` of :func:`measure_family`; ``same``, folders with the network of another family;
+        ``others``, folders with something else.
     """
     results = []
     for config in all_configs() if configs is None else configs:
@@ -79,16 +79,16 @@ def all_configs() -> list[str]:
 
 
 def measure_family(config: str) -> dict[str, Any]:
-    """What can be pruned of a detector, and whether it works with half of it gone.
+    """Find out what can be pruned of a detector, and whether it works with half of that pruned.
 
     Args:
         config (str): Relative to MMDetection's configs, without '.py'.
 
     Returns:
-        dict[str, Any]: ``config`` and ``family``, and ``failed`` with the reason if it could not be built, or be
-        looked at; otherwise ``groups`` (how many), ``flops`` (share of the model's FLOPs that depends on the groups'
-        widths), ``flops_at_half`` (share of them that is left with half of each group), ``left`` (lines on what
-        stays), ``predicts`` (None if the dense detector does not either), ``restored`` and ``seconds``.
+        dict[str, Any]: ``config`` and ``family``, and ``failed`` with the reason if it could not be built or surveyed;
+        otherwise ``groups`` (how many), ``flops`` (share of the model's FLOPs that depends on the groups' widths),
+        ``flops_at_half`` (share of the FLOPs with half of each group), ``left`` (lines on what cannot be pruned),
+        ``predicts`` (None if the dense detector does not either), ``restored`` and ``seconds``.
     """
     found: dict[str, Any] = dict(family=config.partition('/')[0], config=config)
     started = time.perf_counter()
@@ -106,28 +106,28 @@ def measure_family(config: str) -> dict[str, Any]:
 
 
 def settings_of(config: str) -> ConfigDict:
-    """The model of a config of MMDetection's, without what names files of weights, and with few regions."""
+    """The model of a config of MMDetection's, without files of weights and with few regions."""
     model = Config.fromfile(MMDET_CONFIGS / f'{config}.py').model
     _forget_files(model)
     first_stage = (model.get('test_cfg') or {}).get('rpn')
     if first_stage:
-        first_stage.max_per_img = 50  # untrained, it finds objects everywhere
+        first_stage.max_per_img = 50  # an untrained one finds objects everywhere
     return model
 
 
 def build_model(settings: ConfigDict) -> nn.Module:
-    """A detector of random weights in eval mode; nothing is downloaded."""
+    """A detector with random weights in eval mode; nothing is downloaded."""
     register_all_modules()
     torch.manual_seed(0)
     model = MODELS.build(settings)
     if isinstance(levels := getattr(model, 'level_embed', None), nn.Parameter):
-        nn.init.normal_(levels)  # deformable DETRs leave there what was in memory
-    model.eval()  # a student's returns nothing
+        nn.init.normal_(levels)  # deformable DETRs leave it uninitialised
+    model.eval()  # which returns None for a student with a teacher
     return model
 
 
 def _forget_files(settings: Any) -> None:
-    """Take out what names weights, and let what names a teacher's config find it."""
+    """Remove files of weights, and make paths of teachers' configs absolute."""
     for value in settings.values() if isinstance(settings, dict) else settings:
         if isinstance(value, dict | list | tuple):
             _forget_files(value)
@@ -140,11 +140,11 @@ def _forget_files(settings: Any) -> None:
 
 @torch.no_grad()
 def prune_half(model: nn.Module, size: int) -> dict[str, Any]:
-    """Take out random halves of all groups, predict on an image of this side or twice it, and bring them back."""
+    """Prune random halves of all groups, predict on an image of this side or twice it, and restore the model."""
     survey = survey_target(model, 'model')
     try:
         images, positions = _look(model, size)
-    except RuntimeError:  # coarse levels of small images are smaller than some kernels
+    except RuntimeError:  # the coarse levels of small images are smaller than some kernels
         images, positions = _look(model, 2 * size)
     flops = model_costs(model, model, survey.groups, positions).flops['model']
     tensors = lambda: [*model.parameters(), *model.buffers()]
@@ -158,7 +158,7 @@ def prune_half(model: nn.Module, size: int) -> dict[str, Any]:
     except Exception as problem:
         try:
             predict()
-        except Exception:  # SSD's head of MMDetection 3.3.0 fails by itself
+        except Exception:  # the dense one fails too, as SSD's head of MMDetection 3.3.0 does
             predicts = None
         else:
             raise problem from None
@@ -188,11 +188,11 @@ def half_plan(groups: Sequence[ChannelGroup]) -> PruningPlan:
 
 
 def table_row(found: dict[str, Any]) -> str:
-    """A row of the table in docs/detectors.md: config, groups, shares of FLOPs, and what stays besides predictors."""
+    """A row of the table in docs/detectors.md: config, groups, shares of FLOPs, and what cannot be pruned."""
     if 'failed' in found:
         return f'| `{found["config"]}` | - | - | - | {_words_of(found["failed"], FAILURES)} |'
     stays = dict.fromkeys(words for line in found['left'] if (words := _words_of(line, REASONS)))
-    if not stays and found['flops'] < 0.9:  # the survey does not know them as layers
+    if not stays and found['flops'] < 0.9:  # the survey does not see the readers as layers
         stays[REASONS['feeds convolution']] = None
     if not found['predicts']:
         stays['(does not predict here when dense either)'] = None

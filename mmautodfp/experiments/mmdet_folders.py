@@ -1,4 +1,4 @@
-"""What is in each folder of MMDetection's configs, and a config of each family of detectors."""
+"""The folders of MMDetection's configs, and a config of each family of detectors."""
 
 #: One config of each folder of MMDetection's that describes a detector of still images.
 FAMILIES = dict(
@@ -85,7 +85,7 @@ FAMILIES = dict(
     yolox='yolox_tiny_8xb8-300e_coco',
 ) | {'gn+ws': 'faster-rcnn_r50_fpn_gn-ws-all_1x_coco'}
 
-#: Folders with the network of another family, trained in another way or on something else: a config, that family.
+#: Folders with the network of another family, trained differently or on other data: a config, and that family.
 SAME = dict(
     albu_example=('mask-rcnn_r50_fpn_albu-1x_coco', 'mask_rcnn'),
     boxinst=('boxinst_r50_fpn_ms-90k_coco', 'condinst'),
@@ -109,7 +109,7 @@ SAME = dict(
     wider_face=('retinanet_r50_fpn_1x_widerface', 'retinanet'),
 )
 
-#: More configs of a family, for backbones and heads that have no folder of their own.
+#: Further configs, for backbones and heads without a folder of their own.
 FURTHER = (
     'faster_rcnn/faster-rcnn_x101-32x4d_fpn_1x_coco',
     'yolo/yolov3_mobilenetv2_8xb24-320-300e_coco',

@@ -15,15 +15,15 @@ from mmautodfp.outputs.report.plots import BLUE, GREY, ORANGE, new_figure, save_
 
 @dataclass(frozen=True)
 class Panel:
-    """What is drawn of one network.
+    """The curves of one network.
 
     Attributes:
         title (str): Name of the network.
-        xlabel (str): What is kept.
-        ylabel (str): The metric.
+        xlabel (str): Name of what is kept.
+        ylabel (str): Name of the metric.
         curves (dict[str, list[tuple[float, float]]]): Method to its points; one without points is left out.
-        ylim (tuple[float, float] | None): Range of the metric. Defaults to None: as the points need.
-        dense (float | None): Metric of the dense network, drawn as a level line. Defaults to None: not drawn.
+        ylim (tuple[float, float] | None): Range of the metric. Defaults to None: that of the points.
+        dense (float | None): Metric of the dense network, drawn as a horizontal line. Defaults to None: not drawn.
     """
 
     title: str
@@ -40,8 +40,7 @@ def panels_figure(panels: Sequence[Panel], styles: dict[str, dict[str, Any]]) ->
 
     Args:
         panels (Sequence[Panel]): One or more, from left to right.
-        styles (dict[str, dict]): Method to the arguments that ``Axes.plot`` draws its curve with, in the order of the
-            legend.
+        styles (dict[str, dict]): Method to arguments of ``Axes.plot`` for its curve, in the order of the legend.
     """
     figure = new_figure(4.2 * len(panels) + 1.5, 3.6)
     places = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -88,7 +87,7 @@ def draw_pareto(path: str | os.PathLike, cells: Sequence[dict], methods: dict[st
 
 def _panel(cells: Sequence[dict], methods: dict[str, str]) -> Panel:
     curves = {
-        # By what is really kept, which may be less than the budget allows.
+        # Over what is really kept, which may be less than the budget allows.
         label: [
             (cell['params'][name], mean(cell['held_out'][name]))
             for cell in cells

@@ -26,25 +26,25 @@ def rank_plans(
     cfg_options: dict[str, Any] | None = None,
     report: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Evaluate random plans within the budget with the config's reward and with those that need no data.
+    """Evaluate random plans within the budget with the config's reward and with rewards that need no data.
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry; its reward is taken as the truth.
-        num_plans (int): Plans, 2 or more, drawn as ``RandomSearch(around_uniform=True)`` does. Defaults to 100.
+        num_plans (int): How many plans, 2 or more, see :func:`.bench.random_plans`. Defaults to 100.
         checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
         images (Mapping | None): Settings of the rewards' synthetic images. Defaults to None: their own.
         cfg_options (dict | None): Overrides of the config, dotted keys to values. The plans lie around the uniform one
             unless ``autodfp.allocate`` is True.
-        report (Callable): Told the result so far after each tenth plan.
+        report (Callable): Told the result so far after each tenth plan. Defaults to saying nothing.
 
     Returns:
-        dict[str, Any]: Metrics of each plan, and Spearman's rank correlation with the truth by reward; over all plans
-        and over the better half of them, where a search has to choose.
+        dict[str, Any]: Metrics of each plan, and Spearman's rank correlation with the truth by reward, over all plans
+        and over the better half of them, among which a search has to choose.
 
     Raises:
         AutoDFPError: There are fewer than two plans, or the config is not one of a search that can be prepared.
     """
-    # Plans around the uniform one differ more than those around an allocated one.
+    # Plans around the uniform one differ more than plans around an allocated one.
     options = {'autodfp.compare': False, 'autodfp.allocate': False} | (cfg_options or {})
     _, hook = prepare_hook(config, checkpoint, options)
     task = hook.task

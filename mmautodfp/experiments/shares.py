@@ -1,4 +1,4 @@
-"""A detector pruned to several shares without a search; ``tools/ablation.py --whole`` and table 5 run it."""
+"""Pruning of a detector to several shares without a search; ``tools/ablation.py --whole`` and table 5 run it."""
 
 import copy
 import os
@@ -22,15 +22,15 @@ from .bench import Bench, those_named
 UNIFORM, MERGING = 'pruned only, uniform', 'Neuron Merging, uniform'
 OURS, BACKBONE = 'ours, allocated', 'ours, backbone alone'
 EPISODE = 'ours, allocated, as in an episode'
-# What needs no search, in the order of the tables; the last one is of whole models.
+# Methods without a search, in the order of the tables; the last one is for whole models only.
 UNSEARCHED = (UNIFORM, MERGING, 'Eq. 12 + 16, uniform', 'ours, uniform', EPISODE, OURS, BACKBONE)
 WHOLE_SHARES = (0.7, 0.5, 0.35)
-# A task, whose reconstructor makes up for pruned channels, and a plan of it.
+# A task, with its compensation, and a plan of it.
 Candidate = tuple[PruningTask, PruningPlan]
 
 
 def budget_of(target: str, share: float) -> Budget:
-    """The limit that a share means: of all FLOPs for a model as a whole, else of the target's parameters."""
+    """The limit for a share: of all FLOPs if the model is pruned as a whole, else of the target's parameters."""
     return FlopBudget(share, scope='model') if target == 'model' else ParamBudget(share)
 
 
@@ -41,13 +41,13 @@ def build_task(
     reconstructor: Reconstructor | None = None,
     part: str | Survey | None = None,
 ) -> PruningTask:
-    """A bench's model, limited to a share, with the config's settings of what may be pruned.
+    """Limit a bench's model to a share, with the config's settings.
 
     Args:
         bench (Bench): Of the dense model.
         target (str): What the share is of, see :func:`budget_of`.
-        share (float): What may stay.
-        reconstructor (Reconstructor | None): Defaults to None: a new one as the config says.
+        share (float): How much may be kept.
+        reconstructor (Reconstructor | None): Defaults to None: a new one from the config.
         part (str | Survey | None): What is pruned. Defaults to None: the target.
 
     Raises:
@@ -76,7 +76,7 @@ def require_allocation(task: PruningTask) -> PruningPlan:
 
 @dataclass(frozen=True)
 class PrunedCopy:
-    """A pruned model beside the dense one.
+    """A pruned copy of a model.
 
     Attributes:
         model (nn.Module): In eval mode.
@@ -92,14 +92,14 @@ class PrunedCopy:
 
 
 def prune_copy(task: PruningTask, plan: PruningPlan) -> PrunedCopy:
-    """Prune a copy, with the full pass; the task's model stays dense."""
+    """Prune a copy of a task's model, with the full pass."""
     with task.apply(plan, final=True) as pruned:
         model, layers = copy.deepcopy(task.model), pruned.changes(task.module)
     return PrunedCopy(model, task.path, layers, left_of(task, plan))
 
 
 def candidates_of(task: PruningTask) -> dict[str, Candidate]:
-    """What needs no search, by name; :data:`EPISODE` is to be measured without the full pass."""
+    """Tasks and plans that need no search, by method; :data:`EPISODE` is to be measured without the full pass."""
     allocated, uniform = require_allocation(task), task.uniform_plan(rankings=task.l2_rankings)
     return {
         UNIFORM: (replace(task, reconstructor=PruneOnly()), uniform),
@@ -127,22 +127,22 @@ def measure_shares(
     report: Callable[[dict[str, Any], str], None] = lambda *_: None,
     only: str = '',
 ) -> dict[str, Any]:
-    """Prune a detector without a search, and evaluate it on all images of its test loader.
+    """Prune a detector without a search and evaluate it on all images of its test loader.
 
     Args:
         config (str | os.PathLike): Config whose ``autodfp`` entry has our reconstructor.
-        target (str): 'model', or the part to prune. Defaults to 'model'.
+        target (str): 'model' or the part to prune. Defaults to 'model'.
         shares (Sequence[float]): See :func:`budget_of`. Defaults to 0.7, 0.5 and 0.35.
         checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
         known (dict | None): An earlier result, whose rows are not measured again. Defaults to None.
         report (Callable): Told the result so far and a line, after each row. Defaults to saying nothing.
-        only (str): Regular expression that the names of means must match. Defaults to '': all.
+        only (str): Regular expression that the names of methods must match. Defaults to '': all.
 
     Returns:
-        dict[str, Any]: ``dense`` metric, ``seconds`` that an evaluation takes, ``rows`` by share and means: metric, and
-        shares of the model's FLOPs and parameters that are left. Where the backbone alone cannot reach a share of a
-        model, its row tells the least that it can.
+        dict[str, Any]: ``dense`` metric, ``seconds`` of an evaluation, ``rows`` by share and method: metric, and kept
+        shares of the model's FLOPs and parameters. If the backbone alone cannot reach a share of the model, its row
+        says so.
 
     Raises:
         AutoDFPError: ``known`` was measured with other settings, a share cannot be reached, the reconstructor

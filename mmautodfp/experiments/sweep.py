@@ -1,4 +1,4 @@
-"""Several detectors, ratios and seeds in one go; ``tools/sweep.py`` runs it."""
+"""Searches of several detectors, ratios and seeds; ``tools/sweep.py`` runs it."""
 
 import os
 import statistics
@@ -38,24 +38,22 @@ def sweep(
 ) -> list[dict]:
     """Prune each detector to each ratio with each seed; write ``sweep.json``, ``sweep.md`` and ``pareto.png``.
 
-    Runs that are there already are not repeated, one that was interrupted goes on. A run that fails is told and left
-    out; the others are done all the same.
+    Finished runs are not repeated, and interrupted ones are resumed. A run that fails is logged and left out.
 
     Args:
         configs (Sequence[str | os.PathLike]): Configs with an ``autodfp`` entry and a checkpoint.
-        ratios (Sequence[float]): What ``budget.preserve_ratio`` is to be, in (0, 1].
+        ratios (Sequence[float]): Values of ``budget.preserve_ratio``, in (0, 1].
         seeds (Sequence[int]): Seeds of the searches. Defaults to (0,).
         work_dir (str | os.PathLike): Holds a folder for each run. Defaults to 'work_dirs/sweep'.
         episodes (int | None): Overrides the configs' number of episodes.
-        latency_repeat (int): Measurements of a model's latency, of which the median counts; 0 leaves it out.
-            Defaults to 50.
+        latency_repeat (int): Measurements of each latency, of which the median counts; 0 for none. Defaults to 50.
         cfg_options (dict | None): Further overrides, dotted keys to values, for all runs.
 
     Returns:
         list[dict]: A cell for each detector and ratio.
 
     Raises:
-        AutoDFPError: A ratio is out of range, no run succeeded, or some failed: which, and why.
+        AutoDFPError: A ratio is out of range, or runs failed: which, and why.
     """
     if not configs or not ratios or not seeds:
         raise AutoDFPError('a sweep needs at least one config, one ratio and one seed')
@@ -92,7 +90,7 @@ def sweep(
 
 
 def _cell(name: str, ratio: float, done: Sequence[tuple[Path, dict]]) -> dict[str, Any]:
-    """Means over the seeds whose runs are done: folder and summary of each."""
+    """A row of ``sweep.json`` from the folders and summaries of the seeds that are done."""
     summaries = [summary for _, summary in done]
     rows: dict[str, list[dict]] = {}
     for summary in summaries:

@@ -25,7 +25,7 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[s
 
 
 def measured_shares(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """All shares that rows have figures of, the largest first."""
+    """All shares that were measured in any of the rows, the largest first."""
     return sorted({share for figures in rows for share in figures}, key=float, reverse=True)
 
 
@@ -39,7 +39,7 @@ def metric_cell(row: Mapping[str, Any] | None, dense: float) -> str:
 
 
 def variant_table(results: Mapping[str, Mapping[str, Any]], variant: str) -> str:
-    """What a variant of the compensation leaves of each model that it was measured on.
+    """The metrics that a variant of the compensation keeps, a row for each model.
 
     Args:
         results (Mapping): By model, what :func:`mmautodfp.experiments.ablation.ablate` gave.
@@ -76,7 +76,7 @@ def correlation_table(result: Mapping[str, Any]) -> str:
 def draw_without_search(
     path: str | os.PathLike, results: Mapping[str, Mapping[str, Any]], sweep: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Draw what detectors keep without a search beside what uniform pruning leaves of them, a panel a detector.
+    """Draw what detectors keep without a search and with uniform pruning, a panel for each detector.
 
     Args:
         path (str | os.PathLike): PNG to write.
