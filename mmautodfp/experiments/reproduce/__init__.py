@@ -1,1 +1,1 @@
-"""The paper's tables on what is at hand: its figures, ours beside them, and what could not be measured."""
+"""The paper's tables on the weights and images at hand, with its figures and what could not be measured."""

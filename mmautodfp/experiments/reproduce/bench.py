@@ -1,4 +1,4 @@
-"""One network with its weights and its images, ready to be measured."""
+"""A network with its weights and images, to be measured."""
 
 from dataclasses import replace
 from functools import cache, cached_property
@@ -22,10 +22,10 @@ class NetworkBench(Bench):
         config (Path): Its config, ``configs/classification/*_autodfp.py``.
         checkpoint (str): File or URL of its weights.
         data_root (str | None): Replaces the config's.
-        num_images (int | None): Images to measure on, of the test set, as many of each class; None takes all.
+        num_images (int | None): Test images to measure on, the same number of each class; None for all.
 
     Raises:
-        AutoDFPError: The weights or the images are not there, or the weights are of another network.
+        AutoDFPError: Weights or images are missing, or the weights are of another network.
     """
 
     def __init__(self, config: Path, checkpoint: str, data_root: str | None, num_images: int | None):
@@ -52,7 +52,7 @@ class NetworkBench(Bench):
 
     @cached_property
     def merging(self) -> PruningTask:
-        """The same with Neuron Merging."""
+        """:attr:`unlimited` with Neuron Merging."""
         return replace(self.unlimited, reconstructor=NeuronMerging())
 
     def share_of_channels(self, ratio: float) -> list[int]:
@@ -82,10 +82,10 @@ class NetworkBench(Bench):
 
 
 def locate(name: str, folder: Path | None) -> str:
-    """A checkpoint by the file name that a config gives it, in a folder of checkpoints.
+    """A config's checkpoint, in a folder of checkpoints if there is one.
 
     Raises:
-        AutoDFPError: It is not there.
+        AutoDFPError: It is missing.
     """
     if name.startswith('http'):
         inside = folder / Path(name).name if folder else None

@@ -1,4 +1,4 @@
-"""Table 5: detectors, pruned without a search and by searches of several seeds; the paper has its first row alone."""
+"""Table 5: detectors, pruned without a search and by searches of several seeds; the paper has its first share only."""
 
 import statistics
 from collections import Counter
@@ -32,13 +32,13 @@ METHODS = (*UNSEARCHED, AUTODFP, SEARCHED)
 
 @settings('table 5')
 class DetectorSettings:
-    """What to measure of detectors, and with what.
+    """What to measure for table 5.
 
     Attributes:
         out (Path): Folder of the results and of the searches. What is there already is not measured again.
         configs (Sequence[Path]): Configs with an ``autodfp`` entry whose rewards have data.
-        checkpoints (Path | None): Folder of the weights. Defaults to None: where the configs say.
-        episodes (int | None): Of each search; None leaves the searched rows out. Defaults to None.
+        checkpoints (Path | None): Folder of the weights. Defaults to None: the configs' ``load_from``.
+        episodes (int | None): Of each search. Defaults to None: no searched rows.
         seeds (int): Searches of each kind, with the seeds 0, 1, ... Defaults to 5.
         shares (Mapping[str, Sequence[float]]): By what is pruned, 'backbone' or 'model', see :func:`.budget_of`.
             Defaults to 0.9, 0.7, 0.5 and 0.35 of the backbone's parameters, 0.7, 0.5 and 0.35 of the whole FLOPs.
@@ -65,10 +65,9 @@ def reproduce_detectors(settings: DetectorSettings, tell: Callable[[str], None] 
         tell (Callable): Told how long it may take, and a line after each row. Defaults to print.
 
     Returns:
-        list[dict]: For each detector its config, ``reason``, why it was not measured to the end (None if it was), such
-        as that the folder holds figures of other settings; the ``dense`` metric and ``rows``: by what is pruned, share
-        and method the metric (of searches the mean over the seeds, with ``deviation`` and the ``metrics`` themselves),
-        and the shares of the model's FLOPs and parameters.
+        list[dict]: For each detector its config; ``reason``, why it was not measured to the end (None if it was); the
+        ``dense`` metric; and ``rows`` by what is pruned, share and method: the metric (of searches the mean over the
+        seeds, with ``deviation`` and the single ``metrics``) and the kept shares of the model's FLOPs and parameters.
     """
     found: list[dict[str, Any]] = []
 
@@ -136,7 +135,7 @@ class _Detector:
                 self.keep()
 
     def _estimate(self, result: dict[str, Any]) -> str:
-        """What is to come, from what one evaluation took."""
+        """How long all of it may take, from the seconds of one evaluation."""
         settings, minutes = self.settings, result['seconds'] / 60
         kinds = [methods_of(target) for target, shares in settings.shares.items() for _ in shares]
         rows = sum(len(unsearched) for unsearched, _ in kinds)
@@ -149,7 +148,6 @@ class _Detector:
         return f'{text})'
 
     def _search(self, target: str, share: float, method: str, seed: int) -> dict[str, Any]:
-        """What a search found, see :func:`search_in`."""
         kind = 'autodfp' if method == AUTODFP else 'ours'
         folder = self.settings.out / 'searches' / f'{self.config.stem}_{target}_{share:g}_{kind}_seed{seed}'
         budget = budget_of(target, share)
@@ -162,23 +160,23 @@ class _Detector:
 
 
 def methods_of(target: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What is measured without a search, and with one; the paper's searches are of backbones."""
+    """Methods without a search, and with one; the paper's searches prune backbones."""
     return (METHODS[:-2], METHODS[-1:]) if target == 'model' else (METHODS[:-3], METHODS[-2:])
 
 
 def options_of(settings: DetectorSettings, target: str, method: str) -> dict[str, Any]:
-    """Overrides of a config for what is pruned and how; what the caller says of a reconstructor is of ours."""
+    """Overrides of a config for a target and a method; the caller's overrides of the reconstructor apply to ours."""
     told, ours = dict(settings.cfg_options or {}), 'autodfp.reconstructor'
     own = {key: told.pop(key) for key in list(told) if f'{key}.'.startswith(f'{ours}.')}
     options = {'autodfp.target': target, 'log_level': 'WARNING'} | told
     if method == AUTODFP:
         return options | {ours: dict(type='SimilarityReconstructor', _delete_=True)}
-    # What is within the entry has to come after it.
+    # Overrides within the entry have to come after it.
     return options | {ours: dict(own.pop(ours, {}), type='SyntheticLeastSquares', _delete_=True)} | own
 
 
 def _add(row: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
-    """A searched row with one more seed."""
+    """Add one more seed to a searched row."""
     metrics = [*(row or {}).get('metrics', []), found['held_out_metric']]
     return dict(
         metric=statistics.mean(metrics),
@@ -190,9 +188,9 @@ def _add(row: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def markdown(detectors: Sequence[dict[str, Any]]) -> str:
-    """A table for what is pruned, a line for each detector and method; in brackets the share of the dense metric.
+    """A table for each target, a line for each detector and method; in brackets the share of the dense metric.
 
-    Detectors go by their type, or by their config if there are several of a type.
+    Detectors are named by their type, or by their config if there are several of a type.
 
     Args:
         detectors (Sequence[dict]): What :func:`reproduce_detectors` gave.

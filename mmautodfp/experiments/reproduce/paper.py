@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 ALL_TABLES = ('1', '2', '3', '4', 'fig6', '6', '7')
-# Name in our rows -> name in the paper.
+# Our name -> title.
 NETWORKS = {
     'vgg16_cifar10': 'VGG-16, CIFAR-10',
     'vgg19_cifar10': 'VGG-19, CIFAR-10',
@@ -29,7 +29,7 @@ DENSE = {
     'resnet101_imagenet': 77.31,
     'mobilenet_v1_imagenet': 72.03,
 }
-# Method -> how it is told. 'searched' ones need episodes.
+# Method -> title.
 METHODS = {
     'dense': 'dense',
     'prune': 'uniform, pruned only',
@@ -43,16 +43,16 @@ SEARCHED = ('search', 'search+merging', 'autodfp')
 
 @dataclass(frozen=True)
 class Claim:
-    """One figure of the paper, or one point that a figure of it draws.
+    """One number of the paper, or one point of its figure 6.
 
     Attributes:
         table (str): One of ``ALL_TABLES``.
         network (str): One of ``NETWORKS``.
-        preserve_ratio (float): Share of the parameters that stays.
+        preserve_ratio (float): Share of the parameters that is kept.
         method (str): One of ``METHODS``.
-        paper (float | None): The figure; None where the paper only draws it.
+        paper (float | None): The number; None where the paper only draws it.
         unit (str): '%' (top-1), 'ms' (inference of one image) or 'h' (3,000 episodes). Defaults to '%'.
-        flops_ratio (float | None): Share of FLOPs that the paper tells of it.
+        flops_ratio (float | None): Share of FLOPs that the paper reports with it. Defaults to None.
     """
 
     table: str
@@ -103,7 +103,7 @@ _TABLE_7 = {
 
 
 def claims(tables: tuple[str, ...] = ALL_TABLES, networks: tuple[str, ...] = tuple(NETWORKS)) -> list[Claim]:
-    """The figures of some tables for some networks, in the paper's order, dense models first."""
+    """The numbers of some tables for some networks, in the paper's order, dense models first."""
     found = [claim for claim in _all_claims() if claim.table in tables and claim.network in networks]
     used = dict.fromkeys((claim.table, claim.network) for claim in found if claim.table in '1234')
     dense = [Claim(table, network, 1.0, 'dense', DENSE[network]) for table, network in used]

@@ -44,7 +44,7 @@ def write_report(rows: Sequence[dict], out: Path, settings: dict) -> None:
 
 
 def markdown(rows: Sequence[dict]) -> str:
-    """Tables with the paper's figure beside ours, and below each what could not be measured."""
+    """Tables of the paper's numbers and ours, and below each what could not be measured."""
     parts = []
     for table in ALL_TABLES:
         own = [row for row in rows if row['table'] == table]
@@ -59,10 +59,10 @@ def markdown(rows: Sequence[dict]) -> str:
 
 
 def compact(results: Sequence[dict]) -> str:
-    """Tables 1 and 2 of several reproductions in one: a line for each network and share, the paper's in brackets.
+    """Tables 1 and 2 of several results in one: a line for each network and share, the paper's numbers in brackets.
 
     Args:
-        results (Sequence[dict]): What :func:`write_report` kept, one after the other.
+        results (Sequence[dict]): Contents of several ``reproduce.json``.
     """
     head = ['network', 'kept', *(METHODS[method] for method in METHODS if method != 'dense'), 'reward', 'episodes']
     lines = [line for result in results for line in _compact_lines(result)]
@@ -105,14 +105,14 @@ def _cells(row: dict) -> list[str]:
 
 
 def _absent(rows: Sequence[dict]) -> list[str]:
-    """A line for each network and reason that rows are absent for."""
+    """A line for each network and reason why rows are absent."""
     groups = Counter((row['network'], row['reason']) for row in rows)
     lines = [f'- not measured: {count} of {NETWORKS[network]}: {reason}' for (network, reason), count in groups.items()]
     return [*lines, ''] if lines else []
 
 
 def _draw_figure_6(rows: Sequence[dict], path: Path) -> None:
-    """Draw accuracy against the preserved share of parameters, a panel a network."""
+    """Draw accuracy over the preserved share of parameters, a panel for each network."""
     curves: dict[str, dict[str, list]] = {row['network']: {} for row in rows}
     for row in rows:
         curves[row['network']].setdefault(METHODS[row['method']], []).append((row['params_ratio'], row['ours']))

@@ -1,4 +1,4 @@
-"""Measure the rows: the uniform ones at once, the searched ones with as many episodes as were asked for."""
+"""Measure the rows of the classifiers' tables, uniform and searched."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ from ..bench import search_in
 from .bench import NetworkBench, locate
 from .paper import ALL_TABLES, NETWORKS, SEARCHED, Claim, claims
 
-# The paper's uniform rows of ResNet-56 are those of Neuron Merging, which keeps a share of each group's channels; all
-# others keep one of the parameters.
+# The paper's uniform rows of ResNet-56 are from Neuron Merging, which keeps a share of each group's channels; the other
+# rows keep a share of the parameters.
 OF_CHANNELS = ('resnet56_cifar10',)
 
 
@@ -28,15 +28,15 @@ class Settings:
     """What to measure, and with what.
 
     Attributes:
-        out (Path): Folder of the result and of the searches. Searches that are there are taken up again.
-        checkpoints (Path | None): Folder of the weights. Defaults to None: where the configs say.
-        cifar10 (str | None): Folder or .npz file. Defaults to None: where the configs say.
-        imagenet (str | None): Folder of the validation images. Defaults to None: where the configs say.
+        out (Path): Folder of the result and of the searches. Searches that are there are resumed.
+        checkpoints (Path | None): Folder of the weights. Defaults to None: the configs' ``load_from``.
+        cifar10 (str | None): Folder or .npz file. Defaults to None: the configs'.
+        imagenet (str | None): Folder of the validation images. Defaults to None: the configs'.
         tables (tuple[str, ...]): Defaults to all.
         networks (tuple[str, ...]): Defaults to all.
-        episodes (int | None): Of each search; None leaves the searched rows out.
+        episodes (int | None): Of each search. Defaults to None: no searched rows.
         search_images (int): Images that reward a search; it is judged on the rest. Defaults to 1000.
-        num_images (int | None): Images for the uniform rows; None takes all. Defaults to None.
+        num_images (int | None): Images for the uniform rows. Defaults to None: all.
         seed (int): Of the searches. Defaults to 0.
         cfg_options (dict | None): Further overrides of the searches' configs, dotted keys to values.
     """
@@ -55,16 +55,16 @@ class Settings:
 
 
 def reproduce(settings: Settings, tell: Callable[[str], None] = print) -> list[dict]:
-    """Measure all rows that can be measured.
+    """Measure the rows of tables, as far as weights and images are there.
 
     Args:
         settings (Settings): What to measure.
         tell (Callable): Told a line after each row. Defaults to print.
 
     Returns:
-        list[dict]: A row for each of the paper's figures: the fields of :class:`Claim`, ``ours``, ``params_ratio``,
-        ``ours_flops_ratio``, ``images``, of searches ``episodes`` and ``reward``, and ``reason``, why it was not
-        measured (None where it was).
+        list[dict]: A row for each of the paper's numbers: the fields of :class:`Claim`, ``ours``, ``params_ratio``,
+        ``ours_flops_ratio``, ``images``, for searches ``episodes`` and ``reward``, and ``reason``, why it was not
+        measured (None if it was).
 
     Raises:
         AutoDFPError: A table or network is unknown.
@@ -88,7 +88,7 @@ def reproduce(settings: Settings, tell: Callable[[str], None] = print) -> list[d
 
 
 def require_known(tables: Sequence[str], networks: Sequence[str]) -> None:
-    """Refuse tables and networks that the paper does not have."""
+    """Raise :class:`AutoDFPError` for a table or network that the paper does not have."""
     for asked, known, what in ((tables, ALL_TABLES, 'table'), (networks, NETWORKS, 'network')):
         unknown = [name for name in asked if name not in known]
         if unknown:
@@ -140,7 +140,7 @@ class _Laboratory:
         pruned_only = claim.method != 'autodfp'
         name = f'{self.network}_{claim.preserve_ratio:g}_{"prune" if pruned_only else "autodfp"}_seed{settings.seed}'
         work_dir = settings.out / 'searches' / name
-        judge = self._held_out if claim.unit == '%' else None  # better to know now than after the search
+        judge = self._held_out if claim.unit == '%' else None  # raises before the search if there is none
         options = self._options | ({'autodfp.reconstructor.type': 'PruneOnly'} if pruned_only else {})
         told = dict(checkpoint=self.checkpoint, preserve_ratio=claim.preserve_ratio, seed=settings.seed)
         summary = search_in(work_dir, self.config, settings.episodes, **told, cfg_options=options)
@@ -170,7 +170,7 @@ class _Laboratory:
 
     @cached_property
     def _held_out(self) -> Reward:
-        """What judges a search: the test images beside those that reward it."""
+        """Accuracy on the test images that do not reward the searches."""
         cfg = load_config(self.config, cfg_options=self._options | {'autodfp.reward.cache_gb': 0})
         reward = build(REWARDS, cfg.autodfp.reward.to_dict())
         reward.prepare(self.bench.model, cfg.val_dataloader)
