@@ -3,6 +3,7 @@
 import os
 import statistics
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +65,19 @@ def sweep(
     if len(set(names)) < len(names):
         raise AutoDFPError(f'two configs of a sweep have the same name: {", ".join(sorted(names))}')
     root, failures, cells = Path(work_dir), [], []
-    for config, name in zip(configs, names, strict=True):
-        for ratio in ratios:
-            folders = [root / name / f'{ratio:g}_seed{seed}' for seed in seeds]
-            done = []
-            for seed, folder in zip(seeds, folders, strict=True):
-                options = dict(preserve_ratio=ratio, seed=seed, cfg_options=cfg_options)
-                try:
-                    done.append((folder, search_in(folder, config, episodes, **options)))
-                except (AutoDFPError, RuntimeError) as error:  # RuntimeError: out of memory, above all
-                    failures.append(f'{folder}: {error}')
-                    print_log(f'{folder} failed: {error}', logger='current')
-            if done:
-                cells.append(_cell(name, ratio, done))
-                _write(root, cells)
+    for (config, name), ratio in product(zip(configs, names, strict=True), ratios):
+        done = []
+        for seed in seeds:
+            folder = root / name / f'{ratio:g}_seed{seed}'
+            options = dict(preserve_ratio=ratio, seed=seed, cfg_options=cfg_options)
+            try:
+                done.append((folder, search_in(folder, config, episodes, **options)))
+            except (AutoDFPError, RuntimeError) as error:  # RuntimeError: out of memory, above all
+                failures.append(f'{folder}: {error}')
+                print_log(f'{folder} failed: {error}', logger='current')
+        if done:
+            cells.append(_cell(name, ratio, done))
+            _write(root, cells)
     if latency_repeat:
         for cell in cells:
             seconds = measure_latency(root / cell['runs'][0], latency_repeat)
