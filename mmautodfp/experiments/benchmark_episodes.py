@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -82,15 +83,12 @@ def benchmark_racing(config: str | os.PathLike, seeds: int = 5) -> dict[str, Any
     _, hook = prepare_hook(config)
     require_held_out(hook)
     told = hook.settings
+    run = partial(search, hook.task, hook.reward, told.num_episodes, told.agent, told.opening_lams)
     ways: dict[str, list[dict]] = {'whole': [], 'racing': []}
     for seed in range(seeds):
         for way, rows in ways.items():
             with quiet():
-                found = search(
-                    *(hook.task, hook.reward, told.num_episodes, told.agent, told.opening_lams),
-                    racing=way == 'racing',
-                    seed=seed,
-                )
+                found = run(racing=way == 'racing', seed=seed)
             done = found.image_evaluations
             rows.append(
                 dict(
@@ -105,8 +103,7 @@ def benchmark_racing(config: str | os.PathLike, seeds: int = 5) -> dict[str, Any
         way: {key: statistics.mean(row[key] for row in found) for key in found[0] if key != 'seed'}
         for way, found in ways.items()
     }
-    counts = dict(episodes=told.num_episodes, stages=hook.reward.stages)
-    return counts | dict(means=means, **ways, machine=describe_machine())
+    return dict(episodes=told.num_episodes, stages=hook.reward.stages, means=means, **ways, machine=describe_machine())
 
 
 def benchmark_precision(config: str | os.PathLike, plans: int = 100, precision: str = 'auto') -> dict[str, Any]:

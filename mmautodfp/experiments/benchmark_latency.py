@@ -63,12 +63,9 @@ def benchmark_latency(
     settings, device = read_settings(cfg.autodfp.to_dict()), device_at_hand()
     module = find_module(build_model(cfg), settings.target).to(device)
     images = torch.rand(1, input_channels(module), *(size or input_size(cfg, Path(config))), device=device)
+    plain, p_min = dict(type='PruneOnly'), settings.p_min
     tasks = {
-        divisor: PruningTask.build(
-            *(module, '', images, FlopBudget(ratio), dict(type='PruneOnly')),
-            channel_divisor=divisor,
-            p_min=settings.p_min,
-        )
+        divisor: PruningTask.build(module, '', images, FlopBudget(ratio), plain, channel_divisor=divisor, p_min=p_min)
         for divisor in (1, 8)
     }
     task = tasks[1]
@@ -181,7 +178,7 @@ def _calls(
     calls: dict[tuple[str, str], Callable[[], Any]] = {}
     for number, (name, model) in enumerate(models.items()):
         calls[name, 'torch'] = lambda model=model: infer(model, images)
-        for part, shape in measured_parts(model, cfg):
+        for part, shape in _parts_to_time(model, cfg):
             path = folder / f'{number}_{part.name}.onnx'
             is_image = shape is None
             write_onnx(part, path, (1, 3, *TRACED) if is_image else shape)
@@ -191,19 +188,8 @@ def _calls(
     return calls
 
 
-def measured_parts(model: nn.Module, cfg: Config) -> list[tuple[Part, tuple[int, ...] | None]]:
-    """A detector from images to the outputs of its heads, in parts that can be written as ONNX.
-
-    Args:
-        model (nn.Module): A one-stage detector, or a two-stage one of the usual kind.
-        cfg (Config): Its config, which names the number of regions for the second stage.
-
-    Returns:
-        list[tuple[Part, tuple[int, ...] | None]]: Each part with the shape of its input; None for images.
-
-    Raises:
-        AutoDFPError: It is another kind of detector.
-    """
+def _parts_to_time(model: nn.Module, cfg: Config) -> list[tuple[Part, tuple[int, ...] | None]]:
+    """A detector's parts from images to the outputs of its heads, each with the shape of its input; None for images."""
     if not has_plain_second_stage(model):
         whole = next((part for part in parts_of(model) if part.name == 'detector'), None)
         if whole is None:

@@ -120,13 +120,8 @@ def candidates(agent: dict) -> dict[str, dict]:
 def _run(hook: AutoDFPHook, row: dict[str, Any], episodes: int, seed: int) -> None:
     """Run one more search of a kind and add what it found to the kind's row."""
     start = time.perf_counter()
-    opening = hook.settings.opening_lams
-    found = search(
-        *(hook.task, hook.reward, episodes, row['agent'], opening, False),
-        seed=seed,
-        finalists=hook.num_finalists,
-        judge=hook.judge,
-    )
+    told = dict(opening_lams=hook.settings.opening_lams, finalists=hook.num_finalists, judge=hook.judge)
+    found = search(hook.task, hook.reward, episodes, row['agent'], racing=False, seed=seed, **told)
     row['seconds'] += time.perf_counter() - start
     best = found.history.best
     row['search'].append(found.history.rewards[best])
