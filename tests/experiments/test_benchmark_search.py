@@ -7,11 +7,10 @@ from mmautodfp.experiments.benchmark_search import benchmark_search, candidates
 from mmautodfp.search.finalists import judge_finalists
 from mmautodfp.utils import AutoDFPError
 
-pytestmark = pytest.mark.slow  # whole runs
-
 CONFIG = 'configs/demo/vgg_digits_autodfp.py'
 
 
+@pytest.mark.slow
 def test_every_search_gets_the_same_task_and_opening():
     told = []
     report = lambda result, line: told.append(line)
@@ -40,6 +39,7 @@ def test_every_search_gets_the_same_task_and_opening():
         benchmark_search(CONFIG, episodes=6, known=result, cfg_options={'autodfp.opening_lams': (0.5,)})
 
 
+@pytest.mark.slow
 def test_plans_of_least_squares_are_finished():
     options = {'autodfp.reconstructor': dict(type='SyntheticLeastSquares', images=dict(size=8, num_images=16))}
     result = benchmark_search(CONFIG, episodes=4, seeds=1, only='random.*', cfg_options=options)
@@ -54,6 +54,7 @@ def test_plans_of_least_squares_are_finished():
         benchmark_search(CONFIG, finalists=3, cfg_options=options)
 
 
+@pytest.mark.slow
 def test_the_chosen_finalist_is_told_beside_the_plan_with_the_best_reward(monkeypatch):
     reconstructor = dict(type='SyntheticLeastSquares', images=dict(size=8, num_images=16))
     options = {'autodfp.reconstructor': reconstructor, 'autodfp.reward.num_images': 100}
