@@ -50,10 +50,10 @@ def main(argv: list[str] | None = None) -> None:
     others = tuple(table for table in tables if table != '5')
     require_known(others, args.networks or ())
     if '5' in tables:
-        detectors = args.detectors or [find_config(f'{name}_autodfp') for name in DETECTORS]
+        configs = args.detectors or [find_config(f'{name}_autodfp') for name in DETECTORS]
         asked = dict(backbone=args.shares, model=args.whole_shares)
         shares = SHARES | {target: found for target, found in asked.items() if found is not None}
-        settings = DetectorSettings(args.out, detectors, args.checkpoints, args.episodes, args.seeds, shares, options)
+        settings = DetectorSettings(args.out, configs, args.checkpoints, args.episodes, args.seeds, shares, options)
         detectors = reproduce_detectors(settings)
         print(f'wrote {args.out}/table5.json and table5.md')
     if others:

@@ -56,7 +56,7 @@ def benchmark_memory(
             models[name] = dict(weights=weights, counted=counted)
             with task.apply(task.plan(kept)):
                 if device == 'cuda':
-                    measured = given + allocated_on_gpu(run)
+                    measured = given + _allocated_on_gpu(run)
                 else:
                     peak, between = allocated_peaks(run)
                     measured = given + peak
@@ -66,7 +66,7 @@ def benchmark_memory(
 
 
 @torch.no_grad()
-def allocated_on_gpu(run: Callable[[], Any]) -> int:
+def _allocated_on_gpu(run: Callable[[], Any]) -> int:
     """The most bytes that a run on a GPU allocates at once, as torch's allocator reports them."""
     run()  # cuBLAS takes a workspace at the first call, and keeps it
     before = torch.cuda.memory_allocated()

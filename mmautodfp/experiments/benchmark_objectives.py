@@ -64,9 +64,9 @@ def benchmark_objectives(
     Raises:
         AutoDFPError: A count is too small, the config's agent is not SAC, or no images are held out.
     """
-    options = {f'autodfp.objectives.{name}': weight for name, weight in OBJECTIVES.items()}
     _, hook = prepare_hook(config, cfg_options=cfg_options)
     if hook.settings.objectives is None:
+        options = {f'autodfp.objectives.{name}': weight for name, weight in OBJECTIVES.items()}
         _, hook = prepare_hook(config, cfg_options=(cfg_options or {}) | options)
     if type_name(hook.settings.agent) != 'SAC':
         raise AutoDFPError(
