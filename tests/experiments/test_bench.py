@@ -63,6 +63,7 @@ def test_a_search_of_other_settings_or_weights_is_not_passed_off_as_this_one(tmp
     for other, message in (
         (dict(seed=1), 'seed=0, but seed=1 is asked for'),
         (dict(checkpoint=other_weights), r"weights='sha256 \w{16}', but weights='sha256 .* is"),
+        (dict(cfg_options=options | dict(load_from=other_weights)), "weights='sha256 .*, but weights='sha256 .* is"),
         (dict(cfg_options=options | {'autodfp.reconstructor.type': 'PruneOnly'}), "reconstructor=.*'PruneOnly'"),
         (dict(cfg_options={'test_dataloader.dataset.indices': 4}), r'cfg_options={.*: 8}, but cfg_options={.*: 4}'),
     ):
@@ -83,6 +84,9 @@ def test_a_finished_search_is_not_run_again_and_has_as_many_episodes_as_the_hook
     assert played == [HookSettings.num_episodes]
     more = HookSettings.num_episodes + 1
     assert search_in(tmp_path / 'run', config, more)['episodes'] == more
+    config.write_text(config.read_text() + 'autodfp.update(p_min=0.3)\n')
+    with pytest.raises(AutoDFPError, match=r'the search run was measured with p_min=0\.2, but p_min=0\.3 is asked for'):
+        search_in(tmp_path / 'run', config)
 
 
 def test_plans_without_a_search_keep_to_the_configs_divisor():
