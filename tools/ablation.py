@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmautodfp.utils.command_line import add_cfg_options, new_parser, option_of, read_options, told
 
-#: What is measured instead, and the options that say nothing to it.
+#: What can be measured instead, and the options that it does not take.
 OTHERS = dict(
     cost=('checkpoint', 'ratios', 'channels', 'only', 'whole'),
     whole=('channels', 'image_size', 'num_images', 'batch_size'),
@@ -21,7 +21,7 @@ OTHERS = dict(
 @told('figures that were finished are kept: the same command goes on')
 def main(argv: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
-    parser.argument_default = SUPPRESS  # so that what is not given is not there
+    parser.argument_default = SUPPRESS  # options that are not given are left out
     parser.add_argument('config', help='config of a model with the search settings')
     parser.add_argument('checkpoint', nargs='?', help="trained weights (default: the config's load_from)")
     parser.add_argument(

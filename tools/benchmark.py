@@ -34,7 +34,7 @@ from pathlib import Path
 
 from mmautodfp.utils.command_line import add_cfg_options, new_parser, option_of, read_options, told
 
-#: What can be measured: a module of mmautodfp.experiments, and its function. The options are those that this one takes.
+#: What can be measured: a module of mmautodfp.experiments and its function, whose parameters are the options.
 KINDS = dict(
     kernels='benchmark_kernels.benchmark_kernels',
     latency='benchmark_latency.benchmark_latency',
@@ -50,13 +50,13 @@ KINDS = dict(
     fine_tuning='benchmark_fine_tuning.benchmark_fine_tuning',
     robustness='benchmark_robustness.benchmark_robustness',
 )
-WHOLE = 'benchmark_latency.benchmark_whole'  # of latency, with --whole
-#: What --repeat is to a function: the first of these that it takes.
+WHOLE = 'benchmark_latency.benchmark_whole'  # for latency --whole
+#: What --repeat sets: the first of these parameters that a function has.
 REPEATED = ('repeat', 'seeds', 'plans', 'episodes')
 
 
 def make_parser() -> ArgumentParser:
-    """Knows the options of all kinds; what is not given is left to the function that measures."""
+    """A parser of the options of all kinds; those that are not given are left out."""
     parser = new_parser(__doc__)
     parser.argument_default = SUPPRESS
     parser.add_argument('what', choices=KINDS, help='what to measure, see above')

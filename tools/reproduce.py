@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
             cfg_options=options,
         )
         rows = reproduce(settings)
-        paths = ('out', 'checkpoints', 'cifar10', 'imagenet')  # of this machine
+        paths = ('out', 'checkpoints', 'cifar10', 'imagenet')  # paths of this machine
         write_report(rows, args.out, {key: value for key, value in asdict(settings).items() if key not in paths})
         print(f'wrote {args.out}/reproduce.json and reproduce.md')
     if '5' in tables and all(one['reason'] for one in detectors):

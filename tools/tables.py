@@ -12,7 +12,7 @@ from mmautodfp.utils.command_line import new_parser, told
 
 
 def tables(folder: Path) -> str:
-    """All tables of a folder of results, as they stand in the docs.
+    """All tables of a folder of results, as they are in the docs.
 
     Raises:
         AutoDFPError: The folder holds no such results.

@@ -78,9 +78,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def train_in_bfloat16(detector) -> None:
-    """Lets backbone and neck of ``detector`` compute in bfloat16 while it trains; weights and heads stay in float32.
+    """Let a detector's backbone and neck compute in bfloat16 while it trains; weights and heads stay in float32.
 
-    mmengine's AmpOptimWrapper wants a GPU, and mmcv's RoIAlign takes no bfloat16.
+    MMEngine's AmpOptimWrapper needs a GPU, and mmcv's RoIAlign does not take bfloat16.
     """
     import torch
 
@@ -94,7 +94,7 @@ def train_in_bfloat16(detector) -> None:
         batch_inputs = batch_inputs.to(memory_format=torch.channels_last)
         with torch.autocast('cpu', torch.bfloat16, enabled=detector.training):
             features = extract_feat(batch_inputs)
-        return tuple(feature.float().contiguous() for feature in features)  # RoIAlign reads them as they lie
+        return tuple(feature.float().contiguous() for feature in features)  # as RoIAlign needs them
 
     detector.extract_feat = extract_feat_in_bfloat16
 
