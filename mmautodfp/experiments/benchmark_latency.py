@@ -177,14 +177,13 @@ def _calls(
     """Calls to time, by model and 'torch' or the part that onnxruntime runs."""
     calls: dict[tuple[str, str], Callable[[], Any]] = {}
     for number, (name, model) in enumerate(models.items()):
-        calls[name, 'torch'] = lambda model=model: infer(model, images)
+        calls[name, 'torch'] = partial(infer, model, images)
         for part, shape in _parts_to_time(model, cfg):
             path = folder / f'{number}_{part.name}.onnx'
             is_image = shape is None
             write_onnx(part, path, (1, 3, *TRACED) if is_image else shape)
             given = dict(images=(images if is_image else torch.rand(shape)).numpy())
-            session = open_session(path, cpu=True)
-            calls[name, part.name] = lambda session=session, given=given: session.run(None, given)
+            calls[name, part.name] = partial(open_session(path, cpu=True).run, None, given)
     return calls
 
 
