@@ -1,6 +1,7 @@
 """A metric on some images of a data set, as a reward."""
 
 import copy
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
@@ -132,5 +133,7 @@ class DatasetReward(Reward):
         other._prepare(model, dataloader, excluded)
         if not other._has_truth:
             return None
-        other.one_batch()  # an image that is missing is better missed now than after the search
+        # An image that is missing is better missed now than after the search; one is read in any case.
+        missing = (index for index, path in zip(other.indices, other.images, strict=True) if not os.path.exists(path))
+        other._batches.load(next(missing, other.indices[0]))
         return other

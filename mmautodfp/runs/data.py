@@ -2,12 +2,14 @@
 
 import inspect
 import os
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.fileio import exists
 
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.configs import inner_dataset
+from mmautodfp.utils.fileio import load_json
 from mmautodfp.utils.registry import DATASETS, build
 
 
@@ -67,3 +69,31 @@ def _require_annotations(cfg: Config, split: str, dataset: dict) -> None:
                 f'{name} names the annotations {path}, but there is no such file; put the data there or set '
                 'data_root and ann_file'
             )
+    for path, name in {path: name for name, path in files if str(path).endswith('.json')}.items():
+        if os.path.isfile(path):
+            load_json(path, f'the annotation file of {name}')  # tells of a damaged one
+
+
+def require_images(dataset: Any, name: str) -> None:
+    """Look whether the images of a data set are there, without reading them.
+
+    Args:
+        dataset (Any): One that does not tell its files is not looked at.
+        name (str): Whose it is to the user, such as 'test_dataloader'.
+
+    Raises:
+        AutoDFPError: A file is missing.
+    """
+    if not hasattr(dataset, 'get_data_info'):
+        return
+    paths = [dataset.get_data_info(index).get('img_path') for index in range(len(dataset))]
+    missing = [index for index, path in enumerate(paths) if isinstance(path, str) and not os.path.exists(path)]
+    if not missing:
+        return
+    try:
+        dataset[missing[0]]  # images may lie elsewhere than on this machine
+    except Exception:  # a storage may fail in any way
+        raise AutoDFPError(
+            f'{len(missing)} of the {len(paths)} images that {name} names cannot be found, first {paths[missing[0]]}; '
+            'put the data there or set data_root and data_prefix'
+        ) from None

@@ -14,6 +14,8 @@ from mmautodfp.outputs import kept_as
 from mmautodfp.utils import AutoDFPError, last_line
 from mmautodfp.utils.fileio import fit_state, read_state
 
+from .data import require_images
+
 T = TypeVar('T')
 
 
@@ -49,7 +51,8 @@ def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
 
 def run_test(runner: Runner) -> dict[str, float]:
     """The metrics of a runner's test loop, and with it all that hooks do around it."""
-    _build(runner.cfg, lambda: runner.test_loop)  # now, not after the search
+    loop = _build(runner.cfg, lambda: runner.test_loop)  # now, not after the search
+    require_images(loop.dataloader.dataset, 'test_dataloader')
     try:
         return runner.test()
     except FileNotFoundError as error:  # from a worker of the data loader it comes with the worker's traceback

@@ -55,7 +55,7 @@ def test_bad_settings_end_in_one_clear_sentence(tmp_path, options, message):
         ({'val_dataloader.dataset.ann_file': 'absent.json'}, r'val_dataloader\.dataset names .*absent\.json, but'),
         ({'test_dataloader.dataset.ann_file': 'absent.json'}, r'test_dataloader\.dataset names .*absent\.json, but'),
         ({'test_evaluator.ann_file': 'absent.json'}, r'test_evaluator names the annotations absent\.json, but'),
-        ({'test_dataloader.dataset.data_prefix.img': 'absent/'}, r'image .*absent/.*which cannot be read'),
+        ({'test_dataloader.dataset.data_prefix.img': 'absent/'}, r'24 of the 24 images .*, first .*absent/.*; put the'),
         ({'val_dataloader.dataset.data_prefix.img': 'absent/'}, r'absent/.*which cannot be read'),
         ({'val_dataloader.dataset.indices': 0}, 'the data set has none'),
     ],

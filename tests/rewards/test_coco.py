@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 import torch
@@ -134,6 +135,19 @@ def test_a_judge_has_other_images_than_the_reward_and_than_the_report(model, dig
         assert (judge is None) == (judging == 0)
     reward = prepared(model, val, 200, cache_gb=0)
     assert len(reward.judge(model, val).images) == 100  # nothing is reported
+
+
+def test_a_missing_image_is_missed_when_the_judge_is_made_and_not_when_it_is_asked(model, digits_root, tmp_path):
+    reward = prepared(model, digits_loader(digits_root), 20)
+    path = reward.judge(model, digits_loader(digits_root)).images[3]
+    (tmp_path / 'annotations').symlink_to(digits_root / 'annotations')
+    (tmp_path / 'val').mkdir()
+    for image in (digits_root / 'val').iterdir():
+        if image.name != os.path.basename(path):
+            (tmp_path / 'val' / image.name).symlink_to(image)
+    for part in (reward.judge, reward.held_out):
+        with pytest.raises(AutoDFPError, match=rf'image {tmp_path}/val/{os.path.basename(path)}, which cannot be read'):
+            part(model, digits_loader(tmp_path))
 
 
 def test_images_without_annotations_do_not_judge(model, digits_root, tmp_path):
