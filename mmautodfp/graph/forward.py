@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from mmautodfp.utils import AutoDFPError, in_one_line
 
 # Regions of each image that second stages look at.
 NUM_REGIONS = 48
@@ -99,21 +102,36 @@ def _run_torchvision(model: nn.Module, images: Tensor) -> dict[str, Any]:
     features = features if isinstance(features, Mapping) else {'0': features}
     levels, said = list(features.values()), {}
     if hasattr(model, 'head'):
-        said['head'] = model.head(levels)
+        said['head'] = _ask(model, 'head', levels)
     if hasattr(model, 'rpn'):
-        said['rpn'] = model.rpn.head(levels)
+        said['rpn'] = _ask(model, 'rpn.head', levels)
     if hasattr(model, 'roi_heads'):
         regions = random_regions(images)
         boxes = [regions[regions[:, 0] == index, 1:] for index in range(len(images))]
         sizes = [tuple(images.shape[-2:])] * len(images)
         for kind in ('box', 'mask', 'keypoint'):
-            pool, head, predictor = (
-                getattr(model.roi_heads, f'{kind}_{part}', None) for part in ('roi_pool', 'head', 'predictor')
-            )
-            if pool is not None:
+            if getattr(model.roi_heads, f'{kind}_roi_pool', None) is not None:
                 shown = boxes if kind == 'box' else [own[: NUM_REGIONS // REGIONS_PER_MASK] for own in boxes]
-                said[kind] = predictor(head(pool(features, shown, sizes)))
+                found = _ask(model, f'roi_heads.{kind}_roi_pool', features, shown, sizes)
+                for part in ('head', 'predictor'):
+                    found = _ask(model, f'roi_heads.{kind}_{part}', found)
+                said[kind] = found
     return said or features
+
+
+def _ask(model: nn.Module, path: str, *inputs: Any) -> Any:
+    """Call a head of a torchvision detector as torchvision calls its own; one that takes something else is named."""
+    head = attrgetter(path)(model)
+    try:
+        return head(*inputs)
+    except AutoDFPError:
+        raise
+    except (TypeError, AttributeError, LookupError, ValueError) as error:
+        raise AutoDFPError(
+            f"{path} of the {type(model).__name__} was called as torchvision's own heads are, but this "
+            f'{type(head).__name__} takes something else ({in_one_line(error)}); let its forward take what theirs do, '
+            "or prune the backbone with reconstructor=dict(type='SimilarityReconstructor'), which asks no head"
+        ) from error
 
 
 @contextmanager

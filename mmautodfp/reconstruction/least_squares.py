@@ -156,7 +156,8 @@ class SyntheticLeastSquares(Reconstructor):
         device = next(module.parameters()).device
         images = list(self.images.normalized_as(model).batches(device))  # small beside a layer's outputs
         otherwise = "reconstructor=dict(type='SimilarityReconstructor') needs no images"
-        require_taken(module, model, images[0], otherwise)
+        for part in dict.fromkeys((module, model)):  # heads tell where objects are
+            require_taken(part, model, images[0], otherwise)
         whole = [inputs_of(model, model, batch) for batch in images]  # regions are those of a dense first stage
         if module is model:
             self._batches = lambda: iter(whole)

@@ -11,6 +11,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.misc import FrozenBatchNorm2d
 
@@ -18,6 +19,7 @@ from mmautodfp.graph import outputs_by_kind, outputs_of
 from mmautodfp.graph.forward import random_regions
 from mmautodfp.reconstruction import SyntheticImages, shares_missed
 from mmautodfp.search.task import PruningTask
+from mmautodfp.utils import AutoDFPError
 
 LEAST_SQUARES = dict(type='SyntheticLeastSquares', images=dict(num_images=4, size=64))
 
@@ -72,6 +74,58 @@ def test_images_have_the_scale_that_the_detector_gives_its_own(kind):
     (images,) = SyntheticImages(num_images=2, size=64).normalized_as(model).batches()
     expected = model.transform(list(pixels))[0].tensors
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
+
+
+class BoxHead(TwoMLPHead):
+    """Wants more than torchvision's own."""
+
+    def forward(self, x, proposals):
+        return super().forward(x)
+
+
+class NamedLevels(RetinaNetHead):
+    """Wants the features by their names."""
+
+    def forward(self, features):
+        return super().forward(list(features.values()))
+
+
+class LargeOnes(RetinaNetHead):
+    """Does not take small images."""
+
+    def forward(self, levels):
+        if levels[0].shape[-1] <= 16:
+            raise RuntimeError('the size of the anchors must match')
+        return super().forward(levels)
+
+
+@pytest.mark.parametrize(
+    ('path', 'kind', 'said'),
+    [
+        (
+            'roi_heads.box_head',
+            BoxHead,
+            r'roi_heads\.box_head of the FasterRCNN was called .* this BoxHead takes something else \(TypeError: .*'
+            "missing 1 required positional argument: 'proposals'.*let its forward take what theirs do, or",
+        ),
+        (
+            'head',
+            NamedLevels,
+            r"head of the RetinaNet was called .* this NamedLevels .*'list' object has no attribute 'values'",
+        ),
+        ('head', LargeOnes, r'images of shape \[4, 3, 64, 64\] .* through the RetinaNet, .* \(the size of the anchors'),
+    ],
+)
+def test_a_head_of_another_kind_is_told_in_a_sentence(path, kind, said):
+    model = detector(nn.BatchNorm2d, FasterRCNN if kind is BoxHead else RetinaNet)
+    model.get_submodule(path).__class__ = kind
+    model.transform.min_size = (96,)
+    example = ([torch.rand(3, 96, 96)],) if kind is LargeOnes else None
+    settings = (model, 'backbone.body', example, dict(type='ParamBudget', preserve_ratio=0.5))
+    with pytest.raises(AutoDFPError, match=f'^{said}'):
+        PruningTask.build(*settings, LEAST_SQUARES)
+    task = PruningTask.build(*settings, dict(type='SimilarityReconstructor'))  # which asks no head
+    assert task.summary(task.uniform_plan())['module_params']['ratio'] <= 0.5
 
 
 class TwoLevels(nn.Module):
