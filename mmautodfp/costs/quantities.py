@@ -78,8 +78,8 @@ def parse_limit(text: str | float, metric: str) -> Limit:
         return Limit(metric, None, float(number / 100), unit)
     amount = int(number * units[unit])
     if amount < 1:
-        smallest = next(iter(units)) or metric
-        raise AutoDFPError(f'{asked}; it must be 1 {smallest} or more, and a share is written with a %, such as 60%')
+        smallest = f'1 {next(iter(units))}'.strip()
+        raise AutoDFPError(f'{asked}; it must be {smallest} or more, and a share is written with a %, such as 60%')
     return Limit(metric, amount, None, unit)
 
 

@@ -111,7 +111,7 @@ def _both_sides(size: Any) -> Any:
     return (size, size) if isinstance(size, int) else size
 
 
-@settings('images')
+@settings('a set of images')
 class SyntheticImages:
     """Images that come from nowhere, or from a folder, a batch at a time; each pass gives the same ones.
 

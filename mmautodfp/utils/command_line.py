@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -131,6 +132,8 @@ def read_options(options: Sequence[str]) -> dict[str, Any]:
         namespace = argparse.Namespace()
         try:
             action(None, namespace, [option])
+            if re.match(r'[^=]*=\s*(dict\(|\{(?!\{))', option):  # taken for text
+                raise AssertionError
         except (AssertionError, RecursionError):  # brackets that do not match, and those of dict(...)
             raise AutoDFPError(
                 f'--cfg-options cannot read {option!r}; values within an entry are named with dots, such as '

@@ -27,6 +27,18 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Several = Annotated[tuple[T, ...], Field(strict=False)]  # a list does for a tuple, as JSON has no other
 
+# What pydantic says that a value should be, in plain words.
+PLAIN_WORDS = {
+    'a valid integer': 'a whole number',
+    'a valid number': 'a number',
+    'a valid string': 'a string',
+    'a valid boolean': 'True or False',
+    'a valid dictionary': 'a dict',
+    'a valid list': 'a list',
+    'a valid tuple': 'a list',
+    'an instance of Sequence': 'a list',
+}
+
 
 def settings(who: str) -> Callable[[type[T]], type[T]]:
     """Make a class of annotated fields a frozen dataclass whose values are checked.
@@ -140,15 +152,16 @@ def _describe(error: ValidationError, who: str, asked: Mapping[str, Any], known:
     if name not in asked:
         return f'{who} needs {name}, which is not given'
     # Of a type that is one of several, there is a finding for each.
-    reasons = [item['msg'] for item in found if item['loc'][0] == place[0]]
-    wanted = dict.fromkeys(
-        msg.removeprefix('Input should be ') for msg in reasons if msg.startswith('Input should be ')
-    )
+    reasons = [item['msg'].removeprefix('Value error, ') for item in found if item['loc'][0] == place[0]]
+    wanted = [msg.removeprefix('Input should be ') for msg in reasons if msg.startswith('Input should be ')]
+    wanted = dict.fromkeys(PLAIN_WORDS.get(words, words) for words in wanted)
     index = next((part for part in place[1:] if isinstance(part, int)), None)
-    subject = 'it' if index is None else f'item {index + 1} of it'
-    told = f'{subject} must be {" or ".join(wanted)}' if wanted else reasons[0][0].lower() + reasons[0][1:]
-    if kind == 'missing':
-        told = 'it has too few items'
+    alone = index is None or not isinstance(asked[name], Sequence | Mapping)  # one number may stand for several
+    subject = 'it' if alone else f'item {index + 1} of it'
+    choice = ' or '.join(wanted).replace(' or True or False', ', True or False')
+    told = f'{subject} must be {choice}' if wanted else reasons[0][0].lower() + reasons[0][1:]
+    if kind in ('missing', 'too_long'):
+        told = f'it has too {"few" if kind == "missing" else "many"} items'
     return f'{who} was asked for {name}={_short(asked[name])}; {told}'
 
 

@@ -75,7 +75,7 @@ def test_units_of_another_cost_are_refused(text, metric):
 
 @pytest.mark.parametrize('text', ['0M', '-25M', '0.5', '-0'])
 def test_an_amount_of_nothing_is_refused(text):
-    with pytest.raises(AutoDFPError, match=r'must be 1 params or more, and a share is written with a %'):
+    with pytest.raises(AutoDFPError, match=r'must be 1 or more, and a share is written with a %'):
         parse_limit(text, 'params')
 
 

@@ -215,11 +215,11 @@ def give_widths(made, widths):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda made: made.update(about='x'), r"other.json was asked for about='x'; it must be a valid dict"),
-        (lambda made: made.update(rankings=['x']), r"rankings=\['x'\]; item 1 of it must be a valid list"),
+        (lambda made: made.update(about='x'), r"other.json was asked for about='x'; it must be a dict"),
+        (lambda made: made.update(rankings=['x']), r"rankings=\['x'\]; item 1 of it must be a list"),
         (lambda made: made['points'][1].update(metric=float('nan')), 'a point of .* must be a finite number'),
-        (lambda made: made['points'][1].update(metric=None), 'a point of .*metric=None; it must be a valid number'),
-        (lambda made: made['points'][1]['costs'].update(model_params='x'), 'a point of .* must be a valid dict'),
+        (lambda made: made['points'][1].update(metric=None), 'a point of .*metric=None; it must be a number'),
+        (lambda made: made['points'][1]['costs'].update(model_params='x'), 'a point of .* must be a dict'),
         (
             lambda made: made['points'][1]['costs'].update(model_params={}),
             "lacks what a frontier holds: KeyError 'count'",

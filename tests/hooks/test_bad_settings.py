@@ -18,6 +18,9 @@ def complaint(config: str, checkpoint: str, work_dir, **options) -> str:
     return str(caught.value)
 
 
+SMALL = dict(type='SyntheticLeastSquares', images=dict(size=-64))
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
@@ -32,6 +35,12 @@ def complaint(config: str, checkpoint: str, work_dir, **options) -> str:
         ({'autodfp.agent.learning_rate': 1}, 'learning_rate'),
         ({'autodfp.reward.type': 'Magic'}, "reward type 'Magic' is not known; known are AccuracyReward, CocoReward"),
         ({'autodfp.reward.images': 3}, "unexpected keyword argument 'images'.*num_images"),
+        ({'autodfp.agent': 'CMAES'}, "AutoDFPHook was asked for agent='CMAES'; it must be a dict$"),
+        ({'autodfp.reward.stages': [0.5, 2]}, r'asked for stages=\[0\.5, 2\]; shares of the images must ascend and'),
+        (
+            {'autodfp.reconstructor': SMALL},
+            '^a set of images was asked for size=-64; it must be greater than',
+        ),
         ({'autodfp.reconstructor.normalization': 'l1'}, "'l1'; it must be 'max' or 'minmax'"),
         ({'autodfp.budget.preserve_ratio': 0.01}, 'can only reach 0.*; raise the ratio or lower p_min'),
         ({'autodfp.budget.type': 'Price'}, 'known are FlopBudget, LatencyBudget, MemoryBudget, ParamBudget'),

@@ -252,9 +252,9 @@ def test_a_forward_that_somebody_gave_a_norm_stays():
     [
         (dict(rigde=1), "unexpected keyword argument 'rigde'; known are images, ridge"),
         (dict(images=dict(num=8)), 'asked for num, which it does not know; it knows num_images, size'),
-        (dict(images=8), 'asked for images=8; it must be a valid dictionary'),
+        (dict(images=8), 'asked for images=8; it must be a dict'),
         (dict(refinement=dict(rigde=1)), 'asked for rigde, which it does not know; it knows ridge, patches'),
-        (dict(refinement='all'), "asked for refinement='all'; it must be a valid dictionary or a valid boolean"),
+        (dict(refinement='all'), "asked for refinement='all'; it must be a dict, True or False"),
     ],
 )
 def test_unknown_settings_are_told_with_the_known_ones(settings, message):

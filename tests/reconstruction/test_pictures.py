@@ -183,7 +183,7 @@ def test_pictures_have_one_channel_or_three(folder):
 
 
 def test_no_name_is_no_folder():
-    with pytest.raises(AutoDFPError, match="images was asked for folder=''"):
+    with pytest.raises(AutoDFPError, match="a set of images was asked for folder=''"):
         SyntheticImages(folder='')
 
 

@@ -65,7 +65,7 @@ def test_weights_are_made_to_sum_to_one_in_a_fixed_order():
             dict(metric=1, latency=1),
             r"objective on the latency .* give PruningTask.build .* also_measure=\['latency'\]",
         ),
-        (dict(metric='high', params=1), "objectives={'metric': 'high', 'params': 1}; it must be a valid number"),
+        (dict(metric='high', params=1), "objectives={'metric': 'high', 'params': 1}; it must be a number"),
     ],
 )
 def test_bad_objectives_end_in_a_sentence(objectives, message):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.command_line import add_device, new_parser, read_arguments
+from mmautodfp.utils.command_line import add_device, new_parser, read_arguments, read_options
 
 WAITING = """
 import time
@@ -53,3 +53,14 @@ def test_a_gpu_is_one_of_those_that_the_job_was_given(monkeypatch, device, taken
     else:
         read_arguments(parser, ['--device', device])
     assert os.environ['CUDA_VISIBLE_DEVICES'] == taken
+
+
+@pytest.mark.parametrize('value', ['dict(type=FlopBudget)', ' dict(type="x", y=1)', "{'type': 'FlopBudget'}", '[(1,2'])
+def test_an_entry_that_is_written_as_python_is_refused_as_one_that_is_named_with_dots(value):
+    with pytest.raises(AutoDFPError, match=r'--cfg-options cannot read .*; values within an entry are named with dots'):
+        read_options([f'autodfp.budget={value}'])
+
+
+def test_texts_numbers_and_lists_are_read_as_mmengine_does():
+    found = read_options(['a.b=0.5', 'c=[1,2]', 'd={{fileDirname}}/x.pth', 'e=predict(', 'f=x=dict('])
+    assert found == {'a.b': 0.5, 'c': [1, 2], 'd': '{{fileDirname}}/x.pth', 'e': 'predict(', 'f': 'x=dict('}
