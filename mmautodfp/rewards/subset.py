@@ -172,8 +172,14 @@ def build_dataset(config: dict):
         reason = f'{type(error).__name__} {last_line(error)}'
         raise AutoDFPError(f'a data set of val_dataloader or test_dataloader cannot be built: {reason}') from None
     if not hasattr(dataset, 'cat_ids'):
+        advice = 'use CocoDataset or a subclass of it'
+        if hasattr(dataset, 'datasets'):  # each has image ids of its own, and may have other classes
+            advice = (
+                f'one mAP takes one annotation file, as in CocoMetric: merge those of its {len(dataset.datasets)} data '
+                'sets, with image ids that differ and folders in file_name, or name one of the data sets'
+            )
         raise OtherDataset(
             'CocoReward needs COCO-format data sets in val_dataloader and test_dataloader, found '
-            f'{type(dataset).__name__}; use CocoDataset or a subclass of it'
+            f'{type(dataset).__name__}; {advice}'
         )
     return dataset

@@ -146,6 +146,13 @@ def test_a_pipeline_that_is_at_fault_is_not_taken_for_a_missing_image(digits_roo
     assert not isinstance(caught.value, AutoDFPError)
 
 
+def test_several_data_sets_in_one_are_refused_with_what_to_do(digits_root):
+    parts = [digits_loader(digits_root, split)['dataset'] for split in ('val', 'test')]
+    loader = dict(dataset=dict(type='ConcatDataset', datasets=parts))
+    with pytest.raises(AutoDFPError, match=r'found ConcatDataset; one mAP takes .* of its 2 data sets, with image ids'):
+        CocoReward(5).prepare(nn.Module(), loader)
+
+
 def test_another_format_than_cocos_is_refused():
     class Nameless:
         pass
