@@ -1,4 +1,4 @@
-"""Several objectives at once: what a plan is worth in each, how they are weighed, and which plans none other beats."""
+"""Several objectives at once: their values for a plan, their weights, and the plans that no other beats."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,18 +17,18 @@ from mmautodfp.utils.timing import describe_machine
 
 @settings('a set of objectives')
 class Weights:
-    """What each objective weighs beside the others; one that weighs 0 is kept watch of. At least one cost is named.
+    """The weight of each objective; the outcome in one of weight 0 is recorded, but changes no reward.
 
     Attributes:
-        metric (float): Of the metric, as a share of the dense model's. Above 0.
-        params (float | None): Of the parameters that are saved, as a share of the dense count. Defaults to None: it is
-            no objective.
+        metric (float): Weight of the metric, as a share of the dense model's. Above 0.
+        params (float | None): Weight of the parameters that are saved, as a share of the dense count. Defaults to None:
+            it is no objective.
         flops (float | None): Likewise of the FLOPs.
         latency (float | None): Likewise of the latency.
         memory (float | None): Likewise of the memory.
 
     Raises:
-        AutoDFPError: One is unknown or out of its range, or no cost is named.
+        AutoDFPError: One is unknown or out of its range.
     """
 
     metric: Positive
@@ -37,34 +37,31 @@ class Weights:
     latency: NotNegative | None = None
     memory: NotNegative | None = None
 
-    def __post_init__(self):
-        if len(self.named) == 1:
-            raise AutoDFPError(
-                f'objectives were asked for, but only the metric is named; name a cost beside it '
-                f'({", ".join(list(asdict(self))[1:])}), or leave the objectives out'
-            )
-
-    @property
-    def named(self) -> dict[str, float]:
-        """The weights of the objectives, in a fixed order, as they were asked for."""
-        return {name: weight for name, weight in asdict(self).items() if weight is not None}
-
 
 def read_weights(objectives: Mapping[str, float]) -> dict[str, float]:
-    """The weights of :class:`Weights`, the metric's first, made to sum to 1."""
-    named = build_settings(Weights, objectives, 'a set of objectives').named
+    """The fields of :class:`Weights` that are given, the metric's first, divided by their sum.
+
+    Raises:
+        AutoDFPError: One is unknown or out of its range, or no cost is named.
+    """
+    weights = asdict(build_settings(Weights, objectives, 'a set of objectives'))
+    named = {name: weight for name, weight in weights.items() if weight is not None}
+    if len(named) == 1:
+        raise AutoDFPError(
+            f'objectives were asked for, but only the metric is named; name a cost beside it '
+            f'({", ".join([*weights][1:])}), or leave the objectives out'
+        )
     return {name: weight / sum(named.values()) for name, weight in named.items()}
 
 
 @dataclass(frozen=True)
 class Objectives:
-    """M objectives, each a number that is about in [0, 1] and better where it is higher.
+    """M objectives: each gives a plan a number of about [0, 1], the higher the better.
 
     Attributes:
-        weights (dict[str, float]): Name to weight, the metric's first; they sum to 1. This is the preference that is
-            asked for.
-        costs (list[Cost]): [M - 1], what the others are about.
-        dense_metric (float): What the reward says of the dense model, above 0.
+        weights (dict[str, float]): Name to weight, the metric's first; they sum to 1. The preference that is asked for.
+        costs (list[Cost]): [M - 1], the costs that the other objectives save.
+        dense_metric (float): Reward of the dense model, above 0.
 
     Raises:
         AutoDFPError: It is not above 0.
@@ -96,9 +93,10 @@ class Objectives:
         """
         weights = read_weights(objectives)
         scopes = {budget.metric: budget.scope for budget in reversed(constraint.budgets)}
-        found = [getattr(costs, name).get(scopes.get(name, 'model')) for name in [*weights][1:]]
-        for name, cost in zip([*weights][1:], found, strict=True):
-            if cost is None:
+        found = []
+        for name in [*weights][1:]:
+            found.append(getattr(costs, name).get(scopes.get(name, 'model')))
+            if found[-1] is None:
                 raise AutoDFPError(
                     f'an objective on the {name} was asked for, but the task does not know it; give PruningTask.build '
                     f'an example_input and also_measure=[{name!r}]'
@@ -113,16 +111,16 @@ class Objectives:
             )
 
     def outcome(self, metric: float, widths: Sequence[int]) -> list[float]:
-        """[M], what a plan is worth in each: the share of the dense metric that is kept, and of each cost, saved."""
+        """[M], a plan in each objective: the share of the dense metric that is kept, the share of each cost saved."""
         return [metric / self.dense_metric, *(1 - cost.ratio(widths) for cost in self.costs)]
 
     def utility(self, outcome: Sequence[float]) -> float:
-        """The weighted sum of an outcome [M]: what a plan is worth altogether."""
+        """The weighted sum of an outcome [M]."""
         return sum(weight * value for weight, value in zip(self.weights.values(), outcome, strict=True))
 
     @property
     def identity(self) -> list[str]:
-        """What a search and one that resumes it must share; not the weights, which may change."""
+        """What a search and its resume must have in common. Not the weights: they may change."""
         machine = describe_machine() if 'latency' in self.weights else {}
         return [*self.weights, *(machine[name] for name in ('processor', 'gpu') if name in machine)]
 
@@ -132,13 +130,13 @@ class Objectives:
 
 
 def draw_preferences(asked: Sequence[float], count: int, share: float, generator: torch.Generator) -> Tensor:
-    """Preferences to learn from.
+    """Preferences to learn from, some drawn at random.
 
     Args:
         asked (Sequence[float]): [M], the preference that is asked for.
-        count (int): How many.
-        share (float): Chance that one is drawn, from all that there are evenly (Dirichlet), in [0, 1]; else it is the
-            asked one.
+        count (int): How many to give.
+        share (float): Chance in [0, 1] that one is drawn evenly from all possible ones (Dirichlet); else it is
+            ``asked``.
         generator (torch.Generator): Source of the choice.
 
     Returns:
@@ -151,10 +149,10 @@ def draw_preferences(asked: Sequence[float], count: int, share: float, generator
 
 
 def pareto_set(outcomes: Sequence[Sequence[float]]) -> list[int]:
-    """Which outcomes [E, M] none other beats: as good in all objectives and better in one. Of equal ones the first.
+    """Which of the outcomes [E, M] no other beats, which is to be as good in all objectives and better in one.
 
     Returns:
-        list[int]: Ascending.
+        list[int]: Ascending; of equal outcomes only the first.
     """
     table, kept = np.asarray(outcomes, float), []
     for index, outcome in enumerate(table):

@@ -1,4 +1,4 @@
-"""A search from beginning to end: the episodes of a task, kept, gone on with, and told."""
+"""A search from beginning to end: start or resume it, play its episodes, choose among the finalists."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ from .reward_facts import RewardFacts
 from .searcher import Searcher, as_number, load_search
 from .task import PruningTask, undisturbed
 
-LONG_SEARCH = 500  # episodes, from which on a race pays
+LONG_SEARCH = 500  # episodes: from here on, a race saves more than it costs
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class SearchResult:
         plan (PruningPlan): The best one: of the finalists, if there are any, else by the reward.
         reward (float): Its reward in the search; of several objectives its utility.
         history (History): Of all episodes, those before a resume included.
-        seconds (float): That this run took for its part of it.
-        image_evaluations (dict[str, int]): Images that were evaluated, and how many there would have been without a
-            race; empty if the reward does not tell its images.
+        seconds (float): What this run took, without the runs before a resume.
+        image_evaluations (dict[str, int]): How many images were evaluated (``done``), and how many would have been
+            without a race (``without_racing``); empty if the reward does not tell its images.
         finalists (list[Finalist]): The plans that were judged, in the order of their rewards. Defaults to none.
         objectives (Objectives | None): If there were several. Defaults to None.
-        episode (int | None): That played the plan. Defaults to None: no search found it.
+        episode (int | None): The one that played the plan. Defaults to None: no search found it.
     """
 
     plan: PruningPlan
@@ -60,12 +60,12 @@ class SearchResult:
 
     @property
     def metric(self) -> float:
-        """What ``reward`` said of the plan: its reward, unless there were several objectives."""
+        """The plan's metric; it differs from :attr:`reward` if there were several objectives."""
         return self.history.stages[self.episode][-1] if self.objectives else self.reward
 
     @property
     def pareto(self) -> list[int]:
-        """The episodes whose plans none other beats in all objectives; empty without objectives."""
+        """The episodes whose plans no other beats in all objectives; empty without objectives."""
         return pareto_set(self.history.outcomes)
 
 
@@ -131,23 +131,33 @@ def search(
         raise AutoDFPError(f'a search was to be kept in {path}, but that is a folder; name a file in it')
     task.require_dense()
     told = RewardFacts.of(reward)
-    # A judge that is not prepared is better known now than after the search.
+    # Now: an error for a judge that is not prepared must not come after the search.
     judged_by = RewardFacts.of(judge) if judge is not None and finalists else None
-    saved = load_search(path) if resume else None
+    saved = on_main(partial(load_search, path)) if resume else None
     racing = _read_race(racing, told.stages, objectives, num_episodes, saved)
     goals = _read_objectives(objectives, task, reward, saved)
     spec = task.agent_spec(seed, [] if goals is None else goals.weights.values())
     player: Agent = build(AGENTS, agent or dict(type='SAC'), spec=spec)
     on_every_rank(lambda: task.env)
-    facts = dict(opening_lams=list(opening_lams), seed=seed, opening_points=opening_points if goals else None)
-    facts = task.identity | _identify(told, racing, goals) | facts | dict(identity or {})
+    name, digest = told.identity
+    own = dict(
+        reward=name,
+        stages=list(told.stages) if racing else None,
+        racing=asdict(racing) if racing else None,
+        images=digest,
+        objectives=goals and goals.identity,
+        opening_lams=list(opening_lams),
+        seed=seed,
+        opening_points=opening_points if goals else None,
+    )
+    facts = task.identity | own | dict(identity or {})
     searcher = Searcher(
         task.env,
         player,
         partial(_evaluate, task, reward, in_stages=racing is not None),
         num_episodes,
         checkpoint=path if is_main_process() else None,
-        identity=json.loads(json.dumps(facts, default=str)),  # with a NumPy number, it could not be read
+        identity=json.loads(json.dumps(facts, default=str)),  # a checkpoint with NumPy numbers could not be read
         report=on_episode,
         num_stages=len(told.stages) or 1,
         racing=racing,
@@ -157,8 +167,8 @@ def search(
         _go_on(searcher, saved, task, logger)
     elif path is not None and is_main_process() and path.exists():
         _put_aside(path, logger)
-    # After a resume, which may count the actions from other widths than were found anew.
-    lams = () if searcher.weighs_errors else opening_lams  # no weights make a uniform plan
+    # After the resume, which sets the widths that actions are counted from.
+    lams = () if searcher.weighs_errors else opening_lams  # no weights of errors make a uniform plan
     searcher.opening = _opening(task, lams, opening_points if goals else 0, len(searcher.history))
     _warn_of_warmup(searcher, logger)
     start = time.perf_counter()
@@ -169,9 +179,9 @@ def search(
         judged = judge_finalists(searcher, finish, finalists, judged_by.identity, logger, told.images_beside(judged_by))
     history = searcher.history
     best = next((one.episode for one in judged if one.chosen), history.best)
-    counts = {} if told.images is None else _count_images(len(told.images), told.stages if racing else None, history)
+    images = _count_images(told, racing is not None, history)
     seconds = time.perf_counter() - start
-    return SearchResult(searcher.plan(best), history.rewards[best], history, seconds, counts, judged, goals, best)
+    return SearchResult(searcher.plan(best), history.rewards[best], history, seconds, images, judged, goals, best)
 
 
 def _read_race(
@@ -181,31 +191,19 @@ def _read_race(
     num_episodes: int,
     saved: dict[str, Any] | None,
 ) -> Racing | None:
-    """The race that is asked for; if nothing is said, the saved search's, or in a new one what its length suggests."""
-    if objectives is not None and racing:
-        raise AutoDFPError(
-            f'racing={racing!r} was asked for together with objectives, but it gives up plans that their Pareto set '
-            'may need; leave one of the two out'
-        )
+    """The race that is asked for. By default the saved search's; a new search has one if it is long."""
     if objectives is not None:
+        if racing:
+            raise AutoDFPError(
+                f'racing={racing!r} was asked for together with objectives, but it gives up plans that their Pareto '
+                'set may need; leave one of the two out'
+            )
         return None
     if racing is None:
-        # More episodes than at first must not make another search of it.
+        # A search that is resumed with more episodes must stay the same search.
         racing = saved['identity'].get('racing') or False if saved else num_episodes >= LONG_SEARCH
     racing = read_racing(racing)
     return racing if stages else None  # there is nothing to stop between
-
-
-def _identify(told: RewardFacts, racing: Racing | None, goals: Objectives | None) -> dict[str, Any]:
-    """What the episodes of a search are rewarded by, as plain data."""
-    name, digest = told.identity
-    return dict(
-        reward=name,
-        stages=list(told.stages) if racing else None,
-        racing=asdict(racing) if racing else None,
-        images=digest,
-        objectives=goals and goals.identity,
-    )
 
 
 def _evaluate(task: PruningTask, reward: Callable, plan: PruningPlan, in_stages: bool) -> Generator[float, None, None]:
@@ -219,7 +217,7 @@ def _evaluate(task: PruningTask, reward: Callable, plan: PruningPlan, in_stages:
 def _go_on(searcher: Searcher, saved: dict[str, Any], task: PruningTask, logger: logging.Logger) -> None:
     searcher.load_state_dict(saved)
     if searcher.objectives:
-        on_main(searcher.save)  # with the rewards by the present weights
+        on_main(searcher.save)  # with the rewards that the present weights make
     task.follow_env()
     logger.info(f'resumed after {len(searcher.history)} episodes, best {searcher.best_reward:.4f}')
 
@@ -233,18 +231,20 @@ def _warn_of_warmup(searcher: Searcher, logger: logging.Logger) -> None:
         )
 
 
-def _count_images(num_images: int, stages: Sequence[int] | None, history: History) -> dict[str, int]:
-    """How many were evaluated, and how many without a race; ``stages`` are those of one, None without."""
-    whole = num_images * len(history)
-    done = whole if stages is None else sum(stages[len(row) - 1] for row in history.stages)
+def _count_images(told: RewardFacts, raced: bool, history: History) -> dict[str, int]:
+    """As of :attr:`SearchResult.image_evaluations`."""
+    if told.images is None:
+        return {}
+    whole = len(told.images) * len(history)
+    done = sum(told.stages[len(row) - 1] for row in history.stages) if raced else whole
     return dict(done=done, without_racing=whole)
 
 
 def _opening(task: PruningTask, lams: Sequence[float], num_points: int, played: int) -> list[Tensor]:
-    """Actions [L, 2] of the first episodes: the allocated plan, if there is one, uniform plans, and nested ones."""
+    """Actions [L, 2] of each of the first episodes: the allocated plan, if any, then uniform and nested plans."""
     opening = [torch.full((len(task.groups), 2), 0.5)] if task.allocation else []
     opening += [task.env.uniform_actions(lam) for lam in lams]
-    # A reconstructor may take minutes to tell the widths.
+    # Not if they have been played: a reconstructor may take minutes to find the widths.
     if num_points > 1 and played < len(opening) + num_points:
         nested, _ = on_main(lambda: task.nested_widths(num_points, task.constraint.share))
         opening += [task.env.actions(widths, 0.5) for widths in nested]
@@ -273,7 +273,7 @@ def _put_aside(path: Path, logger: logging.Logger) -> None:
 
 
 def read_racing(settings: Racing | dict | bool) -> Racing | None:
-    """The race that is described: True for its defaults, False for none.
+    """The race that ``settings`` ask for: True for the defaults, False for none.
 
     Raises:
         AutoDFPError: :class:`mmautodfp.search.Racing` has no such setting.

@@ -1,4 +1,4 @@
-"""Episodes: play, learn, keep the best plan, save, go on where it stopped."""
+"""The loop of a search: play an episode, learn from it, save, and resume where it stopped."""
 
 import contextlib
 import math
@@ -24,35 +24,37 @@ from .racing import Racing
 from .ranks import on_main, share_out
 
 FORMAT = 4
+# Of an episode: its reward, the metric after each stage, and its outcome [M], which is empty without objectives.
+Result = tuple[float, list[float], list[float]]
 
 
 class Searcher:
-    """Runs a search.
+    """Plays the episodes of a search and keeps its state.
 
-    In a distributed run, the episodes of a round are evaluated side by side, one a rank. Rank 0 alone acts and learns,
-    in the order of the ranks, and tells the others the plans; so a run is reproducible for a given number of ranks.
+    In a distributed run, the episodes of a round are evaluated side by side, one on each rank. Only rank 0 acts and
+    learns, in the order of the ranks, and sends the plans to the others: with the same number of ranks, a run gives the
+    same result again.
 
     Args:
         env (PruningEnv): The task.
         agent (Agent): Chooses the actions.
-        evaluate (Callable): From a plan to a generator of its rewards after each of ``num_stages`` stages, which is
-            closed early where a race is lost.
+        evaluate (Callable): From a plan to a generator of its metric after each of ``num_stages`` stages; the generator
+            is closed early where a race is lost.
         num_episodes (int): Episodes in all, those before a resume included; 1 or more.
-        checkpoint (Path | None): File that holds the search, written after every round, by rank 0. Defaults to None:
-            not kept.
+        checkpoint (Path | None): File that rank 0 saves the search to after every round. Defaults to None: not saved.
         identity (dict | None): JSON-able facts that must be the same on a resume, such as the budget and a digest of
             the weights. Defaults to None.
-        report (Callable | None): Told a :class:`Progress` after each episode. Defaults to None.
+        report (Callable | None): Called with a :class:`Progress` after each episode. Defaults to None.
         num_stages (int): Defaults to 1.
         racing (Racing | None): Stops hopeless plans between stages. Defaults to None: none is stopped.
-        objectives (Objectives | None): Weigh what ``evaluate`` tells against costs: an episode's reward is then the
-            utility. Defaults to None: it is what ``evaluate`` tells.
+        objectives (Objectives | None): Weigh the metric against costs: an episode's reward is then the utility.
+            Defaults to None: the metric is the reward.
 
     Attributes:
-        opening (Sequence[Tensor]): [L, 2] each, actions in [0, 1] that the first episodes play in place of the agent's
-            own; it learns from them all the same. None unless it is set before the search is run.
+        opening (Sequence[Tensor]): [L, 2] each, actions in [0, 1] that the first episodes play instead of the agent's
+            own; the agent learns from them too. Set it before :meth:`run`. Empty at first.
         history (History): Of the episodes so far.
-        judged (dict): What :func:`.finalists.judge_finalists` has found, plain; kept with the search.
+        judged (dict): What :func:`.finalists.judge_finalists` has found, as plain data; saved with the search.
     """
 
     def __init__(
@@ -83,12 +85,12 @@ class Searcher:
         self.judged: dict[str, Any] = {}
 
     def run(self) -> PruningPlan:
-        """Play the episodes that are still to come.
+        """Play the episodes that are left.
 
-        Whatever ends it early, an error or an interrupt, the checkpoint holds all rounds before the one that it ended.
+        If an error or an interrupt ends it, the checkpoint holds all rounds that were finished.
 
         Returns:
-            PruningPlan: The best plan of all episodes; of equal ones the first.
+            PruningPlan: The best plan of all episodes; of equally good ones the first.
         """
         while len(self.history) < self.num_episodes:
             self._round()
@@ -96,7 +98,7 @@ class Searcher:
         return self.plan(self.history.best)
 
     def save(self) -> None:
-        """Write the checkpoint, if there is one; between rounds: inside one, the agent's random state is ahead."""
+        """Write the checkpoint, if there is one. Only between rounds: within one, the agent's random state is ahead."""
         if self.checkpoint:
             save_tensors(self.state_dict(), self.checkpoint)
 
@@ -111,19 +113,18 @@ class Searcher:
 
     @property
     def weighs_errors(self) -> bool:
-        """Whether actions weigh the groups' errors; with objectives they do not, as what costs less may be wanted."""
+        """Whether actions weigh the groups' errors; not with objectives, as a cheaper plan may be wanted."""
         return self.objectives is None and self.env.curves is not None
 
     def _round(self) -> None:
-        """As many episodes as there are ranks."""
+        """Play one episode a rank, or as many as are left."""
         start = time.perf_counter()
         first = len(self.history)
-        count = min(get_world_size(), self.num_episodes - first)
-        rollouts = on_main(lambda: [self._act(first + number) for number in range(count)])
-        tasks = [partial(self._evaluate, first + number, rollout) for number, rollout in enumerate(rollouts)]
-        results = [self._weigh(*pair) for pair in zip(rollouts, share_out(tasks), strict=True)]
+        episodes = range(first, min(first + get_world_size(), self.num_episodes))
+        rollouts = on_main(lambda: [self._act(episode) for episode in episodes])
+        results = share_out([partial(self._evaluate, *pair) for pair in zip(episodes, rollouts, strict=True)])
         scalars = on_main(lambda: [self._learn(*pair) for pair in zip(rollouts, results, strict=True)])
-        seconds = (time.perf_counter() - start) / count
+        seconds = (time.perf_counter() - start) / len(episodes)
         for rollout, (reward, stages, outcome), told in zip(rollouts, results, scalars, strict=True):
             improved = not len(self.history) or reward > self.best_reward
             self.history.add(rollout, reward, stages, seconds, outcome)
@@ -138,26 +139,22 @@ class Searcher:
             act = lambda _: next(actions)
         return self.env.rollout(act, weigh_errors=self.weighs_errors)
 
-    def _evaluate(self, episode: int, rollout: Rollout) -> tuple[float, list[float]]:
-        """The reward of an episode, and the rewards after each stage."""
+    def _evaluate(self, episode: int, rollout: Rollout) -> Result:
         with contextlib.closing(self.evaluate(self.env.plan(rollout.widths, rollout.lams))) as found:
-            rewards = (as_number(reward, f'episode {episode} was rewarded') for reward in found)
+            metrics = (as_number(metric, f'episode {episode} was rewarded') for metric in found)
             if self.racing:
-                return self.racing.run(episode, rewards, self.num_stages, self.history.stages)
-            *_, reward = rewards
-            return reward, [reward]
-
-    def _weigh(self, rollout: Rollout, told: tuple[float, list[float]]) -> tuple[float, list[float], list[float]]:
-        """The reward of an episode, the stages, and its outcome [M], which is empty without objectives."""
-        metric, stages = told
+                metric, stages = self.racing.run(episode, metrics, self.num_stages, self.history.stages)
+            else:
+                *_, metric = metrics
+                stages = [metric]
         if self.objectives is None:
             return metric, stages, []
         outcome = self.objectives.outcome(metric, rollout.widths)
         return self.objectives.utility(outcome), stages, outcome
 
-    def _learn(self, rollout: Rollout, result: tuple[float, list[float], list[float]]) -> dict[str, float]:
+    def _learn(self, rollout: Rollout, result: Result) -> dict[str, float]:
         reward, _, outcome = result
-        # float64 for the rewards: the best plan must not hang on a rounding.
+        # float64: a rounded reward could make another plan the best.
         last = torch.tensor(outcome or reward, dtype=torch.float64)
         rewards = torch.zeros(self.env.horizon, *last.shape, dtype=torch.float64)
         rewards[-1] = last
@@ -184,7 +181,7 @@ class Searcher:
         return dict(
             format=FORMAT,
             identity=self.identity,
-            # Computed anew, with another number of threads say, they may differ, and with them the plans' channels.
+            # Computed again, say with another number of threads, they may differ, and so would the plans' channels.
             rankings=list(self.env.rankings),
             start=None if self.env.start is None else list(self.env.start),
             curves=None if self.env.curves is None else list(self.env.curves),
@@ -195,12 +192,12 @@ class Searcher:
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave, with the channels that were kept in it.
+        """Go on from what :meth:`state_dict` gave, with the rankings that it holds.
 
-        Objectives may weigh otherwise than before: all episodes are rewarded anew.
+        The objectives may have other weights than before: all rewards are computed again with the present ones.
 
         Raises:
-            AutoDFPError: It is a search for something else, or damaged; the message names what.
+            AutoDFPError: It is a search for something else, or damaged; the message says what.
         """
         require_settings('search', self.identity, state['identity'])
         try:
@@ -231,38 +228,34 @@ class Searcher:
 
 
 def load_search(path: Path) -> dict[str, Any]:
-    """Read the state of a :class:`Searcher` from its checkpoint; all ranks must call it.
+    """Read the state of a :class:`Searcher` from its checkpoint.
 
     Raises:
         AutoDFPError: The file is missing, damaged, no search or another version's.
     """
-    return on_main(partial(_load_search, path))
-
-
-def _load_search(path: Path) -> dict[str, Any]:
     state = load_tensors(path, 'the search to resume')
     found = state.get('format')
-    if found == FORMAT:
-        kinds = dict(identity=dict, rankings=list, agent=dict, history=dict)
-        wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
-        wrong += [name for name in ('start', 'curves') if name not in state]
-        if wrong:
-            raise AutoDFPError(f'{path} lacks the {wrong[0]} of a search; start a new one')
-        return state
-    if 'history' not in state:
+    if found != FORMAT and 'history' not in state:
         raise AutoDFPError(f'a search was to be resumed from {path}, but that holds none; name a search.pth')
-    raise AutoDFPError(
-        f'{path} holds a search of format {found}, which another version of mmautodfp wrote, and this one goes on with '
-        f'format {FORMAT} alone; finish it with that version, or start a new search'
-    )
+    if found != FORMAT:
+        raise AutoDFPError(
+            f'{path} holds a search of format {found}, which another version of mmautodfp wrote, and this one goes on '
+            f'with format {FORMAT} alone; finish it with that version, or start a new search'
+        )
+    kinds = dict(identity=dict, rankings=list, agent=dict, history=dict)
+    wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
+    wrong += [name for name in ('start', 'curves') if name not in state]
+    if wrong:
+        raise AutoDFPError(f'{path} lacks the {wrong[0]} of a search; start a new one')
+    return state
 
 
 def as_number(reward: Any, told: str) -> float:
     """A reward as a number.
 
     Args:
-        reward (Any): What a reward or a judge gave.
-        told (str): What it was about, for the message, such as 'episode 3 was rewarded'.
+        reward (Any): What a reward or a judge returned.
+        told (str): What happened, for the message, such as 'episode 3 was rewarded'.
 
     Raises:
         AutoDFPError: It is no finite number.
