@@ -1,4 +1,4 @@
-"""What a plan costs, by the widths of the groups, counted or measured on the model at hand."""
+"""The costs of a model's plans, counted or measured on the model itself."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from mmautodfp.costs import (
-    Budget,
     Constraint,
     FlopBudget,
     LatencyBudget,
@@ -37,11 +36,14 @@ def count_costs(
     also_measure: Sequence[str],
     channel_divisor: int,
 ) -> ModelCosts:
-    """What limits are on and what is to be known beside, and FLOPs if there is an example.
+    """The costs that the limits and ``also_measure`` name, and the parameters; with an example input the FLOPs too.
 
-    Arguments as of :meth:`.PruningTask.build`. Latency and memory are measured on the first rank, for all alike.
+    Arguments as of :meth:`.PruningTask.build`. Latency and memory are measured on rank 0, for all ranks.
     """
-    budgets = _budgets_on(limit, also_measure)
+    kinds = (ParamBudget, FlopBudget, LatencyBudget, MemoryBudget)
+    others = set(also_measure) - {budget.metric for budget in limit.budgets}
+    # A budget of all of the model limits nothing.
+    budgets = [*limit.budgets, *(kind(1.0, 'model') for kind in kinds if kind.metric in others)]
     module, groups = survey.module, survey.groups
     parts = [module.get_submodule(part) for part in survey.parts]
     count = partial(model_costs, model, module, groups, moves_constants=reconstructor.moves_constants, parts=parts)
@@ -77,10 +79,3 @@ def _measure_positions(model: nn.Module, run: Callable[[], Any]) -> dict[nn.Modu
             f'({in_one_line(error)}); give a tuple of arguments, a dict of named ones or a single one, of the type and '
             'on the device of its weights'
         ) from error
-
-
-def _budgets_on(limit: Constraint, names: Sequence[str]) -> list[Budget]:
-    """The limit's budgets, and for costs that it is not on, budgets of all of the model, which limit nothing."""
-    limited = {budget.metric for budget in limit.budgets}
-    kinds = (ParamBudget, FlopBudget, LatencyBudget, MemoryBudget)
-    return [*limit.budgets, *(kind(1.0, 'model') for kind in kinds if kind.metric in set(names) - limited)]

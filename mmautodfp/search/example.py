@@ -1,4 +1,4 @@
-"""Calling a model: with an example of its input, or with something small to see what becomes of its channels."""
+"""Calling a model: with an example of its input, or with small images to follow its channels."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,10 +19,10 @@ from mmautodfp.graph import (
 from mmautodfp.reconstruction import Stopped, SyntheticImages
 from mmautodfp.utils import AutoDFPError, first_line
 
-# Sides of the images that a model is run with: some have too many steps for small ones.
+# Sides of the images, tried one after the other: some models reduce small ones to nothing.
 SIZES = (128, 320, 512)
 
-# Runs a model, or a copy of it in float64, on something small.
+# Runs a model, or a copy of it in float64, on a small input; gives its outputs.
 Run = Callable[[nn.Module], list[Tensor]]
 Result = TypeVar('Result')
 
@@ -36,14 +36,24 @@ def call_model(model: nn.Module, example_input: Any) -> Any:
 
 
 def call_whole(model: nn.Module, example_input: Any) -> Any:
-    """The same with all that a model does: of a detector, which is called with named arguments, boxes are made too."""
+    """As :func:`call_model`, but a detector that is called with named arguments makes its boxes too."""
     if is_detector(model) and isinstance(example_input, Mapping):
         example_input = dict(example_input, mode='predict')
     return call_model(model, example_input)
 
 
 def run_small(model: nn.Module, example_input: Any, look: Callable[[Run], Result]) -> Result:
-    """What ``look`` says of a way to run a model on something small; asked anew for larger images if it fails."""
+    """Call ``look`` with a function that runs a model on a small input; if it fails, with larger images.
+
+    Args:
+        model (nn.Module): In eval mode.
+        example_input (Any): The input of a model that is no detector. Detectors get drawn images, and so does any
+            model for None.
+        look (Callable): From such a function to what is to be known.
+
+    Raises:
+        AutoDFPError: It failed with images of all sizes, or of ``look`` itself.
+    """
     device = next((weight.device for weight in model.parameters()), torch.device('cpu'))
     problem: Exception | None = None
     pictures = is_detector(model) or is_torchvision_detector(model) or example_input is None
@@ -72,7 +82,7 @@ def run_small(model: nn.Module, example_input: Any, look: Callable[[Run], Result
 
 
 def _require_plain(model: nn.Module, outputs: Any) -> None:
-    """Say so in a sentence if tensors may be hidden in what a model gives: they could not be held against the dense."""
+    """Refuse outputs that may hide tensors, which could not be compared with the dense model's."""
     hidden = next(opaque_parts(outputs), None)
     if hidden is not None and not is_detector(model):
         raise AutoDFPError(
@@ -91,7 +101,9 @@ def _as_precise(model: nn.Module, inputs: Any) -> Any:
 
 
 def outputs_within(path: str, run: Run, model: nn.Module) -> list[Tensor]:
-    """What a part of a model gives while ``run`` runs the model; nothing if it is not called itself."""
+    """What the part at a path gives while ``run`` runs the model; nothing if the part itself is never called."""
+    if not path:
+        return run(model)
     seen: list[Tensor] = []
 
     def stop(_, __, output):

@@ -1,4 +1,4 @@
-"""What a search has done so far, and what it tells of it."""
+"""The episodes of a search so far, and what is reported after each."""
 
 import math
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from .environment import Rollout
 
 @dataclass
 class History:
-    """What happened in each episode so far, E of them.
+    """The episodes so far, E of them.
 
     Attributes:
         rewards (list[float]): [E].
         widths (list[list[int]]): [E, L], channels kept.
         lams (list[list[float]]): [E, L].
         seconds (list[float]): [E]; the episodes of a round share its time.
-        stages (list[list[float]]): [E], rewards after each stage that was evaluated: all, unless a race ended early.
-        outcomes (list[list[float]]): [E, M], of several objectives what each episode's plan is worth in each; the
-            reward is then their weighted sum. Empty if there is one.
+        stages (list[list[float]]): [E], the metric after each stage that was evaluated: all, unless a race ended early.
+        outcomes (list[list[float]]): [E, M], each plan's value in each of several objectives; the reward is then their
+            weighted sum. Empty without objectives.
     """
 
     rewards: list[float] = field(default_factory=list)
@@ -72,7 +72,7 @@ class History:
         return cls(**columns)
 
     def require_whole(self, dense: Sequence[int]) -> None:
-        """Raise a ValueError if this is not of one or more whole episodes of groups of ``dense`` [L] channels."""
+        """Raise a ValueError unless there are whole episodes, one or more, of groups of ``dense`` [L] channels."""
         lengths = {name: len(column) for name, column in vars(self).items() if column or name != 'outcomes'}
         if len(set(lengths.values())) > 1 or not self.rewards:
             raise ValueError(f'its episodes were to be equally many and at least one, but are {lengths}')
@@ -86,19 +86,19 @@ class History:
 
 @dataclass(frozen=True)
 class Progress:
-    """What is told after each episode.
+    """What is reported after each episode.
 
     Attributes:
         episode (int): Its number, from 0.
-        num_episodes (int): How many there will be.
+        num_episodes (int): How many there will be in all.
         reward (float): Its reward.
-        best_reward (float): The highest so far.
-        improved (bool): Whether this one is the highest so far.
-        seconds (float): What it took.
-        widths (list[int]): [L], channels that it kept.
+        best_reward (float): The highest reward so far.
+        improved (bool): Whether its reward is higher than all before.
+        seconds (float): How long it took.
+        widths (list[int]): [L], channels that its plan keeps.
         eta (float): Seconds that the rest will take at the pace of the last ten.
-        scalars (dict[str, float]): What the agent reports of its learning, and of several objectives what the plan is
-            worth in each.
+        scalars (dict[str, float]): What the agent reports of its learning, and the plan's value in each of several
+            objectives.
     """
 
     episode: int

@@ -1,4 +1,4 @@
-"""Work shared out over the ranks of a distributed run; a rank that fails ends the job on all of them."""
+"""Work shared among the ranks of a distributed run; if one rank fails, all of them end."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -26,7 +26,7 @@ def share_out(tasks: Sequence[Callable[[], T]]) -> list[T]:
     failure = None
     try:
         own += [task() for task in tasks[rank::world_size]]
-    except BaseException as error:  # told to the others first: they would wait for ever
+    except BaseException as error:  # raised below: the other ranks wait for the gathering
         failure = error
     gathered = all_gather_object((own, failure and f'{type(failure).__name__}: {failure}'))
     if failure is not None:
@@ -38,18 +38,18 @@ def share_out(tasks: Sequence[Callable[[], T]]) -> list[T]:
 
 
 def on_every_rank(call: Callable[[], T]) -> T:
-    """Run the same on each rank; one that fails tells the others, so the call must wait for no rank itself.
+    """Run the same on each rank; if one fails, all of them end. The call itself must not wait for other ranks.
 
     Returns:
-        T: What it gave on this rank.
+        T: The result on this rank.
     """
     own: list[T] = []
-    share_out([lambda: own.append(call())] * get_world_size())  # what it gives may be no thing to send
+    share_out([lambda: own.append(call())] * get_world_size())  # not all results can be sent to other ranks
     return own[0]
 
 
 def on_main(call: Callable[[], T]) -> T:
-    """Run something on rank 0 alone and tell the result to all ranks, which must all call it.
+    """Run something on rank 0 alone and send the result to all ranks. All ranks must call it.
 
     Raises:
         AutoDFPError: It failed on rank 0, which itself raises what went wrong.

@@ -1,4 +1,4 @@
-"""What a reward tells of itself: any callable rewards a search, one of ours says more."""
+"""What is known of a reward: any callable can reward a search, and one of ours tells more of itself."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ class RewardFacts:
     """What a reward measures, and on what.
 
     Attributes:
-        name (str): What two rewards that can be compared share.
+        name (str): Name of what it measures, the same for rewards that can be compared.
         kind (tuple[type, str | None]): Its class, and its metric if it names one.
         images (Sequence[str] | None): Names of its images; None if it does not tell them.
         stages (Sequence[int]): How many images there are after each step of its ``evaluate``; empty if it has no steps.
@@ -26,10 +26,10 @@ class RewardFacts:
 
     @classmethod
     def of(cls, reward: Callable) -> 'RewardFacts':
-        """Ask a reward; one that is none of ours may have other things of the same names.
+        """Look at a reward. One that is not ours may use the same names for other things.
 
         Raises:
-            AutoDFPError: It is one of ours, and not prepared.
+            AutoDFPError: It is one of ours and not prepared.
         """
         if callable(getattr(reward, 'one_batch', None)):
             try:
@@ -48,13 +48,13 @@ class RewardFacts:
 
     @property
     def identity(self) -> list[str | None]:
-        """As plain data: the name, and a SHA-256 over the images' file names if it tells them."""
+        """The name, and a SHA-256 over the images' file names (None if it does not tell its images)."""
         if self.images is None:
             return [self.name, None]
         return [self.name, hashlib.sha256('\n'.join(map(os.path.basename, self.images)).encode()).hexdigest()]
 
     def images_beside(self, judge: 'RewardFacts') -> tuple[int, int]:
-        """How many images it and a judge of its kind look at; (0, 1) if they do not tell, or are not of one kind."""
+        """The numbers of images of the reward and of a judge; (0, 1) if unknown, or if the two are of other kinds."""
         alike = self.kind == judge.kind and self.kind[1] is not None
         return (len(self.images), len(judge.images)) if alike and self.images and judge.images else (0, 1)
 

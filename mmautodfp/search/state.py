@@ -29,7 +29,7 @@ class LayerState:
 
     Attributes:
         index (int): l, position of the layer among the prunable ones, from 0.
-        kind (int): type: 0 for a convolution, 1 for a fully-connected layer.
+        kind (int): 0 for a convolution, 1 for a fully-connected layer.
         in_channels (int): N_{l-1}.
         num_channels (int): N_l.
         bias_mean (float): B_mean, mean of the matrix B of Eq. 18.
@@ -64,10 +64,10 @@ def layer_state(
         index (int): Its position among the prunable layers.
         weight (Tensor): [N, C, kH, kW] or [N, C], dense.
         bn (BatchNormStats): Of its norm, [N] each.
-        eps (float | None): DBSCAN's neighbourhood, a cosine distance. Defaults to None, from the data (see
-            :func:`mmautodfp.kernels.cluster_channels`); at the paper's 0.5, 0.3 and 1, all channels of most layers are
-            noise, or all are one cluster.
-        min_samples (int): DBSCAN's least number of neighbours. Defaults to 5.
+        eps (float | None): As of :class:`Clustering`. Defaults to None, from the data (see
+            :func:`mmautodfp.kernels.cluster_channels`); with the paper's 0.5, 0.3 or 1, the channels of most layers are
+            all noise, or all one cluster.
+        min_samples (int): As of :class:`Clustering`. Defaults to 5.
         threshold (float): t, which the paper leaves open, in the unit of pre-activations (which are normalised to a
             deviation of gamma). Defaults to 0.5.
     """

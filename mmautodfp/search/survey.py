@@ -1,4 +1,4 @@
-"""What of a model a task is about, and which channels of it can be pruned."""
+"""Which channels of a model, or of a part of it, can be pruned."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -31,12 +31,12 @@ class Survey:
     """What can be pruned of a model.
 
     Attributes:
-        target (str): What was asked for, parts of a list with commas between them.
-        module (nn.Module): What the groups' paths are relative to.
+        target (str): What was asked for; the parts of a list joined with commas.
+        module (nn.Module): The module that the groups' paths start from.
         path (str): Its path in the model; '' for the model itself.
         parts (tuple[str, ...]): Paths in the module of what is pruned; '' for all of it.
         groups (list[ChannelGroup]): In forward order.
-        left (list[str]): What stays, a line for each reason.
+        left (list[str]): What cannot be pruned, a line for each reason.
     """
 
     target: str
@@ -52,9 +52,9 @@ def survey_target(
 ) -> Survey:
     """Find the channel groups of a part of a model, of several parts, or of all of it.
 
-    The blocks of a single part are found by those who know them by name; where nobody does, where what they say is not
-    true of the part, and for everything else, the model is run once and its channels are followed. Groups that were
-    found so are proven on the live model.
+    In a single part, finders look for blocks that they know by name. Where they find none, where what they say is not
+    true of the part, and for all other targets, the model is run once and its channels are traced. All groups are
+    proven on the live model, if it can be run.
 
     Args:
         model (nn.Module): In eval mode.
@@ -114,17 +114,17 @@ def _require_sound(model: nn.Module) -> None:
 
 
 def _disprove(model: nn.Module, path: str, known: GroupSurvey, example_input: Any) -> dict[str, str]:
-    """The groups of a part that are not what finders take them for, by name, with the reason.
+    """The groups of a part that are not what finders say, by name, with the reason: classes of one name may differ.
 
-    Classes of one name may differ. If the model cannot be run to find out, there are none.
+    There are none if the model cannot be run to find out.
     """
 
     def look(run: Run) -> dict[str, str]:
-        run = partial(outputs_within, path, run) if path else run
-        if not run(model):
+        run_part = partial(outputs_within, path, run)
+        if not run_part(model):
             kind = type(model.get_submodule(path)).__name__
             return {group.name: f'is in a {kind} that is not called itself' for group in known.groups}
-        return prove_groups(model, known.groups, run, path)
+        return prove_groups(model, known.groups, run_part, path)
 
     try:
         return run_small(model, example_input, look)
@@ -135,7 +135,7 @@ def _disprove(model: nn.Module, path: str, known: GroupSurvey, example_input: An
 def _traced(
     model: nn.Module, path: str, parts: Sequence[str], known: GroupSurvey, example_input: Any, streams: bool
 ) -> GroupSurvey:
-    """The groups of a module as its channels are followed, in place of what finders know."""
+    """The groups of a module found by tracing; those of the finders (``known``) if the model cannot be run."""
     try:
         run, trace = run_small(model, example_input, lambda run: (run, trace_channels(model, partial(run, model))))
     except AutoDFPError as error:
@@ -144,20 +144,24 @@ def _traced(
         raise
     survey = groups_of(trace)
     prefix = f'{path}.' if path else ''
+    by_name = {group.name: group for group in known.groups}
+    tied = layers_with_tied_weights(model)
     left = survey.left | dict.fromkeys(trace.unrun, NOT_RUN)
     left = {name.removeprefix(prefix): why for name, why in left.items() if name.startswith(prefix)}
-    inside, by_name = [], {group.name: group for group in known.groups}
-    tied = layers_with_tied_weights(model)
+    inside = []
     for group in survey.groups:
         reason = _why_not(model, group, path, parts, trace.unrun, tied, streams)
-        if reason is None:
-            group = _relative(group, prefix)
-            inside.append(_with_activation(group, by_name.get(group.name)))
-        else:
+        if reason is not None:
             own = (producer.name for producer in group.producers)
             left |= {name.removeprefix(prefix): reason for name in own if name.startswith(prefix)}
+            continue
+        group = _relative(group, prefix)
+        same = by_name.get(group.name)
+        if same is not None and set(same.layers) == set(group.layers):
+            group = replace(group, activation=same.activation)  # which finders alone know
+        inside.append(group)
     if not any(output.numel() for output in run(model)):  # as where a detector finds nothing
-        run = partial(outputs_within, path, run) if path else run
+        run = partial(outputs_within, path, run)
         if inside and not any(output.numel() for output in run(model)):
             raise AutoDFPError(
                 f'the {type(model).__name__} was to be run to see whether its outputs stay what they are, but it gives '
@@ -177,13 +181,15 @@ def _why_not(
     tied: Collection[nn.Module],
     streams: bool,
 ) -> str | None:
-    """Why a group of a model that was traced stays; None if it may be pruned."""
+    """Why a traced group cannot be pruned; None if it can."""
     prefix = f'{path}.' if path else ''
     layers = {name.removeprefix(prefix): model.get_submodule(name) for name in group.layers}
-    if (name := next((name for name, layer in layers.items() if layer in tied), None)) is not None:
-        return f'the weights of {name} are those of another layer too'
-    if (name := next((name for name, layer in layers.items() if _makes_weight(layer)), None)) is not None:
-        return f'{name} makes its weight anew at each call, as weight_norm does'
+    for name, layer in layers.items():
+        if layer in tied:
+            return f'the weights of {name} are those of another layer too'
+    for name, layer in layers.items():
+        if isinstance(layer, PRODUCING) and 'weight' not in layer._parameters:
+            return f'{name} makes its weight anew at each call, as weight_norm does'
     if not all(_within(name, (path,) if path else parts) for name in group.layers):
         return f'goes beyond {repr(path) if path else ", ".join(parts)}'
     if (part := _unseen_reader(group, unrun)) is not None:
@@ -193,18 +199,14 @@ def _why_not(
     return None
 
 
-def _makes_weight(layer: nn.Module) -> bool:
-    return isinstance(layer, PRODUCING) and 'weight' not in layer._parameters
-
-
 def _within(name: str, parts: Sequence[str]) -> bool:
     return any(not part or name == part or name.startswith(f'{part}.') for part in parts)
 
 
 def _unseen_reader(group: ChannelGroup, unrun: Sequence[str]) -> str | None:
-    """The part of a second stage that was not run and, standing beside readers of a group, may be one of them.
+    """A part of a second stage that was not run, but may read a group's channels: it stands beside their readers.
 
-    What it is given comes from outside, as what they are given does. Elsewhere only what a training needs is not run.
+    It has the same input as they have. Outside of second stages, only what a training needs is not run.
     """
     for part in unrun:
         around = part.rpartition('.')[0] + '.'
@@ -216,7 +218,7 @@ def _unseen_reader(group: ChannelGroup, unrun: Sequence[str]) -> str | None:
 
 
 def _is_stream(model: nn.Module, group: ChannelGroup) -> bool:
-    """Whether several layers of a backbone, or of a model that has none, are added up."""
+    """Whether the channels are a sum of what several layers of the backbone (of the model, if it has none) give."""
     names = [producer.name for producer in group.producers]
     if hasattr(model, 'backbone'):
         names = [name for name in names if name.startswith('backbone.')]
@@ -224,23 +226,16 @@ def _is_stream(model: nn.Module, group: ChannelGroup) -> bool:
 
 
 def _relative(group: ChannelGroup, prefix: str) -> ChannelGroup:
-    """The same group, paths without a prefix."""
+    """The same group, its paths without a prefix."""
     cut = lambda name: None if name is None else name.removeprefix(prefix)
+    cut_both = lambda layer: replace(layer, name=cut(layer.name), norm=cut(layer.norm))
     return replace(
-        group,
-        name=cut(group.name),
-        norm=cut(group.norm),
-        consumers=tuple(replace(one, name=cut(one.name), norm=cut(one.norm)) for one in group.consumers),
+        cut_both(group),
+        consumers=tuple(map(cut_both, group.consumers)),
         between=tuple(map(cut, group.between)),
-        others=tuple(replace(one, name=cut(one.name), norm=cut(one.norm)) for one in group.others),
+        others=tuple(map(cut_both, group.others)),
         followers=tuple(map(cut, group.followers)),
     )
-
-
-def _with_activation(group: ChannelGroup, known: ChannelGroup | None) -> ChannelGroup:
-    """A group with what a finder knows of the way to its consumers, if it means the same group."""
-    same = known is not None and set(known.layers) == set(group.layers)
-    return replace(group, activation=known.activation) if same else group
 
 
 def find_module(model: nn.Module, path: str) -> nn.Module:
