@@ -1,4 +1,4 @@
-"""What a search asks of an agent: an action a group, and to learn from the finished episode."""
+"""What an agent must be able to do: choose an action for each group, and learn from the finished episode."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.configs import read_written
 from mmautodfp.utils.settings import Count, Several, Share, Whole, settings
 
-# So many letters of a setting are told in a sentence.
+# Letters of a setting that an error message shows.
 LONG = 160
 
 
@@ -23,14 +23,14 @@ class AgentSpec:
 
     Attributes:
         horizon (int): Number of groups L, which is the number of actions in an episode.
-        uniform_action (tuple[float, ...]): [A], each in [0, 1]: the action that, taken for every group, makes the plan
-            to start from, which is the uniform one unless the task has a better. Its first component decides the
-            share of kept channels.
+        uniform_action (tuple[float, ...]): [A], each in [0, 1]: taken for every group, it makes the plan to start from:
+            the allocated plan if there is one, else the uniform one. Its first component decides how many channels
+            stay.
         state_dim (int): Length D of a state. Defaults to 9 (Eq. 17).
         action_dim (int): Length A of an action. Defaults to 2: how much of the group is to stay, and lambda.
         seed (int): Seed of all the agent's choices, 0 or more. Defaults to 0.
-        preference (tuple[float, ...]): [M], what each of several objectives weighs; they sum to 1. Rewards are then
-            vectors [M]. Defaults to (): a reward is a number.
+        preference (tuple[float, ...]): [M], the weights of several objectives, of sum 1. Rewards are then vectors [M].
+            Defaults to (): a reward is a number.
 
     Raises:
         AutoDFPError: A value is out of range, or ``uniform_action`` is not of length A.
@@ -62,7 +62,7 @@ class Trajectory:
 
     Attributes:
         states (Tensor): [L, D], what the agent saw.
-        actions (Tensor): [L, A] in [0, 1], as executed: the budget may have lowered what the agent asked for.
+        actions (Tensor): [L, A] in [0, 1], as executed: the limit may have lowered the agent's own.
         rewards (Tensor): [L], zero before the last one; of M objectives [L, M].
 
     Raises:
@@ -79,11 +79,11 @@ class Trajectory:
             raise AutoDFPError(f'an episode has as many states as actions and rewards; found {lengths}')
         for name in ('states', 'actions', 'rewards'):
             if not getattr(self, name).isfinite().all():
-                # One such number would stay in the networks for the rest of the search.
+                # It would spoil the networks for the rest of the search.
                 raise AutoDFPError(f'the {name} of an episode must be finite, but one of them is infinite or nan')
 
     def worth(self, preference: Sequence[float]) -> float:
-        """The sum of the rewards; of several objectives, as the preference [M] weighs them."""
+        """The sum of the rewards; of several objectives weighted with the preference [M]."""
         total = self.rewards.sum(0)
         return (total @ total.new_tensor(preference) if preference else total).item()
 
@@ -92,7 +92,7 @@ class Agent(ABC):
     """How a search chooses its actions.
 
     An episode is ``begin_episode``, L times ``act``, then ``learn``. Agents work on the CPU, in float32, and draw from
-    generators of their own: the global random state is never touched, and two agents of one seed act alike.
+    their own generators: the global random state is never touched, and two agents of one seed act alike.
 
     Args:
         spec (AgentSpec): The task.
@@ -137,7 +137,7 @@ class Agent(ABC):
         return dict(type=type(self).__name__, episode=self.episode, **self._sizes())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state of :meth:`state_dict`; the agent's seed gives way to the saved random state.
+        """Go on from what :meth:`state_dict` gave, with its random state in place of the seed.
 
         Raises:
             AutoDFPError: The state is another kind of agent's, or that of another task or other settings.
@@ -171,7 +171,7 @@ def require_settings(owner: str, asked: dict[str, Any], saved: dict[str, Any]) -
 
 
 def _difference(name: str, saved: Any, asked: Any) -> tuple[str, Any, Any]:
-    """A setting as it was saved and as it is asked for; of dicts that differ, the first of their items that does."""
+    """Name, saved and asked value of a setting; of dicts that differ, those of the first item that does."""
     saved, asked = read_written(saved), read_written(asked)
     if isinstance(saved, dict) and isinstance(asked, dict):
         for key in saved | asked:
@@ -181,7 +181,7 @@ def _difference(name: str, saved: Any, asked: Any) -> tuple[str, Any, Any]:
 
 
 def _apart(text: str, other: str) -> str:
-    """A text, or of a long one the place where it begins to differ from another."""
+    """A text; of a long one only the part where it begins to differ from the other."""
     if len(text) <= LONG:
         return text
     differs = next((place for place, pair in enumerate(zip(text, other, strict=False)) if pair[0] != pair[1]), 0)

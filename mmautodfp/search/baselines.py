@@ -1,4 +1,4 @@
-"""Agents that do not learn: what SAC has to beat, and how it explores before it has learned."""
+"""Random plans: what SAC has to beat, and how it explores before it has learned."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from mmautodfp.utils.settings import checked
 from .agent import Agent, AgentSpec, require_settings
 
 EXPLORE_STREAM = 0
-# Narrow and wide episodes both: nearly uniform plans tell groups apart at a small loss, wide ones find the far ones.
+# Narrow episodes show what single groups are worth, at a small loss; wide ones find plans far from the uniform one.
 RATIO_WIDTHS = (0.02, 0.3)
 
 
@@ -21,10 +21,11 @@ class RandomSearch(Agent):
 
     Args:
         spec (AgentSpec): The task.
-        around_uniform (bool): Whether the first component of an action, which decides the share of kept channels, is
-            normally distributed around ``spec.uniform_action`` and clipped to [0, 1], with a standard deviation
-            drawn for each episode from [0.02, 0.3]. A tight budget leaves independent uniform ratios hardly a plan
-            that is better than the uniform one. The other components are uniform in either case. Defaults to False.
+        around_uniform (bool): Draw the first component of an action, which decides how many channels stay, from a
+            normal distribution around ``spec.uniform_action``, clipped to [0, 1]; its standard deviation is drawn
+            from [0.02, 0.3] for each episode. Within a tight limit, independent ratios hardly ever make a better plan
+            than the uniform one. The other components are evenly distributed in any case. Defaults to False: the first
+            is, too.
     """
 
     @checked('RandomSearch')

@@ -19,10 +19,10 @@ EVOLUTION_STREAM = 3
 
 @AGENTS.register_module()
 class CMAES(Agent):
-    """Covariance matrix adaptation over the actions of all groups together, L x A numbers; states are not looked at.
+    """Covariance matrix adaptation over the actions of all groups together, L x A numbers, whatever the states.
 
-    Numbers outside [0, 1] are clipped. What it tells its distribution of a plan is the plan that it drew, even where
-    the budget lowered it. Episodes that it did not draw, such as a search's opening ones, are passed over.
+    Numbers outside [0, 1] are clipped. The distribution learns from the plan that was drawn, even if the limit lowered
+    it. Episodes that the agent did not draw, such as the opening ones of a search, are ignored.
 
     Args:
         spec (AgentSpec): The task; the distribution starts at ``uniform_action``.
@@ -57,9 +57,9 @@ class CMAES(Agent):
             population_size=self.population_size,
         )
         self.rewards: list[float] = []
-        self.generations: list[int] = []  # that each of them was drawn in
+        self.generations: list[int] = []  # in which the plans of these rewards were drawn
         self._population: list[tuple[np.ndarray, float]] = []
-        # Episode -> its plan and generation, None if it was not drawn: several may be played before the first is told.
+        # Episode -> its plan and generation, None if it was not drawn. Ranks begin several before one is learned from.
         self._pending: dict[int, tuple[np.ndarray, int] | None] = {}
         self._next_group = 0
 
@@ -70,7 +70,7 @@ class CMAES(Agent):
         self._next_group = 0
 
     def act(self, state: Tensor) -> Tensor:
-        """The next group's action [A] of the plan that is drawn for this episode."""
+        """The next group's action [A] in the plan of this episode, which is drawn at the first call."""
         if self._pending[self.episode] is None:
             self._pending[self.episode] = self.optimizer.ask(), self.optimizer.generation
         plan = self._pending[self.episode][0]
@@ -79,7 +79,7 @@ class CMAES(Agent):
         return torch.tensor(action, dtype=torch.float32)
 
     def learn(self, trajectory: Trajectory) -> dict[str, float]:
-        """Keep the earliest episode that was begun; after ``population_size`` of them, move the distribution.
+        """Take in the earliest episode that is not learned from; after ``population_size``, move the distribution.
 
         Returns:
             dict[str, float]: ``generation``, how often it has moved.
@@ -98,7 +98,7 @@ class CMAES(Agent):
             self._population = []
 
     def state_dict(self) -> dict[str, Any]:
-        # The rewards are the whole state: from the seed and them, every draw follows again.
+        # Seed and rewards are the whole state: every draw follows from them.
         return dict(
             super().state_dict(),
             sigma=self.sigma,
@@ -116,7 +116,7 @@ class CMAES(Agent):
         self._start()
         generations, drawn = state['generations'].tolist(), []
         for episode, reward in enumerate(state['rewards'].tolist()):
-            # Ranks draw ahead: up to the first plan of a later generation, all are drawn before the next is told.
+            # Ranks draw ahead: all plans of a generation were drawn before the reward that ended it.
             while len(drawn) < len(generations) and generations[len(drawn)] == self.optimizer.generation:
                 drawn.append(self.optimizer.ask())
             self._tell(drawn[episode], generations[episode], reward)

@@ -1,4 +1,4 @@
-"""The best plans of a search, finished and judged once more, before one of them is chosen."""
+"""Finalists: the best plans of a search, judged once more after the full pass, to choose one of them."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -19,14 +19,15 @@ NUM_FINALISTS = 10
 
 @dataclass(frozen=True)
 class Finalist:
-    """One of the best plans of a search, judged as the pruned model that it would be.
+    """One of the best plans of a search, judged after the full pass.
 
     Attributes:
-        episode (int): That played it, from 0.
-        reward (float): What the search was told of it.
-        metric (float): What the judge said after the full pass; of several objectives the utility with that metric.
-        together (float): Mean of the two, by their numbers of images; the judge's word alone if the two do not compare.
-        chosen (bool): Whether it is the one that stays.
+        episode (int): The one that played it, from 0.
+        reward (float): Its reward in the search.
+        metric (float): What the judge said; with several objectives the utility with that metric.
+        together (float): Mean of the two, weighted with their numbers of images; ``metric`` alone if reward and judge
+            cannot be compared.
+        chosen (bool): Whether it is the best of them.
     """
 
     episode: int
@@ -37,7 +38,7 @@ class Finalist:
 
 
 def best_episodes(history: History, count: int) -> list[int]:
-    """The episodes with the highest rewards, best first, of equal ones the earlier, and of equal widths only the best.
+    """The episodes with the highest rewards, best first; of those with the same widths only the best, or earliest.
 
     Plans that a race stopped are left out: their rewards are predictions.
 
@@ -61,24 +62,24 @@ def judge_finalists(
     logger: logging.Logger,
     num_images: tuple[int, int],
 ) -> list[Finalist]:
-    """Judge the best plans of a search that has ended; those that its checkpoint holds as judged are not judged again.
+    """Judge the best plans of a search that has ended; those whose figures its checkpoint holds are not judged again.
 
     In a distributed run each rank takes one at a time. All ranks must call it.
 
-    Few images alone often rank two good plans wrongly. So the reward counts too, although it is from before the full
-    pass: each by its number of images.
+    The judge's few images alone often rank two good plans wrongly. So the reward counts too, though it was measured
+    before the full pass: each counts by its number of images.
 
     Args:
-        searcher (Searcher): Its checkpoint gets each figure as soon as it is known.
-        evaluate (Callable): What the judge says of a plan after the full pass, or given None, of the dense model.
-        count (int): How many plans, if there are as many that differ in widths.
-        judge (Sequence): What the judge is and looks at, as plain data: figures of another one do not count.
+        searcher (Searcher): Saves each figure in its checkpoint as soon as it is known.
+        evaluate (Callable): Gives the judge's figure of a plan after the full pass, or for None, of the dense model.
+        count (int): How many plans, if as many differ in widths.
+        judge (Sequence): Identity of the judge, as plain data: kept figures of another judge do not count.
         logger (logging.Logger): Gets the table.
-        num_images (tuple[int, int]): How many the reward looked at, and the judge; (0, 1): the judge alone decides.
+        num_images (tuple[int, int]): Of the reward and of the judge; (0, 1): the judge alone decides.
 
     Returns:
-        list[Finalist]: In the search's order, the best first. The one that is best by both together is chosen, of equal
-        ones the first. Empty if there is no choice.
+        list[Finalist]: By falling reward. The one with the best mean of both is chosen, of equal ones the first. Empty
+        if there are fewer than two.
 
     Raises:
         AutoDFPError: The judge gives no finite number.
@@ -111,7 +112,7 @@ def _judge(searcher: Searcher, evaluate: Callable[[PruningPlan], float], episode
 
 
 def _utilities(searcher: Searcher, evaluate: Callable[[PruningPlan | None], float]) -> dict[int, float]:
-    """What the judged episodes are worth with the judge's metric, as a share of what the dense model has by it."""
+    """The utilities of the judged episodes, with the judge's metric as a share of what it says of the dense model."""
     judged, widths = searcher.judged, searcher.history.widths
     if 'dense_metric' not in judged:
         judged['dense_metric'] = on_main(lambda: as_number(evaluate(None), 'the dense model was judged'))
@@ -124,8 +125,10 @@ def _utilities(searcher: Searcher, evaluate: Callable[[PruningPlan | None], floa
 
 
 def _table(found: Sequence[Finalist]) -> list[str]:
-    lines = ['the best plans of the search, and what the judge says of them after the full pass:']
-    lines.append(f'{"episode":>9}{"reward":>10}{"judged":>10}{"together":>10}')
+    lines = [
+        'the best plans of the search, and what the judge says of them after the full pass:',
+        f'{"episode":>9}{"reward":>10}{"judged":>10}{"together":>10}',
+    ]
     for one in found:
         mark = '  chosen' if one.chosen else ''
         lines.append(f'{one.episode + 1:>9}{one.reward:>10.4f}{one.metric:>10.4f}{one.together:>10.4f}{mark}')

@@ -24,7 +24,7 @@ def tanh_log_prob(pre_tanh: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
         Tensor: [...], in nats, summed over the components.
     """
     normal = -0.5 * ((pre_tanh - mean) * torch.exp(-log_std)).square() - log_std - 0.5 * math.log(2 * math.pi)
-    # log(1 - tanh(u)^2) written as it is loses all its digits from |u| = 9 on.
+    # log(1 - tanh(u)^2), in a form that keeps its digits beyond |u| = 9.
     log_slope = 2 * (math.log(2) - pre_tanh - F.softplus(-2 * pre_tanh))
     return (normal - log_slope).sum(-1)
 
@@ -45,7 +45,7 @@ class Actor(nn.Module):
         """Mean and log standard deviation of u, each [B, A], for states [B, D]."""
         mean, squashed = self.net(states).chunk(2, -1)
         lowest, highest = LOG_STD_RANGE
-        # A clamp would stop the gradient at the ends.
+        # A clamp would have no gradient at the ends.
         return mean, lowest + (highest - lowest) * 0.5 * (torch.tanh(squashed) + 1)
 
     def sample(self, states: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -57,7 +57,7 @@ class Actor(nn.Module):
 
     @torch.no_grad()
     def centre(self, action: Tensor) -> None:
-        """Move the untrained mean to an action [A] in [-1, 1], short of its ends, where tanh would not let go."""
+        """Move the untrained mean to an action [A] in [-1, 1], but not to its ends, where tanh has no gradient."""
         self.net[-1].bias[: len(action)] = torch.atanh(action.clamp(-0.95, 0.95))
 
 

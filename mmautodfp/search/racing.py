@@ -13,19 +13,19 @@ from mmautodfp.utils.settings import Count, settings
 
 @settings('racing')
 class Racing:
-    """Evaluates a plan on more and more images and stops when it can hardly become the best any more.
+    """Evaluates a plan on more and more images, and stops when it can hardly become the best any more.
 
-    The bound: over the plans that were evaluated whole, the final reward is regressed linearly on the reward after the
-    stage at hand. A plan is stopped if the upper end of the one-sided prediction interval for its final reward lies
-    below the best reward so far. If the residuals are normal, a plan that would have become the best is stopped with a
-    probability of at most ``risk`` at each stage. Its reward is then the predicted one, which is below the best; the
-    best plan itself has always been evaluated whole.
+    Over the plans that were evaluated on all images, the final reward is regressed linearly on the reward after the
+    present stage. A plan is stopped if the upper end of the one-sided prediction interval for its final reward is below
+    the best reward so far. If the residuals are normal, a plan that would have become the best is stopped with a
+    probability of at most ``risk`` at each stage. The reward of a stopped plan is the predicted one, which is below the
+    best; so the best plan has always been evaluated on all images.
 
     Attributes:
         risk (float): In (0, 0.5). Defaults to 0.001.
-        warmup (int): Episodes at the start that are evaluated whole, at least 4. Defaults to 20.
-        refresh (int): Each episode of a number divisible by this is evaluated whole, so that the regression does not
-            come to rest on good plans alone. Defaults to 10.
+        warmup (int): Episodes at the start that are evaluated on all images, at least 4. Defaults to 20.
+        refresh (int): So is each episode whose number it divides; else only good plans would be left to regress on.
+            Defaults to 10.
 
     Raises:
         AutoDFPError: A value is of another type or out of its range.
@@ -42,13 +42,12 @@ class Racing:
 
         Args:
             episode (int): Its number.
-            rewards (Iterator[float]): The reward after each stage; not asked for more than is needed.
-            num_stages (int): How many there are, S.
-            earlier (Sequence[Sequence[float]]): Rewards of the episodes so far after each stage that they went
-                through, at most S each.
+            rewards (Iterator[float]): Gives the reward after each stage; it is not used further than needed.
+            num_stages (int): How many stages there are, S.
+            earlier (Sequence[Sequence[float]]): Of the episodes so far, the rewards after each stage, at most S each.
 
         Returns:
-            tuple[float, list[float]]: The reward, predicted if the plan was stopped, and the rewards after each stage.
+            tuple[float, list[float]]: The reward, predicted if the plan was stopped, and the reward after each stage.
         """
         whole = np.array([row for row in earlier if len(row) == num_stages], dtype=float).reshape(-1, num_stages)
         racing = len(whole) >= self.warmup and episode % self.refresh != 0
@@ -63,20 +62,20 @@ class Racing:
         return seen[-1], seen
 
     def predict(self, partial: np.ndarray, final: np.ndarray, reward: float) -> tuple[float, float]:
-        """The final reward of a plan, and its upper bound.
+        """Predict the final reward of a plan.
 
         Args:
-            partial (np.ndarray): [M], rewards after a stage, M of at least 4.
-            final (np.ndarray): [M], final rewards of the same plans.
-            reward (float): What the plan at hand has after that stage.
+            partial (np.ndarray): [M], rewards of other plans after a stage, M of at least 4.
+            final (np.ndarray): [M], their final rewards.
+            reward (float): Reward of the plan after that stage.
 
         Returns:
-            tuple[float, float]: The predicted final reward, and the end of the prediction interval above it.
+            tuple[float, float]: The predicted final reward, and the upper end of its prediction interval.
         """
         count = len(partial)
         offset = partial - partial.mean()
         spread = (offset**2).sum()
-        # Plans that are all alike after a stage tell nothing about a slope.
+        # Plans with equal rewards after the stage say nothing about a slope.
         slope = (offset * final).sum() / spread if spread > 0 else 1.0
         residuals = final - final.mean() - slope * offset
         deviation = math.sqrt((residuals**2).sum() / (count - 2))

@@ -1,4 +1,4 @@
-"""The memory of past transitions, as tensors."""
+"""A buffer of past transitions, as tensors."""
 
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
 
 def relabel(batch: Batch, preferences: Tensor) -> Batch:
-    """Transitions with rewards [B, M] as they are under preferences [B, M], which then come last in the states."""
+    """Weight rewards [B, M] with preferences [B, M], and append these to the states."""
     return batch._replace(
         states=torch.cat([batch.states, preferences], 1),
         rewards=(batch.rewards * preferences).sum(1),
@@ -38,10 +38,10 @@ def relabel(batch: Batch, preferences: Tensor) -> Batch:
 
 
 class ReplayBuffer:
-    """A ring of the latest transitions.
+    """A ring buffer of the latest transitions.
 
     Args:
-        capacity (int): Number of transitions kept; the oldest give way.
+        capacity (int): How many it holds; new ones replace the oldest.
         state_dim (int): Length D of a state.
         action_dim (int): Length A of an action.
         num_objectives (int): Length M of a reward. Defaults to 0: a reward is a number.
@@ -60,7 +60,7 @@ class ReplayBuffer:
         )
 
     def add(self, trajectory: Trajectory) -> None:
-        """Store an episode's L transitions; of one longer than the capacity the last ones stay."""
+        """Store an episode's L transitions; if there are more than the capacity, the last ones."""
         length = len(trajectory.rewards)
         states = trajectory.states
         dones = torch.zeros(length, dtype=torch.bool)
@@ -73,7 +73,7 @@ class ReplayBuffer:
         self.size = min(self.size + length, self.capacity)
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """Draw transitions, each as likely as the other, with replacement.
+        """Draw transitions with replacement, all with the same chance.
 
         Args:
             batch_size (int): Number of transitions B.

@@ -43,17 +43,16 @@ class SACConfig:
             uniform plan, or a better one to start from (see :class:`RandomSearch`), and the untrained policy is
             centred on it. Defaults to 'random'.
         initial_alpha (float): Entropy coefficient at the start. The paper does not tell it. Defaults to 0.01.
-        target_entropy (float | None): What the policy's entropy is held at, in nats, for actions in [-1, 1]. The
-            paper does not tell it. Defaults to None, which is minus the action's length.
-        updates_per_episode (int | None): Updates after an episode. Defaults to None, one a group as in Algorithm 1.
-        credit (str): What the critics are drawn towards. 'td', as in Algorithm 1, is the TD target, which
-            bootstraps from what the target critics say of the next state. As the paper's states do not depend on
-            what was done before, that is the same for every action: only the last group's is learned. 'monte_carlo'
-            is the return, the discounted reward that the rest of the episode brought. Defaults to 'monte_carlo', not
-            the paper's.
-        drawn_preferences (float): Of a search with several objectives, the share of episodes that are played, and of
-            transitions that are learned from, under a preference drawn for them, in place of the one that is asked
-            for; 0 learns for that one alone. Defaults to 0.5. The paper has one objective.
+        target_entropy (float | None): Entropy that the policy is held at, in nats, for actions in [-1, 1]. The paper
+            does not tell it. Defaults to None: minus the action's length.
+        updates_per_episode (int | None): Updates after an episode. Defaults to None: one a group, as in Algorithm 1.
+        credit (str): Targets of the critics. 'td', as in Algorithm 1, bootstraps from the target critics' values of the
+            next state. As the paper's states do not depend on earlier actions, these values are the same for every
+            action: only the last group's actions are learned. 'monte_carlo' is the return, the discounted reward of
+            the rest of the episode. Defaults to 'monte_carlo', not the paper's.
+        drawn_preferences (float): With several objectives, the share of episodes that are played, and of transitions
+            that are learned from, under a random preference in place of the one that is asked for; with 0 the agent
+            learns for that one alone. Defaults to 0.5. The paper has one objective.
 
     Raises:
         AutoDFPError: A setting is unknown, of another type or out of its range.
@@ -80,9 +79,9 @@ class SACConfig:
 class SAC(Agent):
     """Soft Actor-Critic with one policy, twin critics and a learned entropy coefficient.
 
-    The networks see actions in [-1, 1]; everybody else sees them in [0, 1]. Of several objectives, they also see a
-    preference, which an episode is played under; what is learned from it does not depend on that one, for the buffer
-    holds the rewards of all objectives, and weighs them anew whenever they are learned from.
+    Inside the networks actions are in [-1, 1], everywhere else in [0, 1]. With several objectives, the networks also
+    see the preference that an episode is played under. The buffer holds the reward of each objective, so an update can
+    weight them with any preference.
 
     Args:
         spec (AgentSpec): The task.
@@ -154,8 +153,8 @@ class SAC(Agent):
         states = torch.cat([state.to(self.log_alpha), self.preference]).unsqueeze(0)
         return _to_public(self.actor.sample(states, self.random)[0]).squeeze(0)
 
-    # Matrices as small as these lose by being shared out, fortyfold where the cores are busy; and sums taken by one
-    # thread are the same on a machine with more cores. Coming and going takes milliseconds: not around single actions.
+    # One thread: such small matrices get slower with more (40 times on busy cores), and sums come out the same on
+    # machines with more cores. Changing the number takes milliseconds, too long for single actions.
     @torch_threads(1)
     def learn(self, trajectory: Trajectory) -> dict[str, float]:
         """Store the episode and, after the warm-up, update ``config.updates_per_episode`` times.
@@ -175,7 +174,7 @@ class SAC(Agent):
         return relabel(batch, self._preferences(len(batch.rewards))) if self.spec.preference else batch
 
     def _credited(self, trajectory: Trajectory) -> Trajectory:
-        """The same episode, under Monte Carlo with each step's return in place of its reward."""
+        """The episode; for Monte Carlo with each step's return in place of its reward."""
         if self.config.credit == 'td':
             return trajectory
         rewards = trajectory.rewards.clone()
@@ -195,9 +194,9 @@ class SAC(Agent):
 
     @torch.no_grad()
     def critic_targets(self, batch: Batch) -> Tensor:
-        """What the critics are drawn towards, [B]: the returns, or reward plus the soft value of what may follow."""
+        """Targets of the critics, [B]: the returns, or reward plus the soft value of the next state."""
         if self.config.credit == 'monte_carlo':
-            return batch.rewards  # what follows is already in them
+            return batch.rewards  # which are returns, see _credited()
         actions, log_probs = self.actor.sample(batch.next_states, self.random)
         values = torch.minimum(self.qf1_target(batch.next_states, actions), self.qf2_target(batch.next_states, actions))
         soft_values = values - self.log_alpha.exp() * log_probs

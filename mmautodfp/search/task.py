@@ -1,4 +1,4 @@
-"""What a search works on: a dense model, what of it can be pruned, what limits a plan."""
+"""What a search works on: a dense model, its channel groups, the limits of a plan."""
 
 import copy
 import hashlib
@@ -30,22 +30,22 @@ from .survey import Survey, survey_target
 
 @dataclass
 class PruningTask:
-    """A dense model, what of it can be pruned, and what limits a plan. :meth:`build` makes one.
+    """A dense model, its channel groups, and the limits of a plan. :meth:`build` makes one.
 
     Attributes:
         model (nn.Module): The whole model, in eval mode.
         module (nn.Module): The part of it that is pruned.
-        target (str): What was asked for, parts of a list with commas between them.
+        target (str): What was asked for; the parts of a list joined with commas.
         path (str): Path of the module in the model; '' for the model itself.
         groups (list[ChannelGroup]): What can be pruned, in forward order, L of them.
-        left (list[str]): What stays, a line for each reason.
+        left (list[str]): What cannot be pruned, a line for each reason.
         costs (ModelCosts): Of any widths of the groups.
         constraint (Constraint): Bound to the costs.
         reconstructor (Reconstructor): Fitted to the module.
         ratios (RatioRange): Range of the groups' preserve ratios.
         rankings (list[Tensor]): [N] each, L of them: channels in the order in which they stay.
         l2_rankings (list[Tensor]): The same by their l2 norms, as the baselines keep them.
-        allocation (list[int] | None): [L], widths that the reconstructor would choose; None if it cannot tell.
+        allocation (list[int] | None): [L], the reconstructor's own choice of widths; None if it has none.
         clustering (dict): DBSCAN's settings for the agent's states.
         bias_threshold (float): t of Eq. 17.
         example_input (Any): What the model is called with, to measure it; None if there is no example.
@@ -88,7 +88,7 @@ class PruningTask:
         residual_streams: bool | None = None,
         also_measure: Sequence[Literal['params', 'flops', 'latency', 'memory']] = (),
     ) -> 'PruningTask':
-        """Look at a model. In a distributed run all ranks must call it; what fails on one ends it on all.
+        """Build a task. In a distributed run all ranks must call it; if it fails on one, all of them end.
 
         Args:
             model (nn.Module): Trained; it is put into eval mode.
@@ -106,14 +106,14 @@ class PruningTask:
                 :class:`mmautodfp.reconstruction.SyntheticLeastSquares`, which needs no data.
             channel_divisor (int): Groups keep a multiple of it or all channels. Defaults to 1.
             p_min (float): Least share of channels that any group keeps. Defaults to 0.2.
-            p_max (float): Largest. Defaults to 1.
-            allocate (bool): Ask the reconstructor which widths it would choose. Defaults to True.
+            p_max (float): Largest share. Defaults to 1.
+            allocate (bool): Ask the reconstructor for its own choice of widths. Defaults to True.
             clustering (dict | None): Settings of :class:`.Clustering`. Defaults to None: its own.
             bias_threshold (float): t of Eq. 17. Defaults to 0.5.
-            residual_streams (bool | None): Also prune what blocks add up, where all that read it are in the target.
-                Defaults to None: where the target is 'model' or a list.
-            also_measure (Sequence[str]): Costs that are to be known though no limit is on them, for a search that has
-                objectives: 'params', 'flops', 'latency' or 'memory'. Defaults to none.
+            residual_streams (bool | None): Also prune what blocks add up, where all its readers are in the target.
+                Defaults to None: if the target is 'model' or a list.
+            also_measure (Sequence[str]): Costs to measure though no limit is on them, for the objectives of a search:
+                'params', 'flops', 'latency' or 'memory'. Defaults to none.
 
         Raises:
             AutoDFPError: There is no such part, nothing in it can be pruned, or the constraint cannot be met.
@@ -138,7 +138,7 @@ class PruningTask:
             bias_threshold=bias_threshold,
             example_input=example_input,
         )
-        # Sums on other devices may differ in their last digits, and the order of channels with them.
+        # On other devices, sums may differ in their last digits, and so may the order of channels.
         task.rankings, task.l2_rankings = on_main(task._rank)
         if allocate:
             task.allocation, task.error_curves = on_main(lambda: (task.allocated_widths(), task.error_curves))
@@ -151,21 +151,21 @@ class PruningTask:
 
     @cached_property
     def error_curves(self) -> list[Tensor] | None:
-        """[N + 1] each, L of them, see :meth:`.Reconstructor.error_curves`; computed on the ranks that ask for them."""
+        """[N + 1] each, L of them, see :meth:`.Reconstructor.error_curves`; computed when first needed."""
         curves = self.reconstructor.error_curves(self.groups, self.rankings)
         return None if curves is None else [curve.cpu() for curve in curves]
 
     def allocated_widths(self) -> list[int] | None:
-        """The widths [L] that the reconstructor would choose without a search; None if it cannot tell."""
+        """The reconstructor's own choice of widths [L], computed from :attr:`error_curves`; None if it has none."""
         if self.error_curves is None:
             return None
         return allocate_widths(self.error_curves, self.constraint, self._widest)
 
     def follow_env(self) -> None:
-        """Keep channels in the order, and begin at the widths, that a resumed search has brought to :attr:`env`."""
+        """Take over rankings, allocation and error curves from :attr:`env`, where a resumed search has set them."""
         self.rankings, self.allocation = self.env.rankings, self.env.start
-        vars(self).pop('error_curves', None)  # of the order before
-        if self.env.curves is not None:  # else none was allocated by them: computed anew if they are asked for
+        vars(self).pop('error_curves', None)  # of the rankings before; computed again if env has none
+        if self.env.curves is not None:
             self.error_curves = self.env.curves
 
     @property
@@ -180,10 +180,9 @@ class PruningTask:
     @cached_property
     def layer_states(self) -> list[LayerState]:
         """[L], what the agent sees of the groups (Eq. 17)."""
-        statistics = [group_statistics(self.module, group) for group in self.groups]
         return [
-            layer_state(index, weight, bn, threshold=self.bias_threshold, **self.clustering)
-            for index, (weight, bn) in enumerate(statistics)
+            layer_state(index, *group_statistics(self.module, group), threshold=self.bias_threshold, **self.clustering)
+            for index, group in enumerate(self.groups)
         ]
 
     @cached_property
@@ -208,22 +207,22 @@ class PruningTask:
         return self.plan(round_widths(ratio, self.dense_widths, self.constraint.divisors), rankings)
 
     def allocated_plan(self) -> PruningPlan | None:
-        """The plan that the reconstructor would choose without a search; None if it cannot tell."""
+        """The reconstructor's own plan, which needs no search; None if it has none."""
         return None if self.allocation is None else self.plan(self.allocation)
 
     def nested_widths(self, num_points: int, start: float = 1.0) -> tuple[list[list[int]], bool]:
-        """Widths [L] from the dense model down to the least that the limit's costs can reach, none above one before.
+        """Widths [L] from the dense model down to the least that can be reached, each no wider than the one before.
 
-        In between, the costs fall in even steps; where the limit lies is not looked at.
+        The costs that the limits are on fall in even steps; where the limits lie does not matter.
 
         Args:
-            num_points (int): How many, 2 or more. What comes twice is left out.
+            num_points (int): How many, 2 or more. Equal ones are given once.
             start (float): Where they begin, as of :meth:`.Constraint.at`; :attr:`.Constraint.share` is the limit.
                 Defaults to 1: at the dense model.
 
         Returns:
-            tuple[list[list[int]], bool]: The widths, widest first; and whether the reconstructor chose them, each from
-            the last ones on. If it cannot tell, they are uniform.
+            tuple[list[list[int]], bool]: The widths, widest first; and whether the reconstructor chose them. If it
+            cannot, they are uniform.
         """
         shares = [start * (1 - step / (num_points - 1)) for step in range(num_points)]
         shares, path = (shares[1:], [self.dense_widths]) if start == 1 else (shares, [])
@@ -236,12 +235,12 @@ class PruningTask:
         return [widths for place, widths in enumerate(path) if widths not in path[:place]], known
 
     def describe(self) -> str:
-        """How much can be pruned, a line for each reason why the rest cannot, and what the limits are."""
+        """A text: how much can be pruned, a line for each reason why the rest cannot, and the limits."""
         head = f'{len(self.groups)} prunable groups in the {type(self.module).__name__} {self.target!r}; left alone:'
         return '\n'.join([head, *(f'  {line}' for line in self.left), *self.constraint.table()])
 
     def require_dense(self) -> None:
-        """Say so in a sentence if the model is pruned at the moment."""
+        """Raise an :class:`AutoDFPError` if the model is pruned at the moment."""
         for group in self.groups:
             left = len(outputs_first(self.module.get_submodule(group.name)))
             if left < group.offset + group.width:
@@ -252,8 +251,8 @@ class PruningTask:
 
     @property
     def undistilled(self) -> 'PruningTask':
-        """The same task, in which a plan that stays gets the full pass alone (:attr:`.Reconstructor.undistilled`)."""
-        other = copy.copy(self)  # with the error curves, which may have taken minutes
+        """The same task without a distillation after the full pass (:attr:`.Reconstructor.undistilled`)."""
+        other = copy.copy(self)  # keeps the error curves, which may have taken minutes
         other.reconstructor = self.reconstructor.undistilled
         return other
 
@@ -268,7 +267,7 @@ class PruningTask:
         return apply_plan(self.module, plan, self.reconstructor, final, self.model, self.groups)
 
     def evaluate(self, plan: PruningPlan | None, reward: Callable[[nn.Module], float], final: bool = False) -> float:
-        """What a reward says of the model under a plan, or under None, dense; it is dense again afterwards.
+        """A reward of the model under a plan, or of the dense model for None; the model is dense again afterwards.
 
         Raises:
             AutoDFPError: The reward changed the model.
@@ -282,7 +281,7 @@ class PruningTask:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a search and one that resumes it must share, as plain data."""
+        """What a search and its resume must have in common, as plain data."""
         return dict(
             target=self.target,
             groups={group.name: group.num_channels for group in self.groups},
@@ -304,7 +303,7 @@ class PruningTask:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Have a model in eval mode while it is rewarded, and see to it that the reward only looks at it.
+    """Put a model into eval mode for the block that rewards it, and check afterwards that it was not changed.
 
     Raises:
         AutoDFPError: A weight is not what it was, or a norm was trained.
@@ -322,8 +321,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def _versions(model: nn.Module) -> dict[str, tuple]:
-    """What tells whether a weight was changed or a norm trained, by name."""
-    # Torch counts the batches of a norm in the open, but moves its statistics out of sight.
+    """By name, what differs once a weight is changed or a norm trained."""
+    # Training a norm raises the version of its batch counter, but not that of its statistics.
     counts = ((name, buffer) for name, buffer in model.named_buffers() if name.endswith('num_batches_tracked'))
     return {
         name: (id(tensor), None if tensor.is_inference() else tensor._version, tensor.dtype, tensor.device)
