@@ -5,9 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmautodfp.utils import AutoDFPError
-
-from .agent import Trajectory, require_settings
+from .agent import Trajectory
 
 
 class Batch(NamedTuple):
@@ -80,28 +78,17 @@ class ReplayBuffer:
             generator (torch.Generator): Source of the choice.
 
         Returns:
-            Batch: Copies of the stored transitions.
-
-        Raises:
-            AutoDFPError: The buffer is empty.
+            Batch: Copies of the stored transitions, of which there must be one.
         """
-        if not self.size:
-            raise AutoDFPError('a batch was asked of an empty replay buffer; add an episode first')
         chosen = torch.randint(self.size, (batch_size,), generator=generator)
         return Batch(*(stored[chosen] for stored in self.data))
 
     def state_dict(self) -> dict[str, Any]:
-        """Copy of the content, with the cursor."""
-        content = {name: stored.clone() for name, stored in self.data._asdict().items()}
-        return dict(capacity=self.capacity, cursor=self.cursor, size=self.size, **content)
+        """The content, no copy, and where the next transition goes."""
+        return dict(capacity=self.capacity, cursor=self.cursor, size=self.size, **self.data._asdict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved content.
-
-        Raises:
-            AutoDFPError: It was saved with another capacity.
-        """
-        require_settings('replay buffer', dict(capacity=self.capacity), state)
+        """Take over what :meth:`state_dict` gave of a buffer of the same sizes."""
         self.cursor, self.size = state['cursor'], state['size']
         for name, stored in self.data._asdict().items():
             stored.copy_(state[name])

@@ -84,18 +84,14 @@ class Searcher:
         self.history = History()
         self.judged: dict[str, Any] = {}
 
-    def run(self) -> PruningPlan:
+    def run(self) -> None:
         """Play the episodes that are left.
 
         If an error or an interrupt ends it, the checkpoint holds all rounds that were finished.
-
-        Returns:
-            PruningPlan: The best plan of all episodes; of equally good ones the first.
         """
         while len(self.history) < self.num_episodes:
             self._round()
             on_main(self.save)
-        return self.plan(self.history.best)
 
     def save(self) -> None:
         """Write the checkpoint, if there is one. Only between rounds: within one, the agent's random state is ahead."""

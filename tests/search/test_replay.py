@@ -3,7 +3,6 @@ import torch
 
 from mmautodfp.search import Trajectory
 from mmautodfp.search.replay import ReplayBuffer
-from mmautodfp.utils import AutoDFPError
 
 STATE_DIM, ACTION_DIM = 3, 2
 
@@ -66,16 +65,6 @@ def test_sample_draws_every_stored_transition_whole_and_nothing_else():
     assert drawn == set(as_transitions(trajectory))
 
 
-def test_sample_follows_its_generator_and_leaves_the_buffer_alone():
-    buffer = ReplayBuffer(20, STATE_DIM, ACTION_DIM)
-    buffer.add(make_trajectory(6, torch.Generator().manual_seed(0)))
-    before = buffer.state_dict()
-    first, second = (buffer.sample(8, torch.Generator().manual_seed(1)) for _ in range(2))
-    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
-    first.states.zero_()
-    assert all(torch.equal(before[name], stored) for name, stored in buffer.data._asdict().items())
-
-
 def test_stored_state_brings_content_and_cursor_back(tmp_path):
     generator = torch.Generator().manual_seed(0)
     buffer, other = (ReplayBuffer(10, STATE_DIM, ACTION_DIM) for _ in range(2))
@@ -88,21 +77,3 @@ def test_stored_state_brings_content_and_cursor_back(tmp_path):
         one.add(trajectory)
     assert stored_transitions(buffer) == stored_transitions(other)
     assert buffer.cursor == other.cursor
-
-
-def test_stored_state_is_a_copy():
-    buffer = ReplayBuffer(4, STATE_DIM, ACTION_DIM)
-    state = buffer.state_dict()
-    buffer.add(make_trajectory(4, torch.Generator().manual_seed(0)))
-    assert not state['states'].any()
-
-
-def test_other_capacity_is_refused_with_both_numbers():
-    state = ReplayBuffer(10, STATE_DIM, ACTION_DIM).state_dict()
-    with pytest.raises(AutoDFPError, match='capacity=10, but capacity=20'):
-        ReplayBuffer(20, STATE_DIM, ACTION_DIM).load_state_dict(state)
-
-
-def test_nothing_is_sampled_of_an_empty_buffer():
-    with pytest.raises(AutoDFPError, match='empty'):
-        ReplayBuffer(10, STATE_DIM, ACTION_DIM).sample(4, torch.Generator())
