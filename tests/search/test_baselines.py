@@ -1,22 +1,16 @@
 import pytest
 import torch
+from playing import plans_of, play
 
 from mmautodfp.search import CMAES, SAC, AgentSpec, RandomSearch, Trajectory
 from mmautodfp.utils import AutoDFPError
 
 SPEC = AgentSpec(4, uniform_action=(0.4, 0.7), state_dim=3, seed=5)
-STATE = torch.full((3,), 0.5)
 
 
 def episodes(agent, numbers):
     """Actions [E, L, A] of the episodes with these numbers."""
-    plans = []
-    for number in numbers:
-        agent.begin_episode(number)
-        actions = torch.stack([agent.act(STATE) for _ in range(agent.spec.horizon)])
-        agent.learn(Trajectory(STATE.expand(len(actions), -1), actions, torch.zeros(len(actions))))
-        plans.append(actions)
-    return torch.stack(plans)
+    return plans_of(play(agent, numbers, lambda _: torch.tensor(0.0)))
 
 
 def test_random_actions_are_uniform_in_the_unit_square():
@@ -46,28 +40,6 @@ def test_warmup_of_sac_is_the_random_search_of_the_same_seed(warmup):
     random_search = RandomSearch(SPEC, around_uniform=warmup == 'around_uniform')
     sac = SAC(SPEC, warmup_episodes=6, warmup=warmup, hidden_sizes=(8,))
     assert torch.equal(episodes(sac, range(6)), episodes(random_search, range(6)))
-
-
-@pytest.mark.parametrize('around_uniform', [False, True])
-def test_random_search_resumes_bit_for_bit(tmp_path, around_uniform):
-    expected = episodes(RandomSearch(SPEC, around_uniform), range(8))
-    agent = RandomSearch(SPEC, around_uniform)
-    episodes(agent, range(4))
-    torch.save(agent.state_dict(), tmp_path / 'agent.pth')
-    resumed = RandomSearch(SPEC, around_uniform)
-    resumed.load_state_dict(torch.load(tmp_path / 'agent.pth', weights_only=True))
-    assert torch.equal(episodes(resumed, range(4, 8)), expected[4:])
-
-
-def test_random_search_follows_its_seed_and_not_the_global_state():
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    first = episodes(RandomSearch(SPEC), range(3))
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(1)
-    assert torch.equal(episodes(RandomSearch(SPEC), range(3)), first)
-    other = AgentSpec(4, uniform_action=(0.4, 0.7), state_dim=3, seed=6)
-    assert not torch.equal(episodes(RandomSearch(other), range(3)), first)
 
 
 def test_state_of_another_agent_or_task_is_refused():

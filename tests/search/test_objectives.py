@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from chain import IMAGES
+from playing import play
+from test_agents import SMALL
 from test_run import make_task, run
-from test_sac import SMALL
 
 from mmautodfp.costs import MemoryBudget, ParamBudget
 from mmautodfp.search import SAC, AgentSpec, Trajectory, pareto_set
@@ -159,23 +160,18 @@ def trade_off(actions):
     return torch.stack([(importance * (1 - (1 - widths) ** 2)).sum(), 1 - widths.mean()])
 
 
-def play(agent, episodes):
-    played = []
-    for episode in episodes:
-        agent.begin_episode(episode)
-        actions = torch.stack([agent.act(state) for state in torch.eye(3)])
-        rewards = torch.zeros(3, 2)
-        rewards[-1] = trade_off(actions)
-        agent.learn(Trajectory(torch.eye(3), actions, rewards))
-        played.append((agent.preference, rewards[-1]))
-    return played
+def preferences_of(agent, episodes):
+    """The preferences that an agent has while it plays."""
+    seen = []
+    play(agent, episodes, lambda actions: seen.append(agent.preference) or trade_off(actions))
+    return seen
 
 
 @pytest.mark.parametrize('seed', [0, 1])
 def test_one_agent_learns_cheap_plans_and_accurate_ones_and_obeys_the_preference(seed):
     quick = dict(hidden_sizes=(32, 32), batch_size=64, actor_lr=3e-3, critic_lr=3e-3, updates_per_episode=8)
     agent = SAC(make_conditioned_spec(seed=seed), warmup_episodes=40, **quick)
-    played = play(agent, range(120))
+    preferences = preferences_of(agent, range(120))
 
     def greedy(*preference):
         states = torch.cat([torch.eye(3), torch.tensor([preference]).expand(3, -1)], 1)
@@ -187,25 +183,13 @@ def test_one_agent_learns_cheap_plans_and_accurate_ones_and_obeys_the_preference
     assert accurate[0] > 0.9
     assert cheap[1] > 0.85
     asked = torch.tensor(agent.spec.preference)
-    as_asked = [torch.equal(preference, asked) for preference, _ in played]
-    assert 40 < sum(as_asked) < 80
+    assert 40 < sum(torch.equal(preference, asked) for preference in preferences) < 80
 
 
 def test_an_agent_that_draws_no_preferences_learns_for_the_asked_one_alone():
     agent = SAC(make_conditioned_spec(), drawn_preferences=0.0, **SMALL)
-    assert all(preference.tolist() == [0.75, 0.25] for preference, _ in play(agent, range(4)))
+    assert all(preference.tolist() == [0.75, 0.25] for preference in preferences_of(agent, range(4)))
     assert (agent._sample().states[:, 3:] == torch.tensor([0.75, 0.25])).all()
-
-
-def test_a_conditioned_agent_resumes_bit_for_bit(tmp_path):
-    whole, first, again = (SAC(make_conditioned_spec(seed=seed), **SMALL) for seed in (1, 1, 2))
-    expected = play(whole, range(8))
-    play(first, range(4))
-    torch.save(first.state_dict(), tmp_path / 'agent.pth')
-    again.load_state_dict(torch.load(tmp_path / 'agent.pth', weights_only=True))
-    for (preference, outcome), (other, known) in zip(play(again, range(4, 8)), expected[4:], strict=True):
-        assert torch.equal(preference, other)
-        assert torch.equal(outcome, known)
 
 
 def test_other_agents_are_rewarded_with_the_weighted_sum():

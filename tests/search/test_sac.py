@@ -1,9 +1,10 @@
 import itertools
-import random
 
 import numpy as np
 import pytest
 import torch
+from playing import play
+from test_agents import SMALL, flatten
 
 from mmautodfp.search import SAC, AgentSpec, SACConfig, Trajectory
 from mmautodfp.search.replay import Batch
@@ -11,7 +12,12 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import AGENTS
 
 QUICK = dict(hidden_sizes=(32, 32), batch_size=64, actor_lr=3e-3, critic_lr=3e-3)
-SMALL = dict(hidden_sizes=(16, 16), batch_size=8, warmup_episodes=2, buffer_episodes=3)
+OPTIMA = torch.tensor([[0.3, 0.6], [0.8, 0.2], [0.5, 0.9]])
+
+
+def near(optima):
+    """A reward that falls with the squared distance to [L, A] optima."""
+    return lambda actions: 1 - (actions - optima).square().sum()
 
 
 def make_spec(horizon=3, seed=0):
@@ -26,47 +32,10 @@ def make_batch(size=64, seed=0):
     return Batch(states, actions, torch.rand(size, generator=generator), next_states, dones)
 
 
-def play(agent, numbers, optima):
-    """Play the episodes with these numbers: the reward, at the end, falls with the squared distance to [L, A] optima.
-
-    Returns:
-        list: A (actions [L, A], reward, log) an episode.
-    """
-    states, episodes = torch.eye(3)[: len(optima)], []
-    for number in numbers:
-        agent.begin_episode(number)
-        actions = torch.stack([agent.act(state) for state in states])
-        rewards = torch.zeros(len(optima))
-        rewards[-1] = 1 - (actions - optima).square().sum()
-        log = agent.learn(Trajectory(states, actions, rewards))
-        episodes.append((actions, rewards[-1].item(), log))
-    return episodes
-
-
 def greedy_plan(agent):
     """[L, 2], the mean of the policy, for each group."""
     means = agent.actor(torch.eye(3)[: agent.spec.horizon])[0]
     return (torch.tanh(means).detach() + 1) / 2
-
-
-def flatten(state, prefix=''):
-    """A nested state as one dict, so that its leaves can be compared and their types looked at."""
-    items = state.items() if isinstance(state, dict) else enumerate(state)
-    leaves = {}
-    for key, value in items:
-        leaves |= flatten(value, f'{prefix}{key}.') if isinstance(value, dict | list) else {f'{prefix}{key}': value}
-    return leaves
-
-
-def assert_same_state(one, other):
-    one, other = flatten(one.state_dict()), flatten(other.state_dict())
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        same = torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
-        assert same, name
-
-
-OPTIMA = torch.tensor([[0.3, 0.6], [0.8, 0.2], [0.5, 0.9]])
 
 
 # What it can learn
@@ -75,7 +44,7 @@ OPTIMA = torch.tensor([[0.3, 0.6], [0.8, 0.2], [0.5, 0.9]])
 def test_solves_a_bandit():
     optimum = torch.tensor([[0.8, 0.3]])
     agent = SAC(make_spec(1), warmup_episodes=30, updates_per_episode=4, **QUICK)
-    rewards = [reward for _, reward, _ in play(agent, range(80), optimum)]
+    rewards = [reward for _, reward, _ in play(agent, range(80), near(optimum))]
     assert torch.allclose(greedy_plan(agent), optimum, atol=0.15)
     assert np.mean(rewards[-20:]) > 0.92
     assert np.mean(rewards[:30]) < 0.85
@@ -83,7 +52,7 @@ def test_solves_a_bandit():
 
 def test_learns_each_group_of_an_episode_that_is_rewarded_at_its_end():
     agent = SAC(make_spec(), credit='monte_carlo', warmup_episodes=40, updates_per_episode=5, **QUICK)
-    rewards = [reward for _, reward, _ in play(agent, range(90), OPTIMA)]
+    rewards = [reward for _, reward, _ in play(agent, range(90), near(OPTIMA))]
     assert torch.allclose(greedy_plan(agent), OPTIMA, atol=0.3)
     assert np.mean(rewards[-20:]) > np.mean(rewards[:40]) + 0.4
 
@@ -189,13 +158,13 @@ def test_monte_carlo_knows_no_target_critics():
 def test_warmup_only_fills_the_buffer_and_then_there_is_one_update_a_group():
     agent = SAC(make_spec(), **SMALL)
     before = agent.actor.net[0].weight.clone()
-    logs = [log for _, _, log in play(agent, range(2), OPTIMA)]
+    logs = [log for _, _, log in play(agent, range(2), near(OPTIMA))]
     assert logs == [{}, {}]
     assert agent.buffer.size == 6
     assert torch.equal(agent.actor.net[0].weight, before)
     update, updates = agent.update, []
     agent.update = lambda batch: updates.append(batch) or update(batch)
-    ((_, _, log),) = play(agent, [2], OPTIMA)
+    ((_, _, log),) = play(agent, [2], near(OPTIMA))
     assert [len(batch.rewards) for batch in updates] == [8] * 3
     assert set(log) == {'qf_loss', 'qf1_values', 'actor_loss', 'alpha', 'entropy'}
     assert all(isinstance(value, float) for value in log.values())
@@ -204,7 +173,7 @@ def test_warmup_only_fills_the_buffer_and_then_there_is_one_update_a_group():
 def test_actions_lie_in_the_unit_square():
     agent = SAC(make_spec(), **SMALL)
     torch.nn.init.constant_(agent.actor.net[-1].bias, 30.0)
-    for actions, _, _ in play(agent, range(4), OPTIMA):
+    for actions, _, _ in play(agent, range(4), near(OPTIMA)):
         assert actions.dtype == torch.float32
         assert actions.min() >= 0
         assert actions.max() <= 1
@@ -218,51 +187,17 @@ def test_policy_starts_at_the_uniform_plan_after_a_warmup_around_it():
 # Reproducible and resumable
 
 
-@pytest.mark.parametrize(('warmup', 'credit'), [('random', 'td'), ('around_uniform', 'monte_carlo')])
-@pytest.mark.parametrize('done', [1, 4])
-def test_resumed_search_equals_the_uninterrupted_one_bit_for_bit(tmp_path, done, warmup, credit):
-    settings = dict(SMALL, warmup=warmup, credit=credit)
-    straight, first, resumed = (SAC(make_spec(seed=seed), **settings) for seed in (1, 1, 2))
-    expected = play(straight, range(8), OPTIMA)
-    play(first, range(done), OPTIMA)
-    torch.save(first.state_dict(), tmp_path / 'agent.pth')
-    play(resumed, range(3), OPTIMA)  # what it held before must give way
-    resumed.load_state_dict(torch.load(tmp_path / 'agent.pth', weights_only=True))
-    episodes = play(resumed, range(done, 8), OPTIMA)
-    for (actions, _, log), (expected_actions, _, expected_log) in zip(episodes, expected[done:], strict=True):
-        assert torch.equal(actions, expected_actions)
-        assert log == expected_log
-    assert_same_state(straight, resumed)
-
-
 def test_state_is_a_copy_made_of_plain_values():
     agent = SAC(make_spec(), **SMALL)
-    play(agent, range(3), OPTIMA)
+    play(agent, range(3), near(OPTIMA))
     state = agent.state_dict()
     assert {type(value) for value in flatten(state).values()} <= {torch.Tensor, int, float, str, bool}
     copies = {name: value.clone() for name, value in flatten(state).items() if isinstance(value, torch.Tensor)}
     restored = SAC(make_spec(), **SMALL)
     restored.load_state_dict(state)
     for one in (agent, restored):
-        play(one, range(3, 5), OPTIMA)
+        play(one, range(3, 5), near(OPTIMA))
     assert all(torch.equal(copies[name], flatten(state)[name]) for name in copies)
-
-
-def test_seed_alone_decides_and_global_random_states_stay_as_they_are():
-    plans = []
-    for global_seed in (0, 1):
-        torch.manual_seed(global_seed)
-        np.random.seed(global_seed)  # noqa: NPY002, the global state is the point
-        random.seed(global_seed)
-        before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
-        agent = SAC(make_spec(seed=3), **SMALL)
-        plans.append(torch.stack([actions for actions, _, _ in play(agent, range(4), OPTIMA)]))
-        assert torch.equal(torch.get_rng_state(), before[0])
-        assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
-        assert random.getstate() == before[2]
-    assert torch.equal(*plans)
-    other = SAC(make_spec(seed=4), **SMALL)
-    assert not torch.equal(play(other, [0], OPTIMA)[0][0], plans[0][0])
 
 
 def test_number_of_threads_is_the_callers_again_after_learning():
@@ -271,7 +206,7 @@ def test_number_of_threads_is_the_callers_again_after_learning():
     try:
         agent, inside = SAC(make_spec(), **SMALL), []
         agent.qf1.register_forward_hook(lambda *_: inside.append(torch.get_num_threads()))
-        play(agent, range(3), OPTIMA)
+        play(agent, range(3), near(OPTIMA))
         assert set(inside) == {1}
         assert torch.get_num_threads() == 2
     finally:
