@@ -27,7 +27,7 @@ class Choice:
     Attributes:
         frontier (Frontier): Whose point it is.
         index (int): Its place there.
-        limits (dict[str, str]): What it was chosen by, as it was asked for.
+        limits (dict[str, str]): The limits that it was chosen within, as given.
         source (str): Where the frontier came from, for messages.
     """
 
@@ -38,39 +38,39 @@ class Choice:
 
     @property
     def point(self) -> Point:
-        """What was measured of it."""
+        """The point itself."""
         return self.frontier.points[self.index]
 
     def describe(self) -> dict[str, Any]:
-        """It as plain data."""
+        """The choice as plain data."""
         return dict(file=self.source, point=self.index, limits=self.limits)
 
     def found_for(self, task: PruningTask) -> SearchResult:
-        """The point as if a search of no episodes had found it.
+        """The point as the result of a search without episodes.
 
         Raises:
             AutoDFPError: The task has another model, or other settings that the pruned model depends on.
         """
         self.frontier.require(frontier_identity(task), self.source)
-        on_every_rank(lambda: task.layer_states)  # as after a search: told later, but of the dense model
+        on_every_rank(lambda: task.layer_states)  # now, of the dense model, as a search does; used after the pruning
         return SearchResult(self.frontier.plan(self.index), self.point.metric, History(), 0.0, {})
 
 
 def choose(frontier: Frontier, limits: Mapping[str, str | float], source: str | os.PathLike = 'the frontier') -> Choice:
-    """The point with the best metric on the reward's images within all limits; with a least metric alone, the cheapest.
+    """The point with the best metric within all limits; if ``min_metric`` is the only limit, the cheapest point.
 
-    Held-out images are not looked at. Of points that are alike the narrowest is taken.
+    The metric is that on the reward's images, not on held-out ones. Of equally good points the narrowest is taken.
 
     Args:
         frontier (Frontier): All of its points are measured.
         limits (Mapping[str, str | float]): One or more of 'max_params', 'max_flops', 'max_latency', 'max_memory' and
-            'min_metric', to a quantity such as '25M', '120G', '40ms', '500MB' or '0.37', or to a percentage of the
-            dense model's, such as '60%'. Costs are of the whole model.
+            'min_metric', to a quantity such as '25M', '120G', '40ms', '500MB' or '0.37', or a percentage of the dense
+            model's, such as '60%'. Costs are of the whole model.
         source (str | os.PathLike): Where the frontier came from, for messages. Defaults to 'the frontier'.
 
     Raises:
-        AutoDFPError: A limit is no quantity, its cost was not measured, no point is within the limits (the message
-            names the range that can be reached), or points are missing.
+        AutoDFPError: A limit cannot be read, its cost was not measured, no point is within the limits (the message
+            names the range of the points), or points are missing.
     """
     points = frontier.points
     if not points or not frontier.complete:
@@ -105,7 +105,7 @@ def choose(frontier: Frontier, limits: Mapping[str, str | float], source: str | 
 def _read(
     frontier: Frontier, name: str, text: str | float, source: str | os.PathLike
 ) -> tuple[list[float], float, Callable[[float, bool], str]]:
-    """What a limit is on, point by point; the limit; and what such a value is in its words, rounded up or down."""
+    """The values that a limit is on, for each point; the limit; and how to write such a value, rounded up or down."""
     if name not in LIMITS:
         raise AutoDFPError(f'a point was to be chosen by {name}, but there are {", ".join(LIMITS)}')
     points = frontier.points
@@ -122,7 +122,7 @@ def _read(
 
 
 def _read_metric(values: list[float], text: str | float) -> tuple[list[float], float, Callable[[float, bool], str]]:
-    """As :func:`_read`, of the metrics of all points, the dense model's first."""
+    """As :func:`_read`; ``values`` are the metrics of all points, the dense model's first."""
     is_share = str(text).endswith('%')
     try:
         bound = float(str(text).removesuffix('%'))
@@ -139,11 +139,11 @@ def _read_metric(values: list[float], text: str | float) -> tuple[list[float], f
             f'{option_of(METRIC)} {text} was asked for, but of a metric of {dense:g}, which the dense model has, there '
             'is no share; name a number'
         )
-    # Without the last digits of the quotients, which are chance.
+    # Rounded: the last digits of quotients are chance.
     shares = [round(100 * value / dense, 9) for value in values]
     return shares, bound, lambda value, _: f'{_rounded_down(value, "0.01")}%'
 
 
 def _rounded_down(value: float, step: str) -> str:
-    """Never more than the value, so that it can be asked for."""
+    """Not more than the value, so that it can be asked for."""
     return str(Decimal(str(value)).quantize(Decimal(step), ROUND_FLOOR))

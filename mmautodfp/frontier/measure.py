@@ -1,4 +1,4 @@
-"""Measuring a frontier: one fit, then point after point, each kept as soon as it is known."""
+"""Measuring a frontier: one fit, then point after point; each is saved as soon as it is measured."""
 
 import json
 import logging
@@ -28,8 +28,8 @@ from mmautodfp.utils.timing import describe_machine, minutes_of, wait_for_gpu
 
 from .points import FURTHER, Frontier, Point
 
-NUM_POINTS = 21  # dense, and 5 % of the way less at each step
-MIN_ROUNDS, MAX_ROUNDS, ENOUGH = 7, 50, 1.0  # of a latency; seconds from which on the fewest will do
+NUM_POINTS = 21  # steps of 5 %, the dense model included
+MIN_ROUNDS, MAX_ROUNDS, ENOUGH = 7, 50, 1.0  # of a latency; after so many seconds the least number is enough
 
 
 @checked('a frontier')
@@ -45,22 +45,25 @@ def frontier(
 ) -> Frontier:
     """Measure nested plans from the dense model down; the model is dense before and after.
 
-    Every plan gets the full pass, so a point that is pruned later is what was measured here, but for a distillation,
-    which would follow then. Latency is measured in turns with the dense model's, if the task has an example input.
+    Every plan gets the full pass, so what is measured is what a point is when it is pruned later, except that a
+    distillation would follow then. Latency is measured in turns with the dense model's, if the task has an example
+    input.
 
     Args:
-        task (PruningTask): What to prune. Its limit tells by which cost the points are spread, not where they lie.
-        reward (Callable): From the model, pruned for the moment, to a finite number, higher is better: what points are
-            chosen by.
+        task (PruningTask): What to prune. The costs that its limits are on fall in even steps; where the limits lie
+            does not matter.
+        reward (Callable): From the model, pruned for the moment, to a finite number, higher is better. Points are
+            chosen by it.
         held_out (Callable | None): The same on images that nothing is chosen by. Defaults to None: not measured.
         num_points (int): Points in all, 2 or more, see :meth:`.PruningTask.nested_widths`. Defaults to 21.
-        file (str | os.PathLike | None): JSON that keeps the points, with a CSV beside it; each is written as it is
-            measured, and those that it holds are not measured again. Defaults to None: nothing is written.
-        about (Mapping | None): Further facts, JSON-able, for those who read the file. A file that is there gets
-            those that it lacks. Defaults to None.
+        file (str | os.PathLike | None): JSON file for the points, with a CSV file beside it; each point is written when
+            it is measured, and points that the file holds are not measured again. Defaults to None: nothing is
+            written.
+        about (Mapping | None): Further facts, JSON-able, for readers of the file. A file that exists gets those that it
+            lacks. Defaults to None.
         logger (logging.Logger | None): Defaults to None: MMEngine's current one.
-        identity (Mapping | None): Further facts, JSON-able, that one who goes on with the file must share. Defaults to
-            None.
+        identity (Mapping | None): Further facts, JSON-able, that must be the same when the file is gone on with.
+            Defaults to None.
 
     Raises:
         AutoDFPError: There are too few points, a reward is not finite, or the file holds another frontier.
@@ -96,7 +99,7 @@ def frontier(
 
 
 def frontier_identity(task: PruningTask) -> dict[str, Any]:
-    """What a plan's pruned model depends on, as plain data."""
+    """What the pruned model of a plan depends on, as plain data."""
     known = task.identity
     return {name: known[name] for name in ('weights', 'target', 'groups', 'reconstructor')}
 
@@ -108,7 +111,7 @@ def _facts(
     num_points: int,
     further: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What points depend on, as JSON gives it back."""
+    """What points depend on, as JSON would give it back."""
     facts = frontier_identity(task) | dict(
         channel_divisor=task.constraint.channel_divisor,
         p_min_and_p_max=[task.ratios.low, task.ratios.high],
@@ -117,7 +120,7 @@ def _facts(
         held_out_images=held_out and RewardFacts.of(held_out).identity,
         number_of_points=num_points,
         input=[cost(cost.dense) for cost in task.costs.flops.values()],
-        machine=describe_machine(),  # the seconds of two cannot be compared
+        machine=describe_machine(),  # latencies of two machines cannot be compared
     )
     return json.loads(json.dumps(facts | ({FURTHER: dict(further)} if further else {})))
 
@@ -125,7 +128,7 @@ def _facts(
 def _begin(
     task: PruningTask, identity: dict[str, Any], file: str | os.PathLike | None, about: Mapping[str, Any] | None
 ) -> Frontier:
-    """What is known from the file, or a frontier without points."""
+    """The frontier that the file holds, or one without points."""
     if file is None or not Path(file).is_file():
         names, rankings = [group.name for group in task.groups], [ranking.tolist() for ranking in task.rankings]
         path, chosen = task.nested_widths(identity['number_of_points'])
@@ -135,7 +138,7 @@ def _begin(
         found.identity.setdefault(FURTHER, identity[FURTHER])
     found.require(identity, file)
     lacking = {name: fact for name, fact in (about or {}).items() if name not in found.about}
-    if lacking:  # of a file that another caller began
+    if lacking:  # another caller began the file
         found.about |= lacking
         found.save(file)
     return found
@@ -149,7 +152,7 @@ def _measure(
     held_out: Callable[[nn.Module], float] | None,
 ) -> Point:
     start, widths = time.perf_counter(), found.path[index]
-    # The dense model as it is: on it, a reconstructor could only do harm.
+    # No full pass for the dense model: it could only do harm.
     restore = Restore() if widths == task.dense_widths else task.apply(found.plan(index), final=True)
     with restore:
         told = f'point {index} of the frontier was rewarded'
@@ -162,12 +165,12 @@ def _measure(
 
 @torch.inference_mode()
 def _latency(task: PruningTask, restore: Restore) -> dict[str, dict]:
-    """Nanoseconds of the whole model, pruned and dense in turns; nothing if there is no example to call it with."""
+    """The 'latency' of a point, measured in turns with the dense model's; empty without an example input."""
     if task.example_input is None:
         return {}
     rounds: list[list[float]] = []
     begun = time.perf_counter()
-    # The first rounds are slower. Short calls are measured more often: chance weighs more in them.
+    # The first three rounds are slower. Short calls are measured more often: they vary more.
     while len(rounds) < 3 + MIN_ROUNDS or (len(rounds) < 3 + MAX_ROUNDS and time.perf_counter() - begun < ENOUGH):
         rounds.append([])
         for _ in ('dense', 'pruned'):
@@ -183,7 +186,7 @@ def _latency(task: PruningTask, restore: Restore) -> dict[str, dict]:
 
 
 def _on_one_scale(point: Point, dense: Point) -> Point:
-    """The point with the latency that its ratio makes of the dense model's: the machine's pace may have changed."""
+    """The point, its latency computed from the dense point's and its ratio: the machine's speed may have changed."""
     if 'latency' not in point.costs:
         return point
     ratio = 1.0 if point.widths == dense.widths else point.costs['latency']['ratio']

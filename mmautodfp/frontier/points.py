@@ -18,11 +18,11 @@ from mmautodfp.utils.fileio import load_json, save_json, save_text
 from mmautodfp.utils.settings import Count, check_arguments
 
 FORMAT = 1
-#: What a limit or an axis is about, to the cost of a point.
+#: Name of a cost in limits and pictures, to its name in a point.
 COSTS = dict(params='model_params', flops='model_flops', latency='latency', memory='model_memory')
-#: Costs that follow from the widths alone. Two latencies differ by chance, too.
+#: Costs that are counted, not measured: they follow from the widths alone.
 COUNTED = ('params', 'flops', 'memory')
-#: Where an identity has the facts that the caller names, each of which counts by itself.
+#: Key of an identity for the caller's own facts, which are compared one by one.
 FURTHER = 'further'
 
 _UNITS = dict(latency='_ns', memory='_bytes')  # of the columns of the table
@@ -30,15 +30,15 @@ _UNITS = dict(latency='_ns', memory='_bytes')  # of the columns of the table
 
 @dataclass(frozen=True)
 class Point:
-    """A plan that was carried out, full pass included, and measured.
+    """A plan that was applied with the full pass, and measured.
 
     Attributes:
         widths (list[int]): [L], channels that the groups keep.
-        metric (float): Metric on the images of the reward: what points are chosen by.
+        metric (float): Metric on the images of the reward, by which points are chosen.
         held_out (float | None): Metric on the held-out images; None if there are none.
-        costs (dict[str, dict]): 'model_params', 'module_flops' and their like, as in ``summary.json``; and 'latency',
+        costs (dict[str, dict]): 'model_params', 'module_flops' and so on, as in ``summary.json``; and 'latency', as
             measured, of the whole model in nanoseconds. Each is a ``count`` and its ``ratio`` to the dense one.
-        seconds (float): What it took to prune and to measure.
+        seconds (float): How long pruning and measuring took.
     """
 
     widths: list[Count]
@@ -54,15 +54,15 @@ class Point:
 
 @dataclass
 class Frontier:
-    """Nested plans of a model and what they are worth, the dense model first.
+    """Nested plans of a model and their figures, the dense model first.
 
     Attributes:
         groups (list[str]): Names of the groups, L of them.
         rankings (list[list[int]]): [N] each, channels in the order in which they stay.
-        path (list[list[int]]): [P, L], widths of all points, those that are still to be measured included.
+        path (list[list[int]]): [P, L], widths of all points, measured or not.
         identity (dict): What the points depend on: weights, settings, images, machine.
-        about (dict): Further facts for those who read the files, such as the metric's name.
-        points (list[Point]): Those that were measured, in the order of the path.
+        about (dict): Further facts for readers of the files, such as the metric's name.
+        points (list[Point]): The measured ones, in the order of the path.
     """
 
     groups: list[str]
@@ -87,10 +87,9 @@ class Frontier:
         return [name for name in COSTS if self.points and self.points[0].cost(name) is not None]
 
     def dominated(self) -> list[bool]:
-        """For each point, whether another costs no more of anything that can be counted, and is better.
+        """For each point, whether another has no higher cost, and a better metric, or the same and a lower cost.
 
-        Better in the reward's metric, or as good and cheaper. Latency does not speak for a point: plans are nested, so
-        where a narrower one takes longer, chance made it so.
+        Latency does not count: plans are nested, so a narrower one takes longer by chance only.
         """
         names = [name for name in COUNTED if name in self.costs()]
         worth = [(point.metric, *(-point.cost(name)['count'] for name in names)) for point in self.points]
@@ -132,23 +131,22 @@ class Frontier:
             )
         try:
             points = [Point(**{k: v for k, v in row.items() if k != 'dominated'}) for row in content['points']]
-            known = {name: content[name] for name in ('groups', 'rankings', 'path', 'identity', 'about')}
+            made = cls(*(content[name] for name in ('groups', 'rankings', 'path', 'identity', 'about')), points)
             for point in points:
-                check_arguments(Point, asdict(point), f'a point of {path}')
+                check_arguments(Point, vars(point), f'a point of {path}')
                 for cost in point.costs.values():
                     cost['count'], cost['ratio']
         except (KeyError, TypeError, AttributeError) as error:
             raise AutoDFPError(f'{path} lacks what a frontier holds: {type(error).__name__} {error}') from None
-        check_arguments(cls, known, str(path))
-        if [point.widths for point in points] != known['path'][: len(points)]:
+        check_arguments(cls, vars(made), str(path))
+        if [point.widths for point in points] != made.path[: len(points)]:
             raise AutoDFPError(f'{path} holds points of other widths than its path; delete it, and measure them anew')
-        made = cls(**known, points=points)
         if wrong := made._find_wrong():
             raise AutoDFPError(f'{path} is damaged: {wrong}; delete it, and measure the points anew')
         return made
 
     def _find_wrong(self) -> str | None:
-        """What its parts, each of the right type, do not agree in."""
+        """In what its parts, each of the right type, contradict each other."""
         sizes = list(map(len, self.rankings))
         if len(sizes) != len(self.groups):
             return f'it has {len(self.groups)} groups and {len(sizes)} rankings'
@@ -170,10 +168,10 @@ class Frontier:
         return None
 
     def require(self, asked: Mapping[str, Any], source: str | os.PathLike) -> None:
-        """Refuse to use the points for something that they were not measured with.
+        """Refuse the points if they were measured with something else.
 
         Args:
-            asked (Mapping): What they should depend on, as plain data; what it does not name is not looked at.
+            asked (Mapping): What the identity is to be, as plain data; keys that it does not name are not compared.
             source (str | os.PathLike): Where the points came from, for the message.
 
         Raises:

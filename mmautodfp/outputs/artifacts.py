@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the comparison.
+    """One row of the comparison.
 
     Attributes:
-        name (str): Who it is about.
+        name (str): Of the model that it is about.
         search_metric (float | None): Metric on the images that reward the search.
         held_out_metric (float | None): Metric on images that the search has not seen.
-        counts (dict[str, dict]): 'module_params', 'model_params', 'module_flops' and 'model_flops', likewise latency
-            and memory where a budget limits them, each with the ``count`` and the preserved ``ratio``.
-        widths (dict[str, int]): Group to the number of channels that stay.
+        counts (dict[str, dict]): 'module_params', 'model_params', 'module_flops' and 'model_flops', and likewise
+            latency and memory if they were measured, each with ``count`` and preserved ``ratio``.
+        widths (dict[str, int]): Name of each group to the number of channels that it keeps.
         layers (dict[str, dict]): Each changed layer with its new sizes, see :func:`mmautodfp.surgery.Slim`.
     """
 
@@ -53,15 +53,15 @@ class Row:
 
 
 class RunArtifacts:
-    """Writes what a run leaves behind; each file appears whole or not at all.
+    """Writes the files that a run leaves behind, each in one step.
 
     Args:
         cfg (Config): Config of the run.
         work_dir (Path): Where to.
         task (PruningTask): What was pruned.
-        found (SearchResult): How the plan was found.
-        settings (Mapping): Configs of the agent and the reconstructor, and where it was read off a frontier, which
-            point; to tell how the plan came about.
+        found (SearchResult): The plan, and the search that found it.
+        settings (Mapping): How the plan was found: configs of the agent and the reconstructor, and of a frontier's
+            point, which one.
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class RunArtifacts:
         self.evidence: Evidence | None = None
 
     def write_model(self, pruned: Restore, metainfo: dict[str, Any]) -> None:
-        """Write ``strategy.json``, ``pruned.pth`` and ``pruned.py``; the report of an earlier run goes.
+        """Write ``strategy.json``, ``pruned.pth`` and ``pruned.py``, and remove the report of an earlier run.
 
         Args:
             pruned (Restore): Of the plan, applied to the model at the moment.
             metainfo (dict): Of the data set; its classes go into the checkpoint, for ``init_detector``.
         """
-        _remove_report(self.work_dir)  # it is of another plan, and this run may write none
+        _remove_report(self.work_dir)  # it shows another plan, and this run may write none
         task, plan = self.task, self.found.plan
         layers = [asdict(state) for state in task.layer_states]
         plan.to_json(self.work_dir / 'strategy.json', module=task.path, layers=layers, **self.settings)
@@ -91,10 +91,10 @@ class RunArtifacts:
             autodfp=dict(module=task.path, plan=plan.to_dict(), versions=_versions(), **self.settings),
         )
         save_tensors(dict(state_dict=weights_of(task.model), meta=meta), self.work_dir / 'pruned.pth')
-        # mmengine fills in the folder of the config: the two files can be moved together.
+        # mmengine puts the config's folder in place of {{ fileDirname }}: the two files can be moved together.
         beside = '{{ fileDirname }}/pruned.pth'
         text = slim_config(self.cfg, task.path, pruned.changes(task.module), beside).pretty_text
-        # It does so before Python reads the text: the folder's name may hold quotes.
+        # It does so before Python reads the text, and the folder's name may hold quotes.
         save_text(text.replace(repr(beside), f"r'''{beside}'''"), self.work_dir / PRUNED)
 
     def write_summary(
@@ -110,11 +110,11 @@ class RunArtifacts:
 
         Args:
             reward (Reward): Of the search.
-            held_out (Reward | None): What is reported of the plan.
-            judge (Reward | None): What judged the search's best beside the reward.
-            rows (Sequence[Row]): The comparison; the last one is the pruned model.
+            held_out (Reward | None): Gave the held-out metrics.
+            judge (Reward | None): Judged the finalists.
+            rows (Sequence[Row]): The comparison; the last row is the pruned model's.
             seed (int): Of the search.
-            trusted (bool): Whether the checkpoint was one whose reading can run code. Defaults to False.
+            trusted (bool): Whether reading the checkpoint could run code. Defaults to False.
         """
         task, found = self.task, self.found
         self.summary = dict(
@@ -140,7 +140,7 @@ class RunArtifacts:
             held_out_images=len(held_out.images) if held_out else 0,
             flops_input=list(task.example_input['inputs'].shape),
             **self.settings,
-            # As it can be compared with another run's.
+            # Without `resume`, so that it can be compared with another run's.
             autodfp={key: value for key, value in self.cfg.get('autodfp', {}).items() if key != 'resume'},
         )
         if found.objectives:
@@ -148,15 +148,21 @@ class RunArtifacts:
                 objectives=found.objectives.describe(), utility=found.reward, pareto_set=self._pareto_set()
             )
         self.summary['results'] = [
-            dict(name=row.name, search_metric=row.search_metric, held_out_metric=row.held_out_metric, **row.counts)
-            | dict(widths=row.widths, layers=row.layers)
+            dict(
+                name=row.name,
+                search_metric=row.search_metric,
+                held_out_metric=row.held_out_metric,
+                **row.counts,
+                widths=row.widths,
+                layers=row.layers,
+            )
             for row in rows
         ]
         self.summary['versions'] = _versions()
         save_json(self.summary, self.work_dir / 'summary.json')
 
     def _pareto_set(self) -> list[dict[str, Any]]:
-        """The plans of the search that none other beats, by falling metric: what each is worth, and what it costs."""
+        """The plans of the search that no other beats, by falling metric, with their outcomes and costs."""
         found, history = self.found, self.found.history
         points = [
             dict(
@@ -171,9 +177,9 @@ class RunArtifacts:
         return sorted(points, key=lambda point: -point['metric'])
 
     def add_test_metrics(self, metrics: dict[str, float]) -> None:
-        """Put the test loop's figures of the pruned model into ``summary.json``."""
+        """Add the test loop's figures of the pruned model to ``summary.json``."""
         values = {name: float(value) for name, value in metrics.items()}
-        # A class that does not occur has no mAP, which mmdet tells as nan; JSON has no word for it.
+        # mmdet gives nan for the mAP of a class that does not occur; JSON knows no nan.
         self.summary['test'] = {name: value if math.isfinite(value) else None for name, value in values.items()}
         save_json(self.summary, self.work_dir / 'summary.json')
 
@@ -185,16 +191,16 @@ class RunArtifacts:
             rows (Sequence[Row]): The comparison.
             needs_data (bool): Whether a data set may be opened.
         """
-        from .report import collect  # it draws, which takes libraries that a bare run can do without
+        from .report import collect  # here: drawing needs libraries that a bare run can do without
 
         widths = {row.name: row.widths for row in rows}
         self.evidence = collect(self.task, self.found.plan, pruned.swap, self.cfg, widths, needs_data)
 
     def write_report(self) -> str | None:
-        """Write ``report.html`` and the folder ``report``; the latency is measured here.
+        """Measure the latency, and write ``report.html`` and the folder ``report``.
 
         Returns:
-            str | None: Why there is no report, if so; a run does not fail for want of one.
+            str | None: Why there is no report, or None; a run does not fail for that.
         """
         from .report import Report, measure_times
 
@@ -207,7 +213,7 @@ class RunArtifacts:
         return None
 
     def table(self, rows: Sequence[Row]) -> list[str]:
-        """The comparison as lines of text."""
+        """The comparison as a table, line by line."""
         memory = f'{"memory":>15}' if self.task.costs.memory else ''
         head = f'{"":28}{"search":>9}{"held-out":>10}{"params":>16}{"FLOPs":>18}{memory}'
         lines = [f'{head}   of {self.task.target or "all"}']
@@ -227,7 +233,7 @@ class RunArtifacts:
         return lines
 
     def next_steps(self) -> list[str]:
-        """Where everything is, and what can be done with it."""
+        """What the run has left, and what can be done with it, line by line."""
         config, checkpoint = (shlex.quote(str(self.work_dir / name)) for name in ('pruned.py', 'pruned.pth'))
         report = 'report.html (open it in a browser; pictures in report/), ' if self.evidence else ''
         searched, weighed = len(self.found.history) > 0, self.found.objectives is not None
@@ -243,7 +249,7 @@ class RunArtifacts:
 
 
 def _remove_report(work_dir: Path) -> None:
-    """Remove the page of a run, its pictures and its evidence; without the last, no run has written the page."""
+    """Remove the page of a run, its pictures and its evidence; without evidence, the page is not a run's."""
     page, evidence = work_dir / 'report.html', work_dir / 'report' / 'evidence.json'
     if not evidence.is_file():
         return

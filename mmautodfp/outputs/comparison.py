@@ -1,4 +1,4 @@
-"""The pruned model beside others: the dense one, and plans that need no search."""
+"""The pruned model in comparison with others: the dense one, and plans that need no search."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,14 +16,14 @@ from .artifacts import Row
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan and how its pruned channels' work is handed on.
+    """A plan and its compensation, to be compared.
 
     Attributes:
         name (str): As in the tables.
         plan (PruningPlan): What is kept.
         reconstructor (Reconstructor): The compensation.
-        applied (Restore | None): Of the plan, where it has been applied and undone with :meth:`Restore.swap`: a full
-            pass can take minutes. Defaults to None: it is still to be applied.
+        applied (Restore | None): Of the plan, if it was applied and undone with :meth:`Restore.swap`, which saves
+            another full pass. Defaults to None: it was not.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Candidate:
 
     @contextmanager
     def on(self, task: PruningTask) -> Iterator[None]:
-        """Have a task's dense model pruned, as one that stays so, for the block."""
+        """Prune a task's dense model, full pass included, for the block."""
         if self.applied is None:
             with apply_plan(task.module, self.plan, self.reconstructor, True, task.model, task.groups):
                 yield
@@ -52,16 +52,16 @@ def compare(
     compared: bool = True,
     applied: Restore | None = None,
 ) -> list[Row]:
-    """Measure a found plan beside others: the dense model, and plans that need no search.
+    """Measure the plan that was found, the dense model, and plans that need no search.
 
-    If there is a distillation, only the found plan gets it, which then is also measured without. The ranks of a
-    distributed run share the work out.
+    A distillation is done to the found plan alone, which is then also measured without it. The ranks of a distributed
+    run share the work.
 
     Args:
         task (PruningTask): Its model is dense.
-        found (SearchResult): Whose plan it is.
+        found (SearchResult): With the plan.
         rewards (Sequence[Reward | None]): The search's, and the held-out one or None.
-        compared (bool): Whether there are others; if not, nothing is measured. Defaults to True.
+        compared (bool): False for a row of the found plan alone, with nothing measured. Defaults to True.
         applied (Restore | None): Of the found plan, see :class:`Candidate`. Defaults to None.
     """
     if not compared:

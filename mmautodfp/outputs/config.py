@@ -18,7 +18,7 @@ PRUNED = 'pruned.py'
 
 
 def kept_as(config: str | os.PathLike) -> str:
-    """The name under which a run keeps the config that it was started with; that of its result is another file."""
+    """The name under which a run keeps the config that it was started with; ``pruned.py`` is that of its result."""
     name = Path(config).name
     return 'pruned_before.py' if name == PRUNED else name
 
@@ -31,12 +31,12 @@ def slim_config(
     Args:
         cfg (Config): Config of the dense model.
         target (str): Path of the pruned module, which must also be its path in ``cfg.model``; '' for the whole model.
-        layers (dict[str, dict[str, int | bool]]): Its changed layers, as :func:`mmautodfp.surgery.Slim` takes them.
-            They come after those that changed before, if the model had been pruned as a whole.
+        layers (dict[str, dict[str, int | bool]]): Its changed layers, as :func:`mmautodfp.surgery.Slim` takes them. If
+            the model was pruned as a whole before, they are added to those of that pruning.
         checkpoint (str | os.PathLike | None): Becomes ``load_from``, so that a training starts from the pruned model.
 
     Returns:
-        Config: Builds the slim model; the search's own settings are gone.
+        Config: Builds the slim model, and has no settings of the search.
 
     Raises:
         AutoDFPError: The module has no place of its own in ``cfg.model``.
@@ -83,7 +83,7 @@ def _forget_pretrained(config: dict) -> None:
 
 
 def read_metainfo(runner: Runner, may_open: bool) -> dict[str, Any]:
-    """What is known of the data set; its class and the config must do where no file may be opened."""
+    """Metainfo of the data set; from its class and the config alone if no file may be opened."""
     if may_open:
         return runner.test_dataloader.dataset.metainfo
     loader = runner.cfg.get('test_dataloader') or {}

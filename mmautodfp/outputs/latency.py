@@ -1,4 +1,4 @@
-"""How long a dense and a pruned model take, measured side by side."""
+"""The latency of a dense and a pruned model, measured in turns."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from mmautodfp.surgery import Slim
 from mmautodfp.utils.fileio import load_json
 from mmautodfp.utils.timing import device_at_hand, median_in_turns
 
-#: Rows of a comparison that are measured, one of each shape.
+#: Names of what is measured, to their rows of the comparison: one of each shape.
 ROWS = {
     'dense': 'dense',
     'uniform': 'uniform, same compensation',
@@ -27,16 +27,16 @@ ROWS = {
 def measure_latency(run: str | os.PathLike, repeat: int = 50) -> dict[str, float]:
     """Latency of what a run pruned, dense and in the shapes of its rows.
 
-    They take turns, so that a change of pace meets all alike. They look at a random image of the size that FLOPs were
-    counted with, on the device at hand. Weights are random, too: their values do not matter to the speed. A detector
-    that was pruned as a whole makes boxes.
+    They take turns, so that a change of the machine's speed affects all alike. The input is a random image of the size
+    that FLOPs were counted on, on the device at hand. Weights are random too: their values do not matter to the speed.
+    A detector that was pruned as a whole makes boxes.
 
     Args:
         run (str | os.PathLike): Work dir with ``pruned.py`` and ``summary.json``.
-        repeat (int): Measurements of each, of which the median counts. Defaults to 50.
+        repeat (int): Measurements of each, of which the median is taken. Defaults to 50.
 
     Returns:
-        dict[str, float]: Names of :data:`ROWS` that the run has, to seconds.
+        dict[str, float]: Those names of :data:`ROWS` that the run has, to seconds.
 
     Raises:
         AutoDFPError: A file of the run is missing.
@@ -69,7 +69,12 @@ def build_models(run: str | os.PathLike, names: Sequence[str]) -> dict[str, torc
 
 
 def dense_config(model: dict, module: str) -> dict:
-    """Config of a module before a run, from the model's of its ``pruned.py`` and the module's path ('': the model)."""
+    """Config of a module before it was pruned.
+
+    Args:
+        model (dict): ``model`` of the run's ``pruned.py``.
+        module (str): Path of the module; '' for the whole model.
+    """
     if 'slim_type' not in model:
         for part in module.split('.'):
             model = model[part]

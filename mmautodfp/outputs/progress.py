@@ -1,4 +1,4 @@
-"""What a search tells while it runs: a live line in a terminal, plain lines in the log."""
+"""The progress of a search: a live line in a terminal, plain lines in the log."""
 
 import contextlib
 import logging
@@ -17,16 +17,16 @@ from mmautodfp.utils.timing import minutes_of
 
 @contextlib.contextmanager
 def search_line(logger: logging.Logger, total: int, interval: int) -> Iterator[Callable[[Progress], None]]:
-    """A live line below the log's, as long as the block lasts; without a terminal, lines of the log alone.
+    """Show a live line below the log while the block lasts; without a terminal, there are only lines in the log.
 
     Args:
         logger (logging.Logger): The run's. It gets a line for every new best plan, for every ``interval`` episodes and
-            for the last; what the live line shows anyhow is left to the log's files.
+            for the last. In a terminal with a live line, only new best plans get one; the log's files get all.
         total (int): Episodes in all.
         interval (int): Episodes between two lines in the log.
 
     Yields:
-        Callable: Tells of an episode that has just ended.
+        Callable: To be called after each episode.
     """
     live = is_main_process() and sys.stderr.isatty()
     size = shutil.get_terminal_size()  # 80 x 24 where a terminal does not tell; tqdm would show nothing there
@@ -52,7 +52,7 @@ def search_line(logger: logging.Logger, total: int, interval: int) -> Iterator[C
 
 
 def _tell(logger: logging.Logger, bar: tqdm, interval: int, progress: Progress) -> None:
-    if bar.n != progress.episode:  # a resumed search has played some already
+    if bar.n != progress.episode:  # at the start of a resumed search
         bar.initial = bar.n = bar.last_print_n = progress.episode
     bar.set_postfix_str(f'reward {progress.reward:.4f}, best {progress.best_reward:.4f}', refresh=False)
     bar.update()

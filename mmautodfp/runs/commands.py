@@ -38,7 +38,7 @@ def prune(
     limits: Mapping[str, str] | None = None,
     images: str | None = None,
 ) -> dict[str, float]:
-    """Search a plan for a trained detector, prune it, write the result and evaluate it.
+    """Prune a trained detector, after a search or without one, write the result and evaluate it.
 
     Args:
         config (str | os.PathLike): Config file, or the name of one of ours. Without an ``autodfp`` entry it is pruned
@@ -56,12 +56,12 @@ def prune(
             search that is rewarded on its val images. Defaults to False.
         from_frontier (str | None): A ``frontier.json``, of which a point is pruned without a search. Defaults to None.
         limits (Mapping[str, str] | None): Which point, see :func:`mmautodfp.frontier.choose`. Defaults to None.
-        images (str | None): Folder of pictures that least squares are learned on, of which nothing needs to be known.
-            Defaults to None: drawn images.
+        images (str | None): Folder of pictures, annotated or not, that least squares are learned on. Defaults to None:
+            drawn images.
 
     Returns:
-        dict[str, float]: Metrics of the test loop on the pruned model; none if the reward needs no data, for then
-        no data set is opened.
+        dict[str, float]: Metrics of the test loop on the pruned model; empty if the reward needs no data: then no data
+        set is opened.
 
     Raises:
         AutoDFPError: The request cannot be met; one sentence says why.
@@ -90,7 +90,7 @@ def prune(
     others = cfg.get('custom_hooks') or []
     if not isinstance(others, list) or not all(isinstance(other, dict) for other in others):
         raise AutoDFPError(f'custom_hooks of {config} is to be a list of dicts, got {others!r}')
-    # The state dict already holds the averaged weights; the hook would swap dense ones into the pruned model.
+    # The state dict already holds the averaged weights; an EMAHook would put dense ones into the pruned model.
     cfg.custom_hooks = [other for other in others if 'EMAHook' not in str(other.get('type'))]
     if hook.reward.needs_data:
         require_data(cfg, 'val', 'test')
@@ -137,7 +137,7 @@ def evaluate(
     """
     cfg = load_config(config, work_dir, launcher, cfg_options)
     require_data(cfg, 'test')
-    if Path(cfg.filename).name != PRUNED:  # which is kept under another name
+    if Path(cfg.filename).name != PRUNED:  # the runner keeps that under another name
         require_other_folder(cfg)
     cfg.load_from = find_checkpoint(checkpoint, config)
     runner = build_runner(cfg, trust_checkpoint)
@@ -146,7 +146,7 @@ def evaluate(
 
 
 def _prune_without_data(runner: Runner, hook: Hook) -> dict[str, float]:
-    """What a test does to a runner, but not the test itself: it and the hooks behind it open the data set."""
+    """Do what a test does, but for the test loop itself, which would open the data set."""
     runner.call_hook('before_run')
     runner.load_or_resume()
     hook.before_test(runner)

@@ -1,4 +1,4 @@
-"""Configs as the command line names them, with its overrides put in."""
+"""Configs as the command line names them, with its overrides."""
 
 import contextlib
 import inspect
@@ -19,7 +19,7 @@ from mmautodfp.utils.registry import RECONSTRUCTORS, build, build_settings
 
 PACKAGE = Path(__file__).parents[1]
 CONFIGS = PACKAGE / '.mim' / 'configs'
-# A classifier's picture may be so many times as long as its shorter side, before it is made smaller still.
+# A classifier's picture that is longer than so many times its shorter side is made smaller still.
 LONGEST = 10
 
 
@@ -51,7 +51,7 @@ def load_config(
     launcher: str = 'none',
     cfg_options: dict[str, Any] | None = None,
 ) -> Config:
-    """Read a config and put in what the command line says.
+    """Read a config and apply what the command line says.
 
     Args:
         config (str | os.PathLike): As of :func:`find_config`.
@@ -78,12 +78,12 @@ def load_config(
 
 
 def _open_switches(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
-    """Make room in a config for options of groups of our settings of which it, or an option, only says ``True``.
+    """Let options such as ``distillation.steps=100`` stand beside ``distillation=True``, in the config or an option.
 
-    ``distillation=True`` is a group's own settings, of which ``distillation.steps=100`` changes one.
+    The latter stands for a group of settings with their defaults, of which the former changes one.
 
     Args:
-        cfg (Config): Is changed.
+        cfg (Config): In it, ``True`` is replaced with an empty dict where an option needs one.
         options (dict[str, Any]): Dotted keys to values.
 
     Returns:
@@ -124,11 +124,11 @@ def load_search_config(
 
 
 def require_other_folder(cfg: Config, kept: bool = False) -> None:
-    """Say so in a sentence if a run would put its own files in the place of the config that it is given.
+    """Raise an :class:`AutoDFPError` if a run would overwrite the config that it is given.
 
     Args:
         cfg (Config): Of the run.
-        kept (bool): Whether a config may be kept again that a run has kept there. Defaults to False.
+        kept (bool): Allow to overwrite a config that an earlier run has written there itself. Defaults to False.
     """
     config, folder = Path(cfg.filename), Path(cfg.work_dir)
     if config.resolve().parent != folder.resolve() or (kept and config.name != PRUNED and _is_written(config)):
@@ -140,13 +140,13 @@ def require_other_folder(cfg: Config, kept: bool = False) -> None:
 
 
 def _is_written(config: Path) -> bool:
-    """Whether a config is as MMEngine writes it down: nothing of it is lost when that is done once more."""
+    """Whether MMEngine wrote a config: nothing of it is lost when it is written again."""
     with _own_package_found():
         return Config.fromfile(config).dump() == config.read_text(encoding='utf-8')
 
 
 def add_settings(cfg: Config, name: str) -> bool:
-    """Give a config without settings those that come with the package; what it has of its own overrides them.
+    """Give a config without settings those of the package, and override these with its own.
 
     Args:
         cfg (Config): It is changed if its ``autodfp`` entry is missing or names no type.
@@ -170,38 +170,38 @@ def add_settings(cfg: Config, name: str) -> bool:
 
 
 def override_settings(cfg: Config, preserve_ratio: float | None, episodes: int | None, seed: int | None) -> None:
-    """Put what the command line says of the search into a config's ``autodfp`` entry; None says nothing.
+    """Put what the command line says of the search into a config's ``autodfp`` entry; None changes nothing.
 
     Raises:
-        AutoDFPError: A setting of the entry is wrong, or one ratio is said for several budgets.
+        AutoDFPError: A setting of the entry is wrong, or there is one ratio for several budgets.
     """
-    read_settings(cfg.autodfp.to_dict())  # tells a wrong one before it is looked into
+    read_settings(cfg.autodfp.to_dict())  # for its error, before a wrong setting is used
     if preserve_ratio is not None and isinstance(cfg.autodfp.get('budget'), list | tuple):
         raise AutoDFPError(
             f'--preserve-ratio sets the limit of one budget, but {cfg.filename} has {len(cfg.autodfp.budget)}; '
             'set each with --cfg-options autodfp.budget.0.preserve_ratio=...'
         )
     if cfg.autodfp.get('budget') is None:
-        cfg.autodfp.budget = {}  # a None takes no override
+        cfg.autodfp.budget = {}  # None has no place for an override
     if preserve_ratio is not None:
-        cfg.autodfp.budget.pop('limit', None)  # it would take its place
+        cfg.autodfp.budget.pop('limit', None)  # which would come before the ratio
     overrides = {'budget.preserve_ratio': preserve_ratio, 'num_episodes': episodes, 'seed': seed}
     cfg.merge_from_dict({f'autodfp.{key}': value for key, value in overrides.items() if value is not None})
 
 
 def use_pictures(cfg: Config, folder: str) -> None:
-    """Let a config's reconstructor, and its reward if it opens no data set, look at pictures in place of drawn images.
+    """Let a config's reconstructor, and its reward if that opens no data set, use pictures in place of drawn images.
 
-    A scale that the settings tell stays. Otherwise a detector's pictures are made to fit in the size of its test
-    images. The shorter side of a classifier's is brought to that of the parts that are cut out: such a part of a large
-    photograph would show next to nothing of what is on it.
+    Unless the settings have a scale: a detector's pictures are made to fit in the size of its test images. A
+    classifier's get the shorter side of the parts that are cut out, as such a part of a large photograph would show
+    next to nothing of it.
 
     Args:
         cfg (Config): Has settings; they are changed.
         folder (str): Of the pictures.
 
     Raises:
-        AutoDFPError: Its reconstructor looks at no images, or a setting is wrong.
+        AutoDFPError: Its reconstructor uses no images, or a setting is wrong.
     """
     told = read_settings(cfg.autodfp.to_dict())
     kind = type(build(RECONSTRUCTORS, told.reconstructor))

@@ -1,4 +1,4 @@
-"""Whether the data of a config is there: missed before a model is built and a search is run, not after."""
+"""Checks whether the data of a config is there, before a model is built and a search is run."""
 
 import inspect
 import os
@@ -14,10 +14,10 @@ from mmautodfp.utils.registry import DATASETS, build
 
 
 def require_data(cfg: Config, *splits: str) -> None:
-    """Look whether splits of a config can be evaluated.
+    """Check whether splits of a config can be evaluated.
 
     Args:
-        cfg (Config): It is not changed.
+        cfg (Config): Is not changed.
         *splits (str): Some of 'val' and 'test'.
 
     Raises:
@@ -29,13 +29,13 @@ def require_data(cfg: Config, *splits: str) -> None:
             raise AutoDFPError(f'{cfg.filename} has no {" and no ".join(missing)}; an evaluation needs it')
         dataset = _find_dataset(cfg, split)
         if _is_own(dataset.type):
-            build(DATASETS, dict(dataset))  # says itself what it misses
+            build(DATASETS, dict(dataset))  # raises an error if something is missing
         else:
             _require_annotations(cfg, split, dataset)
 
 
 def _find_dataset(cfg: Config, split: str) -> dict:
-    """Config of the data set, without what is wrapped around it."""
+    """Config of the data set itself, without others that wrap it."""
     loader = cfg[f'{split}_dataloader']
     if not isinstance(loader, dict):
         raise AutoDFPError(f'{split}_dataloader of {cfg.filename} is to be a dict, got {loader!r}')

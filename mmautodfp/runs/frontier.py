@@ -26,9 +26,9 @@ from .data import require_data
 from .runner import build_runner
 
 FILE = 'frontier.json'
-#: Settings that tell what images a model takes, whoever looks at them.
+#: Settings of images that depend on the model: the reward's are those of the reconstructor.
 IMAGES = ('size', 'mean', 'std', 'folder', 'scale', 'keep_ratio', 'rgb')
-MODEL = 'model.'  # how facts about a config's model begin
+MODEL = 'model.'  # prefix of facts about a config's model
 
 
 def frontier(
@@ -42,23 +42,18 @@ def frontier(
     cfg_options: dict[str, Any] | None = None,
     images: str | None = None,
 ) -> Frontier:
-    """Measure what is left of a detector or classifier at each of some points, from the dense model down.
+    """Measure a detector or classifier at points from the dense model down; other arguments as of :func:`.prune`.
 
     The work dir gets ``frontier.json``, ``frontier.csv``, ``frontier.png`` and ``frontier.html``. Points that the first
-    one holds are not measured again.
+    of them holds are not measured again.
 
     Args:
         config (str | os.PathLike): Config file, or the name of one of ours. Without an ``autodfp`` entry its widths are
             found as ``configs/_base_/zero_data.py`` says, and its points are measured with the COCO mAP.
-        checkpoint (str | None): Weights of the dense model, file or URL. Defaults to the config's ``load_from``.
         work_dir (str | None): Where the results go. Defaults to the config's, else ``work_dirs/<config name>``, in
             either case with ``_frontier`` at its end: a run of ``prune`` keeps its own config there.
         points (int): How many, see :func:`mmautodfp.api.frontier`. Defaults to 21.
         no_data (bool): Measure with synthetic images in place of the config's reward. Defaults to False.
-        launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'. Defaults to 'none'.
-        trust_checkpoint (bool): Allow a checkpoint whose reading can run code in it. Defaults to False.
-        cfg_options (dict | None): Further overrides, dotted keys to values.
-        images (str | None): As of :func:`mmautodfp.runs.prune`.
 
     Raises:
         AutoDFPError: The request cannot be met; one sentence says why.
@@ -68,9 +63,9 @@ def frontier(
     ready_settings(cfg, no_data)
     if images is not None:
         use_pictures(cfg, images)
-    # Where the limit lies does not matter, and no single plan is asked for.
+    # Where the limits lie does not matter, and no single plan is needed.
     cfg.autodfp.update(budget=budgets_at(cfg, lambda budget: 1.0), allocate=False, compare=True, resume=False)
-    cfg.autodfp.objectives = dict(metric=1, memory=0)  # the other costs are told without being asked for
+    cfg.autodfp.objectives = dict(metric=1, memory=0)  # so that memory is measured; the other costs are anyway
     hook = build(HOOKS, cfg.autodfp.to_dict())
     if hook.reward.needs_data:
         require_data(cfg, 'val', 'test')
@@ -96,7 +91,7 @@ def frontier(
     file, identity = Path(cfg.work_dir) / FILE, _identify(cfg, dict(val=hook.reward, test=held_out))
     found = api.frontier(task, hook.reward, held_out, points, file, about, runner.logger, identity)
     if is_main_process():
-        from mmautodfp.outputs.report.frontier_page import write_frontier  # it draws
+        from mmautodfp.outputs.report.frontier_page import write_frontier  # imports what draws
 
         page = write_frontier(found, cfg.work_dir)
         runner.logger.info(f'{page} shows the {len(found.points)} points; {FILE} and frontier.csv beside it hold them')
@@ -104,7 +99,7 @@ def frontier(
 
 
 def _identify(cfg: Config, rewards: Mapping[str, Reward | None]) -> dict[str, str]:
-    """What figures depend on beside the task: settings of the model, and the data of the splits' rewards."""
+    """What figures depend on, other than the task: settings of the model, and the data of each split's reward."""
     facts = {f'{MODEL}{name}': repr(value) for name, value in cfg.model.to_dict().items()}
     for split, reward in rewards.items():
         if reward is None or not reward.needs_data:
@@ -120,7 +115,7 @@ def _identify(cfg: Config, rewards: Mapping[str, Reward | None]) -> dict[str, st
 
 
 def ready_settings(cfg: Config, no_data: bool) -> None:
-    """Give a config the settings that a frontier is measured with, and its points are pruned with.
+    """Give a config the settings with which a frontier is measured and its points are pruned.
 
     Args:
         cfg (Config): Is changed.
@@ -128,10 +123,10 @@ def ready_settings(cfg: Config, no_data: bool) -> None:
     """
     add_settings(cfg, 'zero_data' if no_data else 'frontier')
     told = read_settings(cfg.autodfp.to_dict())
-    build(RECONSTRUCTORS, told.reconstructor)  # tells wrong settings of its images before they are looked into
-    cfg.autodfp.finalists = 0  # there is no search to have any, and no image to set aside
+    build(RECONSTRUCTORS, told.reconstructor)  # for its error, before wrong settings of its images are used
+    cfg.autodfp.finalists = 0  # without a search there are none, and no image has to be set aside
     if no_data and 'SyntheticReward' not in str(told.reward['type']):
-        # What the reconstructor's images look like, the model can take.
+        # The model can take images like those of the reconstructor.
         images = dict(told.reconstructor.get('images') or {})
         side = ((cfg.get('model') or {}).get('network') or {}).get('image_size')  # of a classifier
         images = ({} if side is None else dict(size=side)) | {name: images[name] for name in IMAGES if name in images}
@@ -139,7 +134,7 @@ def ready_settings(cfg: Config, no_data: bool) -> None:
 
 
 def budgets_at(cfg: Config, share: Callable[[Budget], float]) -> dict | list[dict]:
-    """The budgets of a config with other limits: a share of the dense cost for each."""
+    """The budgets of a config with other limits: for each a share of the dense cost."""
     own = cfg.autodfp.get('budget')
     several = isinstance(own, list | tuple)
     settings = [dict(one or {}) for one in (own if several else [own])]
@@ -154,7 +149,7 @@ def take_point(cfg: Config, file: str | os.PathLike, limits: Mapping[str, str]) 
     """Choose a point of a frontier and give a config the settings to prune it with.
 
     Args:
-        cfg (Config): Is changed: plans that the point is compared with may cost as much as it does.
+        cfg (Config): Is changed; its limits become the costs of the point, for the plans that it is compared with.
         file (str | os.PathLike): What :func:`frontier` wrote.
         limits (Mapping[str, str]): As of :func:`mmautodfp.frontier.choose`.
 
@@ -174,15 +169,15 @@ def take_point(cfg: Config, file: str | os.PathLike, limits: Mapping[str, str]) 
         return cost['ratio']
 
     budget = budgets_at(cfg, share)
-    # No other plan is allocated: the point is what the reconstructor would choose, or close to it.
+    # No other plan is allocated: it would be the point itself, or close to it.
     cfg.autodfp.update(budget=budget, allocate=False)
     return choice
 
 
 def require_model(choice: Choice, cfg: Config) -> None:
-    """Refuse to prune a point under other settings of the model: weights alike, it would not be what was measured.
+    """Refuse to prune a point with other settings of the model than it was measured with, though weights are the same.
 
-    The data may be others. A frontier from Python or of an earlier version tells no settings.
+    The data may differ. A frontier that was made from Python or by an earlier version has no such settings.
 
     Args:
         choice (Choice): The point.

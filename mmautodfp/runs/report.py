@@ -1,4 +1,4 @@
-"""A report made again, from nothing but a work dir."""
+"""Making a report again, from a work dir alone."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ from mmautodfp.utils.fileio import fit_state, load_weights, read_state
 from mmautodfp.utils.registry import MODELS, REWARDS, build
 from mmautodfp.utils.timing import device_at_hand
 
-# What JSON that was changed by hand ends in.
+# Errors that JSON which was changed by hand may lead to.
 EDITED = (LookupError, TypeError, ValueError, AttributeError, UndefinedError)
 
 
@@ -27,8 +27,8 @@ def remake_report(work_dir: str | os.PathLike, again: bool = False, trust_checkp
 
     Args:
         work_dir (str | os.PathLike): What ``tools/prune.py`` left behind.
-        again (bool): Build the dense and the pruned model and look at them again, even if ``report/evidence.json``
-            tells what the run saw of them. Defaults to False: only where that file is missing.
+        again (bool): Build the dense and the pruned model and measure them again, even if ``report/evidence.json``
+            holds what the run measured. Defaults to False: only if that file is missing.
         trust_checkpoint (bool): Allow a dense checkpoint whose reading can run code in it. Defaults to False.
 
     Returns:
@@ -36,7 +36,7 @@ def remake_report(work_dir: str | os.PathLike, again: bool = False, trust_checkp
 
     Raises:
         AutoDFPError: The folder holds no finished run, or a file of it was changed; with ``again``, a model cannot be
-            built or loaded. Without it, the report says so where the models would have been looked at.
+            built or loaded. Without ``again``, the report says so in its place.
     """
     try:
         return _remake(work_dir, again, trust_checkpoint)
@@ -92,7 +92,7 @@ def _look_again(report: Report, trust: bool) -> Evidence:
 
 
 def load_pruned(task: PruningTask, plan: PruningPlan, checkpoint: Path) -> Restore:
-    """Make a dense model the pruned one of a checkpoint, in tensors of its own."""
+    """Turn a task's dense model into the pruned one of a checkpoint; its dense tensors are kept for the way back."""
     restore = apply_plan(task.module, plan, groups=task.groups)
     state, device = fit_state(read_state(checkpoint), task.model, checkpoint), next(task.model.parameters()).device
     for path, layer in task.model.named_modules():

@@ -1,4 +1,4 @@
-"""MMEngine's Runner for a config and a checkpoint, with its many ways to fail told in one sentence."""
+"""MMEngine's Runner for a config and a checkpoint; each of its ways to fail ends in one sentence."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ T = TypeVar('T')
 
 
 class _Runner(Runner):
-    """Keeps its config beside the results of a run, in the place of none."""
+    """Keeps its config beside the results of a run, under a name that is not one of theirs."""
 
     @master_only
     def dump_config(self) -> None:
@@ -50,12 +50,12 @@ def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
 
 
 def run_test(runner: Runner) -> dict[str, float]:
-    """The metrics of a runner's test loop, and with it all that hooks do around it."""
-    loop = _build(runner.cfg, lambda: runner.test_loop)  # now, not after the search
+    """Run a runner's test loop with all its hooks, and give its metrics."""
+    loop = _build(runner.cfg, lambda: runner.test_loop)  # for its errors, before the search
     require_images(loop.dataloader.dataset, 'test_dataloader')
     try:
         return runner.test()
-    except FileNotFoundError as error:  # from a worker of the data loader it comes with the worker's traceback
+    except FileNotFoundError as error:  # that of a data loader's worker holds the worker's traceback
         raise AutoDFPError(f'a file is needed that is not there: {last_line(error)}') from None
 
 
@@ -77,7 +77,7 @@ def _build(cfg: Config, build_part: Callable[[], T]) -> T:
 
 
 def _cpu_ranks_runner(cfg: Config) -> Runner:
-    """A distributed runner without GPUs; mmengine's defaults ask for one, for the group and for the model's wrapper."""
+    """A distributed runner without GPUs, which mmengine's defaults for the group and the model's wrapper would need."""
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
     cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)

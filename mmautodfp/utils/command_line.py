@@ -1,4 +1,4 @@
-"""What the command-line tools share: common arguments, the choice of device, errors without a traceback."""
+"""What the command-line tools have in common: arguments, the choice of device, errors without a traceback."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ def new_parser(doc: str) -> argparse.ArgumentParser:
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that mmdet's tools have as well."""
+    """Add the arguments of mmdet's tools, and ``--trust-checkpoint``."""
     parser.add_argument('--work-dir', help='where the results go (default: work_dirs/<config name>)')
     add_device(parser)
     # torch.distributed.launch passes it, and so do scripts written for mmdet's tools.
@@ -69,9 +69,9 @@ def option_of(name: str) -> str:
 
 
 def read_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]:
-    """A tool's arguments by name, with the device chosen and the config's overrides read.
+    """A tool's arguments by name; overrides of the config are read, and the device is chosen.
 
-    A tool imports torch and mmengine only after it: mmengine looks for a GPU when it is imported.
+    A tool must not import torch or mmengine before: mmengine looks for a GPU when it is imported.
 
     Args:
         parser (argparse.ArgumentParser): Knows the tool's arguments.
@@ -90,17 +90,17 @@ def read_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) 
 
 @contextmanager
 def told(kept: str = '') -> Iterator[None]:
-    """End a tool with code 2 and one sentence if a request cannot be met, with 130 if it is interrupted.
+    """End a tool with code 2 and one sentence if a request cannot be met, and with 130 if it is interrupted.
 
     Args:
-        kept (str): What is left when it is interrupted, such as 'what was finished is kept'. Defaults to ''.
+        kept (str): What is kept after an interrupt, as a sentence for the message. Defaults to ''.
     """
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
     def once_more(ignored):
-        # What is raised in a destructor, such as that of torch's data loader, ends there.
+        # An interrupt in a destructor, such as that of torch's data loader, has no effect: signal again.
         if isinstance(ignored.exc_value, KeyboardInterrupt):
             Timer(0.1, os.kill, [os.getpid(), signal.SIGTERM]).start()
         else:
@@ -155,7 +155,7 @@ def _choose_device(device: str | None) -> None:
     if kind == 'cpu':
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
     elif index:
-        # A scheduler may have given this job some of the GPUs: N counts among those.
+        # A scheduler may have given this job only some of the GPUs: N counts those.
         visible = [gpu for gpu in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',') if gpu]
         if visible and int(index) >= len(visible):
             raise AutoDFPError(

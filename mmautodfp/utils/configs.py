@@ -1,4 +1,4 @@
-"""Configs in MMEngine's Python style, whose types are classes and functions instead of names; and written ones."""
+"""Reading configs: with types as names or, in MMEngine's Python style, as classes and functions; and written ones."""
 
 import ast
 import contextlib
@@ -7,23 +7,23 @@ from typing import Any
 
 
 def type_name(config: Mapping[str, Any]) -> str:
-    """What a config describes: the bare name of its type, which may be a name with its scope or the thing itself."""
+    """The bare name of a config's type, which may be a name with its scope, a class or a function."""
     kind = config.get('type')
     return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
 
 
 def inner_dataset(config: dict) -> dict:
-    """Config of a data set without what is wrapped around it."""
+    """Config of the data set itself, without others that wrap it."""
     while isinstance(config.get('dataset'), dict):
         config = config['dataset']
     return config
 
 
 def name_nms(config: Any) -> None:
-    """Name mmcv's NMS functions as mmcv looks them up.
+    """Replace mmcv's NMS functions with their bare names, such as ``nms``.
 
-    MMEngine writes a function down with its module, ``mmcv.ops.nms``; mmcv takes a bare ``nms`` only, so that the
-    written config would not run.
+    MMEngine writes a function down with its module, ``mmcv.ops.nms``, which mmcv does not find: the config that a run
+    leaves would not work.
 
     Args:
         config (Any): Config of a model, changed in place.
@@ -38,7 +38,7 @@ def name_nms(config: Any) -> None:
 
 
 def read_written(fact: Any) -> Any:
-    """What was written with ``repr``, if it can be read: a dumped config has the keys of its dicts in another order."""
+    """Undo ``repr`` where that works: two written dicts may have the same keys in another order."""
     if isinstance(fact, str):
         with contextlib.suppress(ValueError, SyntaxError):
             return ast.literal_eval(fact)
@@ -46,13 +46,13 @@ def read_written(fact: Any) -> Any:
 
 
 def scale_of_tests(cfg: Mapping[str, Any]) -> tuple[tuple[int, int] | None, bool]:
-    """Width and height that a config's test images are brought to, and whether their ratio is kept in that.
+    """Width and height that a config's test images are resized to, and whether their ratio is kept.
 
-    Of a step that chooses among several sizes it is the middle one; None of a pipeline that tells none.
+    Of several sizes it is the middle one; if the pipeline tells none, it is None.
     """
     from mmdet.utils import get_test_pipeline_cfg
 
-    # Of a classifier there may be no pipeline, and what else is no list of steps others tell.
+    # A classifier may have no pipeline, and others report a wrong one.
     with contextlib.suppress(RuntimeError, AttributeError, TypeError):
         for step in get_test_pipeline_cfg(cfg):
             if 'Resize' not in str(step.get('type')):
@@ -69,9 +69,9 @@ def scale_of_tests(cfg: Mapping[str, Any]) -> tuple[tuple[int, int] | None, bool
 
 
 def size_of_tests(cfg: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Height and width of a config's test images, padded; None if its pipeline tells none.
+    """Height and width of a config's test images, with padding; None if its pipeline tells none.
 
-    Where images keep their ratio, they are taken to be as wide as can be.
+    Images that keep their ratio are assumed to be in landscape format and as large as possible.
     """
     scale, keep_ratio = scale_of_tests(cfg)
     if scale is None:

@@ -1,4 +1,4 @@
-"""What went wrong, in the user's words."""
+"""The error for requests that cannot be met, and other errors in short."""
 
 
 class AutoDFPError(ValueError):
@@ -9,16 +9,16 @@ class AutoDFPError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """How an error's message begins; the name of its type if it has none."""
+    """First line of an error's message; the name of its type if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def last_line(error: BaseException) -> str:
-    """The end of an error's message, which is where mmengine and torch say what was wrong."""
+    """Last line of an error's message, in which mmengine and torch say what was wrong."""
     return (str(error).strip().splitlines() or [''])[-1].strip()
 
 
 def in_one_line(error: BaseException) -> str:
-    """The type of an error, and how its message begins."""
+    """Type of an error and first line of its message."""
     kind, text = type(error).__name__, first_line(error)
     return kind if text == kind else f'{kind}: {text[:300]}'

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and checkpoints that are read without running what is in them."""
+"""Writing files in one step, and reading checkpoints without running code in them."""
 
 import json
 import os
@@ -23,19 +23,19 @@ except ImportError:  # Windows
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary name beside ``path``, renamed to it when the block ends well and removed when it does not.
+    """Give the block a temporary file beside ``path``, which takes its place if no error ends the block.
 
     Args:
-        path (str | os.PathLike): Where the content shall appear; its folder is made if need be.
+        path (str | os.PathLike): Where the content is to be; its folder is made if need be.
 
     Raises:
-        AutoDFPError: It cannot be written, for want of space or of the right to.
+        AutoDFPError: It cannot be written: there is no room, or no permission.
     """
     path = Path(path)
     scratch = path.parent / f'.{path.stem}.{secrets.token_hex(4)}{path.suffix}'
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.touch(exist_ok=False)  # with the usual permissions, where a file of the module tempfile is private
+        scratch.touch(exist_ok=False)  # with the usual permissions; a file of the module tempfile would be private
         yield scratch
         scratch.replace(path)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError if a disk is full
@@ -53,10 +53,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def claimed(folder: str | os.PathLike) -> Iterator[None]:
-    """Make a folder if need be, and let nobody else claim it, inside.
+    """Make a folder if need be, and lock it for the block, so that no other run can claim it.
 
-    A process that is killed gives it back. Where the system has no such locks, as on some network drives, the folder
-    is not claimed.
+    The lock ends with the process, too. Where the system has no locks, as on some network drives, there is none.
 
     Args:
         folder (str | os.PathLike): Of the results of a run.
@@ -65,7 +64,7 @@ def claimed(folder: str | os.PathLike) -> Iterator[None]:
         AutoDFPError: Another run has claimed it.
     """
     handle = None
-    with suppress(OSError):  # of a folder that cannot be made or read, those tell that need it
+    with suppress(OSError):  # who writes to the folder reports that it cannot be made or read
         Path(folder).mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY) if fcntl else None
     try:
@@ -83,7 +82,7 @@ def claimed(folder: str | os.PathLike) -> Iterator[None]:
     finally:
         if handle is not None:
             with suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_UN)  # processes that were forked meanwhile hold it, too
+                fcntl.flock(handle, fcntl.LOCK_UN)  # forked processes would keep the lock
             os.close(handle)
 
 
@@ -94,7 +93,7 @@ def save_text(text: str, path: str | os.PathLike) -> None:
 
 
 def save_json(content: Any, path: str | os.PathLike) -> None:
-    """Write ``content`` as indented JSON in one step. nan and inf are refused: JSON has no word for them."""
+    """Write ``content`` as indented JSON in one step. nan and inf are refused: they are not JSON."""
     save_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + '\n', path)
 
 
@@ -117,7 +116,7 @@ def load_json(path: str | os.PathLike, what: str) -> Any:
 
 
 def portable(options: dict[str, Any]) -> dict[str, Any]:
-    """Options as they may be kept in JSON: of absolute paths, which are of this machine, only the last part."""
+    """Options as plain data to be kept: of absolute paths, which hold on this machine alone, only the last part."""
     return _shortened(json.loads(json.dumps(options, default=str)))
 
 
@@ -133,8 +132,8 @@ def require_same(stored: dict[str, Any], asked: dict[str, Any], what: str) -> No
     """Refuse to go on with figures that were measured with other settings.
 
     Args:
-        stored (dict): Settings that the figures came with, as JSON gives them.
-        asked (dict): Those that are asked for now, likewise.
+        stored (dict): Settings of the figures, as JSON gives them.
+        asked (dict): Settings that are asked for now, likewise.
         what (str): What the figures are to the user, such as 'the earlier result'.
 
     Raises:
@@ -157,7 +156,7 @@ def save_tensors(content: dict, path: str | os.PathLike) -> None:
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """A model's state dict as it is written down: copies on the CPU, without a gradient."""
+    """A model's state dict to be saved: copies on the CPU, without a gradient."""
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
@@ -167,7 +166,7 @@ def load_tensors(path: str | os.PathLike, what: str = 'the checkpoint', trust: b
     Args:
         path (str | os.PathLike): The file.
         what (str): What it is to the user, for the message. Defaults to 'the checkpoint'.
-        trust (bool): Allow a file whose reading can run any code in it (pickle). Defaults to False.
+        trust (bool): Allow a file whose reading can run code in it (pickle). Defaults to False.
 
     Returns:
         dict: Its content.
@@ -198,7 +197,7 @@ def load_tensors(path: str | os.PathLike, what: str = 'the checkpoint', trust: b
 
 @contextmanager
 def pickle_allowed(trust: bool) -> Iterator[None]:
-    """Let libraries read a trusted file that needs pickle, inside: torch 2.6 and later refuse it unless told."""
+    """For the block, let libraries read a trusted file that needs pickle, which torch 2.6 and later would refuse."""
     name = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
     before = os.environ.get(name)
     if trust:
@@ -213,7 +212,7 @@ def pickle_allowed(trust: bool) -> Iterator[None]:
 
 
 def load_weights(model: nn.Module, checkpoint: str | os.PathLike, trust: bool = False) -> None:
-    """Load a checkpoint into a model; it is refused as :func:`read_state` and :func:`fit_state` say.
+    """Load a checkpoint into a model, with the errors of :func:`read_state` and :func:`fit_state`.
 
     Weights that the model has no place for are left out, as MMEngine does.
     """
@@ -221,7 +220,7 @@ def load_weights(model: nn.Module, checkpoint: str | os.PathLike, trust: bool = 
 
 
 def read_state(checkpoint: str | os.PathLike, trust: bool = False) -> dict[str, Tensor]:
-    """The state dict of a checkpoint, read as :func:`load_tensors` does; an :class:`AutoDFPError` if it holds none."""
+    """The state dict of a checkpoint, read with :func:`load_tensors`; an :class:`AutoDFPError` if there is none."""
     content = load_tensors(checkpoint, trust=trust)
     state = content.get('state_dict', content)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -232,16 +231,16 @@ def read_state(checkpoint: str | os.PathLike, trust: bool = False) -> dict[str, 
 def fit_state(state: dict[str, Tensor], model: nn.Module, source: str | os.PathLike) -> dict[str, Tensor]:
     """Weights under a model's own names.
 
-    Those that were made for another architecture are refused: mmengine would load them in part with a warning.
+    Those of another architecture are refused; mmengine would load a part of them with a warning.
 
     Args:
-        state (dict): State dict, with or without the ``module.`` that DistributedDataParallel puts before names; a
-            classifier takes that of a bare network too.
-        model (nn.Module): The model that is to receive it.
+        state (dict): State dict, with or without the prefix ``module.`` of DistributedDataParallel; for a classifier,
+            that of the bare network will do.
+        model (nn.Module): The model that is to be given it.
         source (str | os.PathLike): Where the state came from, for the message.
 
     Returns:
-        dict[str, Tensor]: The same tensors, names put right.
+        dict[str, Tensor]: The same tensors under the model's names.
 
     Raises:
         AutoDFPError: A parameter or buffer of the model is missing or has another shape.
@@ -250,7 +249,7 @@ def fit_state(state: dict[str, Tensor], model: nn.Module, source: str | os.PathL
     if adapt := getattr(model, 'adapt_state_dict', None):
         state = adapt(state)
     wanted = model.state_dict()
-    # Counters that old checkpoints lack and inference never reads.
+    # Old checkpoints lack these counters, and inference never reads them.
     missing = [key for key in wanted if key not in state and not key.endswith('num_batches_tracked')]
     reshaped = [
         f'{key} {list(state[key].shape)} instead of {list(wanted[key].shape)}'

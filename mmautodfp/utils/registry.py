@@ -1,6 +1,6 @@
-"""Child registries of mmengine's under the scope ``mmautodfp``, and the project's own.
+"""The project's registries in the scope ``mmautodfp``: children of mmengine's, and some of its own.
 
-In a config an object is named with its scope, ``type='mmautodfp.AutoDFPHook'``; that alone imports it.
+A config names an object with its scope, ``type='mmautodfp.AutoDFPHook'``; mmengine then imports it by itself.
 """
 
 import inspect
@@ -26,7 +26,7 @@ METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmautodfp', locatio
 TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmautodfp', locations=['mmautodfp.zoo'])
 # How a search chooses its actions: SAC, RandomSearch, CMAES.
 AGENTS = Registry('agent', scope='mmautodfp', locations=['mmautodfp.search'])
-# How a pruned channel's work is handed on: SimilarityReconstructor, SyntheticLeastSquares, NeuronMerging, PruneOnly.
+# How pruned channels are made up for: SimilarityReconstructor, SyntheticLeastSquares, NeuronMerging, PruneOnly.
 RECONSTRUCTORS = Registry('reconstructor', scope='mmautodfp', locations=['mmautodfp.reconstruction'])
 # What is limited: ParamBudget, FlopBudget, LatencyBudget, MemoryBudget.
 BUDGETS = Registry('budget', scope='mmautodfp', locations=['mmautodfp.costs'])
@@ -35,12 +35,12 @@ REWARDS = Registry('reward', scope='mmautodfp', locations=['mmautodfp.rewards'])
 
 
 def build(registry: Registry, config: dict, **extra: Any) -> Any:
-    """Build an object from its config, with the user's mistakes told in a sentence.
+    """Build an object from its config; mistakes in it end in one sentence.
 
     Args:
         registry (Registry): One of this module's.
         config (dict): ``type`` and arguments.
-        **extra: Further arguments, which those of ``config`` override.
+        **extra: Further arguments; those of ``config`` override them.
 
     Raises:
         AutoDFPError: The type is unknown, or an argument is, or one has the wrong type.
@@ -73,7 +73,7 @@ def build_settings(cls: Callable[..., T], settings: Mapping[str, Any] | None, wh
         cls (Callable): The class of the settings.
         settings (Mapping | None): Its arguments; None for none.
         what (str): What the group is to the user, such as 'images'.
-        **defaults: Arguments that ``settings`` overrides.
+        **defaults: Further arguments; those of ``settings`` override them.
 
     Raises:
         AutoDFPError: ``settings`` is no mapping, or one of them is unknown or not as ``cls`` takes it.
@@ -85,5 +85,5 @@ def build_settings(cls: Callable[..., T], settings: Mapping[str, Any] | None, wh
 
 
 def build_switched(cls: Callable[..., T], settings: Mapping[str, Any] | bool | None, what: str) -> T | None:
-    """As :func:`build_settings`, of what can be left out: True stands for its defaults, and False for None."""
+    """As :func:`build_settings`, for something optional: True stands for its defaults, False for None."""
     return None if settings is False else build_settings(cls, None if settings is True else settings, what)

@@ -16,7 +16,7 @@ from .errors import AutoDFPError
 
 T = TypeVar('T')
 
-# Strict: 1 is no bool and 1.5 no int, whatever they could be made into.
+# Strict: 1 is no bool and 1.5 no int, though they could be converted.
 CHECKS = ConfigDict(strict=True, extra='forbid', allow_inf_nan=False, arbitrary_types_allowed=True)
 
 Count = Annotated[int, Field(ge=1)]
@@ -25,7 +25,7 @@ Whole = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-Several = Annotated[tuple[T, ...], Field(strict=False)]  # a list does for a tuple, as JSON has no other
+Several = Annotated[tuple[T, ...], Field(strict=False)]  # or a list: JSON has no tuples
 
 # What pydantic says that a value should be, in plain words.
 PLAIN_WORDS = {
@@ -41,14 +41,12 @@ PLAIN_WORDS = {
 
 
 def settings(who: str) -> Callable[[type[T]], type[T]]:
-    """Make a class of annotated fields a frozen dataclass whose values are checked.
+    """Decorate a class of annotated fields: it becomes a frozen dataclass that checks its values.
+
+    For a value of a wrong type, or out of the range that its annotation names, it raises an :class:`AutoDFPError`.
 
     Args:
         who (str): Whose settings they are to the user, such as 'SAC'.
-
-    Returns:
-        Callable: A class decorator. What it decorates raises :class:`AutoDFPError` for a value of a wrong type or out
-        of the range that its annotation names.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -70,7 +68,7 @@ def settings(who: str) -> Callable[[type[T]], type[T]]:
 
 
 def checked(who: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Make a function, or a constructor, look at its arguments as :func:`check_arguments` does, before it does a thing.
+    """Decorate a function or constructor: it checks its arguments as :func:`check_arguments` does before it is run.
 
     Args:
         who (str): Whose arguments they are to the user, such as 'CMAES'.
@@ -95,7 +93,7 @@ def checked(who: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
 
 
 def require_known(function: Callable, names: Iterable[str], who: str) -> None:
-    """Refuse names that are no arguments of a function; :class:`AutoDFPError` tells those that are."""
+    """Raise an :class:`AutoDFPError` that lists a function's arguments if one of the names is none of them."""
     parameters = inspect.signature(function).parameters
     unknown = [name for name in names if name not in parameters]
     if unknown:
@@ -108,8 +106,8 @@ def check_arguments(function: Callable, arguments: Mapping[str, Any], who: str) 
     """Refuse arguments that the annotations of a signature do not allow.
 
     Args:
-        function (Callable): A function, or a class, of which the constructor counts.
-        arguments (Mapping[str, Any]): By name; those that are not annotated are not looked at.
+        function (Callable): A function, or a class for its constructor.
+        arguments (Mapping[str, Any]): By name; those without an annotation are not checked.
         who (str): Whose arguments they are, for the message, such as "budget 'ParamBudget'".
 
     Raises:
@@ -131,27 +129,27 @@ def _adapter(function: Callable) -> TypeAdapter:
 
 
 def _loosen(hint: Any) -> Any:
-    """The same annotation, where a list does for a tuple, a tuple for a list, and any instance for a dataclass."""
+    """The same annotation, where a list will do for a tuple, a tuple for a list, and any instance for a dataclass."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return typing.Union[tuple(_loosen(part) for part in parts)]  # noqa: UP007, of as many as there are
-    if is_dataclass(hint):  # pydantic would look at its fields
+    if is_dataclass(hint):  # pydantic would check its fields
         return InstanceOf[hint]
     return Annotated[hint, Field(strict=False)] if origin in (list, tuple) else hint
 
 
 def _describe(error: ValidationError, who: str, asked: Mapping[str, Any], known: Sequence[str] = ()) -> str:
-    """What pydantic found first, as a sentence."""
+    """The first of pydantic's findings as a sentence."""
     found = error.errors()
     place, kind = found[0]['loc'], found[0]['type']
-    if not place:  # a class has looked at its values together
+    if not place:  # an error of the class's own __post_init__
         return found[0]['msg'].removeprefix('Value error, ')
     name = known[place[0]] if place[0] in range(len(known)) else place[0]
     if kind.startswith('unexpected'):
         return f'{who} was asked for {name}, which it does not know; it knows {", ".join(known)}'
     if name not in asked:
         return f'{who} needs {name}, which is not given'
-    # Of a type that is one of several, there is a finding for each.
+    # If several types are allowed, there is a finding for each.
     reasons = [item['msg'].removeprefix('Value error, ') for item in found if item['loc'][0] == place[0]]
     wanted = [msg.removeprefix('Input should be ') for msg in reasons if msg.startswith('Input should be ')]
     wanted = dict.fromkeys(PLAIN_WORDS.get(words, words) for words in wanted)

@@ -1,4 +1,4 @@
-"""Taking the time of several things side by side, and saying what they ran on."""
+"""Timing several calls in turns, and describing the machine."""
 
 import contextlib
 import platform
@@ -12,13 +12,13 @@ import torch
 
 
 def median_in_turns(calls: dict[str, Callable[[], Any]], repeat: int, inference: bool = True) -> dict[str, float]:
-    """Median seconds of each call, all called once per round.
+    """Median seconds of each call; each round calls all of them once.
 
     Args:
         calls (dict[str, Callable]): What is measured, by name.
-        repeat (int): Rounds that count, after three that do not.
-        inference (bool): Under ``torch.inference_mode()``; not for calls whose tensors are used on afterwards. Defaults
-            to True.
+        repeat (int): Rounds that count; three more come before them.
+        inference (bool): Use ``torch.inference_mode()``; not if the tensors of a call are used afterwards. Defaults to
+            True.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     with torch.inference_mode(inference):
@@ -35,7 +35,7 @@ def median_in_turns(calls: dict[str, Callable[[], Any]], repeat: int, inference:
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads, inside."""
+    """Let torch use so many threads in the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -50,7 +50,7 @@ def device_at_hand() -> str:
 
 
 def wait_for_gpu() -> None:
-    """Let what was started on a GPU end."""
+    """Wait until a GPU, if there is one, has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -75,6 +75,6 @@ def minutes_of(seconds: float) -> str:
 
 
 def machine_line(machine: dict[str, Any]) -> str:
-    """What :func:`describe_machine` told, in few words: the GPU, or the processor and how many threads."""
+    """What :func:`describe_machine` gave, in short: the GPU, or the processor and its threads."""
     threads = f'{machine["threads"]} thread{"" if machine["threads"] == 1 else "s"}'
     return machine['gpu'] or f'{machine["processor"]}, {threads}'

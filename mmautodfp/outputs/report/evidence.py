@@ -1,4 +1,4 @@
-"""What the report shows and no other file of a run holds: taken from the live model, kept as JSON."""
+"""What the report shows and no other file of a run holds: measured on the live model, kept as JSON."""
 
 import io
 import os
@@ -36,10 +36,11 @@ class ChannelMap:
         group (str): Its name.
         labels (list[int]): [N], DBSCAN's clusters; -1 is noise.
         kept (list[int]): [K], ascending.
-        partner (list[int]): [N], the retained channel that takes over most of a pruned one's work; a retained channel
-            is its own; -1 where nothing takes it over.
-        scale (list[float]): [N], what the partner's output is multiplied with.
-        places (list[list[float]] | None): [N, 2], t-SNE of the cosine distances, for the layers that are shown.
+        partner (list[int]): [N], the retained channel that takes over most of a pruned one's work, -1 if there is none;
+            a retained channel is its own partner.
+        scale (list[float]): [N], factor of the partner's output.
+        places (list[list[float]] | None): [N, 2], t-SNE of the cosine distances. Defaults to None: the page does not
+            show the group's map.
     """
 
     group: str
@@ -73,9 +74,9 @@ class Evidence:
     missing: dict[str, str] = field(default_factory=dict)
 
     def gather(self, name: str, measure: Callable[[], Any]) -> None:
-        """Set an attribute to what ``measure`` returns, or keep the reason why it cannot be had.
+        """Set an attribute to what ``measure`` returns, or keep the reason why it failed.
 
-        A report must not cost a run its result, so whatever goes wrong here is told in the report and nowhere else.
+        A run must not fail for its report, so whatever goes wrong here is told in the report alone.
         """
         self.missing.pop(name, None)
         try:
@@ -101,9 +102,9 @@ def collect(
     swap: Callable[[], None],
     cfg: Config,
     widths: dict[str, dict[str, int]],
-    needs_data: bool = True,
+    needs_data: bool,
 ) -> Evidence:
-    """Look at a dense model and its pruned form; both are left as they were found.
+    """Look at a dense model and its pruned form; both are left as they were.
 
     Args:
         task (PruningTask): Its model is dense at the moment.
@@ -111,21 +112,20 @@ def collect(
         swap (Callable): Makes the model pruned, and dense again, see :meth:`mmautodfp.surgery.Restore.swap`.
         cfg (Config): Config of the run; images come from its ``val_dataloader``.
         widths (dict[str, dict[str, int]]): Compared model to its group widths, for the sizes.
-        needs_data (bool): Whether a data set may be opened. Defaults to True.
+        needs_data (bool): Whether a data set may be opened.
     """
-    model = task.model
     evidence = Evidence()
     evidence.gather('channels', lambda: map_channels(task, plan))
     evidence.gather('sizes', lambda: {name: _saved_size(task, chosen) for name, chosen in widths.items()})
     if needs_data:
-        evidence.gather('pictures', lambda: compare_on_images(model, swap, cfg.val_dataloader.dataset))
+        evidence.gather('pictures', lambda: compare_on_images(task.model, swap, cfg.val_dataloader.dataset))
     else:
         evidence.missing['pictures'] = 'the run opened no data set'
     return evidence
 
 
 def measure_times(evidence: Evidence, work_dir: str | os.PathLike) -> None:
-    """Put the latency of the run's models and the counts of their parts into the evidence.
+    """Add the latency of the run's models and the counts of their parts to the evidence.
 
     Args:
         evidence (Evidence): Is changed.
@@ -153,7 +153,7 @@ def map_channels(task: PruningTask, plan: PruningPlan) -> list[ChannelMap]:
 
 
 def choose_layers(maps: Sequence[ChannelMap], most: int) -> list[int]:
-    """Which layers are worth a look: those with the most clusters, and of equals those that lose the most channels."""
+    """Indices of the layers to show: those with the most clusters, of equal ones those that lose the most channels."""
     able = [index for index, found in enumerate(maps) if len(found.labels) >= 8]
     ranked = sorted(able, key=lambda i: (-len(set(maps[i].labels)), len(maps[i].kept) / len(maps[i].labels), i))
     return sorted(ranked[:most])
@@ -184,7 +184,7 @@ def _embed(weight: torch.Tensor) -> list[list[float]]:
 
 
 def _saved_size(task: PruningTask, widths: dict[str, int]) -> int:
-    """Bytes of a model's weights on disk; which channels are kept does not matter to them."""
+    """Bytes of the weights of a model with these widths on disk."""
     plan = task.plan([widths.get(group.name, group.num_channels) for group in task.groups])
     file = io.BytesIO()
     with apply_plan(task.module, plan, groups=task.groups):

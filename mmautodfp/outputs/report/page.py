@@ -1,10 +1,9 @@
-"""``report.html``: one page that holds everything that a person wants to know of a run, and its pictures as PNGs."""
+"""``report.html``: a run on one page, and its pictures as PNGs."""
 
 import os
 import shlex
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +23,13 @@ from .parts import part_of
 from .plots import channels_figure, pictures_figure, save_png, search_figure, svg_uri
 
 FOLDER = 'report'
-#: Row of the table to what :func:`mmautodfp.outputs.latency.measure_latency` calls it; all others are uniform plans,
+#: Row of the table to its name in :func:`mmautodfp.outputs.latency.measure_latency`. All other rows are uniform plans,
 #: which are equally fast.
 _LATENCY = {row: name for name, row in ROWS.items()} | {'AutoDFP, before distillation': 'AutoDFP'}
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A figure of the page.
-
-    Attributes:
-        uri (str): The figure itself, as an address.
-        file (str): Its PNG, as a path from the page.
-    """
-
-    uri: str
-    file: str
-
-
 class Report:
-    """The page of a run, made from the files in its work dir. What cannot be shown is told with its reason.
+    """The page of a run, made from the files in its work dir. In place of what cannot be shown, it says why.
 
     Args:
         work_dir (str | os.PathLike): With ``summary.json``.
@@ -62,7 +48,7 @@ class Report:
         self.missing: dict[str, str] = {}
         kept = self._try('evidence', lambda: Evidence.from_json(self.work_dir / FOLDER / 'evidence.json'))
         self.evidence = kept or Evidence()
-        # An error of the whole file is one of all that it holds.
+        # Without the file, all that it holds is missing.
         if kept:
             self.missing |= self.evidence.missing
         else:
@@ -74,7 +60,7 @@ class Report:
         return not self.summary['module'] and bool(self.summary['target'])
 
     def miss(self, names: Sequence[str], reason: str) -> None:
-        """Let the page say why something is not shown; of parts only if there are any."""
+        """Let the page say why these are not shown; of parts only if there are any."""
         self.missing |= {name: reason for name in names if name != 'parts' or self.has_parts}
 
     def write(self) -> Path:
@@ -121,19 +107,21 @@ class Report:
             config=self._try('config', self._config),
             command=self._try('command', self._command),
         )
-        return content | dict(missing=self.missing)  # the last one: the others fill it
+        return content | dict(missing=self.missing)  # last, as all the others add to it
 
     def _try(self, name: str, make: Callable[[], Any]) -> Any:
         try:
             return make()
-        except Exception as error:  # a part that cannot be had must not cost the others
+        except Exception as error:  # what fails must not cost the rest of the page
             self.missing[name] = str(error) if isinstance(error, AutoDFPError) else in_one_line(error)
             return None
 
-    def _plot(self, name: str, draw: Callable[[], Figure]) -> Plot | None:
-        def make() -> Plot:
+    def _plot(self, name: str, draw: Callable[[], Figure]) -> dict[str, str] | None:
+        """A figure for the page, as an address (``uri``), and the path of its PNG from there (``file``)."""
+
+        def make() -> dict[str, str]:
             figure = draw()
-            return Plot(svg_uri(figure), self._save(name, figure))
+            return dict(uri=svg_uri(figure), file=self._save(name, figure))
 
         return self._try(name, make)
 
@@ -143,26 +131,22 @@ class Report:
         return file
 
     def _rows(self) -> list[dict[str, Any]]:
-        """The table's, with latency [s] and size [bytes] where they were measured."""
-        latency = self.evidence.latency
+        """Rows of the table, with latency [s] and size [bytes] where they were measured."""
+        latency, sizes = self.evidence.latency, self.evidence.sizes
         return [
-            row
-            | dict(
-                latency=latency.get(_LATENCY.get(row['name'], 'uniform')),
-                size=self.evidence.sizes.get(row['name']),
-            )
+            dict(row, latency=latency.get(_LATENCY.get(row['name'], 'uniform')), size=sizes.get(row['name']))
             for row in self.summary['results']
         ]
 
     def _about(self) -> dict[str, str]:
-        """What was pruned: in the header, and in the heads of the table."""
+        """Names of what was pruned, for the header and for the heads of the table."""
         module, target = self.summary['module'], self.summary['target']
         if module:
             return dict(header=module, short=module)
         return dict(header=target if target not in ('', 'model') else 'the whole model', short='whole model')
 
     def _parts(self) -> list[dict[str, Any]]:
-        """What is left of each part of a detector: ``counts``, groups and their channels; none if it was one part."""
+        """The parts of a detector with their ``counts``, groups and channels; none if one part alone was pruned."""
         if not self.evidence.parts:
             return []
         groups = PruningPlan.from_json(self.work_dir / 'strategy.json').groups
@@ -181,7 +165,7 @@ class Report:
         if not self.summary['episodes']:
             raise AutoDFPError('the plan was read off a frontier, without a search')
         history = load_tensors(self.work_dir / 'search.pth', 'the search')['history']
-        if self.summary.get('objectives'):  # rewards are utilities, which other plans have not
+        if self.summary.get('objectives'):  # rewards are utilities, and no baseline has one
             return search_figure(history['rewards'].tolist(), {}, 'utility')
         rows = self.summary['results']
         baselines = {row['name']: row['search_metric'] for row in rows[:-1] if row['search_metric'] is not None}
@@ -217,14 +201,14 @@ class Report:
                 parts += [option_of(name), limit]
         if self.summary.get('trust_checkpoint'):
             parts.append('--trust-checkpoint')
-        # A search that was resumed says so in its config; from the start there is nothing to resume.
+        # The config of a resumed search would resume another one that is not there.
         if 'resume=True' in self._config().replace(' ', ''):
             parts += ['--cfg-options', 'autodfp.resume=False']
         return shlex.join(parts)
 
 
 def _merges(found: ChannelMap) -> dict[str, Any]:
-    """Who took over whom in a group: each retained channel and the pruned ones it stands in for."""
+    """The retained channels of a group with the pruned ones that each stands in for, and those without a stand-in."""
     kept = set(found.kept)
     stand_ins: dict[int, list[tuple[int, float]]] = {}
     for channel, partner in enumerate(found.partner):

@@ -1,4 +1,4 @@
-"""Where the parameters and FLOPs of a detector are that was pruned as a whole, and where they were."""
+"""Parameters and FLOPs of each part of a detector that was pruned as a whole, before and after."""
 
 import os
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ SECOND_STAGE = 'roi_head'
 
 @dataclass(frozen=True)
 class PartCounts:
-    """What a part of a detector costs, dense and pruned.
+    """Parameters and FLOPs of a part of a detector.
 
     Attributes:
         name (str): Its path, such as 'backbone' or 'roi_head.bbox_head'.
@@ -59,7 +59,7 @@ def count_parts(run: str | os.PathLike) -> list[PartCounts]:
 
 
 def part_of(name: str) -> str:
-    """The part that a layer is of; those of a second stage count one by one."""
+    """The part that a layer belongs to; the parts of a second stage count one by one."""
     first, *rest = name.split('.')
     return f'{first}.{rest[0]}' if first == SECOND_STAGE and rest else first
 
@@ -80,8 +80,8 @@ def _count(model: nn.Module, shape: list[int], total: int) -> dict[str, tuple[in
     for name, part in _parts(model):
         costs = model_costs(model, part, [], positions)
         found[name] = costs.params['module']([]), costs.flops['module']([])
-    # How much a second stage does goes with the regions that the first one found in the run; random weights find more
-    # or fewer. All else is as it was.
+    # FLOPs of a second stage depend on how many regions the first one finds, and random weights find more or fewer than
+    # the run did. All other FLOPs are the run's.
     second = {name: flops for name, (_, flops) in found.items() if name.startswith(f'{SECOND_STAGE}.')}
     rest, measured = sum(flops for name, (_, flops) in found.items() if name not in second), sum(second.values())
     if measured and total > rest:

@@ -1,4 +1,4 @@
-"""Validation images with what a dense and a pruned model find in them."""
+"""Validation images, and what a dense and a pruned model find in them."""
 
 import base64
 import os
@@ -14,8 +14,8 @@ from mmengine.registry import DATASETS
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-NUM_SCENES, NUM_OBJECTS = 4, 12  # images shown of a detector and of a classifier
-NUM_CLASSIFIED = 256  # among which a classifier's are looked for
+NUM_SCENES, NUM_OBJECTS = 4, 12  # images that are shown, for a detector and for a classifier
+NUM_CLASSIFIED = 256  # images that a classifier's are chosen from
 MIN_SCORE, MAX_BOXES = 0.3, 40
 LONGEST_SIDE = 640  # pixels
 
@@ -67,8 +67,8 @@ def compare_on_images(model: nn.Module, swap: Callable[[], None], config: dict) 
         config (dict): Of the data set: detector's or classifier's.
 
     Returns:
-        list[Picture]: A detector's are evenly spread over the annotated images; of a classifier's, those that the two
-        do not agree on come first.
+        list[Picture]: For a detector evenly spread over the annotated images; for a classifier those first that the
+        two models do not agree on.
     """
     dataset = DATASETS.build(config)
     is_detector = hasattr(dataset, 'cat_ids')
@@ -98,7 +98,7 @@ def _choose(dataset: Sequence, count: int, annotated: bool) -> list[int]:
 
 @torch.inference_mode()
 def _predict(model: nn.Module, dataset: Sequence, indices: Sequence[int]) -> list[BaseDataElement]:
-    # One at a time: what is found must not depend on how images are padded to a common size.
+    # One at a time: padding to a common size may change what is found.
     return [model.test_step(pseudo_collate([dataset[index]]))[0].cpu() for index in indices]
 
 
@@ -124,7 +124,7 @@ def _object(
     dataset: Sequence, index: int, dense: BaseDataElement, pruned: BaseDataElement, classes: Sequence[str]
 ) -> Picture:
     image = dataset[index]['inputs']
-    image = image.expand(3, -1, -1).flip(0).permute(1, 2, 0)  # RGB or grey to what OpenCV takes
+    image = image.expand(3, -1, -1).flip(0).permute(1, 2, 0)  # RGB or grey, as OpenCV wants it
     names = [_class_name(int(label), classes) for label in (dense.gt_label, dense.pred_label, pruned.pred_label)]
     found = [[Finding(name)] for name in names[1:]]
     name = os.path.basename(str(dense.get('name', f'image {index}')))

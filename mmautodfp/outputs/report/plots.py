@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .pictures import Finding, Picture
 
 BLUE, ORANGE, GREY = '#2f7fc9', '#d9573f', '#8d99ae'
-INK = '#1b1f24'  # of everything that is no data; svg_uri() lets it follow the page
+INK = '#1b1f24'  # of all that is no data; svg_uri() puts the page's own in its place
 CLUSTERS = (BLUE, '#e08a2b', '#3fa36b', ORANGE, '#8f6bc8', '#a0715e', '#d873b0', '#b3a72f', '#30aebf', '#5c6bd6')
 STYLE = {
     **dict.fromkeys(('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color', 'ytick.color'), INK),
@@ -43,7 +43,7 @@ def save_png(figure: Figure, path: str | os.PathLike) -> None:
 
 
 def svg_uri(figure: Figure) -> str:
-    """The address of a figure as SVG without background, of light lines and words where the reader's screen is dark."""
+    """A figure as the address of an SVG without background, whose lines and words are light on a dark screen."""
     file = io.StringIO()
     with rc_context(STYLE | {'svg.hashsalt': 'mmautodfp'}):
         figure.savefig(file, format='svg', transparent=True, metadata=dict(Date=None))
@@ -54,7 +54,7 @@ def svg_uri(figure: Figure) -> str:
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Let a function draw in the report's style, and leave matplotlib's settings as they were."""
+    """Decorate a function that draws: it draws in the report's style and leaves matplotlib's settings as they were."""
 
     @wraps(draw)
     def drawn(*args, **kwargs) -> Figure:
@@ -66,7 +66,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of this size in inches."""
-    # A Figure of its own, not pyplot's: that keeps state, and a training script may be using it.
+    # Not with pyplot: it keeps state, and a training script may be using it.
     return Figure(figsize=(width, height), layout='constrained')
 
 
