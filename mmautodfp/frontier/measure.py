@@ -24,7 +24,7 @@ from mmautodfp.search.task import PruningTask, undisturbed
 from mmautodfp.surgery import Restore
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import TwoOrMore, checked
-from mmautodfp.utils.timing import describe_machine, minutes_of, wait_for_gpu
+from mmautodfp.utils.timing import describe_machine, minutes_of, seconds_of
 
 from .points import FURTHER, Frontier, Point
 
@@ -168,6 +168,7 @@ def _latency(task: PruningTask, restore: Restore) -> dict[str, dict]:
     """The 'latency' of a point, measured in turns with the dense model's; empty without an example input."""
     if task.example_input is None:
         return {}
+    call = partial(call_whole, task.model, task.example_input)
     rounds: list[list[float]] = []
     begun = time.perf_counter()
     # The first three rounds are slower. Short calls are measured more often: they vary more.
@@ -175,11 +176,7 @@ def _latency(task: PruningTask, restore: Restore) -> dict[str, dict]:
         rounds.append([])
         for _ in ('dense', 'pruned'):
             restore.swap()
-            wait_for_gpu()
-            start = time.perf_counter()
-            call_whole(task.model, task.example_input)
-            wait_for_gpu()
-            rounds[-1].append(time.perf_counter() - start)
+            rounds[-1].append(seconds_of(call))
     seconds = statistics.median(dense for dense, _ in rounds[3:])
     ratio = statistics.median(pruned / dense for dense, pruned in rounds[3:])
     return dict(latency=dict(count=round(1e9 * ratio * seconds), ratio=ratio))

@@ -67,24 +67,22 @@ def compare(
     if not compared:
         return [_row(task, 'AutoDFP', found.plan, [found.metric, None])]
     # The baselines keep the channels with the largest l2 norms.
-    published, allocated = task.uniform_plan(rankings=task.l2_rankings), task.allocated_plan()
+    published = task.uniform_plan(rankings=task.l2_rankings)
     plans = {'uniform, same compensation': task.uniform_plan()}
-    plans |= {} if allocated is None else {'allocated, same compensation': allocated}
+    if (allocated := task.allocated_plan()) is not None:
+        plans['allocated, same compensation'] = allocated
     same = task.reconstructor.undistilled
     distilled = same is not task.reconstructor
     if distilled and found.plan not in plans.values():
         plans['AutoDFP, before distillation'] = found.plan
-    beside = [
-        Candidate(name, plan, same, applied if plan == found.plan and not distilled else None)
-        for name, plan in plans.items()
-    ]
     candidates = [
         Candidate('dense', PruningPlan({}), PruneOnly()),
         Candidate('uniform, pruned only', published, PruneOnly()),
         Candidate('uniform, Neuron Merging', published, NeuronMerging()),
-        *beside,
-        Candidate('AutoDFP', found.plan, task.reconstructor, applied),
     ]
+    for name, plan in plans.items():
+        candidates.append(Candidate(name, plan, same, applied if plan == found.plan and not distilled else None))
+    candidates.append(Candidate('AutoDFP', found.plan, task.reconstructor, applied))
     figures = share_out([partial(_measure, task, candidate, rewards) for candidate in candidates])
     return [_row(task, one.name, one.plan, values) for one, values in zip(candidates, figures, strict=True)]
 

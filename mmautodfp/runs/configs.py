@@ -192,9 +192,9 @@ def override_settings(cfg: Config, preserve_ratio: float | None, episodes: int |
 def use_pictures(cfg: Config, folder: str) -> None:
     """Let a config's reconstructor, and its reward if that opens no data set, use pictures in place of drawn images.
 
-    Unless the settings have a scale: a detector's pictures are made to fit in the size of its test images. A
-    classifier's get the shorter side of the parts that are cut out, as such a part of a large photograph would show
-    next to nothing of it.
+    If the settings have no scale, a detector's pictures are made to fit in the size of its test images. A classifier's
+    are made so small that their shorter side is that of the parts that are cut out of them: a small part of a large
+    photograph would show next to nothing.
 
     Args:
         cfg (Config): Has settings; they are changed.

@@ -39,10 +39,8 @@ class History:
         """The first episode with the highest reward."""
         return max(range(len(self)), key=self.rewards.__getitem__)
 
-    def add(
-        self, rollout: Rollout, reward: float, stages: list[float], seconds: float, outcome: list[float] | None = None
-    ) -> None:
-        """Append an episode."""
+    def add(self, rollout: Rollout, reward: float, stages: list[float], seconds: float, outcome: list[float]) -> None:
+        """Append an episode; its outcome is empty without objectives."""
         self.rewards.append(reward)
         self.widths.append(rollout.widths)
         self.lams.append(rollout.lams)

@@ -225,7 +225,10 @@ class PruningTask:
             cannot, they are uniform.
         """
         shares = [start * (1 - step / (num_points - 1)) for step in range(num_points)]
-        shares, path = (shares[1:], [self.dense_widths]) if start == 1 else (shares, [])
+        path = []
+        if start == 1:
+            path.append(self.dense_widths)
+            del shares[0]
         known = self.error_curves is not None
         if known:
             path += allocation_path(self.error_curves, self.constraint, self._widest, shares)

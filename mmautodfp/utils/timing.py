@@ -22,15 +22,19 @@ def median_in_turns(calls: dict[str, Callable[[], Any]], repeat: int, inference:
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     with torch.inference_mode(inference):
-        for number in range(repeat + 3):
+        for _ in range(repeat + 3):
             for name, call in calls.items():
-                wait_for_gpu()
-                start = time.perf_counter()
-                call()
-                wait_for_gpu()
-                if number >= 3:  # the first ones are slower
-                    seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+                seconds[name].append(seconds_of(call))
+    return {name: statistics.median(values[3:]) for name, values in seconds.items()}  # the first ones are slower
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    """How long a call takes, its work on a GPU included."""
+    wait_for_gpu()
+    start = time.perf_counter()
+    call()
+    wait_for_gpu()
+    return time.perf_counter() - start
 
 
 @contextlib.contextmanager

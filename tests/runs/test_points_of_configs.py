@@ -243,12 +243,6 @@ def test_without_data_a_classifier_that_says_its_size_gets_images_of_it(tmp_path
     assert found.points[0].metric == pytest.approx(1, abs=1e-6)
 
 
-def test_too_few_points_end_in_a_sentence(tmp_path):
-    result = run_tool('frontier', CLASSIFIER, '--points', '1', '--work-dir', str(tmp_path), *typed(OPTIONS))
-    assert result.returncode == 2
-    assert 'a frontier was asked for num_points=1; it must be greater than or equal to 2' in result.stderr
-
-
 @pytest.mark.slow
 def test_without_data_a_point_is_measured_and_pruned_where_there_is_none(tmp_path):
     config = 'configs/demo/faster_rcnn_digits_autodfp.py'
