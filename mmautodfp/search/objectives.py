@@ -125,7 +125,7 @@ class Objectives:
         return [*self.weights, *(machine[name] for name in ('processor', 'gpu') if name in machine)]
 
     def describe(self) -> dict[str, Any]:
-        """It as plain data."""
+        """The objectives as plain data."""
         return dict(weights=self.weights, dense_metric=self.dense_metric)
 
 

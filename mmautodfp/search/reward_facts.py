@@ -1,4 +1,4 @@
-"""What is known of a reward: any callable can reward a search, and one of ours tells more of itself."""
+"""What a search knows of its reward, which may be any callable; a reward of this package says more about itself."""
 
 import hashlib
 import os

@@ -24,7 +24,7 @@ from .racing import Racing
 from .ranks import on_main, share_out
 
 FORMAT = 4
-# Of an episode: its reward, the metric after each stage, and its outcome [M], which is empty without objectives.
+# An episode's reward, the metric after each stage, and the outcome [M], which is empty without objectives.
 Result = tuple[float, list[float], list[float]]
 
 

@@ -1,4 +1,4 @@
-"""Settings and arguments, checked by pydantic; a wrong one is told in a sentence."""
+"""Settings and arguments, checked by pydantic; a wrong one ends in one sentence."""
 
 import functools
 import inspect

@@ -4,18 +4,15 @@ import pytest
 import torch
 from chain import IMAGES, brightness, make_chain
 from conftest import enliven
+from test_run import make_task
 from torch import nn
 
 from mmautodfp.api import PruningTask, frontier, prune, search
 from mmautodfp.costs import ParamBudget
-from mmautodfp.reconstruction import PruneOnly, SimilarityReconstructor
+from mmautodfp.reconstruction import SimilarityReconstructor
 from mmautodfp.utils import AutoDFPError
 
 RANDOM = dict(type='RandomSearch')
-
-
-def make_task(share=0.6, **settings) -> PruningTask:
-    return PruningTask.build(make_chain(), '', constraint=share, reconstructor=PruneOnly(), **settings)
 
 
 def train_on(model):
