@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,28 +52,28 @@ class Row:
     layers: dict[str, dict[str, int | bool]]
 
 
+@dataclass(eq=False)
 class RunArtifacts:
     """Writes the files that a run leaves behind, each in one step.
 
-    Args:
+    Attributes:
         cfg (Config): Config of the run.
         work_dir (Path): Where to.
         task (PruningTask): What was pruned.
         found (SearchResult): The plan, and the search that found it.
         settings (Mapping): How the plan was found: configs of the agent and the reconstructor, and of a frontier's
             point, which one.
+        summary (dict): Content of ``summary.json``; empty until it is written.
+        evidence (Evidence | None): For the report; None until it is gathered.
     """
 
-    def __init__(
-        self, cfg: Config, work_dir: Path, task: PruningTask, found: SearchResult, settings: Mapping[str, Any]
-    ):
-        self.cfg = cfg
-        self.work_dir = work_dir
-        self.task = task
-        self.found = found
-        self.settings = dict(settings)
-        self.summary: dict[str, Any] = {}
-        self.evidence: Evidence | None = None
+    cfg: Config
+    work_dir: Path
+    task: PruningTask
+    found: SearchResult
+    settings: Mapping[str, Any]
+    summary: dict[str, Any] = field(default_factory=dict)
+    evidence: 'Evidence | None' = None
 
     def write_model(self, pruned: Restore, metainfo: dict[str, Any]) -> None:
         """Write ``strategy.json``, ``pruned.pth`` and ``pruned.py``, and remove the report of an earlier run.

@@ -1,7 +1,6 @@
 """The pruned model in comparison with others: the dense one, and plans that need no search."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,19 +29,6 @@ class Candidate:
     plan: PruningPlan
     reconstructor: Reconstructor
     applied: Restore | None = None
-
-    @contextmanager
-    def on(self, task: PruningTask) -> Iterator[None]:
-        """Prune a task's dense model, full pass included, for the block."""
-        if self.applied is None:
-            with apply_plan(task.module, self.plan, self.reconstructor, True, task.model, task.groups):
-                yield
-            return
-        self.applied.swap()
-        try:
-            yield
-        finally:
-            self.applied.swap()
 
 
 def compare(
@@ -93,6 +79,13 @@ def _row(task: PruningTask, name: str, plan: PruningPlan, values: Sequence[float
     return Row(name, *values, task.summary(plan), plan.widths, layers)
 
 
-def _measure(task: PruningTask, candidate: Candidate, metrics: Sequence[Reward | None]) -> list[float | None]:
-    with candidate.on(task):
-        return [None if metric is None else metric(task.model) for metric in metrics]
+def _measure(task: PruningTask, candidate: Candidate, rewards: Sequence[Reward | None]) -> list[float | None]:
+    measure = lambda: [None if reward is None else reward(task.model) for reward in rewards]
+    if candidate.applied is None:
+        with apply_plan(task.module, candidate.plan, candidate.reconstructor, True, task.model, task.groups):
+            return measure()
+    candidate.applied.swap()
+    try:
+        return measure()
+    finally:
+        candidate.applied.swap()

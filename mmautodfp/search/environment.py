@@ -1,7 +1,7 @@
 """The pruning of a network as an episode: one step a group, the reward at the end (section 4.2)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -75,10 +75,11 @@ class Rollout:
     lams: list[float]
 
 
+@dataclass(eq=False)
 class PruningEnv:
     """One episode prunes a network group by group.
 
-    Args:
+    Attributes:
         names (Sequence[str]): The groups' names, L of them, in forward order.
         rankings (Sequence[Tensor]): [N] each, the groups' channels by falling importance.
         states (Tensor): [L, D], what the agent sees at each group.
@@ -88,28 +89,25 @@ class PruningEnv:
             :attr:`RatioRange.middle`). Defaults to None: all ratios are spread evenly.
         curves (Sequence[Tensor] | None): [N + 1] each, the groups' errors where 0 to N channels stay, by which
             ``start`` was allocated. Defaults to None: not known.
+        spaces (list[RatioRange]): [L], what actions stand for in each group; follows from ``ratios`` and ``start``.
     """
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        rankings: Sequence[Tensor],
-        states: Tensor,
-        constraint: Constraint,
-        ratios: RatioRange,
-        start: Sequence[int] | None = None,
-        curves: Sequence[Tensor] | None = None,
-    ):
-        self.names = list(names)
-        self.states = states
-        self.constraint = constraint
-        self.ratios = ratios
-        self.set_channels(rankings, start, curves)
+    names: Sequence[str]
+    rankings: Sequence[Tensor]
+    states: Tensor
+    constraint: Constraint
+    ratios: RatioRange
+    start: Sequence[int] | None = None
+    curves: Sequence[Tensor] | None = None
+    spaces: list[RatioRange] = field(init=False)
+
+    def __post_init__(self):
+        self.set_channels(self.rankings, self.start, self.curves)
 
     def set_channels(
         self, rankings: Sequence[Tensor], start: Sequence[int] | None, curves: Sequence[Tensor] | None = None
     ) -> None:
-        """Keep channels in another order, and count the actions from other widths; as the constructor's arguments."""
+        """Replace these attributes, as a resumed search does."""
         self.rankings = [ranking.cpu() for ranking in rankings]
         self.start = start
         self.curves = curves
@@ -117,11 +115,6 @@ class PruningEnv:
         if start is not None:
             channels = map(len, self.rankings)
             self.spaces = [self.ratios.through(width / n) for width, n in zip(start, channels, strict=True)]
-
-    @property
-    def horizon(self) -> int:
-        """Number of steps in an episode, L."""
-        return len(self.names)
 
     def rollout(self, act: Callable[[Tensor], Tensor], weigh_errors: bool = True) -> Rollout:
         """Play an episode, without a reward.

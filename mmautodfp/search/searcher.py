@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ FORMAT = 4
 Result = tuple[float, list[float], list[float]]
 
 
+@dataclass(eq=False)
 class Searcher:
     """Plays the episodes of a search and keeps its state.
 
@@ -35,54 +37,39 @@ class Searcher:
     learns, in the order of the ranks, and sends the plans to the others: with the same number of ranks, a run gives the
     same result again.
 
-    Args:
+    Attributes:
         env (PruningEnv): The task.
         agent (Agent): Chooses the actions.
         evaluate (Callable): From a plan to a generator of its metric after each of ``num_stages`` stages; the generator
             is closed early where a race is lost.
         num_episodes (int): Episodes in all, those before a resume included; 1 or more.
         checkpoint (Path | None): File that rank 0 saves the search to after every round. Defaults to None: not saved.
-        identity (dict | None): JSON-able facts that must be the same on a resume, such as the budget and a digest of
-            the weights. Defaults to None.
+        identity (dict): JSON-able facts that must be the same on a resume, such as the budget and a digest of the
+            weights. Defaults to none.
         report (Callable | None): Called with a :class:`Progress` after each episode. Defaults to None.
         num_stages (int): Defaults to 1.
         racing (Racing | None): Stops hopeless plans between stages. Defaults to None: none is stopped.
         objectives (Objectives | None): Weigh the metric against costs: an episode's reward is then the utility.
             Defaults to None: the metric is the reward.
-
-    Attributes:
         opening (Sequence[Tensor]): [L, 2] each, actions in [0, 1] that the first episodes play instead of the agent's
-            own; the agent learns from them too. Set it before :meth:`run`. Empty at first.
+            own; the agent learns from them too. Defaults to none; to be set before :meth:`run`.
         history (History): Of the episodes so far.
         judged (dict): What :func:`.finalists.judge_finalists` has found, as plain data; saved with the search.
     """
 
-    def __init__(
-        self,
-        env: PruningEnv,
-        agent: Agent,
-        evaluate: Callable[[PruningPlan], Generator[float, None, None]],
-        num_episodes: int,
-        checkpoint: Path | None = None,
-        identity: dict[str, Any] | None = None,
-        report: Callable[[Progress], None] | None = None,
-        num_stages: int = 1,
-        racing: Racing | None = None,
-        objectives: Objectives | None = None,
-    ):
-        self.env = env
-        self.agent = agent
-        self.num_episodes = num_episodes
-        self.opening: Sequence[Tensor] = ()
-        self.checkpoint = checkpoint
-        self.identity = identity or {}
-        self.report = report
-        self.evaluate = evaluate
-        self.num_stages = num_stages
-        self.racing = racing
-        self.objectives = objectives
-        self.history = History()
-        self.judged: dict[str, Any] = {}
+    env: PruningEnv
+    agent: Agent
+    evaluate: Callable[[PruningPlan], Generator[float, None, None]]
+    num_episodes: int
+    checkpoint: Path | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
+    report: Callable[[Progress], None] | None = None
+    num_stages: int = 1
+    racing: Racing | None = None
+    objectives: Objectives | None = None
+    opening: Sequence[Tensor] = ()
+    history: History = field(default_factory=History)
+    judged: dict[str, Any] = field(default_factory=dict)
 
     def run(self) -> None:
         """Play the episodes that are left.
@@ -152,7 +139,7 @@ class Searcher:
         reward, _, outcome = result
         # float64: a rounded reward could make another plan the best.
         last = torch.tensor(outcome or reward, dtype=torch.float64)
-        rewards = torch.zeros(self.env.horizon, *last.shape, dtype=torch.float64)
+        rewards = torch.zeros(len(rollout.actions), *last.shape, dtype=torch.float64)
         rewards[-1] = last
         scalars = self.agent.learn(Trajectory(self.env.states, rollout.actions, rewards))
         return scalars | dict(zip(self.objectives.weights, outcome, strict=True)) if self.objectives else scalars

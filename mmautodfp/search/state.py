@@ -1,7 +1,7 @@
 """The nine numbers that the agent sees of a layer (Eq. 17)."""
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +15,9 @@ class Clustering:
     """DBSCAN's settings for what the agent sees of a layer.
 
     Attributes:
-        eps (float | None): Largest cosine distance between neighbours. Defaults to None, from each layer's data.
+        eps (float | None): Largest cosine distance between neighbours. Defaults to None, from each layer's data (see
+            :func:`mmautodfp.kernels.cluster_channels`): with the paper's 0.5, 0.3 or 1, the channels of most layers are
+            all noise, or all one cluster.
         min_samples (int): Neighbours that make a channel the core of a cluster. Defaults to 5.
     """
 
@@ -54,8 +56,7 @@ def layer_state(
     index: int,
     weight: Tensor,
     bn: BatchNormStats,
-    eps: float | None = None,
-    min_samples: int = 5,
+    clustering: Clustering | None = None,
     threshold: float = 0.5,
 ) -> LayerState:
     """Describe one layer.
@@ -64,14 +65,11 @@ def layer_state(
         index (int): Its position among the prunable layers.
         weight (Tensor): [N, C, kH, kW] or [N, C], dense.
         bn (BatchNormStats): Of its norm, [N] each.
-        eps (float | None): As of :class:`Clustering`. Defaults to None, from the data (see
-            :func:`mmautodfp.kernels.cluster_channels`); with the paper's 0.5, 0.3 or 1, the channels of most layers are
-            all noise, or all one cluster.
-        min_samples (int): As of :class:`Clustering`. Defaults to 5.
+        clustering (Clustering | None): Of its channels. Defaults to None: the defaults of that class.
         threshold (float): t, which the paper leaves open, in the unit of pre-activations (which are normalised to a
             deviation of gamma). Defaults to 0.5.
     """
-    clusters = cluster_channels(weight, eps, min_samples)
+    clusters = cluster_channels(weight, **asdict(clustering or Clustering()))
     bias = bias_matrix(weight, bn)
     return LayerState(
         index=index,

@@ -21,7 +21,6 @@ from mmautodfp.utils import AutoDFPError
 
 from .example import Run, outputs_within, run_small
 
-Target = str | Sequence[str]
 NOT_RUN = 'is not run when the model predicts, and may miss channels if a training or another input runs it'
 PRODUCING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 
@@ -48,7 +47,7 @@ class Survey:
 
 
 def survey_target(
-    model: nn.Module, target: Target, example_input: Any = None, residual_streams: bool | None = None
+    model: nn.Module, target: str | Sequence[str], example_input: Any = None, residual_streams: bool | None = None
 ) -> Survey:
     """Find the channel groups of a part of a model, of several parts, or of all of it.
 

@@ -46,7 +46,7 @@ class PruningTask:
         rankings (list[Tensor]): [N] each, L of them: channels in the order in which they stay.
         l2_rankings (list[Tensor]): The same by their l2 norms, as the baselines keep them.
         allocation (list[int] | None): [L], the reconstructor's own choice of widths; None if it has none.
-        clustering (dict): DBSCAN's settings for the agent's states.
+        clustering (Clustering): DBSCAN's settings for the agent's states.
         bias_threshold (float): t of Eq. 17.
         example_input (Any): What the model is called with, to measure it; None if there is no example.
     """
@@ -64,7 +64,7 @@ class PruningTask:
     rankings: list[Tensor] = field(default_factory=list)
     l2_rankings: list[Tensor] = field(default_factory=list)
     allocation: list[int] | None = None
-    clustering: dict[str, Any] = field(default_factory=dict)
+    clustering: Clustering = field(default_factory=Clustering)
     bias_threshold: float = 0.5
     example_input: Any = None
 
@@ -120,7 +120,7 @@ class PruningTask:
         """
         model.eval()
         limit, ratios = read_constraint(constraint), RatioRange(p_min, p_max)
-        states = asdict(Clustering(**(clustering or {})))
+        clusters = Clustering(**(clustering or {}))
         survey = target
         if not isinstance(survey, Survey):
             survey = survey_target(model, target, example_input, residual_streams)
@@ -134,7 +134,7 @@ class PruningTask:
         on_every_rank(lambda: reconstructor.ensure_fitted(module, model, groups))
         task = cls(
             *(model, module, survey.target, survey.path, groups, survey.left, costs, limit, reconstructor, ratios),
-            clustering=states,
+            clustering=clusters,
             bias_threshold=bias_threshold,
             example_input=example_input,
         )
@@ -181,7 +181,7 @@ class PruningTask:
     def layer_states(self) -> list[LayerState]:
         """[L], what the agent sees of the groups (Eq. 17)."""
         return [
-            layer_state(index, *group_statistics(self.module, group), threshold=self.bias_threshold, **self.clustering)
+            layer_state(index, *group_statistics(self.module, group), self.clustering, self.bias_threshold)
             for index, group in enumerate(self.groups)
         ]
 
@@ -288,7 +288,7 @@ class PruningTask:
         return dict(
             target=self.target,
             groups={group.name: group.num_channels for group in self.groups},
-            clustering=repr(sorted(self.clustering.items())),
+            clustering=repr(sorted(asdict(self.clustering).items())),
             bias_threshold=self.bias_threshold,
             constraint=self.constraint.identity,
             channel_divisor=self.constraint.channel_divisor,

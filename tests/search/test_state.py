@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 from mmautodfp.graph import find_groups, group_statistics
 from mmautodfp.kernels import BatchNormStats
-from mmautodfp.search.state import LayerState, layer_state, scale_states
+from mmautodfp.search.state import Clustering, LayerState, layer_state, scale_states
 
 
 def random_layer(channels=12, inputs=5, seed=0):
@@ -37,8 +37,8 @@ def test_clusters_are_seen_and_linear_layers_told_apart():
     weight, bn = random_layer(channels=12)
     twins = weight.clone()
     twins[1:6] = twins[:1]
-    assert layer_state(0, twins, bn, eps=0.01, min_samples=5).num_clusters == 1
-    assert layer_state(0, twins, bn, eps=0.01, min_samples=5).noise_ratio == pytest.approx(0.5)
+    state = layer_state(0, twins, bn, Clustering(eps=0.01, min_samples=5))
+    assert (state.num_clusters, state.noise_ratio) == (1, 0.5)
     assert layer_state(0, weight.flatten(1), bn).kind == 1
 
 

@@ -170,7 +170,7 @@ def _map_group(task: PruningTask, group: ChannelGroup, plan: GroupPlan) -> Chann
         most = delivery.abs().argmax(1)
         scale = delivery.gather(1, most[:, None]).squeeze(1)
         partner = torch.where(scale != 0, channels[most], -1)
-    labels = cluster_channels(weight, **task.clustering).labels
+    labels = cluster_channels(weight, **asdict(task.clustering)).labels
     return ChannelMap(group.name, labels.tolist(), channels.tolist(), partner.tolist(), scale.tolist())
 
 
