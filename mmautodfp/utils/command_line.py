@@ -132,13 +132,14 @@ def read_options(options: Sequence[str]) -> dict[str, Any]:
         namespace = argparse.Namespace()
         try:
             action(None, namespace, [option])
-            if re.match(r'[^=]*=\s*(dict\(|\{(?!\{))', option):  # taken for text
-                raise AssertionError
-        except (AssertionError, RecursionError):  # brackets that do not match, and those of dict(...)
+            readable = not re.match(r'[^=]*=\s*(dict\(|\{(?!\{))', option)  # which would be taken for text
+        except (AssertionError, RecursionError):  # brackets that do not match
+            readable = False
+        if not readable:
             raise AutoDFPError(
                 f'--cfg-options cannot read {option!r}; values within an entry are named with dots, such as '
                 'autodfp.reward.num_images=200'
-            ) from None
+            )
         found |= namespace.options
     return found
 

@@ -28,7 +28,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Several = Annotated[tuple[T, ...], Field(strict=False)]  # or a list: JSON has no tuples
 
 # What pydantic says that a value should be, in plain words.
-PLAIN_WORDS = {
+_PLAIN_WORDS = {
     'a valid integer': 'a whole number',
     'a valid number': 'a number',
     'a valid string': 'a string',
@@ -152,7 +152,7 @@ def _describe(error: ValidationError, who: str, asked: Mapping[str, Any], known:
     # If several types are allowed, there is a finding for each.
     reasons = [item['msg'].removeprefix('Value error, ') for item in found if item['loc'][0] == place[0]]
     wanted = [msg.removeprefix('Input should be ') for msg in reasons if msg.startswith('Input should be ')]
-    wanted = dict.fromkeys(PLAIN_WORDS.get(words, words) for words in wanted)
+    wanted = dict.fromkeys(_PLAIN_WORDS.get(words, words) for words in wanted)
     index = next((part for part in place[1:] if isinstance(part, int)), None)
     alone = index is None or not isinstance(asked[name], Sequence | Mapping)  # one number may stand for several
     subject = 'it' if alone else f'item {index + 1} of it'
