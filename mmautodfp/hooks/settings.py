@@ -11,7 +11,7 @@ from mmautodfp.search import Clustering, RatioRange
 from mmautodfp.search.objectives import read_weights
 from mmautodfp.search.run import read_racing
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.settings import Count, Several, Share, Whole, settings
+from mmautodfp.utils.settings import Count, NotNegative, Several, Share, Whole, settings
 
 # Names of version 0.1, whose configs go on working.
 RENAMED = {'module': 'target'}
@@ -57,7 +57,7 @@ class HookSettings:
             search never ends below it; () leaves it out, as in the paper. Where there is an allocated plan, that one
             comes first, and these are played with objectives only. Defaults to (0.0, 0.5, 1.0).
         clustering (dict | None): Settings of :class:`mmautodfp.search.Clustering`. Defaults to None: its own.
-        bias_threshold (float): t of Eq. 17. Defaults to 0.5.
+        bias_threshold (float): t of Eq. 17, 0 or more. Defaults to 0.5.
         compare (bool): Also evaluate the dense model, the uniform plan (pruned only, with Neuron Merging, with this
             reconstructor) and, if there is one, the allocated plan, on the reward's images and on the held-out ones.
             Defaults to True.
@@ -87,7 +87,7 @@ class HookSettings:
     allocate: bool = True
     opening_lams: Several[Share] = (0.0, 0.5, 1.0)
     clustering: dict | None = None
-    bias_threshold: float = 0.5
+    bias_threshold: NotNegative = 0.5
     compare: bool = True
     report: bool = True
     log_interval: Count = 10

@@ -18,7 +18,7 @@ from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.surgery import PruningPlan, Restore, allocate_widths, allocation_path, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
-from mmautodfp.utils.settings import Count, checked
+from mmautodfp.utils.settings import Count, NotNegative, checked
 
 from .agent import AgentSpec
 from .counting import count_costs
@@ -84,7 +84,7 @@ class PruningTask:
         p_max: float = 1.0,
         allocate: bool = True,
         clustering: dict[str, Any] | None = None,
-        bias_threshold: float = 0.5,
+        bias_threshold: NotNegative = 0.5,
         residual_streams: bool | None = None,
         also_measure: Sequence[Literal['params', 'flops', 'latency', 'memory']] = (),
     ) -> 'PruningTask':
@@ -109,7 +109,7 @@ class PruningTask:
             p_max (float): Largest share. Defaults to 1.
             allocate (bool): Ask the reconstructor for its own choice of widths. Defaults to True.
             clustering (dict | None): Settings of :class:`.Clustering`. Defaults to None: its own.
-            bias_threshold (float): t of Eq. 17. Defaults to 0.5.
+            bias_threshold (float): t of Eq. 17, 0 or more. Defaults to 0.5.
             residual_streams (bool | None): Also prune what blocks add up, where all its readers are in the target.
                 Defaults to None: if the target is 'model' or a list.
             also_measure (Sequence[str]): Costs to measure though no limit is on them, for the objectives of a search:

@@ -115,6 +115,7 @@ def test_a_folder_is_no_place_for_a_search(tmp_path):
         (dict(clustering=dict(radius=1)), 'clustering was asked for radius'),
         (dict(clustering=dict(eps=-1)), 'clustering was asked for eps=-1'),
         (dict(bias_threshold='high'), "bias_threshold='high'"),
+        (dict(bias_threshold=-0.5), 'bias_threshold=-0.5; it must be greater than or equal to 0'),
         (dict(share='much'), "constraint of 'much' was asked for, which does not say of what"),
         (dict(example=3), 'example'),
     ],
