@@ -65,6 +65,15 @@ def page(run):
     return Page((run / 'report.html').read_text())
 
 
+def test_channels_that_an_earlier_version_wrote_are_read(tmp_path):
+    found = ChannelMap('conv1', labels=[0, -1], kept=[0], partner=[0, 0], scale=[1.0, 0.5])
+    Evidence(channels=[found]).to_json(tmp_path / 'evidence.json')
+    text = (tmp_path / 'evidence.json').read_text()
+    for word in ('group', 'unit'):
+        (tmp_path / 'evidence.json').write_text(text.replace('"group"', f'"{word}"'))
+        assert Evidence.from_json(tmp_path / 'evidence.json').channels == [found]
+
+
 def test_a_run_leaves_a_page_with_every_section(run, page):
     assert [attributes['id'] for attributes in page.all('section')] == SECTIONS
     assert page.absent == []

@@ -4,11 +4,11 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from mmengine.config import Config
-from pydantic import TypeAdapter
+from pydantic import AliasChoices, Field, TypeAdapter
 from sklearn.manifold import TSNE
 
 from mmautodfp.api import PruningTask
@@ -43,7 +43,7 @@ class ChannelMap:
             show the group's map.
     """
 
-    group: str
+    group: Annotated[str, Field(validation_alias=AliasChoices('group', 'unit'))]  # files of earlier versions say unit
     labels: list[int]
     kept: list[int]
     partner: list[int]
