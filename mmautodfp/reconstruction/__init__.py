@@ -1,4 +1,4 @@
-"""How the work of a pruned channel is handed on to the retained ones."""
+"""Compensation: how the retained channels of a group replace the pruned ones."""
 
 from .base import OutputChange, PruneOnly, Reconstruction, Reconstructor
 from .distillation import Distillation

@@ -1,4 +1,4 @@
-"""How the work of a pruned channel is handed on to the retained ones."""
+"""The interface of reconstructors, and what they return for a group."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def fingerprint(module: nn.Module) -> dict[str, tuple]:
-    """What tells a module's parameters and buffers from others, whoever changed them, and in which way.
+    """Compute checksums of a module's parameters and buffers, by which any change of them is noticed.
 
-    The bits are added up as integers by row and by column, the sums weighted by their places: exact, in whatever order
-    it is done. One core takes 10 to 25 ms for 25 million parameters.
+    The bits are added up as integers by row and by column, and the sums are weighted with their indices. Sums of
+    integers are exact in any order. One core takes 10 to 25 ms for 25 million parameters.
 
     Returns:
-        dict[str, tuple]: By name: shape, type, device and sums.
+        dict[str, tuple]: Name of each parameter and buffer, to its shape, dtype, device and sums.
     """
     return {
         name: (tuple(tensor.shape), tensor.dtype, tensor.device, _sum_bits(tensor.detach()))
@@ -47,11 +47,11 @@ def _sum_bits(tensor: Tensor) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class OutputChange:
-    """How a consumer's outputs are changed once its inputs have been merged.
+    """A change of a consumer's outputs, made after its weights have been merged.
 
     Attributes:
-        gain (Tensor): [M], what its weights are multiplied by.
-        shift (Tensor): [M], what is added then, in its norm or bias.
+        gain (Tensor): [M], one for each dense output; the merged weights are multiplied by it.
+        shift (Tensor): [M], is then added to the outputs, in the consumer's norm or bias.
     """
 
     gain: Tensor
@@ -60,18 +60,18 @@ class OutputChange:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How the inputs of a group's consumers are made up from the retained channels.
+    """How the consumers of a group compute their inputs from the retained channels.
 
     Attributes:
-        delivery (Tensor): [N, K]; row n says what stands in for channel n, one-hot for retained ones. N and K count
-            single channels.
-        constant (Tensor | None): [N], after the activation; what is still missing of channel n whatever the input, to
-            be moved into the consumer's norm or bias. None if there is nothing to move.
-        changes (Mapping[str, OutputChange]): By consumer; those that are absent stay as the delivery makes them.
-        own (Mapping[str, tuple[Tensor, Tensor | None]]): Delivery and constant of consumers that read the channels in
-            another state than the rest, as those of a residual stream do.
+        delivery (Tensor): [N, K]; row n holds the weights of the retained channels whose sum replaces channel n,
+            one-hot if channel n is retained. N and K count single channels, not blocks.
+        constant (Tensor | None): [N], after the activation; the part of channel n that is the same for every input and
+            that the delivery misses. It is moved into the consumer's norm or bias. Defaults to None: nothing is moved.
+        changes (Mapping[str, OutputChange]): By consumer. Defaults to none.
+        own (Mapping[str, tuple[Tensor, Tensor | None]]): By consumer, a delivery and constant that replace the common
+            ones, for consumers that read the channels in another state, as on a residual stream. Defaults to none.
 
-    Consumers go by their :attr:`.Consumer.key`.
+    Consumers are named by their :attr:`.Consumer.key`.
     """
 
     delivery: Tensor
@@ -80,19 +80,19 @@ class Reconstruction:
     own: Mapping[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
 
     def for_consumer(self, key: str) -> 'Reconstruction':
-        """What holds for one consumer."""
+        """The reconstruction with the delivery and the constant of one consumer."""
         delivery, constant = self.own.get(key, (self.delivery, self.constant))
         return Reconstruction(delivery, constant, self.changes)
 
 
 def _describe(value: Any) -> str:
-    """A setting in words that are the same in another process."""
+    """Text of a setting that is the same in every process: without addresses in memory."""
     text = getattr(value, 'identity', None) or repr(value)
     return getattr(value, '__qualname__', type(value).__qualname__) if ' at 0x' in text else text
 
 
 class Reconstructor(ABC):
-    """Base class. Everything is taken from the dense weights, once; an episode only indexes."""
+    """Base class of compensations. The costly part is computed once from the dense module, before the episodes."""
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -114,16 +114,16 @@ class Reconstructor(ABC):
         model: nn.Module | None = None,
         groups: Sequence[ChannelGroup] | None = None,
     ) -> None:
-        """Fit to a dense module unless that has been done, with the weights that it has now.
+        """Fit to a dense module, unless it was fitted to the same module, weights and groups before.
 
         Call it before the module is pruned.
 
         Args:
-            module (nn.Module): What is going to be pruned.
-            model (nn.Module | None): What it is a part of, for those who send images through it. Defaults to None: that
-                of the last time; if there was none, the module takes images itself.
-            groups (Sequence[ChannelGroup] | None): Of the module, in forward order. Defaults to None: those of the last
-                time; if there was none, the groups that finders know.
+            module (nn.Module): The module that will be pruned.
+            model (nn.Module | None): The model that it is a part of, which some reconstructors call with images.
+                Defaults to None: the model of the last fit to this module, or the module itself if there was none.
+            groups (Sequence[ChannelGroup] | None): Groups of the module, in forward order. Defaults to None: those of
+                the last fit to this module, or the groups that finders know if none were given.
         """
         again = module is self._fitted
         if model is None:
@@ -138,21 +138,21 @@ class Reconstructor(ABC):
 
     @property
     def has_full_pass(self) -> bool:
-        """Whether :meth:`finalize` does more than :meth:`recalibrate`: plans may then change places in a ranking."""
+        """Whether :meth:`finalize` does more than :meth:`recalibrate`, which may change the ranking of plans."""
         return type(self).finalize is not Reconstructor.finalize
 
     @property
     def undistilled(self) -> 'Reconstructor':
-        """The same, but that :meth:`finalize` ends where a distillation would begin; itself if it has none.
+        """The same reconstructor without the distillation in :meth:`finalize`; itself if it has none.
 
-        A distillation takes minutes and follows when a plan has been chosen: neither finalists nor baselines nor the
+        A distillation takes minutes, so it is done to the chosen plan alone: neither finalists nor baselines nor the
         points of a frontier are distilled.
         """
         return self
 
     @property
     def identity(self) -> str:
-        """The settings, by which two searches can be told apart."""
+        """The settings as text; figures of two searches can be compared only if it is the same."""
         settings = sorted((name, value) for name, value in vars(self).items() if not name.startswith('_'))
         return f'{type(self).__name__}({", ".join(f"{name}={_describe(value)}" for name, value in settings)})'
 
@@ -160,80 +160,83 @@ class Reconstructor(ABC):
         for group in self._groups:
             self._fit_group(module, group)
 
-    def _fit_group(self, module: nn.Module, group: ChannelGroup) -> None:  # noqa: B027, not all need it
+    def _fit_group(self, module: nn.Module, group: ChannelGroup) -> None:  # noqa: B027, optional
         """Precompute what :meth:`reconstruct` needs for a group of the dense module."""
 
     @abstractmethod
     def reconstruct(self, group: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
-        """Say how the retained channels do the work of all.
+        """Compute how the retained channels of a group replace the pruned ones.
 
         Args:
-            group (ChannelGroup): The group.
-            keep (Tensor): Retained channels, ascending; of a group whose channels go in blocks, the blocks (see
-                :meth:`.ChannelGroup.channels`).
-            lam (float): The agent's second action, lambda of Eq. 16, in [0, 1].
+            group (ChannelGroup): A group of the fitted module.
+            keep (Tensor): Indices of the retained channels, ascending; of blocks, if channels are pruned in blocks
+                (see :meth:`.ChannelGroup.channels`).
+            lam (float): The second component of the agent's action, lambda of Eq. 16, in [0, 1].
         """
 
     def moves_constants(self, group: ChannelGroup) -> bool:
-        """Whether pruning a group shifts its consumers' outputs; one that has neither bias nor norm gets a bias then.
+        """Whether pruning a group shifts its consumers' outputs; consumers without bias and norm then get a bias.
 
-        That bias is counted, so a limit on the parameters holds if this says True for nothing. It is asked before the
-        fit. True, the default, suits every reconstructor.
+        The costs of a plan include that bias, so a needless True breaks no limit on the parameters. This is called
+        before the fit. True, the default, is right for every reconstructor.
         """
         return True
 
     def ranking(self, group: ChannelGroup) -> Tensor | None:
-        """The group's channels [N] in the order in which they are kept. None, the default: by their l2 norms."""
+        """The group's channels [N] (of blocks, these), those to keep first. None, the default: by their l2 norms."""
         return None
 
     def error_curve(self, group: ChannelGroup, ranking: Tensor) -> Tensor | None:
-        """How much is lost of what a group's channels tell, by the number of them that stay.
+        """The error that pruning a group causes, for each number of kept channels.
 
-        A plan that needs no search follows from these curves (:func:`.allocation.allocate_widths`).
+        A plan that needs no search is allocated by these curves (:func:`.allocation.allocate_widths`).
 
         Args:
-            group (ChannelGroup): The group.
-            ranking (Tensor): [N], its channels in the order in which they stay.
+            group (ChannelGroup): A group of the fitted module.
+            ranking (Tensor): [N], its channels (or blocks), those to keep first.
 
         Returns:
-            Tensor | None: [N + 1], error where 0 to N channels stay, never rising, of one scale for all groups. None,
-            the default: not known.
+            Tensor | None: [N + 1], the error with 0 to N kept channels, never rising. None, the default: not known.
         """
         return None
 
     def error_curves(self, groups: Sequence[ChannelGroup], rankings: Sequence[Tensor]) -> list[Tensor] | None:
-        """The error curves of all groups, of one scale; None if one is not known.
+        """The error curves of all groups on a common scale; None if one is not known.
+
+        By default these are the curves of :meth:`error_curve`.
 
         Args:
             groups (Sequence[ChannelGroup]): The groups, L of them.
-            rankings (Sequence[Tensor]): [N] each, as of :meth:`error_curve`, which gives each by default.
+            rankings (Sequence[Tensor]): [N] each, as for :meth:`error_curve`.
         """
         curves = [self.error_curve(*pair) for pair in zip(groups, rankings, strict=True)]
         return None if any(curve is None for curve in curves) else curves
 
-    def recalibrate(self, module: nn.Module, plan: 'PruningPlan', restore: 'Restore') -> None:  # noqa: B027, most have no more
-        """Do in an episode what can be done only when all groups are pruned. Does nothing by default.
+    def recalibrate(self, module: nn.Module, plan: 'PruningPlan', restore: 'Restore') -> None:  # noqa: B027, optional
+        """Correct a pruned module in an episode, after all groups are pruned. Does nothing by default.
 
         Args:
             module (nn.Module): Just pruned with :meth:`reconstruct`; changed in place.
-            plan (PruningPlan): What it was pruned with.
-            restore (Restore): Is to remember every layer that is changed.
+            plan (PruningPlan): The plan that it was pruned with.
+            restore (Restore): Call its ``remember`` with every layer before you change it.
         """
 
     def finalize(self, module: nn.Module, plan: 'PruningPlan', restore: 'Restore') -> None:
-        """Do what is too dear for an episode, on the plan that stays. By default what :meth:`recalibrate` does.
+        """Compensate the plan that stays, in place of :meth:`recalibrate`, which this calls by default.
+
+        This is the place for a full pass, which takes too long for an episode.
 
         Args:
             module (nn.Module): Just pruned with :meth:`reconstruct`; changed in place.
-            plan (PruningPlan): What it was pruned with.
-            restore (Restore): Is to remember every layer that is changed.
+            plan (PruningPlan): The plan that it was pruned with.
+            restore (Restore): Call its ``remember`` with every layer before you change it.
         """
         self.recalibrate(module, plan, restore)
 
 
 @RECONSTRUCTORS.register_module()
 class PruneOnly(Reconstructor):
-    """No compensation: what is pruned is gone."""
+    """No compensation: pruned channels are removed, and the consumers' other weights stay the same."""
 
     def moves_constants(self, group: ChannelGroup) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""Distillation without data: all weights of a pruned module together, by gradient, towards what the dense one says."""
+"""Distillation without data: training all weights of a pruned module towards the outputs of the dense one."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from mmautodfp.utils.settings import Count, Positive, TwoOrMore, settings
 from .foreground import foreground_of
 from .sensitivity import mean_missed
 
-# What a tensor's root mean square counts as at least; a bias may well be zero.
+# Lower bound of a tensor's root mean square, which its learning rate is proportional to; a bias may be zero.
 LEAST_SCALE = 1e-2
 
 
@@ -23,11 +23,11 @@ class Distillation:
     """Settings of the distillation.
 
     Attributes:
-        steps (int): Of Adam. Defaults to 400.
-        batch_size (int): Images of a step, at least 2, none of which comes again. Defaults to 8.
-        learning_rate (float): The highest, a tenth of the way through, of a cycle that begins and ends low (of ten
-            steps or fewer, one that only falls); as a share of each tensor's root mean square, which counts as 0.01 at
-            least. Defaults to 1e-2.
+        steps (int): Steps of Adam. Defaults to 400.
+        batch_size (int): Images per step, at least 2; every step has new ones. Defaults to 8.
+        learning_rate (float): Peak of a one-cycle schedule, reached after a tenth of the steps (with ten steps or
+            fewer, at the start), as a share of each tensor's root mean square, or of 0.01 if that is larger. Defaults
+            to 1e-2.
     """
 
     steps: Count = 400
@@ -44,21 +44,22 @@ def distill(
     settings: Distillation,
     restore: Restore,
 ) -> None:
-    """Move all weights of a pruned module so that its outputs come nearer to those of the dense one.
+    """Train all weights of a pruned module so that its outputs come nearer to those of the dense one.
 
-    The norms keep their statistics, so that each channel is scaled as it was in training. Places where a detector sees
-    something count more than the rest, as in the full pass.
+    The weights are trained in ``slim``, whose running statistics stay fixed, so that each channel is scaled as in the
+    training of the dense module; ``module`` gets the weights at the end. Positions where a detector sees an object
+    count more, as in the full pass.
 
     Args:
-        module (nn.Module): Pruned; it gets the new weights.
-        dense (nn.Module): The dense module with the norm statistics of the images.
-        slim (nn.Module): The pruned module with the norm statistics of the images; changed in place.
-        batches (Iterator[tuple]): What the modules are called with, a batch for each step.
-        settings (Distillation): How.
+        module (nn.Module): The pruned module; it gets the new weights.
+        dense (nn.Module): The dense module with the running statistics of the synthetic images.
+        slim (nn.Module): The pruned module with the running statistics of the synthetic images; changed in place.
+        batches (Iterator[tuple]): Inputs of the modules, one batch for each step.
+        settings (Distillation): The settings.
         restore (Restore): Remembers every layer that is changed.
 
     Raises:
-        AutoDFPError: The weights are of less than 32 bits, the outputs have no gradient, or the new weights are not
+        AutoDFPError: A weight is neither float32 nor float64, the outputs have no gradient, or the new weights are not
             finite.
     """
     name, logger = type(module).__name__, MMLogger.get_current_instance()
@@ -66,7 +67,7 @@ def distill(
     _require_precise(weights, name)
     rates = [settings.learning_rate * max(float(weight.square().mean().sqrt()), LEAST_SCALE) for weight in weights]
     optimizer = torch.optim.Adam([dict(params=[one], lr=rate) for one, rate in zip(weights, rates, strict=True)])
-    rise = 0.1 if settings.steps > 10 else 0.0  # a tenth of ten steps is none, which torch divides by
+    rise = 0.1 if settings.steps > 10 else 0.0  # of ten steps, torch would divide by the length of the rise, 0
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, settings.steps, pct_start=rise)
     every, missed = max(1, settings.steps // 10), []
     for step, inputs in enumerate(batches, 1):
@@ -104,7 +105,7 @@ def _require_precise(weights: list[Tensor], name: str) -> None:
 
 
 def _install(slim: nn.Module, module: nn.Module, restore: Restore) -> None:
-    """Give a module the weights of its twin; what its layers share they go on sharing."""
+    """Copy the weights of ``slim`` into ``module``; parameters that its layers share stay shared."""
     shared: dict[nn.Parameter, nn.Parameter] = {}
     for source, layer in zip(slim.modules(), module.modules(), strict=True):
         for name, weight in source.named_parameters(recurse=False, remove_duplicate=False):

@@ -1,4 +1,4 @@
-"""Where in an image a detector sees something: what its layers make of these places counts more than the rest."""
+"""Foreground: the positions at which a detector sees an object, which count more than others in all errors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# What a place counts at which nothing is seen; one at which something surely is counts 1 more.
+# Weight of a position without an object; one with an object of probability p has the weight BACKGROUND + p.
 BACKGROUND = 0.1
 
 
 @dataclass(frozen=True)
 class Foreground:
-    """How sure a dense head is that there is something, whatever it is, at the places of each level.
+    """Probability, by a dense head, of an object of any class at each position of each level.
 
     Attributes:
         levels (Sequence[Tensor]): [B, h, w] each, in [0, 1], the finest first.
@@ -21,14 +21,14 @@ class Foreground:
     levels: Sequence[Tensor]
 
     def weights(self, x: Tensor) -> Tensor | None:
-        """How much each place of a feature map counts.
+        """The weight of each position of a feature map.
 
         Args:
-            x (Tensor): What a layer reads or gives. A map of the size of a level counts as that level does, any other
-                one as the level that is surest there.
+            x (Tensor): Input or output of a layer. A feature map of the size of a level gets the probabilities of that
+                level; any other gets the maximum over the levels, resized.
 
         Returns:
-            Tensor | None: [B * h * w] for a map [B, C, h, w] of the images; None for what is no such map.
+            Tensor | None: [B * h * w] for a feature map [B, C, h, w] of the same images; None for any other tensor.
         """
         finest = self.levels[0]
         if x.ndim != 4 or len(x) != len(finest):
@@ -45,16 +45,16 @@ class Foreground:
 
 
 def foreground_of(model: nn.Module, outputs: Sequence[Sequence[Tensor]]) -> Foreground | None:
-    """What a detector's dense head, or that of its first stage, sees; None if it has none.
+    """The foreground by a detector's dense head, or by that of its first stage; None without such a head.
 
     Args:
         model (nn.Module): Any model.
-        outputs (Sequence[Sequence[Tensor]]): What it says of a batch, as of :func:`.outputs_by_kind`.
+        outputs (Sequence[Sequence[Tensor]]): Its outputs for a batch, as of :func:`.outputs_by_kind`.
     """
     head = getattr(model, 'rpn_head', None) or getattr(model, 'bbox_head', None)
     if head is None:
         return None
-    from mmdet.models.dense_heads.base_dense_head import BaseDenseHead  # a backbone alone does without MMDetection
+    from mmdet.models.dense_heads.base_dense_head import BaseDenseHead  # not needed for a model without a head
 
     if not isinstance(head, BaseDenseHead):
         return None
@@ -66,7 +66,7 @@ def foreground_of(model: nn.Module, outputs: Sequence[Sequence[Tensor]]) -> Fore
 
 
 def _surest(head: nn.Module, scores: Tensor) -> Tensor:
-    """Probability [B, h, w] of the likeliest class at each place; the background, which comes last, is none."""
+    """Probability [B, h, w] of the likeliest class at each position; the last class is the background, not counted."""
     if getattr(head, 'use_sigmoid_cls', True):
         return scores.sigmoid().amax(1)
     classes = scores.unflatten(1, (-1, head.cls_out_channels)).softmax(2)

@@ -1,4 +1,4 @@
-"""Images that a model is shown: drawn, or cut from pictures of one's own."""
+"""The images that a model is fitted and rewarded on: synthetic ones, or random crops of the user's pictures."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -22,23 +22,25 @@ from mmautodfp.utils.settings import Count, Positive, Several, TwoOrMore, settin
 KINDS = dict(dead_leaves=dead_leaves, noise=white_noise)
 Side = Annotated[int, Field(ge=8)]
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
-OF_PICTURES = ('folder', 'scale', 'keep_ratio', 'rgb')  # settings that drawn images have no use for
-# Scales of pixels: about what most models take, and as they are.
+OF_PICTURES = ('folder', 'scale', 'keep_ratio', 'rgb')  # settings that synthetic images do not use
+# Mean and deviation of pixels: about those of most data preprocessors, and those of one that does not normalise.
 USUAL = dict(mean=(127.5,) * 3, std=(58.0,) * 3)
 RAW = dict(mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
 class Pictures:
-    """Random parts of the pictures in a folder, at the scale of a data preprocessor.
+    """Random crops of the pictures in a folder, normalised as by a data preprocessor.
 
-    Called as :func:`mmautodfp.kernels.dead_leaves`. Which picture image number i is cut from, and where, is the same
-    each time and in batches of any size. All pictures are used before one is used again.
+    It is called like :func:`mmautodfp.kernels.dead_leaves`. Image number i is always the same crop of the same picture,
+    in batches of any size. All pictures are used before one is used again.
 
     Args:
-        folder (str): Pictures lie in it or below it.
-        scale (tuple[int, int] | None): Width and height that a whole picture is made to fit in; None: as it is.
-        rgb (bool): Order of the channels; otherwise blue comes first.
-        keep_ratio (bool): Otherwise a picture is stretched to the scale. Defaults to True.
+        folder (str): Folder with the pictures, which may be in subfolders.
+        scale (tuple[int, int] | None): Width and height that a picture is resized to before it is cropped. None: it is
+            not resized.
+        rgb (bool): Whether red is the first channel; if not, blue is.
+        keep_ratio (bool): Whether a picture keeps its ratio and fits within ``scale``; if not, it is stretched to
+            ``scale``. Defaults to True.
 
     Raises:
         AutoDFPError: There is no such folder, or no picture in it.
@@ -69,10 +71,18 @@ class Pictures:
         seed: int = 0,
         first: int = 0,
     ) -> Tensor:
-        """[M, C, H, W]; what a picture does not fill is 0, which is the mean.
+        """Images [M, C, H, W]; where a picture is too small, the rest is 0, the mean.
+
+        Args:
+            num_images (int): M.
+            size (tuple[int, int]): Height and width in pixels.
+            mean (Sequence[float]): [C], subtracted from pixels of 0 to 255.
+            std (Sequence[float]): [C], by which they are then divided.
+            seed (int): Seed of the choice of pictures and crops. Defaults to 0.
+            first (int): Number of the first image. Defaults to 0.
 
         Raises:
-            AutoDFPError: A picture cannot be read, or a model takes neither one channel nor three.
+            AutoDFPError: A picture cannot be read, or C is neither 1 nor 3.
         """
         if len(mean) not in (1, 3):
             raise AutoDFPError(f'pictures of 1 or 3 channels can be read, but images of {len(mean)} were asked for')
@@ -90,16 +100,16 @@ class Pictures:
             image = mmcv.imread(str(file), 'color' if channels > 1 else 'grayscale')
             if self.scale and image is not None:
                 image = self._resize(image, self.scale)
-        except (cv2.error, OSError):  # an empty file, one that must not be read, or a line that nothing is left of
+        except (cv2.error, OSError):  # an empty file, no permission, or a picture so thin that resizing leaves nothing
             image = None
         if image is None:
             raise AutoDFPError(f'picture {file} was to be read, but it cannot be, or is no picture; take it out')
         pixels = torch.from_numpy(image).reshape(*image.shape[:2], -1).permute(2, 0, 1).float()
-        return pixels.flip(0) if self.rgb else pixels  # files are read with blue first
+        return pixels.flip(0) if self.rgb else pixels  # mmcv reads blue first
 
 
 def _part(image: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """A random part [C, height, width] of an image, which is filled up at the bottom and on the right."""
+    """A random crop [C, height, width] of an image; a smaller image is padded with 0 at the bottom and on the right."""
     draw = partial(torch.randint, size=(1,), generator=generator)
     (height, width), (rows, columns) = size, image.shape[1:]
     top, left = (int(draw(high=max(room, 0) + 1)) for room in (rows - height, columns - width))
@@ -113,24 +123,27 @@ def _both_sides(size: Any) -> Any:
 
 @settings('a set of images')
 class SyntheticImages:
-    """Images that come from nowhere, or from a folder, a batch at a time; each pass gives the same ones.
+    """Synthetic images, or crops of the pictures in a folder, in batches; every pass gives the same ones.
 
     Attributes:
-        num_images (int): Defaults to 64.
+        num_images (int): 2 or more. Defaults to 64.
         size (tuple[int, int]): Height and width in pixels, 8 or more; one number stands for both. Defaults to 256.
-        batch_size (int): Images held at a time, at least 2. Defaults to 8.
-        kind (str): 'dead_leaves' or 'noise'. Defaults to 'dead_leaves'.
+        batch_size (int): Images in a batch, at least 2; the last one may be larger by 1. Defaults to 8.
+        kind (str): 'dead_leaves' (overlapping random ellipses) or 'noise'. Defaults to 'dead_leaves'.
         seed (int): Defaults to 0.
-        mean (tuple[float, ...]): [C], as the data preprocessor's. Defaults to 127.5 for 3 channels; 0 if the model has
-            a preprocessor that hands pixels on as they are, as YOLOX has.
-        std (tuple[float, ...]): [C]. Defaults to 58; 1 for such a preprocessor.
-        folder (str | None): Folder of pictures, random parts of which take the place of drawn images; nothing needs to
-            be known of what they show. Defaults to None.
-        scale (tuple[int, int] | None): Width and height that a picture is made to fit in before a part is cut out; of a
-            detector, as the test pipeline's ``Resize``. Defaults to None: pictures are taken as they are.
-        keep_ratio (bool): Whether a picture keeps its ratio in that, or is stretched, likewise. Defaults to True.
-        rgb (bool | None): Whether red is the first channel of a picture, as the model takes it. Defaults to None: for
-            detectors of MMDetection as their data preprocessor hands images on, for others True.
+        mean (tuple[float, ...]): [C], subtracted from pixels of 0 to 255. A model's data preprocessor with a mean and
+            std of its own overrides both. Defaults to 127.5 for 3 channels; to 0 if the model's data preprocessor does
+            not normalise, as YOLOX's.
+        std (tuple[float, ...]): [C], by which pixels are then divided. Defaults to 58; to 1 if the model's data
+            preprocessor does not normalise.
+        folder (str | None): Folder of pictures, of which random crops replace the synthetic images; no annotations are
+            needed. Defaults to None.
+        scale (tuple[int, int] | None): Width and height that a picture is resized to before it is cropped; for a
+            detector, those of ``Resize`` in the test pipeline. Defaults to None: pictures are not resized.
+        keep_ratio (bool): Whether a picture keeps its ratio and fits within ``scale``; if not, it is stretched to
+            ``scale``. Defaults to True.
+        rgb (bool | None): Whether red is the first channel of a picture, as the model expects. Defaults to None: for
+            detectors of MMDetection as their data preprocessor converts images, for others True.
 
     Raises:
         AutoDFPError: A setting is unknown, of another type or out of its range.
@@ -150,7 +163,7 @@ class SyntheticImages:
 
     @property
     def identity(self) -> str:
-        """The settings, by which two searches can be told apart; pictures count by name and size, wherever they are."""
+        """The settings as text, to compare those of two searches; pictures are compared by name and size in bytes."""
         told = asdict(self)
         if self.folder is None:
             told = {name: value for name, value in told.items() if name not in OF_PICTURES}
@@ -163,24 +176,29 @@ class SyntheticImages:
         return Pictures(self.folder, self.scale, self.rgb is not False, self.keep_ratio)
 
     def normalized_as(self, model: nn.Module) -> 'SyntheticImages':
-        """The same images at the scale of a model's data preprocessor, if it has one that tells it."""
+        """The same images, normalised as by a model's data preprocessor if it has a mean and std."""
         preprocessor, rgb = getattr(model, 'data_preprocessor', None), self.rgb
-        if rgb is None and is_detector(model):  # its files are read with blue first
+        if rgb is None and is_detector(model):  # MMDetection reads files with blue first
             rgb = getattr(preprocessor, '_channel_conversion', True)
-        if is_torchvision_detector(model):  # it takes pixels in [0, 1]
+        if is_torchvision_detector(model):  # its mean and std are for pixels in [0, 1]
             scale = (model.transform.image_mean, model.transform.image_std)
             mean, std = (255 * torch.tensor(values) for values in scale)
         else:
             mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
         if mean is None or std is None:
-            # A scale that was asked for may be that of a pipeline that normalises, or of a preprocessor's own code.
+            # Keep a mean and std that the user set: the pipeline, or the preprocessor's own code, may normalise.
             raw = getattr(preprocessor, '_enable_normalize', None) is False
             untold = raw and dict(mean=self.mean, std=self.std) == USUAL
             return replace(self, rgb=rgb, **(RAW if untold else {}))
         return replace(self, mean=tuple(mean.flatten().tolist()), std=tuple(std.flatten().tolist()), rgb=rgb)
 
     def batches(self, device: torch.device | str = 'cpu') -> Iterator[Tensor]:
-        """[B, C, H, W] each; a last batch of a single image would have no statistics and joins the one before.
+        """Give the images in batches [B, C, H, W].
+
+        A single image would make a last batch without batch statistics; it is put into the batch before.
+
+        Args:
+            device (torch.device | str): Where the images are to be. Defaults to 'cpu'.
 
         Raises:
             AutoDFPError: A picture cannot be read, or there is none.

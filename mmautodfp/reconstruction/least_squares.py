@@ -1,4 +1,4 @@
-"""Beyond the paper: pruned channels made up from all retained ones, in least squares on synthetic images."""
+"""Beyond the paper: pruned channels replaced by least squares from all retained ones, fitted on synthetic images."""
 
 import copy
 import math
@@ -33,23 +33,23 @@ from .refine import Refinement, refine
 from .sensitivity import output_errors, scaled_curve
 from .synthetic import InputMoments, batch_statistics, input_moments, inputs_of, require_taken
 
-# Images on which groups are compared by default; of small ones, as many as have so many pixels.
+# Default number of images on which the sensitivity of groups is measured; of small images, those with as many pixels.
 SENSITIVITY = 8
 SENSITIVITY_PIXELS = SENSITIVITY * 128 * 128
-# Far from the seeds that people choose, and from those of rewards.
+# Added to the seed of the images; far from the seeds that people choose and from those of rewards.
 DISTILLATION_SEED = 100_000
 
 
 @dataclass(frozen=True)
 class _Consumer:
-    """What an episode needs of a consumer, N channels of which belong to a group.
+    """What an episode needs of a consumer that reads the N channels of a group.
 
     Attributes:
-        weight (Tensor): [M, N, taps], dense.
-        mean (Tensor): [N], of what it reads.
-        covariance (Tensor): [N, N].
-        taps (Tensor): [taps, taps], how alike the inputs at its taps are.
-        variance (Tensor): [M], of what it makes of them.
+        weight (Tensor): [M, N, taps], dense, for these channels.
+        mean (Tensor): [N], of the channels as the consumer reads them.
+        covariance (Tensor): [N, N], likewise.
+        taps (Tensor): [taps, taps], correlation of the inputs at the kernel's taps.
+        variance (Tensor): [M], of the part of its outputs that comes from these channels.
     """
 
     weight: Tensor
@@ -60,45 +60,51 @@ class _Consumer:
 
     @cached_property
     def matters(self) -> Tensor:
-        """[N, N], how much errors in two channels matter together."""
+        """[N, N], how much the product of the errors in two channels adds to the squared error of the outputs."""
         return torch.einsum('ons,oms->nm', self.weight, self.weight)
 
 
 @RECONSTRUCTORS.register_module()
 class SyntheticLeastSquares(Reconstructor):
-    """Every pruned channel is the best guess that the retained ones allow, learned on images that come from nowhere.
+    """Replaces every pruned channel by its least-squares estimate from the retained ones, fitted on synthetic images.
 
-    Pictures of one's own may take their place (``images=dict(folder=...)``).
+    The synthetic images are overlapping random ellipses; crops of the user's pictures can replace them
+    (``images=dict(folder=...)``).
 
-    Random overlapping ellipses pass once through the dense module, every BatchNorm using the batch's own statistics, so
-    that its output has the mean and deviation of the training whatever the images are. From the channels' mean and
-    covariance follows, for any retained channels, the least-squares delivery; what is left over on average moves into
-    the consumer's norm or bias, and the consumer's outputs get back their deviation. One pass of the pruned module then
-    tells how far the errors have moved what its norms are given (:class:`.recalibration.Recalibration`). That is what
-    an episode costs. The best plan is refined once more, group by group (:mod:`mmautodfp.reconstruction.refine`).
+    Fit: The images pass through the dense module. Every BatchNorm uses the statistics of the batch, so that its
+    output has the mean and deviation of the training, whatever the images are.
+
+    Episode: The mean and covariance of the channels give the least-squares delivery for any choice of retained
+    channels. The mean of what it misses moves into the consumer's norm or bias, and the consumer's outputs are scaled
+    to their dense deviation. One pass of the images through the pruned module then corrects the running statistics of
+    its norms (:class:`.recalibration.Recalibration`).
+
+    Full pass: The chosen plan is refined group by group (:mod:`mmautodfp.reconstruction.refine`).
 
     Args:
-        images (dict | None): Settings of :class:`SyntheticImages`. Defaults to None: 64 dead-leaves images of 256
-            pixels, at the scale of the model's data preprocessor.
-        ridge (float): Share of the mean variance that is added to each retained channel's. Defaults to 1e-2.
-        ranking (str): Which channels stay: 'l2', the paper's, or 'explanation', those from which the others can be
-            guessed best where the consumer looks. Defaults to 'explanation'.
-        rematch (bool): Give the consumers' outputs back their deviation. Defaults to True.
-        recalibration (int): Images of that pass in an episode, rounded up to whole batches; 0 leaves it out. Defaults
-            to 64.
-        sensitivity (int | None): Images on which the errors of the groups are brought to one scale, by what pruning
-            each of them alone does to all that the model says; 0 compares their shares of lost variance as they are.
-            Defaults to None: 0 where a part of the model is pruned, whose groups are alike. Where what is pruned holds
-            all parameters of the model 8, or if images are smaller than 128 x 128, as many as have the pixels of eight
-            such, at most all.
-        refinement (dict | bool | None): Settings of :class:`mmautodfp.reconstruction.Refinement`; False
-            leaves it out. Defaults to True, as None: its own.
+        images (dict | None): Settings of :class:`SyntheticImages`. Defaults to None: 64 dead-leaves images of 256 x 256
+            pixels, normalised as by the model's data preprocessor.
+        ridge (float): Strength of the ridge: this share of the retained channels' mean variance is added to the
+            variance of each. Defaults to 1e-2.
+        ranking (str): By which the kept channels are chosen: 'l2', the paper's norm of the weights, or 'explanation',
+            how much of the consumers' inputs they explain. Defaults to 'explanation'.
+        rematch (bool): Scale the consumers' outputs to their dense deviation. Defaults to True.
+        recalibration (int): Images in an episode's pass through the pruned module, rounded up to whole batches; 0
+            leaves the recalibration out. Defaults to 64.
+        sensitivity (int | None): Images on which each group is pruned alone, to scale its error curve by the error in
+            the model's outputs, 2 at least; 0 leaves the error curves as shares of lost variance. Defaults to None: 0
+            if a part of the model is pruned, as its groups are alike. If the module holds all parameters of the model:
+            8 images, or of images smaller than 128 x 128 as many as have the pixels of 8 such, but no more than
+            ``images`` has.
+        refinement (dict | bool | None): Settings of :class:`mmautodfp.reconstruction.Refinement`, the full pass. True
+            or None is for its defaults, False leaves it out. Defaults to True.
         distillation (dict | bool): Settings of :class:`mmautodfp.reconstruction.Distillation`, which follows the full
-            pass on images of its own and takes minutes; True: its own. Of a search or a frontier only the plan that
-            is chosen at last is distilled. Defaults to False, which leaves it out.
+            pass on other images and takes minutes; True is for its defaults, False leaves it out. After a search or a
+            frontier, only the chosen plan is distilled. Defaults to False.
 
     Raises:
-        AutoDFPError: A setting is unknown, of another type or out of its range.
+        AutoDFPError: A setting is unknown, of another type or out of its range, or there is a distillation without
+            refinement.
     """
 
     @checked('SyntheticLeastSquares')
@@ -147,18 +153,18 @@ class SyntheticLeastSquares(Reconstructor):
 
     @property
     def identity(self) -> str:
-        # Nothing is distilled before a search or a frontier has ended. Kept ones name a setting that is gone, with the
-        # value that stands for what is done now.
+        # Without distillation, which no search or frontier depends on. With `error_power`, a setting that is gone:
+        # kept searches and frontiers of earlier versions name it, with the value for what is done now.
         text = super(SyntheticLeastSquares, self.undistilled).identity.replace('distillation=None, ', '')
         return text.replace('(', '(error_power=1.0, ', 1)
 
     def _fit(self, module: nn.Module, model: nn.Module) -> None:
         device = next(module.parameters()).device
-        images = list(self.images.normalized_as(model).batches(device))  # small beside a layer's outputs
+        images = list(self.images.normalized_as(model).batches(device))  # all at once: small beside a layer's outputs
         otherwise = "reconstructor=dict(type='SimilarityReconstructor') needs no images"
-        for part in dict.fromkeys((module, model)):  # heads tell where objects are
+        for part in dict.fromkeys((module, model)):  # the model too: the foreground comes from its head
             require_taken(part, model, images[0], otherwise)
-        whole = [inputs_of(model, model, batch) for batch in images]  # regions are those of a dense first stage
+        whole = [inputs_of(model, model, batch) for batch in images]  # now, for the regions of the dense first stage
         if module is model:
             self._batches = lambda: iter(whole)
         else:
@@ -195,7 +201,7 @@ class SyntheticLeastSquares(Reconstructor):
         return consumers
 
     def ranking(self, group: ChannelGroup) -> Tensor | None:
-        """By how much they explain of what all consumers read, each counted as a share of what it reads."""
+        """The channels that explain most of the consumers' inputs first, consumers weighted alike; None for 'l2'."""
         if self.rank_by == 'l2':
             return None
         consumers = list(self._consumers[group.name].values())
@@ -207,7 +213,10 @@ class SyntheticLeastSquares(Reconstructor):
         return rank_by_explanation(covariance, matters, group.block)
 
     def error_curve(self, group: ChannelGroup, ranking: Tensor) -> Tensor:
-        """Share of what the consumers read that the retained channels do not explain; taps count as unrelated."""
+        """Share of the consumers' inputs that the retained channels do not explain, [N + 1], mean over the consumers.
+
+        The inputs at different taps of a kernel are taken as uncorrelated.
+        """
         consumers = self._consumers[group.name].values()
         order = group.channels(ranking.to(next(iter(consumers)).mean.device))
         shares = [unexplained_shares(one.covariance, one.matters, order)[:: group.block] for one in consumers]
@@ -215,7 +224,7 @@ class SyntheticLeastSquares(Reconstructor):
 
     @torch.no_grad()
     def error_curves(self, groups: Sequence[ChannelGroup], rankings: Sequence[Tensor]) -> list[Tensor]:
-        """The curves of all groups, brought to one scale on some images (see ``sensitivity``)."""
+        """The error curves of all groups, scaled by the errors in the model's outputs (see ``sensitivity``)."""
         curves = [self.error_curve(*pair) for pair in zip(groups, rankings, strict=True)]
         model, module = self._model, self._fitted
         count = self._sensitivity_of(module, model) if self.sensitivity is None else self.sensitivity
@@ -231,7 +240,7 @@ class SyntheticLeastSquares(Reconstructor):
         return [scaled_curve(curve.cpu(), found) for curve, found in zip(curves, errors, strict=True)]
 
     def _sensitivity_of(self, module: nn.Module, model: nn.Module) -> int:
-        """The default of ``sensitivity``; a classifier that a wrapper holds is the whole model."""
+        """The default of ``sensitivity``. Parameters are compared: the module may be all of the model but a wrapper."""
         if len(list(module.parameters())) < len(list(model.parameters())):
             return 0
         enough = SENSITIVITY_PIXELS // math.prod(self.images.size)
@@ -247,7 +256,7 @@ class SyntheticLeastSquares(Reconstructor):
                 covariance = consumer.covariance[channels][:, channels]
                 merged = torch.einsum('mns,nk->mks', consumer.weight.double(), delivery)
                 gain = bounded_gain(consumer.variance, output_variance(merged, covariance, consumer.taps))
-                # What the gain adds to the mean is taken out again.
+                # The shift keeps the mean, which the gain would change.
                 changes[key] = OutputChange(gain, (1 - gain) * (merged.sum(2) @ consumer.mean[channels]))
         first = next(iter(own))
         return Reconstruction(*own[first], changes, own)
@@ -267,10 +276,10 @@ class SyntheticLeastSquares(Reconstructor):
 
     @torch.no_grad()
     def _new_batches(self, module: nn.Module) -> Iterator[tuple]:
-        """What a pruned module is called with in distillation, on images that were used for nothing else."""
+        """Inputs of a pruned module for the distillation, from images that are used for nothing else."""
         size, seed = self.distillation.batch_size, self.images.seed + DISTILLATION_SEED
         images = replace(self.images, num_images=self.distillation.steps * size, batch_size=size, seed=seed)
-        # Regions are those of a dense first stage.
+        # A detector that is pruned as a whole gets the regions of the dense first stage.
         dense, part = (self._twin, self._twin) if module is self._model else (self._model, module)
         for batch in images.normalized_as(self._model).batches(next(module.parameters()).device):
             yield inputs_of(dense, part, batch)

@@ -1,4 +1,4 @@
-"""The baseline: Neuron Merging, as its authors released it."""
+"""A baseline: Neuron Merging, as its authors released it."""
 
 from torch import Tensor, nn
 
@@ -14,8 +14,10 @@ class NeuronMerging(Reconstructor):
     """Neuron Merging (Kim et al., NeurIPS 2020) in the form that its authors released, as a baseline.
 
     Args:
-        lam (float): Weight of the cosine distance against the bias; the agent's lambda is not used. Defaults to 0.85.
-        min_cosine (float): Below this cosine similarity a channel is dropped without replacement. Defaults to 0.1.
+        lam (float): Weight of the cosine distance against the bias, 0 to 1, in place of the agent's lambda. Defaults to
+            0.85.
+        min_cosine (float): Pruned channels whose replacement has a lower cosine similarity than this get none. Defaults
+            to 0.1.
     """
 
     def __init__(self, lam: float = 0.85, min_cosine: float = 0.1):

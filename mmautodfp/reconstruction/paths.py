@@ -1,4 +1,4 @@
-"""The dense and the pruned path of a module, run side by side, and what certain layers see on them."""
+"""Running the dense and the pruned version of a module on the same images, and recording some of their layers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -19,12 +19,13 @@ from .synthetic import Stopped, first_call, require_reached
 
 @dataclass
 class Seen:
-    """What a layer was given and what it made of it, in one forward pass.
+    """Input and output of a layer in one call.
 
     Attributes:
         input (Tensor): [B, N, ...], of a linear layer [B, ..., N].
-        output (Tensor | None): [B, M, ...] or [B, ..., M], before a norm. Defaults to None: not asked for.
-        shortcut (Tensor | None): As the output, what was added to it behind its norm. Defaults to None: nothing was.
+        output (Tensor | None): [B, M, ...] or [B, ..., M], before a norm. Defaults to None: it was not recorded.
+        shortcut (Tensor | None): Of the output's shape; the tensor that was added to the output of the norm, or of the
+            layer if it has none. Defaults to None: none was added, or it was not recorded.
     """
 
     input: Tensor
@@ -33,20 +34,21 @@ class Seen:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Memory of the tensors, in bytes."""
         tensors = (self.input, self.output, self.shortcut)
         return sum(x.numel() * x.element_size() for x in tensors if x is not None)
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A layer that is watched.
+    """What to record of a layer, besides its input.
 
     Attributes:
-        norm (str | None): Path of the norm behind it.
-        calls (int): How often it is called in a pass. Defaults to 1.
-        output (bool): Whether what it makes is wanted. Defaults to True.
-        shortcut (bool): Whether what is added behind its norm is wanted, for which the pass goes on to the end of the
+        norm (str | None): Path of the norm behind the layer. Defaults to None: there is none.
+        calls (int): Number of calls of the layer in a pass. Defaults to 1.
+        output (bool): Record the output; without ``output`` and ``shortcut``, only the input is recorded. Defaults to
+            True.
+        shortcut (bool): Record the tensor that is added behind the norm, for which the pass must run to the end of the
             layer's parent. Defaults to True.
     """
 
@@ -56,11 +58,11 @@ class Watched:
     shortcut: bool = True
 
 
-_Given = tuple[tuple, dict]  # arguments of a call
+_Given = tuple[tuple, dict]  # arguments of a call, by position and by name
 
 
 class _Sums(TorchFunctionMode):
-    """Tells what is added to certain tensors, by whatever spelling of a sum."""
+    """Records the other summand of sums with certain tensors, whichever of torch's functions adds them."""
 
     SUMS = frozenset({'add', 'add_', '__add__', '__radd__', '__iadd__'})
 
@@ -85,19 +87,19 @@ class _Sums(TorchFunctionMode):
 def watch_layers(
     module: nn.Module, args: tuple, layers: Mapping[str, Watched], kwargs: Mapping[str, Any] | None = None
 ) -> dict[str, list[Seen]]:
-    """Run a module as far as needed and keep what certain layers saw.
+    """Run a module as far as needed and record inputs and outputs of some layers.
 
     Args:
         module (nn.Module): In eval mode.
-        args (tuple): What it is called with.
-        layers (Mapping[str, Watched]): By path.
-        kwargs (Mapping | None): What it is called with by name. Defaults to None.
+        args (tuple): Its inputs by position.
+        layers (Mapping[str, Watched]): Paths of the layers, to what is recorded of them.
+        kwargs (Mapping | None): Its inputs by name. Defaults to None.
 
     Returns:
-        dict[str, list[Seen]]: By path, of all calls.
+        dict[str, list[Seen]]: Paths of the layers, to a record of each call.
 
     Raises:
-        AutoDFPError: A layer was not reached.
+        AutoDFPError: A layer was not called.
     """
     watch = _Watch(layers)
     with hook_handles() as handles, suppress(Stopped), watch.sums or nullcontext():
@@ -108,10 +110,10 @@ def watch_layers(
 
 
 class _Watch:
-    """What certain layers see in one pass, which is stopped when no more is needed.
+    """Hooks that record some layers in one pass, and stop it when all is recorded.
 
     Args:
-        layers (Mapping[str, Watched]): By path.
+        layers (Mapping[str, Watched]): Paths of the layers, to what is recorded of them.
     """
 
     def __init__(self, layers: Mapping[str, Watched]):
@@ -121,7 +123,7 @@ class _Watch:
         self.left = sum(watched.calls for watched in layers.values())
 
     def hooks(self, module: nn.Module) -> Iterator[RemovableHandle]:
-        """Hang the hooks on the layers of a module, and on what a layer is watched until."""
+        """Register the hooks on the layers, and on the module whose end completes the record of a layer."""
         for path, watched in self.layers.items():
             layer = last = module.get_submodule(path)
             if not (watched.output or watched.shortcut):
@@ -152,19 +154,20 @@ class _Watch:
 
 
 class Paths:
-    """Two modules of one structure, fed with the same images.
+    """The dense and the pruned version of a module, run block by block on the same images.
 
-    A pass need not begin at the images: what enters a block is kept for both, and carried on from block to block. Nor
-    is the dense module run again for each layer of a block: what its layers see is kept.
+    Two caches save time. The inputs of the present block are kept for both versions, so that a pass does not start at
+    the images, and are run through the block to get the inputs of the next one. The inputs and outputs of the block's
+    layers on the dense path are kept, so that the dense version is not run again for each layer.
 
     Args:
         dense (nn.Module): In eval mode.
-        pruned (nn.Module): Likewise. Its weights may change behind the block that was entered last, and in it.
-        batches (Callable): Gives what the modules are called with, batch by batch.
-        cache_gb (float): Room for all that, in GB; what there is none for is run again for each pass.
+        pruned (nn.Module): In eval mode. Only weights in the present block and behind it may be changed.
+        batches (Callable): Gives the inputs of the modules, batch by batch.
+        cache_gb (float): Memory for both caches, in GB; what does not fit is computed again in each pass.
 
     Attributes:
-        census (Census): Which parts are called in a pass.
+        census (Census): The parts that are called in a pass.
     """
 
     def __init__(self, dense: nn.Module, pruned: nn.Module, batches: Callable[[], Iterator[tuple]], cache_gb: float):
@@ -179,13 +182,13 @@ class Paths:
 
     @torch.no_grad()
     def enter(self, block: str, layers: Mapping[str, str | None], shortcuts: bool) -> None:
-        """Go on to a block.
+        """Go on to a block, and fill the caches.
 
         Args:
             block (str): Path of a part that is called once in a pass; '' for the module.
-            layers (Mapping[str, str | None]): Path of each layer in it that will be watched, to that of the norm
+            layers (Mapping[str, str | None]): Path of each layer in it that will be recorded, to that of the norm
                 behind it.
-            shortcuts (bool): Also find what is added behind the norms.
+            shortcuts (bool): Also record the tensors that are added behind the norms.
         """
         self._dense = []
         if not block or not self._move_to(block):
@@ -204,19 +207,19 @@ class Paths:
             self._dense.append(seen)
 
     def watch(self, paths: Sequence[str]) -> Iterator[tuple[dict[str, list[Seen]], dict[str, list[Seen]]]]:
-        """What some of the block's layers see, batch by batch.
+        """Record layers of the present block, batch by batch.
 
         Args:
-            paths (Sequence[str]): Of the layers.
+            paths (Sequence[str]): Paths of some of the layers given to :meth:`enter`.
 
         Yields:
-            tuple[dict[str, list[Seen]], dict[str, list[Seen]]]: On the dense and, but for the outputs, on the pruned
-            path.
+            tuple[dict[str, list[Seen]], dict[str, list[Seen]]]: The records on the dense path, and those on the pruned
+            path, which may lack the outputs.
         """
         layers = {path: self._layers[path] for path in paths}
         for index, (dense, pruned) in enumerate(self._given()):
             seen = self._dense[index] if index < len(self._dense) else self._run(0, dense, layers)
-            # The pruned path is run as far as it must be.
+            # Without shortcuts where the dense path has none: the pass can then stop earlier.
             inputs = {
                 path: replace(layers[path], output=False, shortcut=any(one.shortcut is not None for one in seen[path]))
                 for path in paths
@@ -224,14 +227,14 @@ class Paths:
             yield seen, self._run(1, pruned, inputs)
 
     def _given(self) -> Iterator[Sequence[_Given]]:
-        """What the block is called with on the dense and on the pruned path, batch by batch."""
+        """Arguments of the present block on the dense and on the pruned path, batch by batch."""
         if self._block:
             yield from self._entering
         else:
             yield from ([(inputs, {})] * 2 for inputs in self.batches())
 
     def _run(self, net: int, given: _Given, layers: Mapping[str, Watched]) -> dict[str, list[Seen]]:
-        """What layers see when the block is called."""
+        """Run the block of one of :attr:`nets` and record layers; their paths are relative to the module."""
         if self._block:
             given = apply_to(given, torch.is_tensor, Tensor.clone)  # the block may work in place
         inside = {path.removeprefix(self._prefix): watched for path, watched in layers.items()}
@@ -240,7 +243,7 @@ class Paths:
 
     @torch.no_grad()
     def _move_to(self, block: str) -> bool:
-        """Have what enters ``block`` at hand; False if that cannot be."""
+        """Cache the inputs of ``block``; False if it is not called once, or if they do not fit."""
         way = [block]
         while way[-1] != self.at and way[-1] in self.census.follows:
             way.append(self.census.follows[way[-1]])
@@ -279,13 +282,13 @@ def _bytes(entering: list[list[_Given]]) -> int:
 
 @dataclass
 class Census:
-    """Which parts of a module are called in one pass.
+    """The parts of a module that are called in one pass.
 
     Attributes:
-        calls (dict[str, int]): By path, in the order of the first calls, how often.
-        follows (dict[str, str]): Part to the part whose output, that very tensor or tuple of them, is all that it is
-            called with; both are called once.
-        weights (list[str]): Paths of the layers with weights, of those that are called.
+        calls (dict[str, int]): Path of each part to its number of calls, in the order of the first calls.
+        follows (dict[str, str]): Path of a part to that of the part whose output, the same object, is its only
+            argument; both are called once.
+        weights (list[str]): Paths of the called layers whose weight has two axes or more.
     """
 
     calls: dict[str, int]
@@ -295,8 +298,13 @@ class Census:
 
 @torch.no_grad()
 def take_census(net: nn.Module, inputs: tuple) -> Census:
-    """Run a module on the first two of some inputs."""
-    came_from: dict[int, tuple[str, Any]] = {}  # by identity; the outputs are held, or it would be given anew
+    """Run a module on one batch and take note of the parts that are called.
+
+    Args:
+        net (nn.Module): The module.
+        inputs (tuple): Its inputs, one batch.
+    """
+    came_from: dict[int, tuple[str, Any]] = {}  # by id; holds the outputs, so that no id is used again
     follows: dict[str, str] = {}
     calls: dict[str, int] = {}
 
@@ -310,7 +318,7 @@ def take_census(net: nn.Module, inputs: tuple) -> Census:
 
     def leave(path):
         def hook(_, __, output):
-            came_from.setdefault(id(output), (path, output))  # the innermost part, if several give it
+            came_from.setdefault(id(output), (path, output))  # the innermost of nested parts with this output
 
         return hook
 

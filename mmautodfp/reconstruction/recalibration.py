@@ -1,4 +1,4 @@
-"""What the norms are given once a module is pruned, measured on synthetic images; cheap enough for an episode."""
+"""Correction of a pruned module's running statistics on synthetic images, fast enough for an episode."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .synthetic import NormStatistics
 
 @dataclass(frozen=True)
 class _Norm:
-    """A dense norm: its running mean and variance [C], and mean and variance [C] of what the images give it."""
+    """A dense norm: its running mean and variance [C], and mean and variance [C] of its inputs on the images."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -24,17 +24,18 @@ class _Norm:
 
 
 class Recalibration:
-    """Moves the statistics of every BatchNorm by what pruning moved them on the images.
+    """Changes the running statistics of every BatchNorm as pruning changed the statistics on synthetic images.
 
-    Dense and pruned module see the same images, every norm with the statistics of its batch, so that each layer reads
-    what it read in training but for what pruning changed. The difference of the means is added to the running mean,
-    the ratio of the variances, between 1/4 and 4, multiplies the running variance.
+    The dense and the pruned module are run on the same images with batch statistics, so that every layer's inputs are
+    scaled as in the training. For each norm, the difference between the pruned and the dense mean is added to the
+    running mean, and the running variance is multiplied by the ratio of the variances, limited to 1/4 to 4.
 
     Args:
         module (nn.Module): The dense module, in eval mode.
         groups (Sequence[ChannelGroup]): Its groups.
-        batches (Callable): Gives what the module is called with, batch by batch, the same at every call.
-        given (Mapping): Mean and variance [C] of what each norm of the dense module is given, of these batches.
+        batches (Callable): Gives the inputs of the module, batch by batch, the same at every call.
+        given (Mapping): Path of each norm to mean and variance [C] of its inputs in the dense module, over these
+            batches.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Recalibration:
 
     @torch.no_grad()
     def __call__(self, module: nn.Module, plan: PruningPlan, restore: Restore) -> None:
-        """Set the norms of the module, which was just pruned with a plan; ``restore`` remembers them."""
+        """Set the running statistics of a module that was just pruned with ``plan``; ``restore`` remembers norms."""
         if not self._dense:
             return
         found = NormStatistics()

@@ -1,4 +1,4 @@
-"""The full pass of least squares: group by group along the pruned path, towards what the dense module gives."""
+"""The full pass: fits the weights of consumers, group by group, to the outputs of the dense module by least squares."""
 
 import copy
 import math
@@ -27,19 +27,22 @@ class Refinement:
     """Settings of the full pass.
 
     Attributes:
-        ridge (float): Strength that holds a channel to the delivery of the episodes. Defaults to 1e-2.
-        patches (bool): Fit the consumers' weights themselves, tap by tap, to the dense outputs. Defaults to True.
-        patch_ridge (float): Strength that holds them to the merged ones. Defaults to 0.1.
-        shortcut (float): Share of the error on the shortcut that the last layer of a residual block is to make good,
-            0 to 1. Defaults to 0.25.
-        rematch (bool): Give outputs that a norm follows back their deviation. Defaults to True.
-        groups_per_pass (int): Groups of a block that are solved between two passes over the images; those solved
-            together do not yet see each other's new weights. Defaults to 1.
-        positions (int): Of all images together, at most, that a layer is fitted on. Defaults to 65536.
-        max_patch (int): Inputs of a layer beyond which its weights stay merged ones. Defaults to 4608, which is 512
-            channels under a 3x3 kernel.
-        cache_gb (float): Memory for what enters a block and what its layers see on the dense path, for all images, in
-            GB. What does not fit is run again for each pass, from the start of the module if need be. Defaults to 2.
+        ridge (float): Strength of the ridge that pulls a group's delivery to that of the episodes. Defaults to 1e-2.
+        patches (bool): Also fit the consumers' weights, each tap of a kernel by itself, to the dense outputs. Defaults
+            to True: otherwise they are the dense weights merged with the delivery.
+        patch_ridge (float): Strength of the ridge that pulls the fitted weights to the merged ones. Defaults to 0.1.
+        shortcut (float): Share of the shortcut's error, 0 to 1, that the last layer of a residual block is fitted to
+            correct. Defaults to 0.25.
+        rematch (bool): Scale outputs in front of a norm to their dense deviation. Defaults to True.
+        groups_per_pass (int): Steps of a block that are solved in one pass over the images; the consumers of a group
+            usually make a step. Layers of the same pass do not see each other's new weights. Defaults to 1.
+        positions (int): Most output positions, over all images, that the weights of a layer are fitted on; if the
+            layer is called several times, in each call. Defaults to 65536.
+        max_patch (int): Layers with more inputs (channels times taps) than this keep the merged weights, without
+            ``patches`` and ``rematch``. Defaults to 4608, which is 512 channels with a 3x3 kernel.
+        cache_gb (float): Memory in GB, for all images, for the inputs of a block and for the inputs and outputs of its
+            layers on the dense path. What does not fit is computed again in each pass, if need be from the start of the
+            module. Defaults to 2.
 
     Raises:
         AutoDFPError: A setting is unknown, of another type or out of its range.
@@ -56,7 +59,7 @@ class Refinement:
     cache_gb: NotNegative = 2.0
 
 
-_Reads = dict[str, list[tuple[ChannelGroup, Consumer]]]  # by layer, the groups that it reads and how
+_Reads = dict[str, list[tuple[ChannelGroup, Consumer]]]  # path of a layer to the groups that it reads, and how
 
 
 @torch.no_grad()
@@ -71,26 +74,26 @@ def refine(
     settings: Refinement,
     restore: Restore,
 ) -> nn.Module:
-    """Solve every consumer of pruned channels once more: inputs from the pruned path, targets from the dense one.
+    """Fit every consumer of pruned channels once more, with inputs of the pruned path and targets of the dense one.
 
-    A batch at a time; beside sums over the samples, what enters the block in question is kept, if there is room.
+    Memory holds one batch at a time, sums over the samples, and the caches of :class:`.paths.Paths`.
 
     Args:
         module (nn.Module): Pruned with ``plan`` and ``reconstructor``; changed in place.
-        twin (nn.Module): The dense module with the norm statistics of the images.
-        groups (Sequence[ChannelGroup]): Of the module, in forward order.
-        plan (PruningPlan): What it was pruned with.
-        reconstructor (Reconstructor): Likewise, fitted.
-        batches (Callable): Gives what the module is called with, batch by batch, the same at every call.
-        foregrounds (Sequence[Foreground | None]): Which places of each batch count more.
-        settings (Refinement): How.
+        twin (nn.Module): The dense module with the running statistics of the images.
+        groups (Sequence[ChannelGroup]): Groups of the module, in forward order.
+        plan (PruningPlan): The plan that the module was pruned with.
+        reconstructor (Reconstructor): The fitted reconstructor that it was pruned with.
+        batches (Callable): Gives the inputs of the module, batch by batch, the same at every call.
+        foregrounds (Sequence[Foreground | None]): The foreground of each batch; positions in it count more.
+        settings (Refinement): The settings.
         restore (Restore): Remembers every layer that is changed.
 
     Returns:
-        nn.Module: The pruned module with the norm statistics of the images.
+        nn.Module: A copy of the pruned module with its new weights and the running statistics of the images.
 
     Raises:
-        AutoDFPError: A layer of the twin is not reached.
+        AutoDFPError: A layer of the twin is not called.
     """
     slim, cut = copy.deepcopy(twin), Restore()
     planned = {group.name: _plan_of(plan, group) for group in groups}
@@ -102,7 +105,7 @@ def refine(
     for group in groups:
         for consumer in group.consumers:
             reads.setdefault(consumer.name, []).append((group, consumer))
-    # Where nothing is missing, new weights would only be fitted to the errors of what comes before.
+    # Consumers of unpruned groups miss nothing: new weights would only be fitted to the errors of layers before them.
     pruned = [group for group in groups if planned[group.name].width < group.num_channels]
     layers = {consumer.name for group in pruned for consumer in group.consumers}
     if lost := layers - paths.census.calls.keys():
@@ -131,10 +134,10 @@ def _plan_of(plan: PruningPlan, group: ChannelGroup) -> GroupPlan:
 
 
 def _blocks(layers: Sequence[str], reads: _Reads, census: Census) -> Iterator[tuple[str, list[list[str]]]]:
-    """The blocks that layers are in, with the layers that are solved in each, step by step.
+    """The blocks that layers are in, each with the layers of its steps.
 
-    Those that read only what comes from before the block are solved first, then those that read what these make, and so
-    on.
+    The first step has the layers that read no outputs of other layers in its block that are solved; the next one has
+    the layers that read outputs of the first step, and so on.
     """
     blocks = {path: _block_of(path, reads[path][0][1].norm, census) for path in layers}
     for block, members in groupby(layers, blocks.get):
@@ -157,16 +160,16 @@ def _block_of(path: str, norm: str | None, census: Census) -> str:
 
 @dataclass(frozen=True)
 class _Pass:
-    """What all layers of a full pass share.
+    """What all layers of a full pass have in common.
 
     Attributes:
-        twin (nn.Module): Dense path.
-        slim (nn.Module): Pruned path.
-        cut (Restore): Knows what the layers of the pruned path still have.
-        planned (Mapping[str, GroupPlan]): What becomes of each group.
-        reconstructor (Reconstructor): Of the episodes.
-        settings (Refinement): How.
-        most (int): Positions of a batch that a layer's weights are fitted on.
+        twin (nn.Module): The dense path.
+        slim (nn.Module): The pruned path.
+        cut (Restore): Of the pruned path; knows which inputs and outputs its layers still have.
+        planned (Mapping[str, GroupPlan]): Name of each group, pruned or not, to its plan.
+        reconstructor (Reconstructor): Gives the delivery of the episodes.
+        settings (Refinement): The settings.
+        most (int): Most output positions of a batch that a layer's weights are fitted on, in each call.
     """
 
     twin: nn.Module
@@ -180,14 +183,14 @@ class _Pass:
 
 @dataclass(frozen=True)
 class _DenseLayer:
-    """What a layer is on the dense path, of those M outputs that the pruned one still has.
+    """A layer of the dense path, limited to the M outputs that the pruned layer still has.
 
     Attributes:
-        rows (Tensor): [M], which outputs.
+        rows (Tensor): [M], indices of these outputs.
         weight (Tensor): [M, C, taps].
-        bias (Tensor): [M], zeros if it has none.
-        mean (Tensor | None): [M], of what it gives the norm behind it; None if there is no norm.
-        slope (Tensor): [M], what that norm multiplies by, ones if there is none.
+        bias (Tensor): [M], zeros if the layer has none.
+        mean (Tensor | None): [M], running mean of the norm behind the layer; None if there is no norm.
+        slope (Tensor): [M], factor of that norm, see :func:`_slope`; ones if there is no norm.
     """
 
     rows: Tensor
@@ -214,7 +217,7 @@ class _LayerFit:
 
     Args:
         full_pass (_Pass): The full pass.
-        reads (list[tuple[ChannelGroup, Consumer]]): The groups that it reads, and what of its inputs belongs to them.
+        reads (list[tuple[ChannelGroup, Consumer]]): The groups that it reads, and which of its inputs are theirs.
     """
 
     def __init__(self, full_pass: _Pass, reads: list[tuple[ChannelGroup, Consumer]]):
@@ -231,7 +234,13 @@ class _LayerFit:
         self.random = torch.Generator().manual_seed(0)
 
     def update(self, dense: list[Seen], pruned: list[Seen], foreground: Foreground | None) -> None:
-        """Take in one batch of the dense and of the pruned path, all calls of the layer."""
+        """Add one batch.
+
+        Args:
+            dense (list[Seen]): The calls of the layer on the dense path, with outputs.
+            pruned (list[Seen]): The same on the pruned path.
+            foreground (Foreground | None): Of the batch.
+        """
         for before, after in zip(dense, pruned, strict=True):
             inputs = [channels_first(self.layer, seen.input) for seen in (before, after)]
             weights = foreground and foreground.weights(inputs[0])
@@ -255,20 +264,20 @@ class _LayerFit:
         self.patches.update(patches_of(self.layer, after.input, chosen), target, weights)
 
     def solve(self) -> tuple[Tensor, Tensor]:
-        """The new weight [M, inputs * taps] and what is to be added to the outputs [M]."""
+        """The new weight [M, inputs * taps] and the shift [M] of the outputs."""
         weight, shift = self._merged()
         settings, patches = self.full_pass.settings, self.patches
         if patches is None:
             return weight, shift
         if settings.patches:
             weight = solve_ridge(patches.covariance, patches.cross_covariance, settings.patch_ridge, weight)
-        if settings.rematch and self.consumer.norm:  # scores and boxes are worse for larger outputs
+        if settings.rematch and self.consumer.norm:  # not without one: scores and boxes get worse when scaled up
             variance = ((weight @ patches.covariance) * weight).sum(1)
             weight = weight * bounded_gain(patches.target_variance, variance)[:, None]
         return weight, patches.target_mean - weight @ patches.mean
 
     def _merged(self) -> tuple[Tensor, Tensor]:
-        """As :meth:`solve`, from the moments of the groups alone; inputs of no group keep their weights."""
+        """As :meth:`solve`, but with merged weights, not fitted to patches; other inputs keep their weights."""
         dense = self.dense.weight.double()
         columns, shift, end = [], 0, 0
         for part in self.parts:
@@ -278,16 +287,16 @@ class _LayerFit:
             columns.append(merged)
             shift = shift + missing
         columns.append(dense[:, end:])
-        if isinstance(self.layer, nn.ConvTranspose2d):  # each output sees the taps of one step only
+        if isinstance(self.layer, nn.ConvTranspose2d):  # each output reads 1 / prod(stride) of the taps
             shift = shift / math.prod(self.layer.stride)
         return torch.cat(columns, 1).flatten(1), shift
 
     def install(self, weight: Tensor, shift: Tensor, module: nn.Module, restore: Restore) -> None:
-        """Put them into both the pruned module and the pruned path."""
+        """Put a solution of :meth:`solve` into both the pruned module and the pruned path."""
         dense, slim = self.dense, self.full_pass.slim
         if self.consumer.norm:
             now = slim.get_submodule(self.consumer.norm).running_mean
-            shift = shift.to(now) - (dense.mean - now)  # on top of what has been shifted before
+            shift = shift.to(now) - (dense.mean - now)  # less the shift that the norm has already
         else:
             now = getattr(self.layer, 'bias', None)
             shift = shift.to(dense.bias) if now is None else shift.to(now) - (now - dense.bias)
@@ -298,14 +307,14 @@ class _LayerFit:
 
 
 class _Part:
-    """The inputs of a layer that are a group's: what is read of its retained channels, and of all.
+    """The inputs of a layer that belong to one group, with the moments of its retained and of all its channels.
 
     Args:
         full_pass (_Pass): The full pass.
         group (ChannelGroup): The group.
-        consumer (Consumer): Where its channels lie among the layer's inputs.
-        places (Tensor): Dense inputs that the pruned layer still has.
-        num_inputs (int): Of the dense layer.
+        consumer (Consumer): Says which of the layer's inputs belong to the group.
+        places (Tensor): Indices of the dense inputs that the pruned layer still has.
+        num_inputs (int): Number of inputs of the dense layer.
     """
 
     def __init__(self, full_pass: _Pass, group: ChannelGroup, consumer: Consumer, places: Tensor, num_inputs: int):
@@ -320,13 +329,22 @@ class _Part:
         self.moments = Moments(self.kept, self.width, device)
 
     def update(self, dense: Tensor, pruned: Tensor, weights: Tensor | None) -> None:
-        """Take in inputs [B, C, ...] of the layer on the dense and on the pruned path, and how much places count."""
+        """Add a batch: inputs [B, C, ...] of the layer on the dense and the pruned path, and weights of positions."""
         dense = dense.narrow(1, self.offset, self.size)
         pruned = pruned.narrow(1, self.start, self.kept * (self.size // self.width))
         self.moments.update(as_channels(pruned, self.kept), as_channels(dense, self.width), weights)
 
     def solve(self, weight: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-        """New weight [M, retained inputs, taps] for the dense one, and what the outputs [M] still miss."""
+        """Solve for the delivery and merge a weight with it.
+
+        Args:
+            weight (Tensor): [M, inputs, taps], dense.
+            ridge (float): Strength of the ridge that pulls the delivery to that of the episodes.
+
+        Returns:
+            tuple[Tensor, Tensor]: The merged weight [M, retained inputs, taps], and the mean [M] that the outputs still
+            miss.
+        """
         moments = self.moments
         delivery = solve_ridge(moments.covariance, moments.cross_covariance, ridge, self.prior)
         columns = weight.unflatten(1, (self.width, -1)).flatten(2)  # [M, N, columns * taps]
@@ -336,11 +354,11 @@ class _Part:
 
 
 def _slope(norm: nn.Module) -> Tensor:
-    """[M], what a norm multiplies by; errors behind a channel that it all but closes cannot be made good before it."""
+    """[M], factors of a norm; inf for nearly 0: errors are divided by it, and not corrected in front of such a norm."""
     slope = norm_statistics(norm).slope
     return torch.where(slope.abs() > 1e-3 * slope.abs().amax(), slope, torch.inf)
 
 
 def _along(values: Tensor, x: Tensor) -> Tensor:
-    """[M] to go with [B, M, ...]."""
+    """Values [M] as a view that is broadcast to ``x`` [B, M, ...]."""
     return values.view(1, -1, *[1] * (x.ndim - 2))

@@ -1,4 +1,4 @@
-"""What the pruning of single groups does to a model's outputs, so that unlike groups can be compared."""
+"""The error that pruning single groups causes in a model's outputs, by which error curves of groups are scaled."""
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from .base import Reconstructor
 
 Outputs = list[list[Tensor]]  # for one batch, as of `outputs_by_kind`
-# Shares of a group's channels at which it is measured, falling.
+# Shares of a group's channels that are kept when its error is measured, falling.
 MEASURED = (0.75, 0.5, 0.25)
-# How steeply an error may rise beyond what was measured, on logarithmic scales; and how far that goes.
+# Range of the slope, on logarithmic scales, outside of the measured widths; and how far it is extrapolated.
 STEEPNESS = (0.5, 3.0)
 FAR = 100.0
 
@@ -33,19 +33,20 @@ def output_errors(
     reconstructor: 'Reconstructor',
     runs: Sequence[Callable[[], Outputs]],
 ) -> list[dict[int, float]]:
-    """Prune one group at a time to a few widths, and measure how far the model's outputs move.
+    """Prune one group at a time to a few widths, and measure the error in the model's outputs.
 
     Args:
         model (nn.Module): Dense, in eval mode.
         module (nn.Module): The part that is pruned, or the model itself.
-        groups (Sequence[ChannelGroup]): Of the module, L of them.
-        rankings (Sequence[Tensor]): [N] each, the groups' channels in the order in which they stay.
+        groups (Sequence[ChannelGroup]): Groups of the module, L of them.
+        rankings (Sequence[Tensor]): [N] each, the groups' channels, those to keep first.
         reconstructor (Reconstructor): Fitted to the module.
-        runs (Sequence[Callable]): Each runs the model on a batch and gives its outputs, the same every time.
+        runs (Sequence[Callable]): Each runs the model on one batch and returns its outputs.
 
     Returns:
-        list[dict[int, float]]: [L], by width the share of the outputs' variance that is missed (:func:`shares_missed`),
-            of the kind of answer that misses most: a detection is no better than the worst that is said of it.
+        list[dict[int, float]]: [L], each measured width to the share of the outputs' variance that is missed
+        (:func:`shares_missed`). Of several kinds of outputs the largest share is taken: a detection is wrong if either
+        its class or its box is.
     """
     plans = {
         (group.name, width): PruningPlan.of([group.name], [ranking], [width]).groups[group.name]
@@ -62,7 +63,7 @@ def output_errors(
                 prune_group(module, by_name[key[0]], plan, reconstructor, restore)
                 kinds = _sums_of_kinds(rerun.again(restore.layers), rerun.outputs, foreground, missed)
             sums[key] = [old + new for old, new in zip(sums[key], kinds, strict=True)] if key in sums else kinds
-        del rerun  # before the next one comes
+        del rerun  # before the next one takes as much memory
     return [{width: max(_shares(sums[group.name, width])) for width in _measured_widths(group)} for group in groups]
 
 
@@ -77,17 +78,19 @@ def shares_missed(
     foregrounds: Iterable[Foreground | None] = repeat(None),
     compare: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None,
 ) -> list[float]:
-    """How much of a model's outputs is missed, as a share of what there is to miss.
+    """The error of a model's outputs, as a share of the variance of the dense outputs.
 
     Args:
-        found (Iterable[Outputs]): What it gives now, batch by batch.
-        dense (Iterable[Outputs]): What it gave when dense.
-        foregrounds (Iterable[Foreground | None]): Which places of each batch count more. Defaults to none anywhere.
-        compare (Callable | None): Two outputs and the weights of their places to what is missed and what there is,
-            [2]. Defaults to None: :func:`missed`.
+        found (Iterable[Outputs]): Outputs of the model, batch by batch.
+        dense (Iterable[Outputs]): Outputs of the dense model for the same batches.
+        foregrounds (Iterable[Foreground | None]): The foreground of each batch; positions in it count more. Defaults to
+            no foreground.
+        compare (Callable | None): From an output, the dense output and the weights of their positions (or None), to a
+            tensor [2]: the error, and what it is a share of. Defaults to None: :func:`missed`.
 
     Returns:
-        list[float]: For each kind of answer of which there is something to miss; a single 0 if there is none.
+        list[float]: A share for each kind of outputs, such as classes or boxes, without those that have no variance; a
+        single 0 if none has.
     """
     batches = zip(found, dense, foregrounds, strict=False)
     by_kind = zip(*(_sums_of_kinds(*batch, compare or missed) for batch in batches), strict=True)
@@ -95,13 +98,13 @@ def shares_missed(
 
 
 def mean_missed(found: Outputs, dense: Outputs, foreground: Foreground | None) -> Tensor:
-    """As :func:`shares_missed` of a single batch, the mean over the kinds of answers; it has a gradient."""
+    """The mean of :func:`shares_missed` over the kinds of outputs, for a single batch and with a gradient."""
     sums = _sums_of_kinds(found, dense, foreground, missed)
     return torch.stack([part / whole for part, whole in sums if whole > 0] or [torch.zeros(())]).mean()
 
 
 def _sums_of_kinds(found: Outputs, dense: Outputs, foreground: Foreground | None, compare: Callable) -> list[Tensor]:
-    """[2] of each kind of answer, all of its levels together."""
+    """For each kind of outputs, the tensor [2] of ``compare``, summed over the levels."""
     return [
         sum(compare(a, b.to(a), foreground and foreground.weights(b)) for a, b in zip(*pair, strict=True))
         for pair in zip(found, dense, strict=True)
@@ -113,7 +116,7 @@ def _shares(sums: Iterable[Tensor]) -> list[float]:
 
 
 def missed(found: Tensor, dense: Tensor, weights: Tensor | None = None) -> Tensor:
-    """[2]: squared error, and what there is to miss, of one output; channels vary about their means."""
+    """[2]: squared error of one output, and squared deviation of its dense channels from their means, both summed."""
     found, dense = (with_channels(x).movedim(1, -1).flatten(0, -2).double() for x in (found, dense))
     weights = dense.new_ones(len(dense)) if weights is None else weights.to(dense)
     mean = weights @ dense / weights.sum()
@@ -121,25 +124,26 @@ def missed(found: Tensor, dense: Tensor, weights: Tensor | None = None) -> Tenso
 
 
 def with_channels(x: Tensor) -> Tensor:
-    """An output as [B, C, ...]; what has one number for each image, or one for all of them, has one channel."""
+    """An output as [B, C, ...]; one number for each image, or one for all, is taken as one channel."""
     return x if x.ndim > 1 else x.reshape(-1, 1)
 
 
 def scaled_curve(curve: Tensor, errors: dict[int, float]) -> Tensor:
-    """A group's error curve, brought through what was measured at a few widths.
+    """A group's error curve, rescaled to agree with errors that were measured at a few widths.
 
-    Between two of them, and beyond, the logarithm of the error is taken to follow that of the curve.
+    Between measured widths, the logarithm of the error is interpolated linearly in the logarithm of the curve; outside
+    of them it is extrapolated.
 
     Args:
-        curve (Tensor): [N + 1], error where 0 to N channels stay, in a group of its own, never rising.
-        errors (dict[int, float]): By width, errors in the group that is wanted.
+        curve (Tensor): [N + 1], error with 0 to N kept channels, never rising, on the group's own scale.
+        errors (dict[int, float]): Each measured width to the error on the wanted scale.
 
     Returns:
-        Tensor: [N + 1], never rising, 0 where the curve is.
+        Tensor: [N + 1], never rising; 0 where the curve is 0, and everywhere if no measured error is above 0.
     """
     known = sorted((float(curve[width]), error) for width, error in errors.items())
     knots: list[tuple[float, float]] = []
-    for own, error in known:  # both must rise
+    for own, error in known:  # points where not both rise are left out
         if own > 0 and error > 0 and (not knots or (own > knots[-1][0] * 1.01 and error > knots[-1][1])):
             knots.append((own, error))
     if not knots:

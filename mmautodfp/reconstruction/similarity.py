@@ -1,4 +1,4 @@
-"""The paper's compensation: one similar channel stands in for each pruned one."""
+"""The paper's compensation: each pruned channel is replaced by a similar retained one."""
 
 from typing import Literal
 
@@ -17,17 +17,17 @@ from .base import Reconstruction, Reconstructor
 class SimilarityReconstructor(Reconstructor):
     """The paper's: each pruned channel is replaced by the retained one that Eq. 16 chooses, scaled by Eq. 12.
 
-    Where a depthwise layer lies between producer and consumer, both equations look at the two together; the paper does
-    not say what it does there.
+    If a depthwise layer lies between producer and consumer, both equations use the weights of the two together; the
+    paper does not say what it does there.
 
     Args:
-        normalization (str): How |B| of Eq. 16 is brought into [0, 1] over the candidates of each pruned channel,
-            'max' or 'minmax'. Defaults to 'minmax', which is the better on ResNet-56 at all ratios.
-        min_cosine (float | None): Pruned channels whose stand-in is less similar than this are dropped without
-            replacement. Defaults to None, the paper's: always replaced.
+        normalization (str): How |B| of Eq. 16 is scaled to [0, 1] over the candidates of each pruned channel: 'max' or
+            'minmax'. Defaults to 'minmax', which is the better one on ResNet-56 at all ratios.
+        min_cosine (float | None): Pruned channels whose replacement has a lower cosine similarity than this get none.
+            Defaults to None, the paper's: always replaced.
 
     Raises:
-        AutoDFPError: ``normalization`` is neither.
+        AutoDFPError: ``normalization`` is neither, or an argument is of another type.
     """
 
     @checked('SimilarityReconstructor')
@@ -41,7 +41,7 @@ class SimilarityReconstructor(Reconstructor):
     def _fit_group(self, module: nn.Module, group: ChannelGroup) -> None:
         similarity = ChannelSimilarity.from_weight(*path_statistics(module, group))
         self._similarity[group.name] = similarity
-        # Channels that give the same value for every input need no stand-in: the value itself is moved.
+        # Channels with the same output for every input need no replacement: that output is moved.
         shift = group_statistics(module, group)[1].shift.clone()
         constant = torch.zeros_like(shift) if group.activation is None else group.activation(shift)
         self._constant[group.name] = torch.where(similarity.alive, 0, constant)
@@ -53,5 +53,5 @@ class SimilarityReconstructor(Reconstructor):
         similarity, keep = self._similarity[group.name], group.channels(keep)
         delivery = similarity.delivery(keep, lam, self.normalization, self.min_cosine)
         constant = self._constant[group.name].clone()
-        constant[keep] = 0  # a retained channel still delivers its constant itself
+        constant[keep] = 0  # retained channels keep their constant outputs
         return Reconstruction(delivery, constant if self.moves_constants(group) else None)

@@ -1,4 +1,4 @@
-"""Running a module on synthetic images, and watching what its layers read and give."""
+"""Running a module on synthetic images, and taking the statistics of what its layers and norms read."""
 
 import copy
 import inspect
@@ -27,17 +27,22 @@ from .foreground import Foreground
 
 
 class Stopped(Exception):
-    """Ends a forward pass of which no more is needed."""
+    """Raised in a hook to end a forward pass of which no more is needed."""
 
 
 def inputs_of(model: nn.Module, module: nn.Module, images: Tensor) -> tuple:
-    """What ``module`` is called with when ``model`` sees images: the images themselves if it is the first part.
+    """The positional arguments with which ``model`` calls ``module`` when it is run on images.
 
-    With the images of a whole detector of two stages go the regions that its first stage proposes while it is dense:
-    pruned or not, its second stage is asked about the same ones.
+    If they are the same, these are the images; for a two-stage detector they are followed by the regions that its first
+    stage proposes now. Call this while the model is dense: the pruned second stage then gets the same regions.
+
+    Args:
+        model (nn.Module): The whole model.
+        module (nn.Module): A part of the model, or the model itself.
+        images (Tensor): [B, C, H, W].
 
     Raises:
-        AutoDFPError: The model does not call this module, or names inputs that it does not take by position.
+        AutoDFPError: The model does not call the module, or passes by name what the module takes by name only.
     """
     if model is module:
         if not has_plain_second_stage(model):
@@ -54,7 +59,7 @@ def inputs_of(model: nn.Module, module: nn.Module, images: Tensor) -> tuple:
     if not kwargs:
         return args
     call = inspect.signature(module.forward).bind(*args, **kwargs)
-    call.apply_defaults()  # of those between two that are given
+    call.apply_defaults()  # so that all come by position, also those in between
     named = [name for name in kwargs if name in call.kwargs]
     if named:
         raise AutoDFPError(
@@ -65,7 +70,7 @@ def inputs_of(model: nn.Module, module: nn.Module, images: Tensor) -> tuple:
 
 
 def first_call(model: nn.Module, part: nn.Module, *inputs: Any) -> tuple[tuple, dict] | None:
-    """Arguments of the first call of a part when a model runs, which is stopped there; None if there is no call."""
+    """Run a model until it calls a part; the arguments of that call by position and by name, or None without one."""
     seen: list[tuple[tuple, dict]] = []
 
     def stop(_, args, kwargs):
@@ -79,13 +84,23 @@ def first_call(model: nn.Module, part: nn.Module, *inputs: Any) -> tuple[tuple, 
 
 
 def require_taken(module: nn.Module, model: nn.Module, images: Tensor, otherwise: str) -> None:
-    """Raise an :class:`AutoDFPError` that ends with ``otherwise`` if a model does not take the images."""
+    """Refuse images that a model does not take.
+
+    Args:
+        module (nn.Module): A part of the model, or the model itself; it is run, on two of the images.
+        model (nn.Module): The whole model.
+        images (Tensor): [B, C, H, W].
+        otherwise (str): What the user can do instead; ends the message.
+
+    Raises:
+        AutoDFPError: The module fails on them.
+    """
     try:
         with torch.no_grad(), batch_statistics(module):
             run_model(module, *inputs_of(model, module, images[:2]))
     except AutoDFPError:
         raise
-    except Exception as error:  # a model's own code may end with anything
+    except Exception as error:  # a model's own code may raise anything
         reason = first_line(error)
         raise AutoDFPError(
             f'images of shape {list(images.shape)} and type {images.dtype} were sent through the '
@@ -97,13 +112,13 @@ def require_taken(module: nn.Module, model: nn.Module, images: Tensor, otherwise
 
 @contextmanager
 def batch_statistics(module: nn.Module, watch: Callable[[str, Tensor], None] | None = None) -> Iterator[None]:
-    """Let every BatchNorm use the statistics of its own batch, frozen ones too; no buffer is touched.
+    """For the block, let every BatchNorm, frozen or not, use the statistics of its batch; no buffer is changed.
 
-    Those that keep no statistics do so by themselves and are left alone.
+    Norms without running statistics do so anyway and are left alone.
 
     Args:
         module (nn.Module): Any module.
-        watch (Callable | None): Told each norm's name and input. Defaults to None.
+        watch (Callable | None): Is called with the path and the input of each norm. Defaults to None.
     """
     norms = [(name, norm, vars(norm).get('forward')) for name, norm in module.named_modules() if is_batch_norm(norm)]
 
@@ -122,29 +137,29 @@ def batch_statistics(module: nn.Module, watch: Callable[[str, Tensor], None] | N
     finally:
         for _, norm, own in norms:
             vars(norm).pop('forward', None)
-            if own is not None:  # somebody else's, as accelerate's
+            if own is not None:  # another library, such as accelerate, had replaced it
                 norm.forward = own
 
 
 def as_channels(x: Tensor, num_channels: int) -> Tensor:
-    """[B, N, ...] or flattened [B, N * positions] as samples of channels, [B * positions, N]."""
+    """A feature map [B, N, ...], or a flattened one [B, N * positions], as samples [B * positions, N]."""
     return x.flatten(1).unflatten(1, (num_channels, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def channels_first(layer: nn.Module, x: Tensor) -> Tensor:
-    """What a layer reads or gives as [B, N, ...]; linear layers have their channels on the last axis."""
+    """Input or output of a layer as [B, N, ...]: a linear layer has its channels on the last axis."""
     return x.movedim(-1, 1) if isinstance(layer, nn.Linear) else x
 
 
 class NormStatistics:
-    """Mean and variance of what each BatchNorm of a module is given, batch by batch of images."""
+    """Mean and variance of the inputs of each BatchNorm of a module, collected batch by batch."""
 
     def __init__(self):
         self._batches: list[dict[str, list[tuple[int, Tensor, Tensor]]]] = []
 
     @torch.no_grad()
     def run(self, module: nn.Module, inputs: tuple) -> None:
-        """Run a module on a batch, each norm with the statistics of its own inputs, and take in what they are."""
+        """Run a module on a batch, with batch statistics, and add the statistics of every norm's inputs."""
         parts: dict[str, list[tuple[int, Tensor, Tensor]]] = {}
 
         def watch(name: str, x: Tensor) -> None:
@@ -156,7 +171,7 @@ class NormStatistics:
         self._batches.append(parts)
 
     def of_first(self, count: int | None = None) -> dict[str, tuple[Tensor, Tensor]]:
-        """Mean and variance [C] by path of the norm, over the first ``count`` batches; None for all."""
+        """Path of each norm to mean and variance [C] over the first ``count`` batches. Defaults to None: over all."""
         pooled: dict[str, list[tuple[int, Tensor, Tensor]]] = {}
         for parts in self._batches[:count]:
             for name, found in parts.items():
@@ -164,21 +179,21 @@ class NormStatistics:
         return {name: _pool(parts) for name, parts in pooled.items()}
 
     def twin(self, module: nn.Module) -> nn.Module:
-        """A copy of ``module`` whose norms hold these statistics: on the images it works as it did when trained.
+        """A copy of ``module`` with these statistics as running statistics, which scale the images as in training.
 
         Raises:
             AutoDFPError: The module cannot be copied.
         """
         try:
             twin = copy.deepcopy(module)
-        except Exception as error:  # anything may hang on a module
+        except Exception as error:  # a module may have any attribute
             reason = first_line(error)
             raise AutoDFPError(
                 f'the full pass works on a copy of the {type(module).__name__}, which cannot be copied ({reason}); '
                 'take away what hangs on it until copy.deepcopy(model) works, or do without the full pass: '
                 "reconstructor=dict(type='SyntheticLeastSquares', refinement=False)"
             ) from error
-        twin.eval()  # mmdet's ResNet returns nothing here
+        twin.eval()  # not chained: mmdet's ResNet returns None
         for name, (mean, variance) in self.of_first().items():
             norm = twin.get_submodule(name)
             norm.running_mean, norm.running_var = mean.to(norm.running_mean), variance.to(norm.running_var)
@@ -186,7 +201,7 @@ class NormStatistics:
 
 
 def _pool(parts: list[tuple[int, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Mean and variance of all samples, from counts, means and variances of some."""
+    """Mean and variance [C] of all samples, from count, mean and variance of each part."""
     counts = torch.tensor([count for count, _, _ in parts], dtype=torch.float64, device=parts[0][1].device)
     means, variances = (torch.stack([part[index] for part in parts]) for index in (1, 2))
     weights = (counts / counts.sum())[:, None]
@@ -195,12 +210,13 @@ def _pool(parts: list[tuple[int, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 class InputMoments:
-    """Moments of what a layer reads of a group.
+    """Moments of those inputs of a layer that belong to a group.
 
     Args:
         layer (nn.Module): Convolution or linear layer.
-        consumer (Consumer): Which of its inputs belong to the group.
-        num_channels (int): N, single channels; a linear layer has as many columns for each.
+        consumer (Consumer): Says which of its inputs belong to the group.
+        num_channels (int): N, single channels. A linear layer behind a flattened feature map has several inputs for
+            each.
     """
 
     def __init__(self, layer: nn.Module, consumer: Consumer, num_channels: int):
@@ -208,14 +224,14 @@ class InputMoments:
         self.size = consumer.num_inputs or outputs_first(layer).shape[1]
         self.offset = consumer.offset
         self.moments = Moments(num_channels, device=layer.weight.device)
-        # Of a transposed convolution, each output sees the taps of one step: they do not meet.
+        # An output of a transposed convolution reads only some of the taps; they are taken as uncorrelated.
         spatial = not isinstance(layer, nn.Linear | nn.ConvTranspose2d) and max(layer.kernel_size) > 1
         self.correlation = TapCorrelation(layer.kernel_size, layer.dilation) if spatial else None
         self.num_taps = layer.weight.numel() // outputs_first(layer).shape[0] // outputs_first(layer).shape[1]
         self.num_taps *= self.size // num_channels
 
     def update(self, x: Tensor, foreground: Foreground | None = None) -> None:
-        """Take in an input [B, C, ...], of a linear layer [B, ..., C]."""
+        """Add an input [B, C, ...] of the layer, of a linear one [B, ..., C]; the foreground counts more."""
         x = channels_first(self.layer, x).narrow(1, self.offset, self.size)
         self.moments.update(as_channels(x, self.num_channels), weights=foreground and foreground.weights(x))
         if self.correlation:
@@ -223,7 +239,7 @@ class InputMoments:
 
     @property
     def taps(self) -> Tensor:
-        """[taps, taps]; the columns of a flattened map count as unrelated."""
+        """[taps, taps], correlation of inputs at different taps; for the positions of a flattened feature map, none."""
         matrix = self.correlation.matrix if self.correlation else torch.eye(self.num_taps, dtype=torch.float64)
         return matrix.to(self.moments.mean)
 
@@ -234,20 +250,20 @@ def input_moments(
     batches: Iterable[tuple],
     foregrounds: Sequence[Foreground | None],
 ) -> tuple[dict[tuple[str, str], InputMoments], NormStatistics]:
-    """One pass with batch statistics: moments of what consumers read, and of what the norms are given.
+    """Run one pass with batch statistics, and take the moments of the consumers' and the norms' inputs.
 
     Args:
         module (nn.Module): Dense, in eval mode.
-        groups (Sequence[ChannelGroup]): Whose consumers.
-        batches (Iterable[tuple]): What the module is called with, batch by batch.
-        foregrounds (Sequence[Foreground | None]): Which places of each batch count more.
+        groups (Sequence[ChannelGroup]): Groups of the module.
+        batches (Iterable[tuple]): Inputs of the module, batch by batch.
+        foregrounds (Sequence[Foreground | None]): The foreground of each batch; positions in it count more.
 
     Returns:
-        tuple[dict[tuple[str, str], InputMoments], NormStatistics]: By the names of group and consumer (its key), over
-        all calls of each layer; and for all norms.
+        tuple[dict[tuple[str, str], InputMoments], NormStatistics]: Name of a group and key of its consumer, to moments
+        over all calls of that layer; and the statistics of all norms.
 
     Raises:
-        AutoDFPError: A layer is not reached, or reads another type of numbers than its weight's.
+        AutoDFPError: A layer is not called, or the dtype of its inputs is not that of its weight.
     """
     statistics = NormStatistics()
     moments: dict[tuple[str, str], InputMoments] = {}
@@ -261,7 +277,7 @@ def input_moments(
 
     def collect(path):
         def watch(layer, args):
-            if args[0].dtype != layer.weight.dtype:  # the full pass runs blocks by themselves, outside of it
+            if args[0].dtype != layer.weight.dtype:  # the full pass would run its block outside of autocast
                 raise AutoDFPError(
                     f'{path} of the {type(module).__name__} reads {args[0].dtype} where its weight is '
                     f'{layer.weight.dtype}, as under torch.autocast, which least squares cannot do with; take autocast '
@@ -282,7 +298,12 @@ def input_moments(
 
 
 def require_reached(missing: list[str], module: nn.Module) -> None:
-    """Say which layer of a module synthetic images do not reach, if there is one."""
+    """Raise an :class:`AutoDFPError` if there are layers of a module that synthetic images do not reach.
+
+    Args:
+        missing (list[str]): Their paths; the first one is named.
+        module (nn.Module): The module.
+    """
     if missing:
         raise AutoDFPError(
             f'{missing[0]} of the {type(module).__name__} was to be fitted on synthetic images, but they do not reach '
