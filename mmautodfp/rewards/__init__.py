@@ -1,4 +1,4 @@
-"""What a pruned model is worth."""
+"""Rewards: metrics by which a search judges pruned models."""
 
 from .base import OtherDataset, Reward
 from .classification import AccuracyReward

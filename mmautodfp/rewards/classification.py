@@ -31,36 +31,37 @@ class LabelledBatches(ImageBatches):
             ) from None
 
     def _ordered(self, stage: Sequence[int]) -> list[int]:
-        return list(stage)  # all of one size, or they make no batch
+        return list(stage)  # images must be of one size anyway: they are not padded
 
     def _prepared(self, data: dict) -> dict:
         data = super()._prepared(data)
-        # Convolutions on a CPU take a fifth to a third less time so.
+        # Channels last: convolutions on a CPU take a fifth to a third less time.
         return dict(data, inputs=data['inputs'].contiguous(memory_format=torch.channels_last))
 
 
 @REWARDS.register_module()
 class AccuracyReward(DatasetReward):
-    """Share of correctly classified images, in [0, 1], on a choice with as many images of each class as possible.
+    """Share of correctly classified images, in [0, 1], on a subset with as many images of each class as possible.
 
-    Held-out figures are always this share. What rewards the search may be the probability that the classifier gives to
-    the right class, on average, which is less of a yes or no for each image (see docs/reproduction.md).
+    Held-out figures are always this share. The reward of the search can instead be the mean probability of the right
+    class, which changes more smoothly (see docs/reproduction.md).
 
     Args:
         num_images (int | None): Size of the subset; None takes all images. Defaults to 1000.
         seed (int): Seed of the choice. Defaults to 0.
         metric (str): 'top1' or 'probability'. Defaults to 'top1'.
-        batch_size (int | None): Images evaluated at once. Defaults to None, the data loader's.
+        batch_size (int | None): Images in a batch. Defaults to None: the data loader's.
         cache_gb (float): Memory for the preprocessed images in GB, on the model's device, see :class:`ImageBatches`.
             Defaults to 4.
         stages (Sequence[float]): Shares of the images, ascending and below 1, after which a race may stop a plan.
             Defaults to (0.25, 0.5).
-        precision (str): 'float32', 'bfloat16', 'float16', or 'auto', the one of these that the device is fastest in.
-            Held-out figures are always float32. Defaults to 'float32'.
-        fast (bool): Evaluate a stand-in with norms folded and channels last. Defaults to True.
+        precision (str): 'float32', 'bfloat16', 'float16', or 'auto' for the fastest of these on the device. It needs
+            ``fast``. Held-out figures are always float32. Defaults to 'float32'.
+        fast (bool): Evaluate a copy of the model, with folded norms and channels last, which is faster. Defaults to
+            True.
 
     Attributes:
-        stand_in (FastClassifier | None): The stand-in, once prepared; None if the model itself is evaluated.
+        stand_in (FastClassifier | None): That copy, set by :meth:`prepare`; None if the model itself is evaluated.
 
     Raises:
         AutoDFPError: An argument is of another type or out of its range.
@@ -120,7 +121,7 @@ class AccuracyReward(DatasetReward):
         if self.stand_in is not None:
             logits = self.stand_in.predict(batch['inputs'])
         else:
-            # Predictions are written into the samples: the cached ones stay clean.
+            # The model writes its predictions into the samples, and the cached ones must stay without.
             samples = [sample.clone() for sample in batch['data_samples']]
             with torch.no_grad():
                 logits = torch.stack([s.pred_scores for s in model(batch['inputs'], samples, mode='predict')])
@@ -131,15 +132,16 @@ class AccuracyReward(DatasetReward):
 
 
 def choose_balanced(labels: dict[int, int], num: int | None, seed: int) -> list[int]:
-    """Choose images in random order such that the classes' counts differ by one at most, as far as they reach.
+    """Choose images at random, the same number of each class (or one more), as long as a class has enough images.
 
     Args:
-        labels (dict[int, int]): Image to its class.
-        num (int | None): How many to choose; None or too many: all.
+        labels (dict[int, int]): Index of each image to its class.
+        num (int | None): Number of images to choose; None, or more than there are, for all.
         seed (int): Seed of the choice.
 
     Returns:
-        list[int]: Images: one of each class in random order of the classes, then a second one of each, and so on.
+        list[int]: Indices of images: one of each class in random order of the classes, then another one of each, and so
+        on.
     """
     rng = np.random.default_rng(seed)
     members: dict[int, list[int]] = {}

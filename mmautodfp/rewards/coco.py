@@ -29,26 +29,25 @@ IOU_TYPES = {'bbox': ['bbox'], 'segm': ['segm'], 'mean': ['bbox', 'segm']}
 class CocoReward(DatasetReward):
     """Box or mask mAP (IoU 0.50:0.95) of a detector on some images of a COCO-format data set.
 
-    It is the raw ``COCOeval.stats[0]``; mmdet's ``CocoMetric`` rounds it to three decimals. No detections at all are
-    worth 0.
+    It is ``COCOeval.stats[0]``, which mmdet's ``CocoMetric`` rounds to three decimals. Without any detections it is 0.
 
     Args:
         num_images (int | None): Size of the subset; None takes all images. Defaults to 500.
         seed (int): Seed of the choice. Defaults to 0.
         metric (str): 'bbox', 'segm' or 'mean', the mean of the two. Defaults to 'bbox'.
-        batch_size (int | None): Images evaluated at once. Defaults to None, the data loader's.
+        batch_size (int | None): Images in a batch. Defaults to None: the data loader's.
         cache_gb (float): Memory for the preprocessed images in GB, on the model's device, see :class:`ImageBatches`.
             Defaults to 4.
         stages (Sequence[float]): Shares of the images, ascending and below 1, after which a race may stop a plan.
             Defaults to (0.25, 0.5).
-        precision (str): 'float32', 'bfloat16', 'float16', or 'auto', the one of these that the device is fastest in.
-            Held-out figures are always float32. Defaults to 'float32'.
-        fast (bool): Evaluate a stand-in with norms folded, channels last and batched post-processing, which gives the
-            same detections sooner. Defaults to True.
+        precision (str): 'float32', 'bfloat16', 'float16', or 'auto' for the fastest of these on the device. It needs
+            ``fast``. Held-out figures are always float32. Defaults to 'float32'.
+        fast (bool): Evaluate a copy of the model, with folded norms, channels last and batched post-processing, which
+            gives the same detections faster. Defaults to True.
 
     Attributes:
-        truth (CocoTruth): What is annotated on the images, once prepared.
-        stand_in (FastDetector | None): The stand-in, once prepared; None if the model itself is evaluated.
+        truth (CocoTruth): Annotations of the images, set by :meth:`prepare`.
+        stand_in (FastDetector | None): That copy, set by :meth:`prepare`; None if the model itself is evaluated.
 
     Raises:
         AutoDFPError: An argument is of another type or out of its range.
@@ -79,7 +78,7 @@ class CocoReward(DatasetReward):
             self._require_answers(model)
         if self.stand_in is None or not self._batches.all_preprocessed:
             return
-        # The stem, which is the same for all plans, is run once and for all.
+        # The stem is the same in all plans: run it once, and cache its outputs in place of the images.
         stem = self.stand_in.split_stem(self._batches[0]['inputs'], layers)
         if stem:
             for data in self._batches.cache:
@@ -91,7 +90,7 @@ class CocoReward(DatasetReward):
         batch = copy.deepcopy(self._batches[0])  # predictions would stay in the samples
         try:
             model(**batch, mode='predict')
-        except Exception as error:  # a model's own code may end with anything
+        except Exception as error:  # a model's own code may raise anything
             raise AutoDFPError(
                 f'the {type(model).__name__} was to look at images of val_dataloader before anything is pruned, but '
                 f"fails on them ({in_one_line(error)}); see that MMDetection's tools/test.py runs with this config"
@@ -99,13 +98,13 @@ class CocoReward(DatasetReward):
 
     def _open(self, config: dict) -> tuple[Any, list[str]]:
         dataset = build_dataset(config)
-        # The same image has the same path, however it is named.
+        # Without links, so that an image has the same path in every data set.
         paths = [os.path.realpath(dataset.get_data_info(index)['img_path']) for index in range(len(dataset))]
         return dataset, paths
 
     def _choose(self, indices: Sequence[int]) -> list[int]:
         infos = {index: self._dataset.get_data_info(index) for index in indices}
-        labels = {  # of crowds there is no AP
+        labels = {  # crowds do not count for the AP
             index: {box['bbox_label'] for box in info['instances'] if not box.get('ignore_flag')}
             for index, info in infos.items()
         }
@@ -130,7 +129,7 @@ class CocoReward(DatasetReward):
 
     @property
     def annotation_file(self) -> str:
-        """The data set's COCO file."""
+        """Path of the data set's annotation file."""
         return self._dataset.ann_file
 
     def __call__(self, model: nn.Module) -> float:
@@ -143,11 +142,14 @@ class CocoReward(DatasetReward):
             yield self.score(detections, self._image_ids[:end])
 
     def detect(self, model: nn.Module, stage: int | None = None) -> list[dict]:
-        """Run a model on the images; detections in COCO's result format.
+        """Run a model on the images.
 
         Args:
             model (nn.Module): The detector, in eval mode.
-            stage (int | None): Run it on the images that this stage adds. Defaults to None: on all.
+            stage (int | None): Index of a stage, to run it on the images that this one adds. Defaults to None: on all.
+
+        Returns:
+            list[dict]: Detections in COCO's result format.
         """
         numbers = range(len(self._batches)) if stage is None else self._batches.stages[stage]
         if self.stand_in is not None:
@@ -164,13 +166,13 @@ class CocoReward(DatasetReward):
         return [detection for batch in found for detection in batch]
 
     def score(self, detections: list[dict], image_ids: Sequence[int] | None = None) -> float:
-        """The metric of detections that :meth:`detect` gave, on all images or on those named."""
+        """The metric of detections from :meth:`detect`, on some images. Defaults to None: on all."""
         values = [self.truth.mean_ap(detections, iou_type, image_ids) for iou_type in IOU_TYPES[self.metric]]
         return sum(values) / len(values)
 
     def _to_coco(self, sample: DetDataSample) -> Iterator[dict]:
         found = sample.pred_instances
-        del sample.pred_instances  # the samples are used again
+        del sample.pred_instances  # the cached samples are used again
         masks = self._encode_masks(found) if 'segm' in IOU_TYPES[self.metric] else [{}] * len(found)
         boxes = found.bboxes.cpu().numpy().astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]

@@ -1,4 +1,4 @@
-"""COCO mAP, unrounded and quick."""
+"""COCO mAP without rounding, computed with faster-coco-eval."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,15 +8,15 @@ from mmautodfp.utils import AutoDFPError
 
 
 class CocoTruth:
-    """Ground truth of some images and categories of a COCO-format data set, indexed once.
+    """Ground truth of some images and categories of a COCO-format data set, which is indexed once.
 
     Args:
-        content (dict): What the annotation file holds.
+        content (dict): Content of the annotation file.
         image_ids (Iterable[int]): The images to evaluate on.
         category_ids (Iterable[int]): The categories to evaluate on.
 
     Attributes:
-        content (dict): As much of ``content`` as these images and categories need.
+        content (dict): The part of ``content`` that belongs to these images and categories.
     """
 
     def __init__(self, content: dict, image_ids: Iterable[int], category_ids: Iterable[int]):
@@ -24,7 +24,7 @@ class CocoTruth:
         self.category_ids = sorted(category_ids)
         images, categories = set(self.image_ids), set(self.category_ids)
         annotations = [
-            dict(annotation)  # the evaluation writes to them
+            dict(annotation)  # a copy: the evaluation changes it
             for annotation in content.get('annotations', [])
             if annotation['image_id'] in images and annotation['category_id'] in categories
         ]
@@ -40,16 +40,16 @@ class CocoTruth:
 
     @property
     def has_objects(self) -> bool:
-        """Whether any object that is no crowd is there, without which there is no mAP."""
+        """Whether there is an object that is no crowd; otherwise there is no mAP."""
         return any(not annotation.get('iscrowd') for annotation in self.content['annotations'])
 
     def mean_ap(
         self, detections: Iterable[dict], iou_type: str = 'bbox', image_ids: Sequence[int] | None = None
     ) -> float:
-        """mAP over IoU 0.50:0.95, objects of all sizes, 100 detections an image: ``COCOeval.stats[0]``.
+        """mAP over IoU 0.50:0.95 for objects of all sizes, with up to 100 detections per image: ``COCOeval.stats[0]``.
 
         Args:
-            detections (Iterable[dict]): In COCO's result format.
+            detections (Iterable[dict]): Detections in COCO's result format.
             iou_type (str): 'bbox' or 'segm'. Defaults to 'bbox'.
             image_ids (Sequence[int] | None): Evaluate on these images only. Defaults to None: on all.
 
@@ -57,9 +57,9 @@ class CocoTruth:
             float: In [0, 1]; 0 if there are no detections.
 
         Raises:
-            AutoDFPError: No object of these categories is on these images, so that there is no mAP.
+            AutoDFPError: There is no object of these categories on these images, and so no mAP.
         """
-        found = self._coco.loadRes([dict(detection) for detection in detections])  # it writes to them
+        found = self._coco.loadRes([dict(detection) for detection in detections])  # it changes them
         evaluation = COCOeval_faster(self._coco, found, iou_type, print_function=_silent)
         parameters = evaluation.params
         parameters.imgIds = self.image_ids if image_ids is None else sorted(image_ids)

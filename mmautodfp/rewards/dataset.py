@@ -25,21 +25,22 @@ def _ascending(shares: Sequence[float]) -> Sequence[float]:
     return shares
 
 
-# How rewards on a data set are evaluated, as their constructors are asked for it.
+# Types of the arguments that the rewards on a data set have in common.
 Stages = Annotated[Sequence[float], AfterValidator(_ascending)]
 Precision = Literal['auto', 'float32', 'bfloat16', 'float16']
 
 
 class DatasetReward(Reward):
-    """What rewards on a data set share: all but the data set's kind, the choice among its images, and the metric.
+    """Base class of rewards on a data set. Subclasses say how to open it, how to choose images, and what to measure.
 
-    The settings are described, and checked, where the subclasses ask for them.
+    The subclasses describe and check the arguments.
 
     Attributes:
-        indices (list[int]): The chosen images, as places in the data set, once prepared.
-        stand_in (FastModel | None): What is evaluated, once prepared; None if the model itself is evaluated.
-        batches_type (type[ImageBatches]): Keeps the images ready.
-        stand_in_type (type[FastModel]): Stands in for a model, if it answers as the model does.
+        indices (list[int]): Indices of the chosen images in the data set, set by :meth:`prepare`.
+        stand_in (FastModel | None): The faster copy of the model that is evaluated, set by :meth:`prepare`; None if the
+            model itself is evaluated.
+        batches_type (type[ImageBatches]): Class that loads and caches the images.
+        stand_in_type (type[FastModel]): Class of ``stand_in``.
     """
 
     batches_type: ClassVar[type[ImageBatches]]
@@ -56,15 +57,18 @@ class DatasetReward(Reward):
 
     @abstractmethod
     def _open(self, config: dict) -> tuple[Any, list[str]]:
-        """The data set of a loader's config, and its images' names; an image is known by its name in any data set."""
+        """Open a data set from its config; the data set, and the names of its images.
+
+        An image must have the same name in every data set: by it, images in two data sets are found.
+        """
 
     @abstractmethod
     def _choose(self, indices: Sequence[int]) -> list[int]:
-        """Choose :attr:`num_images` of these images; the first stage of a race takes the first of them."""
+        """Choose :attr:`num_images` of these images, in the order in which the stages of a race take them."""
 
     @property
     def _has_truth(self) -> bool:
-        """Whether there is something to measure on the chosen images, of which there may be none."""
+        """Whether the metric can be measured on the chosen images; False if none was chosen."""
         return bool(self.indices)
 
     def prepare(self, model: nn.Module, dataloader: dict, layers: Sequence[str] = ()) -> None:
@@ -111,9 +115,9 @@ class DatasetReward(Reward):
     def judge(self, model: nn.Module, dataloader: dict, reported: dict | None = None) -> 'DatasetReward | None':
         kept: set[str] = set()
         if reported:
-            # Every other one of the images that could judge and could be reported: so that both are left with some.
+            # Every other one of the images that both could use is left for the held-out metric.
             left = {*self._open(dataloader['dataset'])[1]}.difference(self._images)
-            with suppress(OtherDataset):  # nothing can be reported of it
+            with suppress(OtherDataset):  # then there is no held-out metric
                 kept = set(sorted(left.intersection(self._open(reported['dataset'])[1]))[::2])
         other = self._beside(model, dataloader, len(self.indices), self.name, kept.union(self._images))
         self._taken = set(self._images).union(other.images if other else ())
@@ -125,15 +129,26 @@ class DatasetReward(Reward):
     def _beside(
         self, model: nn.Module, dataloader: dict, num_images: int | None, name: str, excluded: set[str]
     ) -> 'DatasetReward | None':
-        """A metric in float32 on images that are not excluded; None if there is nothing to measure on them."""
+        """The reward on other images, prepared, in float32 and without cache.
+
+        Args:
+            model (nn.Module): The dense model.
+            dataloader (dict): Config of the data loader of these images.
+            num_images (int | None): Number of images; None for all.
+            name (str): Name of the metric.
+            excluded (set[str]): Names of images that are left out.
+
+        Returns:
+            DatasetReward | None: None if the metric cannot be measured on the images.
+        """
         other = copy.copy(self)
         other.name, other.num_images, other.batch_size = name, num_images, self._batch_size
         other.cache_gb, other.shares, other.precision = 0, (1,), 'float32'
-        other.fast = self.stand_in is not None  # if there is none, the reason has been logged
+        other.fast = self.stand_in is not None  # do not try again, with the same warning
         other._prepare(model, dataloader, excluded)
         if not other._has_truth:
             return None
-        # An image that is missing is better missed now than after the search; one is read in any case.
+        # Raise the error for a missing image now, not after the search; without one, try to read the first image.
         missing = (index for index, path in zip(other.indices, other.images, strict=True) if not os.path.exists(path))
         other._batches.load(next(missing, other.indices[0]))
         return other

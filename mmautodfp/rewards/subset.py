@@ -1,4 +1,4 @@
-"""Images of a COCO-format data set: which ones, and having them ready."""
+"""Choosing images of a COCO-format data set, and loading and caching them in batches."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,22 +15,23 @@ from .base import OtherDataset
 
 
 def choose_covering(labels: dict[int, set], num: int | None, seed: int, least: int = 16) -> list[int]:
-    """Choose images such that every category is on some of them, the others at random.
+    """Choose images so that every category is on several of them, and the others at random.
 
-    mAP weighs a category that is on one image like one that is on hundreds. Simulated detections of 80 categories as
-    unequal as COCO's, subsets of 300 images: the dense mAP's bootstrap deviation is 0.0042 (0.0069 for random images,
-    0.0068 if one image of each category is enough), and 24 pruned models are ranked as on all images with Spearman's
-    0.994 (0.979, 0.979). With few categories, as in BCCD, all these choices do alike.
+    In mAP, a category that is on one image has the same weight as one that is on hundreds. This was compared with a
+    random choice, and with one that is content with one image of each category, on simulated detections of 80
+    categories as unequal as COCO's and subsets of 300 images. The bootstrap deviation of the dense mAP is 0.0042
+    (random 0.0069, one image 0.0068), and the ranking of 24 pruned models has a Spearman correlation of 0.994
+    (0.979, 0.979) with that on all images. With few categories, as in BCCD, there is no difference.
 
     Args:
-        labels (dict[int, set]): Image to the categories on it.
-        num (int | None): How many to choose; None or too many: all.
+        labels (dict[int, set]): Index of each image to the categories on it.
+        num (int | None): Number of images to choose; None, or more than there are, for all.
         seed (int): Seed of the choice.
-        least (int): On how many images a category is to be, if there are as many. Defaults to 16.
+        least (int): Number of images that each category should be on, if it is on as many. Defaults to 16.
 
     Returns:
-        list[int]: Images, in the order of choice: first, again and again, a random one with the category that is on the
-        fewest so far, until all are on ``least``; then the others in random order.
+        list[int]: Indices of images in the order of choice. As long as a category is on fewer than ``least`` of them, a
+        random image with the rarest one so far is next; then the others follow in random order.
     """
     order = np.random.default_rng(seed).permutation(sorted(labels)).tolist()
     waiting: dict[Any, list[int]] = {}
@@ -50,16 +51,21 @@ def choose_covering(labels: dict[int, set], num: int | None, seed: int, least: i
 
 
 class ImageBatches:
-    """Batches of some images of a data set, kept in memory as far as they fit.
+    """Batches of some images of a data set, which are kept in memory if they fit.
 
     Args:
         dataset: A COCO-format data set in test mode; subclasses may take others.
         preprocess: The model's data preprocessor.
-        stages (Sequence[Sequence[int]]): Indices into the data set. A batch is of one stage.
+        stages (Sequence[Sequence[int]]): Indices of the images of each stage; a batch has images of one stage only.
         batch_size (int): Images in a batch.
-        cache_gb (float): Memory for the preprocessed images in GB, on the model's device. If they do not fit, they
-            are kept as uint8 in main memory, before normalisation; those that do not fit even so are read and resized
+        cache_gb (float): Memory for the preprocessed images in GB, on the model's device. If not all fit, images are
+            kept as uint8 in main memory instead, before normalisation; those that do not fit are read and resized
             again each time.
+
+    Attributes:
+        chunks (list[list[int]]): Indices of the images of each batch.
+        stages (list[range]): Indices of the batches of each stage.
+        cache (list[dict]): The first batches.
     """
 
     def __init__(self, dataset, preprocess, stages: Sequence[Sequence[int]], batch_size: int, cache_gb: float):
@@ -79,7 +85,7 @@ class ImageBatches:
         return len(self.chunks)
 
     def __getitem__(self, number: int) -> dict:
-        """A batch as the model takes it; what is predicted must not stay in its samples."""
+        """A batch as the model takes it. It may be cached, so predictions must not stay in its samples."""
         if number < len(self.cache):
             data = self.cache[number]
         else:
@@ -90,21 +96,21 @@ class ImageBatches:
 
     @property
     def all_preprocessed(self) -> bool:
-        """Whether nothing has to be read or normalised any more."""
+        """Whether all batches are cached, and normalised already."""
         return len(self.cache) == len(self) and not isinstance(self.cache[0]['inputs'], list)
 
     def load(self, index: int) -> dict[str, Any]:
-        """One image, through the data set's pipeline.
+        """One image after the data set's pipeline, without its annotations.
 
         Raises:
-            AutoDFPError: It cannot be read.
+            AutoDFPError: The image cannot be read.
         """
         try:
             data = self._dataset[index]
         except Exception as error:
             path = self._dataset.get_data_info(index)['img_path']
             if not isinstance(error, OSError) and mmcv.imread(path) is not None:
-                raise  # the image is sound: the pipeline is not
+                raise  # the image can be read: the error is in the pipeline
             raise AutoDFPError(
                 f'the reward needs image {path}, which cannot be read ({type(error).__name__}); check data_root and '
                 'data_prefix of its data loader'
@@ -115,13 +121,13 @@ class ImageBatches:
         return data
 
     def middle_image(self) -> dict[str, Any]:
-        """A batch of one image as the model takes it, though a stem has run on the others."""
-        chunk = self.chunks[len(self) // 2]  # by aspect ratio: neither the narrowest nor the widest
+        """A batch of one image of medium aspect ratio as the model takes it, even if the cache holds features."""
+        chunk = self.chunks[len(self) // 2]  # sorted by aspect ratio
         middle = len(chunk) // 2
         return self._prepared(self._read(chunk[middle : middle + 1]))
 
     def _ordered(self, stage: Sequence[int]) -> list[int]:
-        """Images of a stage, side by side as they are put in batches: neighbours of one shape need no padding."""
+        """Images of a stage in the order of batches: by aspect ratio, so that there is little padding in a batch."""
         infos = {index: self._dataset.get_data_info(index) for index in stage}
         return sorted(stage, key=lambda i: (infos[i]['width'] / infos[i]['height'], i))
 
@@ -132,7 +138,7 @@ class ImageBatches:
         return pseudo_collate([self.load(index) for index in chunk])
 
     def _fill(self) -> list[dict]:
-        """As many batches as fit: all of them preprocessed, or else as many as possible as uint8."""
+        """The batches to cache: all of them preprocessed if they fit, or else as many as possible as uint8."""
         cache: list[dict] = []
         room = self._room
         middle = self.chunks[len(self.chunks) // 2]
@@ -155,7 +161,12 @@ class ImageBatches:
 
 
 def build_dataset(config: dict):
-    """The data set of a data loader's config, with missing files named."""
+    """Build a data set from its config.
+
+    Raises:
+        AutoDFPError: It cannot be built: a file is missing, there is no image, or a setting is wrong.
+        OtherDataset: It is not of COCO's format.
+    """
     try:
         dataset = DATASETS.build(config)
     except OSError as error:
@@ -163,8 +174,8 @@ def build_dataset(config: dict):
             f'the reward needs the annotations {error.filename or config.get("ann_file")}, but there is no such file; '
             'check data_root and ann_file of its data set'
         ) from None
-    except Exception as error:  # mmengine fails in many ways on a wrong setting
-        if 'at least one array' in str(error):  # so it says that a data set is empty
+    except Exception as error:  # mmengine may raise anything for a wrong setting
+        if 'at least one array' in str(error):  # mmengine's message for an empty data set
             raise AutoDFPError(
                 f'the reward was to use images of {config.get("ann_file")}, but the data set has none; check its '
                 'ann_file, filter_cfg and indices'
@@ -173,7 +184,7 @@ def build_dataset(config: dict):
         raise AutoDFPError(f'a data set of val_dataloader or test_dataloader cannot be built: {reason}') from None
     if not hasattr(dataset, 'cat_ids'):
         advice = 'use CocoDataset or a subclass of it'
-        if hasattr(dataset, 'datasets'):  # each has image ids of its own, and may have other classes
+        if hasattr(dataset, 'datasets'):  # their image ids may clash, and their classes may differ
             advice = (
                 f'one mAP takes one annotation file, as in CocoMetric: merge those of its {len(dataset.datasets)} data '
                 'sets, with image ids that differ and folders in file_name, or name one of the data sets'

@@ -1,4 +1,4 @@
-"""Likeness of what a pruned model says to what the dense one says of images: a reward without annotations."""
+"""A reward without annotations: similarity of the outputs of the pruned and the dense model on the same images."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -26,24 +26,24 @@ from .base import Reward
 
 @REWARDS.register_module()
 class SyntheticReward(Reward):
-    """Likeness of what a model says to what the dense one says, at most 1, on synthetic images; it opens no data set.
+    """Similarity of a model's outputs to those of the dense model on synthetic images, at most 1; reads no data set.
 
-    Of a detector, that is what all heads say before boxes are made of it, a second stage of the regions that the dense
-    first stage proposes; of another model its outputs. All kinds of answers (classes, boxes, ...) count alike, and
-    places where the dense one sees something more than others (:class:`.foreground.Foreground`).
+    The outputs of a detector are those of all heads before boxes are decoded; its second stage gets the regions that
+    the dense first stage proposes. All kinds of outputs (classes, boxes, ...) have the same weight, and positions where
+    the dense model sees an object count more (:class:`.foreground.Foreground`).
 
-    In both models every BatchNorm uses the batch's own statistics, so that the images look to it like those of the
+    In both models every BatchNorm uses the statistics of the batch, so that the images are scaled like those of the
     training.
 
     Args:
-        images (dict | None): Settings of :class:`mmautodfp.reconstruction.SyntheticImages`. The seed differs from that
-            of the reconstructor, so that a plan is not judged on what it was fitted to. Defaults to None: 16
-            dead-leaves images of 256 pixels.
-        measure (str): 'error', 1 less the share of the outputs' variance that is missed, or 'cosine', the mean
-            cosine similarity of the positions. Defaults to 'error'.
+        images (dict | None): Settings of :class:`mmautodfp.reconstruction.SyntheticImages`, but ``num_images`` defaults
+            to 16 and ``seed`` to 1. That is not the seed of the reconstructor, so that a plan is not judged on the
+            images that it was fitted to. Defaults to None: 16 dead-leaves images of 256 x 256 pixels.
+        measure (str): 'error', 1 minus the share of the outputs' variance that is missed, or 'cosine', the mean
+            cosine similarity at a position. Defaults to 'error'.
 
     Raises:
-        AutoDFPError: A setting is unknown or out of its range.
+        AutoDFPError: A setting is unknown, of another type or out of its range.
     """
 
     needs_data = False
@@ -70,7 +70,7 @@ class SyntheticReward(Reward):
 
     @property
     def identity(self) -> str:
-        return f'{self.name} ({self.measure}, batch, {self._settings.identity})'  # as searches that are kept name it
+        return f'{self.name} ({self.measure}, batch, {self._settings.identity})'  # 'batch': as in kept searches
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> float:
@@ -89,7 +89,7 @@ class SyntheticReward(Reward):
     def judge(
         self, model: nn.Module, dataloader: dict | None = None, reported: dict | None = None
     ) -> 'SyntheticReward':
-        """On as many images of another seed, far from those that people choose: the reconstructor's is none of them."""
+        """The same on as many images of another seed, 1000 higher, so that it is hardly the reconstructor's."""
         other = SyntheticReward(None, self.measure)
         other._settings = replace(self._settings, seed=self._settings.seed + 1000)
         other.prepare(model)
@@ -100,7 +100,7 @@ class SyntheticReward(Reward):
 
 
 def _unlike(found: Tensor, dense: Tensor, weights: Tensor | None = None) -> Tensor:
-    """[2]: sum of the cosine distances of all positions of one output, and their number."""
+    """[2]: weighted sum of the cosine distances at all positions of one output, and the sum of the weights."""
     found, dense = with_channels(found), with_channels(dense)
     distance = (1 - torch.cosine_similarity(found, dense, dim=1).double()).flatten()
     weights = torch.ones_like(distance) if weights is None else weights.to(distance)

@@ -1,1 +1,1 @@
-"""Stand-ins that answer as a model does, sooner."""
+"""Stand-ins: faster copies of a model with the same predictions, which rewards evaluate in its place."""

@@ -1,4 +1,4 @@
-"""Predictions of a classifier, sooner."""
+"""The stand-in of a classifier."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from .model import FastModel
 
 
 class FastClassifier(FastModel):
-    """A classifier's stand-in; linear layers compute in float32, so that near logits are not rounded to one value.
+    """A faster copy of a classifier. Linear layers compute in float32, so that close logits stay different.
 
     Args:
         model (nn.Module): The dense classifier, whose ``forward`` gives logits [B, classes]; in eval mode.
@@ -33,7 +33,7 @@ class FastClassifier(FastModel):
 
     @torch.inference_mode()
     def disagrees(self, model: nn.Module, inputs: Tensor, data_samples: Sequence = ()) -> str | None:
-        """Compare the logits of a batch with the model's own, see :meth:`FastModel.disagrees`."""
+        """Compare the logits of a batch with the model's, see :meth:`FastModel.disagrees`."""
         expected = model(inputs)
         if not isinstance(expected, Tensor) or expected.ndim != 2:
             return 'the model gives no logits [B, classes]'

@@ -1,4 +1,4 @@
-"""Predictions of a detector, sooner: a stand-in that answers as the model does."""
+"""The stand-in of a detector."""
 
 import copy
 import inspect
@@ -22,9 +22,9 @@ from .post_processing import use_batched_post_processing
 
 
 class FastDetector(FastModel):
-    """A detector's stand-in, whose post-processing takes a batch at once.
+    """A faster copy of a detector, whose post-processing takes a batch at once.
 
-    What the heads say is float32 again before boxes and masks are made of it.
+    In lower precisions, the outputs of the heads are converted to float32 before boxes and masks are made of them.
 
     Args:
         model (nn.Module): The dense detector, in eval mode.
@@ -40,7 +40,7 @@ class FastDetector(FastModel):
         self._copy.extract_feat = self._features
         for layer in self._copy.modules():
             if isinstance(layer, BaseRoIExtractor | nn.GroupNorm):
-                # mmcv's RoIAlign takes its input's memory for channels-first; torch's GroupNorm is slow on any other.
+                # mmcv's RoIAlign assumes that channels come first in memory; torch's GroupNorm is slow if they do not.
                 layer.register_forward_pre_hook(_contiguous_inputs)
             if self.dtype != torch.float32:
                 _lower_precision(layer, next(model.parameters()).device.type, self.dtype)
@@ -57,20 +57,20 @@ class FastDetector(FastModel):
         return self._copy(inputs, data_samples, mode='predict')
 
     def predictors(self) -> list[nn.Module]:
-        """The heads that make boxes or masks of what the network says, for a profile."""
+        """The heads with post-processing, whose share of the time a benchmark measures."""
         return [layer for layer in self._copy.modules() if hasattr(layer, 'predict_by_feat')]
 
     @torch.inference_mode()
     def disagrees(self, model: nn.Module, inputs: Tensor, data_samples: Sequence = ()) -> str | None:
-        """Compare what backbone, neck and heads make of a batch with the model's own, and try to predict.
+        """Compare features and outputs of heads for a batch with the model's, and try a prediction.
 
-        Second stages are asked about the same regions, whatever the first stages say: the least rounding changes the
-        order of the proposals. Heads that want more than features and regions are not compared.
+        Both second stages get the same fixed regions: the smallest rounding error changes the order of proposals. Heads
+        that take more than features and regions are not compared.
 
         Args:
-            model (nn.Module): The model that this one stands in for.
+            model (nn.Module): The model that this is a copy of.
             inputs (Tensor): A batch, [B, 3, H, W].
-            data_samples (Sequence): Of the batch, left as they are. Defaults to none: nothing is predicted.
+            data_samples (Sequence): Its data samples, which are not changed. Defaults to none: nothing is predicted.
 
         Returns:
             str | None: How they differ, if by more than the precision explains.
@@ -89,14 +89,15 @@ class FastDetector(FastModel):
 
     @torch.inference_mode()
     def split_stem(self, inputs: Tensor, layers: Sequence[str]) -> list[str]:
-        """Find the children of the backbone that run one after the other before anything that plans prune.
+        """Find the stem: children of the backbone that run in a row before the first one that plans change.
 
         Args:
             inputs (Tensor): A batch, [B, 3, H, W].
-            layers (Sequence[str]): Paths of the layers that plans will prune, from the model.
+            layers (Sequence[str]): Paths in the model of the layers that plans will change.
 
         Returns:
-            list[str]: Their names; empty if there are none, or if the layers are elsewhere.
+            list[str]: Names of the children; empty if there is no such stem, if it has no parameters, or if none of the
+            layers is in the backbone.
         """
         backbone = getattr(self._copy, 'backbone', None)
         changing = {layer.split('.')[1] for layer in layers if layer.startswith('backbone.')}
@@ -121,27 +122,27 @@ class FastDetector(FastModel):
 
     @torch.inference_mode()
     def run_stem(self, inputs: Tensor, stem: Sequence[str]) -> Tensor:
-        """What the stem makes of a batch."""
+        """The output of the stem for a batch."""
         data = self._lay_out(inputs)
         for name in stem:
             data = self._copy.backbone.get_submodule(name)(data)
         return data
 
     def drop_stem(self, stem: Sequence[str]) -> None:
-        """From now on :meth:`predict` takes what :meth:`run_stem` gave in place of images."""
+        """Remove the stem: :meth:`predict` then takes outputs of :meth:`run_stem` in place of images."""
         for name in stem:
             replace_module(self._copy, f'backbone.{name}', nn.Identity())
         self._dropped = tuple(f'backbone.{name}.' for name in stem)
 
 
 def _answers(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """The features of a batch by level, and what each dense head says of them."""
+    """Outputs for a batch, by name: the features of each level, and what dense heads and RoI heads make of them."""
     features = model.extract_feat(inputs)
     answers = {f'features of level {level}': tensor for level, tensor in enumerate(tensors_in(features))}
     for name in ('rpn_head', 'bbox_head'):
         head = getattr(model, name, None)
-        if isinstance(head, AnchorHead | AnchorFreeHead) and answers:  # others want more than features
-            # All levels together: on a map of one pixel, a GroupNorm makes much of the least rounding.
+        if isinstance(head, AnchorHead | AnchorFreeHead) and answers:  # others take more than features
+            # All levels together: on a feature map of one pixel, a GroupNorm enlarges the smallest rounding errors.
             answers[f"{name}'s outputs"] = torch.cat([tensor.flatten() for tensor in tensors_in(head(features))])
     if answers and hasattr(model, 'roi_head'):
         for name, value in second_stage_of(model.roi_head, features, _regions(inputs)).items():
@@ -151,7 +152,7 @@ def _answers(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
 
 
 def _regions(inputs: Tensor) -> Tensor:
-    """The cells of grids of 1 to 8 x 8 over the first image, [85, 5] as RoI heads take them: of all sizes."""
+    """Fixed regions of several sizes, [85, 5] as RoI heads take them: cells of 1 x 1 to 8 x 8 grids, first image."""
     height, width = inputs.shape[-2:]
     cells = [(x / n, y / n, (x + 1) / n, (y + 1) / n) for n in (1, 2, 4, 8) for y in range(n) for x in range(n)]
     boxes = inputs.new_tensor(cells) * inputs.new_tensor([width, height, width, height])
@@ -159,7 +160,7 @@ def _regions(inputs: Tensor) -> Tensor:
 
 
 def _lower_precision(layer: nn.Module, device: str, dtype: torch.dtype) -> None:
-    """Let a head compute in another type; what it says is float32 again."""
+    """Let a layer, if it is a head, compute in another dtype, with outputs in float32."""
     if isinstance(layer, BaseDenseHead | BBoxHead):
         layer.forward = _in_precision(layer.forward, device, dtype)
     elif isinstance(layer, FCNMaskHead):

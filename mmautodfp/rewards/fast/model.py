@@ -1,4 +1,4 @@
-"""A network that answers as the model does, sooner."""
+"""The base class of stand-ins: a copy of a model that predicts the same faster."""
 
 import copy
 import logging
@@ -21,15 +21,14 @@ from mmautodfp.surgery.restore import set_sizes, sizes_of
 
 T = TypeVar('T')
 
-# Relative error of the features that each precision may bring; a wrong answer is off by far more.
+# Largest relative error of outputs that each precision may cause; a wrong copy has a much larger one.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
 def choose_precision(setting: str, device: torch.device) -> str:
     """Name of the precision that a setting means on a device.
 
-    'auto' is half precision where the device computes it faster than float32: bfloat16 on a CPU with instructions for
-    it, float16 on a GPU.
+    'auto' means float16 on a GPU, bfloat16 on a CPU with instructions for it, and float32 on other CPUs: the fastest.
     """
     if setting != 'auto':
         return setting
@@ -43,9 +42,9 @@ def choose_precision(setting: str, device: torch.device) -> str:
 
 
 class FastModel:
-    """A copy of a model with norms folded, channels last, and in a lower precision if asked for.
+    """A copy of a model with folded norms and channels last, optionally in a lower precision.
 
-    It follows the model: :meth:`update` brings over what a plan changed, and nothing else.
+    :meth:`update` copies what a plan has changed in the model.
 
     Args:
         model (nn.Module): The dense model, in eval mode.
@@ -59,21 +58,21 @@ class FastModel:
         for norm in self._norm_of.values():
             replace_module(self._copy, norm, nn.Identity())
         self._seen: dict[str, tuple[tuple, list[Tensor]]] = {}
-        self._dropped: tuple[str, ...] = ()  # parts that the copy does without
+        self._dropped: tuple[str, ...] = ()  # prefixes of paths that were removed from the copy
         self.update(model)
 
     @classmethod
     def instead_of(cls, model: nn.Module, precision: str, *batch: Any) -> 'FastModel | None':
-        """The stand-in of a model; None, and a warning that says why, if it does not answer as the model does.
+        """Make a stand-in, and compare it with the model; None, with a logged reason, if they do not agree.
 
         Args:
             model (nn.Module): The dense model, in eval mode.
-            precision (str): As of the class.
-            *batch (Any): What :meth:`disagrees` compares them on.
+            precision (str): 'float32', 'bfloat16' or 'float16'.
+            *batch (Any): The arguments of :meth:`disagrees` after the model.
 
         Raises:
-            Exception: What the code of this package ended with. What a model's own code ends with is a reason to let
-                it be, as it may ask for anything: norms that are not folded, a precision, a layout in memory.
+            Exception: An error in the code of the package ``mmautodfp.rewards``. An error in the model's code only
+                means that there is no stand-in: a model may need its norms, a precision or a memory layout.
         """
         try:
             stand_in = cls(model, precision)
@@ -89,11 +88,11 @@ class FastModel:
         return None
 
     def disagrees(self, model: nn.Module, *batch: Any) -> str | None:
-        """How the answers to a batch differ from the model's own, if by more than the precision explains."""
+        """How outputs for a batch differ from the model's, if by more than the precision explains; None if not."""
         raise NotImplementedError
 
     def _differing(self, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
-        """The first of some answers, by what they are, that differs by more than the precision explains."""
+        """Which of some outputs differs first by more than the precision explains, as text; None if none does."""
         for what, answer in expected.items():
             error = relative_error(answer, found[what])
             if not error <= TOLERANCE[self.dtype]:
@@ -101,22 +100,22 @@ class FastModel:
         return None
 
     def _dtype_of(self, name: str, layer: nn.Module) -> torch.dtype:
-        """What a layer computes in."""
+        """The dtype of a layer in the copy."""
         return self.dtype
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Bring over the weights that are not the same tensors as at the last call."""
+        """Copy the layers whose tensors or sizes are not those of the last call."""
         for name, layer in model.named_modules():
             if f'{name}.'.startswith(self._dropped):
                 continue
             norm = model.get_submodule(self._norm_of[name]) if name in self._norm_of else None
             tensors = [tensor for part in (layer, norm) if part is not None for tensor in _own_tensors(part)]
-            # Some parts have nothing but sizes.
+            # With the sizes: some layers have no tensors.
             state = [(id(tensor), tensor._version) for tensor in tensors], sizes_of(layer)
             if name in self._seen and self._seen[name][0] == state:
                 continue
-            self._seen[name] = state, tensors  # kept: another tensor could get the id of one that is gone
+            self._seen[name] = state, tensors  # kept, so that no new tensor gets the id of an old one
             if name not in self._norm_of.values():
                 self._bring_over(name, layer, norm)
 
@@ -130,7 +129,7 @@ class FastModel:
             )
         own = self._copy.get_submodule(name)
         for key, tensor in state.items():
-            if tensor is None:  # a bias that a plan gave may be gone again
+            if tensor is None:  # such as a bias that the plan before had added
                 (own._buffers if key in own._buffers else own._parameters)[key] = None
                 continue
             tensor = tensor.detach()
@@ -145,22 +144,22 @@ class FastModel:
         set_sizes(own, sizes_of(layer))
 
     def _lay_out(self, inputs: Tensor) -> Tensor:
-        """Images as the copy takes them."""
+        """Images in the dtype and the memory layout of the copy."""
         return inputs.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
 
 def relative_error(expected: Tensor, found: Tensor) -> float:
-    """Norm of the difference over the norm of what was expected; infinite if the shapes differ."""
+    """Norm of the difference divided by the norm of ``expected``; infinite if the shapes differ."""
     if expected.shape != found.shape:
         return math.inf
     return ((expected - found).norm() / expected.norm().clamp(min=1e-12)).item()
 
 
 def _find_norms(model: nn.Module) -> dict[str, str]:
-    """Paths of the convs that can take a BatchNorm into their weights, with the norms' paths.
+    """Paths of the convolutions into which a BatchNorm can be folded, to the paths of the norms.
 
-    As in mmcv's ``fuse_conv_bn``: a norm belongs to the conv before it among its parent's children. A conv or a norm
-    that is used in several places is left alone.
+    As in mmcv's ``fuse_conv_bn``, a norm belongs to the convolution before it among the children of their parent. Both
+    must be used in one place only.
     """
     paths = Counter(layer for _, layer in model.named_modules(remove_duplicate=False))
     found = {}
@@ -187,10 +186,10 @@ def _own_tensors(layer: nn.Module) -> list[Tensor]:
 
 
 def in_threads(run: Callable[[int], T], numbers: Sequence[int], device: torch.device) -> list[T]:
-    """Results of ``run`` for each number, in order; on a CPU one thread a core, each with a batch of its own.
+    """Call ``run`` for each number; the results in the same order. On a CPU, one thread for each core takes calls.
 
-    Much of a network (small convolutions; RoIAlign, suppression and sorting in a detector) runs on one thread, whatever
-    torch is allowed: whole batches side by side keep the cores busy.
+    Much of a network (small convolutions; RoIAlign, suppression and sorting in a detector) uses one thread, however
+    many torch may use. Several batches at a time keep all cores busy.
     """
     threads = min(torch.get_num_threads(), len(numbers)) if device.type == 'cpu' else 1
     if threads <= 1:

@@ -1,7 +1,7 @@
-"""MMDetection's post-processing for a batch at once: what it does image by image, level by level, in one go.
+"""MMDetection's post-processing of boxes for a whole batch at once, not image by image and level by level.
 
-It gives what the heads' own methods give (tested), with suppression alone left to each image. Heads that have
-methods of their own are left alone.
+The results are those of MMDetection's methods (tested). Only the suppression still takes one image at a time. Heads
+that override these methods are left alone.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _SINGLE = ('predict_by_feat', '_predict_by_feat_single', '_bbox_post_process')
 
 
 def use_batched_post_processing(model: nn.Module) -> list[str]:
-    """Give the heads of a detector the methods of this module, where they do the same as the heads' own.
+    """Give the heads of a detector the methods of this module, if these do the same as the heads' own.
 
     Args:
         model (nn.Module): A detector; changed in place.
@@ -39,7 +39,7 @@ def use_batched_post_processing(model: nn.Module) -> list[str]:
 
 
 def _batched_method(head: nn.Module):
-    """What can replace a head's ``predict_by_feat``; None if it, or something that it calls, is not as expected."""
+    """The replacement of a head's ``predict_by_feat``; None if it, or a method that it calls, is not MMDetection's."""
     if isinstance(head, BBoxHead):
         same = _inherits(head, BBoxHead, _SINGLE[:2]) and not head.custom_cls_channels
         return predict_rois if same and head.with_reg and _is_known(head.bbox_coder) else None
@@ -73,7 +73,7 @@ def predict_dense(
 ):
     """``BaseDenseHead.predict_by_feat`` (RetinaNet, FCOS, ATSS)."""
     cfg = self.test_cfg if cfg is None else cfg
-    if not with_nms or cfg.get('nms_pre', -1) <= 0 or cfg.max_per_img <= 0:  # -1 leaves out the last one in mmdet
+    if not with_nms or cfg.get('nms_pre', -1) <= 0 or cfg.max_per_img <= 0:  # for -1, mmdet slices [:-1]
         return type(self).predict_by_feat(
             self, cls_scores, bbox_preds, score_factors, batch_img_metas, cfg, rescale, with_nms
         )
@@ -106,7 +106,7 @@ def predict_proposals(
     rescale=False,
     with_nms=True,
 ):
-    """``RPNHead.predict_by_feat``: no classes, and suppression within a level."""
+    """``RPNHead.predict_by_feat``: without classes, and with suppression in each level."""
     cfg = self.test_cfg if cfg is None else cfg
     if cfg.max_per_img <= 0:
         return type(self).predict_by_feat(
@@ -149,18 +149,18 @@ def predict_rois(self, rois, cls_scores, bbox_preds, batch_img_metas, rcnn_test_
 
 
 def _priors(head: nn.Module, maps: Sequence[Tensor]) -> list[Tensor]:
-    """Anchors or points of each level, [P, 4] or [P, 2]."""
+    """Anchors [P, 4] or points [P, 2] of each level."""
     sizes = [level.shape[-2:] for level in maps]
     return head.prior_generator.grid_priors(sizes, dtype=maps[0].dtype, device=maps[0].device)
 
 
 def _per_prior(maps: Tensor, width: int) -> Tensor:
-    """[B, A * width, H, W] to [B, H * W * A, width]."""
+    """Outputs [B, A * width, H, W] of a head, as [B, H * W * A, width]."""
     return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, width)
 
 
 def _first_of_each(group: Tensor, scores: Tensor, count: int) -> Tensor:
-    """Indices by group and falling score, at most ``count`` (if above 0) of each group."""
+    """Indices sorted by group and falling score; of each group at most ``count``, or all if that is not above 0."""
     order = scores.argsort(descending=True, stable=True)
     order = order[group[order].argsort(stable=True)]
     if count <= 0 or not len(order):
@@ -172,7 +172,7 @@ def _first_of_each(group: Tensor, scores: Tensor, count: int) -> Tensor:
 
 
 def _decode(coder, priors: Tensor, deltas: Tensor, image: Tensor, metas: Sequence[dict], rescale: bool) -> Tensor:
-    """Boxes [n, 4], clipped to their own images' sizes, and if asked for brought to the sizes of the files."""
+    """Boxes [n, 4], clipped to their images; with ``rescale``, in pixels of the files and not of the inputs."""
     if not len(priors):
         return priors.new_zeros(0, 4)
     boxes = coder.decode(priors, deltas)
@@ -187,7 +187,7 @@ def _decode(coder, priors: Tensor, deltas: Tensor, image: Tensor, metas: Sequenc
 
 
 def _drop_small(columns: Sequence[Tensor], least: float) -> Sequence[Tensor]:
-    """Without the boxes (second column) that are not wider and higher than ``least``; below 0 nothing is dropped."""
+    """Drop the boxes (second column) that are not both wider and higher than ``least``; none if that is below 0."""
     if least < 0:
         return columns
     boxes = columns[1]
@@ -198,7 +198,7 @@ def _drop_small(columns: Sequence[Tensor], least: float) -> Sequence[Tensor]:
 def _suppress(
     image: Tensor, boxes: Tensor, scores: Tensor, groups: Tensor, labels: Tensor, num_images: int, cfg
 ) -> list[InstanceData]:
-    """Non-maximum suppression within the groups of each image; the best ``max_per_img`` of each."""
+    """Non-maximum suppression within the groups of each image, and then the best ``max_per_img`` of each image."""
     plain = set(cfg.nms) <= {'type', 'iou_threshold'} and cfg.nms.get('type', 'nms') == 'nms' and cfg.max_per_img > 0
     order = _first_of_each(image, scores, -1)
     sizes = torch.bincount(image, minlength=num_images).tolist()
@@ -207,11 +207,11 @@ def _suppress(
     results = []
     for own_boxes, own_scores, own_groups, own_labels in zip(*columns, strict=True):
         if plain and len(own_boxes):
-            # Groups are moved so far apart that they do not overlap; by as much as mmcv does, to round alike.
+            # Groups are moved apart so that they do not overlap; by as much as in mmcv, for the same rounding.
             apart = own_boxes + (own_groups * (own_boxes.max() + 1))[:, None]
             keep = _best_survivors(apart, own_scores, cfg.nms.iou_threshold, cfg.max_per_img)
             own_scores = own_scores[keep]
-        elif len(own_boxes):  # some kinds give new scores
+        elif len(own_boxes):  # scores from its result: soft-NMS changes them
             kept, keep = batched_nms(own_boxes, own_scores, own_groups, cfg.nms)
             keep = keep[: cfg.max_per_img] if cfg.max_per_img > 0 else keep
             own_scores = kept[: len(keep), -1]
@@ -222,10 +222,10 @@ def _suppress(
 
 
 def _best_survivors(boxes: Tensor, scores: Tensor, threshold: float, count: int) -> Tensor:
-    """The first ``count`` that non-maximum suppression keeps of boxes in order of falling score.
+    """Indices of the first ``count`` boxes that non-maximum suppression keeps; boxes come by falling score.
 
-    Whether a box is kept depends on those before it alone, so a part of the list gives the first of the whole list's
-    survivors; and the cost grows with its square.
+    Whether a box is kept depends only on the boxes before it. So the beginning of the list is tried first, which is
+    faster: the cost grows with the square of the number of boxes.
     """
     tried = 4 * count
     while True:
