@@ -1,1 +1,1 @@
-"""A pruned model for other runtimes."""
+"""Exporting a pruned model for other runtimes."""

@@ -1,6 +1,6 @@
-"""A pruned detector as one ONNX file with decoding and NMS inside, which mmdeploy writes.
+"""Exporting a pruned detector with mmdeploy, as one ONNX file with decoding and NMS, and comparing it with torch.
 
-Held against torch's detections. ``tools/export_mmdeploy.py`` runs it.
+``tools/export_mmdeploy.py`` runs it.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from mmautodfp.utils.settings import Count, checked
 from .models import load_model, require
 from .onnx import Opset, open_session
 
-Detections = dict[str, Tensor]  # boxes [N, 4] in pixels of the input, scores [N], labels [N], perhaps masks [N, H, W]
+Detections = dict[str, Tensor]  # boxes [N, 4] in pixels of the input, scores [N], labels [N], optional masks [N, H, W]
 
 SAME_IOU = 0.99
 SAME_SCORE = 1e-3
@@ -48,7 +48,7 @@ def export_end2end(
     trust_checkpoint: bool = False,
     cfg_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Let mmdeploy write ``end2end.onnx`` and compare its detections on test images with torch's.
+    """Let mmdeploy write ``end2end.onnx``, and compare its detections on test images with torch's.
 
     Args:
         config (str | os.PathLike): The ``pruned.py`` of a run; any detector's config works too.
@@ -56,17 +56,19 @@ def export_end2end(
         work_dir (str | None): Where the files go. Defaults to ``mmdeploy`` beside the config.
         num_images (int): Images of the test split to compare on. Defaults to 32.
         batch (int): Images in one call. Defaults to 1.
-        opset (int): Version of ONNX's operators. Defaults to 16, the first whose RoiAlign knows the half pixel.
+        opset (int): Version of ONNX's operators, 11 or later. Defaults to 16, the first one whose RoiAlign can shift by
+            half a pixel, as mmcv's does.
         trust_checkpoint (bool): Allow a checkpoint whose reading can run code in it. Defaults to False.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
 
     Returns:
-        dict[str, Any]: What ``mmdeploy.json`` holds: operators and the comparison, see :func:`compare`; of two stages
-        also ``same_proposals``, the comparison where torch picks proposals as mmdeploy does.
+        dict[str, Any]: Content of ``mmdeploy.json``: facts about the file, its ``operators``, and the comparison, see
+        :func:`compare`. For a two-stage detector also ``same_proposals``, the comparison with torch choosing proposals
+        as mmdeploy does.
 
     Raises:
-        AutoDFPError: A number is out of its range, a package is missing, the model is no detector, or mmdeploy or
-            onnxruntime fails.
+        AutoDFPError: A number is out of its range, a package is missing, the config or the checkpoint cannot be used,
+            the model is no detector, mmdeploy fails, or the file has operators that onnxruntime lacks.
     """
     folder = Path(work_dir or Path(config).parent / 'mmdeploy')
     cfg, checkpoint, model = load_model(config, checkpoint, folder, trust_checkpoint, cfg_options)
@@ -117,14 +119,15 @@ def export_end2end(
 
 
 def deploy_settings(model: dict[str, Any], opset: int = 16) -> dict[str, Any]:
-    """mmdeploy's deploy config for onnxruntime, with the numbers of the model's own post-processing.
+    """mmdeploy's deploy config for onnxruntime, with the thresholds of the model's post-processing.
 
     Args:
         model (dict): Config of the detector.
         opset (int): Version of ONNX's operators. Defaults to 16.
 
     Returns:
-        dict[str, Any]: Batch, height and width are dynamic; masks stay as the head makes them, to be pasted into boxes.
+        dict[str, Any]: The config, with dynamic batch, height and width. Masks are exported as the head makes them, not
+        pasted into their boxes.
     """
     test_cfg = model.get('test_cfg') or {}
     two_stages = 'rcnn' in test_cfg
@@ -141,15 +144,15 @@ def deploy_settings(model: dict[str, Any], opset: int = 16) -> dict[str, Any]:
             task='ObjectDetection',
             model_type='end2end',
             post_processing=dict(
-                # The R-CNN has its own; what takes this one is the RPN, which in mmdet lets every proposal through.
+                # In two stages it is used for the RPN, which has no threshold in mmdet; the R-CNN has its own.
                 score_threshold=0.0 if two_stages else test_cfg.get('score_thr', 0.05),
-                confidence_threshold=0.005,  # mmdeploy reads it for YOLOv3 alone
+                confidence_threshold=0.005,  # used for YOLOv3 only
                 iou_threshold=(test_cfg.get('nms') or {}).get('iou_threshold', 0.5),
                 max_output_boxes_per_class=most,
                 pre_top_k=-1,
                 keep_top_k=most,
                 background_label_id=-1,
-                export_postprocess_mask=False,  # pasting takes an operator of mmdeploy's own
+                export_postprocess_mask=False,  # pasting masks would need an operator of mmdeploy's own
             ),
         ),
         onnx_config=dict(
@@ -161,7 +164,7 @@ def deploy_settings(model: dict[str, Any], opset: int = 16) -> dict[str, Any]:
             input_names=['input'],
             output_names=list(outputs),
             input_shape=None,
-            optimize=False,  # wants an extension that mmdeploy's wheel lacks
+            optimize=False,  # needs an extension that mmdeploy's wheel lacks
             dynamic_axes=dict(input={0: 'batch', 2: 'height', 3: 'width'}, **axes),
         ),
     )
@@ -171,25 +174,30 @@ def _write(path: Path, settings: dict[str, Any], cfg: Config, checkpoint: str, i
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter('ignore')  # the tracer's, about shapes; the comparison settles them
+                warnings.simplefilter('ignore')  # of the tracer about shapes, which the comparison checks
                 from mmdeploy.apis import torch2onnx
 
                 torch2onnx(image, scratch, path.name, Config(settings), cfg, checkpoint, device='cpu')
-        except Exception as error:  # whatever mmdeploy does not know about a model
+        except Exception as error:  # mmdeploy may raise anything for a model that it does not support
             reason = f'{type(error).__name__} {last_line(error)}'
             raise AutoDFPError(f'mmdeploy cannot write the {model} as ONNX: {reason}') from None
         os.replace(Path(scratch) / path.name, path)
 
 
 def special_operators(path: Path) -> list[str]:
-    """RoiAlign and NMS of a file, and all operators that are not ONNX's own, such as 'mmdeploy::MMCVRoiAlign'."""
+    """Which of RoiAlign and NMS a file has, and operators that are not ONNX's own, such as 'mmdeploy::MMCVRoiAlign'."""
     nodes = require('onnx').load(str(path)).graph.node
     own = {node.op_type for node in nodes if node.op_type in ('RoiAlign', 'NonMaxSuppression')}
     return sorted(own | {f'{node.domain}::{node.op_type}' for node in nodes if node.domain not in ('', 'ai.onnx')})
 
 
 def images_of(cfg: Config, number: int) -> Iterator[dict[str, Any]]:
-    """The first images of the test split, as the test pipeline leaves them."""
+    """The first images of the test split, after the test pipeline; fewer than ``number`` if the split has fewer.
+
+    Raises:
+        AutoDFPError: There is no test data loader, or its data set cannot be built.
+        FileNotFoundError: A file of the data set is missing.
+    """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     if not cfg.get('test_dataloader'):
         raise AutoDFPError(f'detections were to be compared on images, but {cfg.filename} has no test_dataloader')
@@ -205,7 +213,7 @@ def images_of(cfg: Config, number: int) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def proposals_across_levels() -> Iterator[None]:
-    """Let the RPN suppress proposals of all levels together, as mmdeploy does; mmdet does it level by level."""
+    """For the block, let mmdet's RPN suppress the proposals of all levels together, as mmdeploy does, not by level."""
     level_by_level = rpn_head.batched_nms
 
     def together(boxes: Tensor, scores: Tensor, levels: Tensor, *arguments, **settings) -> tuple[Tensor, Tensor]:
@@ -230,7 +238,7 @@ def run_both(model: BaseDetector, session: Any, data: dict[str, list]) -> Iterat
         instances = sample.pred_instances
         expected = dict(boxes=instances.bboxes, scores=instances.scores, labels=instances.labels)
         dets = found['dets'][index]
-        given = (dets[:, 2] > dets[:, 0]) & (dets[:, 3] > dets[:, 1])  # rows of nothing fill up a batch
+        given = (dets[:, 2] > dets[:, 0]) & (dets[:, 3] > dets[:, 1])  # without the empty rows that fill up a batch
         got = dict(boxes=dets[given, :4], scores=dets[given, 4], labels=found['labels'][index][given])
         if 'masks' in found:
             expected['masks'] = instances.masks
@@ -241,15 +249,18 @@ def run_both(model: BaseDetector, session: Any, data: dict[str, list]) -> Iterat
 
 
 def compare(pairs: Sequence[tuple[Detections, Detections]]) -> dict[str, Any]:
-    """How far detections agree: one of the same class, with an IoU of 0.99 and a score within 1e-3, is the same one.
+    """Compare torch's detections with those of the ONNX file.
+
+    Two detections agree if they have the same class, an IoU of 0.99 or more, and scores that differ by 1e-3 at most.
 
     Args:
-        pairs (Sequence[tuple[Detections, Detections]]): Of each image torch's detections and the file's.
+        pairs (Sequence[tuple[Detections, Detections]]): For each image torch's detections and the file's.
 
     Returns:
-        dict[str, Any]: Number of ``images``; ``scores_from`` 0, 0.05 and 0.5: detections of ``torch`` and how many of
-        them ``agreed``; ``extra`` ones of the file; of those that agreed the largest ``box_error`` in pixels and
-        ``score_error``; with masks ``mask_pixels_off``, the share of their pixels that differ.
+        dict[str, Any]: ``images``, their number; ``scores_from``, for scores from 0, 0.05 and 0.5 on the number of
+        detections of ``torch`` and how many of them ``agreed``; ``extra``, the number of the file's detections that
+        agree with none; ``box_error`` in pixels and ``score_error``, the largest differences of those that agree; with
+        masks ``mask_pixels_off``, the number of pixels that differ, as a share of the pixels in torch's masks.
     """
     extra = wrong = pixels = 0
     box_error = score_error = 0.0
@@ -275,7 +286,7 @@ def compare(pairs: Sequence[tuple[Detections, Detections]]) -> dict[str, Any]:
 
 
 def _match(expected: Detections, got: Detections) -> list[tuple[int, int]]:
-    """Pairs of detections that are the same, each in one pair at most."""
+    """Indices of pairs of detections that agree, by falling IoU; a detection is in one pair at most."""
     same = box_iou(expected['boxes'], got['boxes'])
     same[expected['labels'][:, None] != got['labels'][None]] = 0
     same[(expected['scores'][:, None] - got['scores'][None]).abs() > SAME_SCORE] = 0

@@ -1,4 +1,4 @@
-"""Models that are to be exported or measured, built from their configs."""
+"""Building the models that are to be exported or measured from their configs."""
 
 import contextlib
 import importlib
@@ -21,9 +21,20 @@ from mmautodfp.utils.fileio import load_json, load_weights
 def load_model(
     config: str | os.PathLike, checkpoint: str | None, folder: Path, trust: bool, cfg_options: dict[str, Any] | None
 ) -> tuple[Config, str, nn.Module]:
-    """What is exported to a folder: the config, where its weights are, and the model with them.
+    """Load the model that is to be exported.
 
-    Arguments and errors as of :func:`.export_onnx`.
+    Args:
+        config (str | os.PathLike): As of :func:`.export_onnx`.
+        checkpoint (str | None): As of :func:`.export_onnx`.
+        folder (Path): Where the files go.
+        trust (bool): ``trust_checkpoint`` of :func:`.export_onnx`.
+        cfg_options (dict | None): As of :func:`.export_onnx`.
+
+    Returns:
+        tuple[Config, str, nn.Module]: The config, the checkpoint's file or URL, and the model in eval mode.
+
+    Raises:
+        AutoDFPError: onnx or onnxruntime is missing, or the config or the checkpoint cannot be used.
     """
     for package in ('onnx', 'onnxruntime'):
         require(package)
@@ -35,7 +46,11 @@ def load_model(
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """The model of a config, with random weights, in eval mode."""
+    """Build the model of a config, with random weights and in eval mode.
+
+    Raises:
+        AutoDFPError: The config has no model, or it cannot be built.
+    """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     if not isinstance(cfg.get('model'), dict):
         raise AutoDFPError(f'{cfg.filename} was to be exported, but it has no model')
@@ -43,14 +58,26 @@ def build_model(cfg: Config) -> nn.Module:
         model = MODELS.build(cfg.model)
     except AutoDFPError:
         raise
-    except Exception as error:  # whatever a wrong setting leads to inside of a model
+    except Exception as error:  # a model may raise anything for a wrong setting
         raise AutoDFPError(f'the model of {cfg.filename} cannot be built: {last_line(error)}') from None
     model.eval()
     return model
 
 
 def input_size(cfg: Config, config: Path, otherwise: tuple[int, int] | None = None) -> tuple[int, int]:
-    """Height and width that the run counted FLOPs with, or those of the test pipeline, or ``otherwise``."""
+    """Height and width of the images of a model.
+
+    They are those that the run counted FLOPs on; without a summary of a run, those of the test pipeline; else
+    ``otherwise``.
+
+    Args:
+        cfg (Config): The config of the model.
+        config (Path): Its file; ``summary.json`` of the run is beside it.
+        otherwise (tuple[int, int] | None): Defaults to None: an error is raised instead.
+
+    Raises:
+        AutoDFPError: None of them is known.
+    """
     with contextlib.suppress(AutoDFPError, KeyError, TypeError):
         summary = load_json(config.parent / 'summary.json', 'the summary')
         return tuple(summary['flops_input'][2:])
@@ -61,13 +88,13 @@ def input_size(cfg: Config, config: Path, otherwise: tuple[int, int] | None = No
 
 
 def input_channels(model: nn.Module) -> int:
-    """Channels of the images that a model takes; YOLOX's first layer makes four of each before it convolves them."""
+    """Channels of the images that a model takes, from its first convolution; YOLOX's reads four times as many."""
     first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d | Focus))
     return first.conv.in_channels // 4 if isinstance(first, Focus) else first.in_channels
 
 
 def require(package: str, command: str = 'pip install onnx onnxruntime') -> Any:
-    """Import a package that an export needs; if it is missing, an error that names the command to install it."""
+    """Import a package that an export needs; if it is missing, raise an :class:`AutoDFPError` with ``command``."""
     try:
         return importlib.import_module(package)
     except ImportError:

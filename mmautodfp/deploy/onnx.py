@@ -1,4 +1,7 @@
-"""A pruned model as ONNX, checked against torch and timed beside the dense one; ``tools/export_onnx.py`` runs it."""
+"""Exporting a pruned model as ONNX: compared with torch, and timed in turns with the dense model.
+
+``tools/export_onnx.py`` runs it.
+"""
 
 import importlib
 import os
@@ -25,17 +28,17 @@ from mmautodfp.utils.timing import describe_machine, median_in_turns
 from .models import build_model, input_channels, input_size, load_model, require
 
 Opset = Annotated[int, Field(ge=11)]
-TOLERANCE = 1e-4  # of the largest value of an output
+TOLERANCE = 1e-4  # largest error, relative to the largest value of an output
 
 
 class Part(nn.Module):
-    """A model, or the beginning of it, from preprocessed images to tensors.
+    """A model, or its first layers, as a function from preprocessed images to tensors.
 
     Args:
         name (str): 'backbone_neck', 'detector' or 'classifier'.
         model (nn.Module): The whole model, in eval mode.
-        run (Callable): From images [B, C, H, W] to tensors, nested in lists and tuples or not.
-        words (Sequence[str]): Names for the outer level of what ``run`` gives. Defaults to none: numbers.
+        run (Callable): From images [B, C, H, W] to a tensor, or to lists or tuples of tensors, also nested.
+        words (Sequence[str]): Names of the outermost items that ``run`` returns. Defaults to none: their numbers.
     """
 
     def __init__(self, name: str, model: nn.Module, run: Callable[[Tensor], Any], words: Sequence[str] = ()):
@@ -44,7 +47,7 @@ class Part(nn.Module):
         self.model = model
         self.words = words
         self._run = run
-        self.eval()  # the exporter leaves a module in the mode that it was in
+        self.eval()  # the exporter would put it, and the model in it, back into training mode
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(tensor for _, tensor in self.named_outputs(images))
@@ -75,7 +78,7 @@ def export_onnx(
     trust_checkpoint: bool = False,
     cfg_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write a model's parts as ONNX files of dynamic batch and size, with ``export.json`` beside them.
+    """Write a model's parts as ONNX files with dynamic batch and size, and ``export.json``.
 
     Args:
         config (str | os.PathLike): The ``pruned.py`` of a run; the config of any other model of MMEngine works too.
@@ -85,17 +88,17 @@ def export_onnx(
             counted FLOPs with, else those of the config's test pipeline.
         batch (int): Images to check and time with. Defaults to 1.
         opset (int): Version of ONNX's operators, 11 or later. Defaults to 17.
-        repeat (int): Measurements of each latency, of which the median counts. Defaults to 20.
+        repeat (int): Measurements of each latency, of which the median is taken. Defaults to 20.
         trust_checkpoint (bool): Allow a checkpoint whose reading can run code in it. Defaults to False.
         cfg_options (dict | None): Overrides of the config, dotted keys to values.
 
     Returns:
-        dict[str, Any]: What ``export.json`` holds: for each part the file, its largest error relative to the largest
-        value, and bytes, parameters and seconds of the dense and the pruned model.
+        dict[str, Any]: Content of ``export.json``: for each part the file, its outputs, its errors (see
+        :func:`check_onnx`), and bytes, parameters and seconds of the pruned and, if it differs, the dense model.
 
     Raises:
-        AutoDFPError: A number is out of its range, onnx or onnxruntime is missing, the model cannot be built, or a file
-            disagrees with torch.
+        AutoDFPError: A number is out of its range, onnx or onnxruntime is missing, the model cannot be built, loaded or
+            written, or a file does not agree with torch.
     """
     folder = Path(work_dir or Path(config).parent / 'onnx')
     cfg, checkpoint, pruned = load_model(config, checkpoint, folder, trust_checkpoint, cfg_options)
@@ -115,9 +118,10 @@ def export_onnx(
 
 
 def parts_of(model: nn.Module) -> list[Part]:
-    """What can be exported of a model: of a detector backbone and neck, and the whole where that needs no RoIs.
+    """The parts of a model that can be exported.
 
-    The whole of a single-stage detector is what its head says of each level, before boxes are decoded and sorted out.
+    A detector has 'backbone_neck', and if it has a single stage, also 'detector' with the outputs of its head for each
+    level, before boxes are decoded and suppressed. Any other model is a 'classifier'.
     """
     if not isinstance(model, BaseDetector):
         return [Part('classifier', model, lambda images: model(images, mode='tensor'), ('logits',))]
@@ -137,7 +141,7 @@ def _export_part(
         checked = check_onnx(part, scratch, shape)
     with tempfile.TemporaryDirectory() as unused:
         models = dict(pruned=(part, path))
-        if dense is not None:  # the values of weights do not matter to size and latency
+        if dense is not None:  # with random weights, which do not matter to size and latency
             models = dict(dense=(dense, Path(unused) / 'dense.onnx'), **models)
             write_onnx(*models['dense'], shape, opset)
         images = torch.rand(shape)
@@ -159,7 +163,7 @@ def _export_part(
 
 
 def _used(part: Part) -> list[nn.Parameter]:
-    """Parameters of what the part runs."""
+    """Parameters of the layers that a part runs."""
     if part.name != 'backbone_neck':
         return list(part.model.parameters())
     modules = [part.model.backbone, *([part.model.neck] if part.model.with_neck else [])]
@@ -172,11 +176,11 @@ def write_onnx(part: Part, path: Path, shape: Sequence[int], opset: int = 17) ->
     Args:
         part (Part): What to write.
         path (Path): The file.
-        shape (Sequence[int]): [B, C, H, W] to trace with.
+        shape (Sequence[int]): Shape [B, C, H, W] of the images to trace with.
         opset (int): Version of ONNX's operators. Defaults to 17.
 
     Returns:
-        list[str]: Names of the outputs; the input is ``images``.
+        list[str]: Names of the outputs. The input is called ``images``.
 
     Raises:
         AutoDFPError: The part does not take images of this shape, or an operator cannot be written.
@@ -194,11 +198,11 @@ def write_onnx(part: Part, path: Path, shape: Sequence[int], opset: int = 17) ->
     for name, tensor in outputs:
         axes[name] = {0: 'batch'} | ({2: f'{name}_height', 3: f'{name}_width'} if tensor.ndim == 4 else {})
     names = [name for name, _ in outputs]
-    # The newer exporter, the default from torch 2.9 on, writes the weights into a second file of the scratch's name.
+    # The newer exporter, the default from torch 2.9 on, puts the weights into a second file with the temporary name.
     tracer = dict(dynamo=False) if 'dynamo' in signature(torch.onnx.export).parameters else {}
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter('ignore')  # the tracer's, about shapes; the check below settles them
+            warnings.simplefilter('ignore')  # of the tracer about shapes, which check_onnx() checks
             torch.onnx.export(
                 part,
                 images,
@@ -216,10 +220,16 @@ def write_onnx(part: Part, path: Path, shape: Sequence[int], opset: int = 17) ->
 
 
 def check_onnx(part: Part, path: Path, shape: Sequence[int]) -> list[dict[str, Any]]:
-    """Compare a file with torch, at the traced shape and at another batch and size.
+    """Compare a file with torch at the traced shape, with one more image, and with one more image of a larger size.
+
+    Args:
+        part (Part): What was written.
+        path (Path): The file.
+        shape (Sequence[int]): Shape [B, C, H, W] of the images that were traced.
 
     Returns:
-        list[dict[str, Any]]: For each ``input`` shape the ``error``, the largest relative to an output's largest value.
+        list[dict[str, Any]]: For each ``input`` shape that the part takes its ``error``: of all outputs the largest
+        difference relative to the largest value.
 
     Raises:
         AutoDFPError: An error is above 1e-4.
@@ -233,7 +243,7 @@ def check_onnx(part: Part, path: Path, shape: Sequence[int]) -> list[dict[str, A
         try:
             with torch.inference_mode():
                 expected = part(images)
-        except RuntimeError:  # a linear layer after a flatten takes one size only, whatever is exported
+        except RuntimeError:  # with a linear layer behind a flattened feature map, the model takes one size only
             continue
         found = session.run(None, {'images': images.numpy()})
         error = max(_relative_error(torch.from_numpy(a), b) for a, b in zip(found, expected, strict=True))
@@ -253,7 +263,12 @@ def _relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 def open_session(path: Path, cpu: bool = False) -> Any:
-    """An onnxruntime session on a GPU if there is one that it can use, with torch's number of threads."""
+    """An onnxruntime session of a file, with torch's number of threads.
+
+    Args:
+        path (Path): The ONNX file.
+        cpu (bool): Whether to use the CPU even if there is a GPU that onnxruntime can use. Defaults to False.
+    """
     runtime = require('onnxruntime')
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -265,7 +280,7 @@ def open_session(path: Path, cpu: bool = False) -> Any:
 
 
 def _without_slim(config: Any) -> Any:
-    """A config with the dense modules in the place of slim ones."""
+    """A model's config with dense modules in place of slim ones."""
     if isinstance(config, dict):
         if type_name(config) == 'Slim':
             return _without_slim(config['module'])
@@ -277,7 +292,7 @@ def _without_slim(config: Any) -> Any:
 
 
 def table(report: dict[str, Any], folder: Path, model: str) -> list[str]:
-    """``export.json`` as lines of text."""
+    """A report of :func:`export_onnx` as a table, line by line."""
     lines = [f'{"at " + "x".join(map(str, report["input"])):24}{"params":>12}{"MB":>8}{"torch ms":>11}{"ORT ms":>9}']
     for name, part in report['parts'].items():
         for kind in ('dense', 'pruned'):
