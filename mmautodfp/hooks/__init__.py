@@ -1,4 +1,4 @@
-"""The piece that faces MMEngine."""
+"""The hook by which MMEngine's Runner prunes a model, and its settings."""
 
 from .autodfp_hook import AutoDFPHook
 from .settings import HookSettings, read_settings

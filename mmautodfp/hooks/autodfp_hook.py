@@ -1,4 +1,4 @@
-"""The piece that faces MMEngine: Runner in, a task and its search, pruned model out."""
+"""The hook by which MMEngine's Runner prunes a model: it makes a task, searches a plan and applies it."""
 
 from functools import partial
 from pathlib import Path
@@ -28,31 +28,36 @@ from .settings import read_settings
 
 @HOOKS.register_module()
 class AutoDFPHook(Hook):
-    """Search a pruning plan before the test loop and leave the pruned model in the runner, for that loop to evaluate.
+    """Searches a pruning plan and prunes the runner's model before the test loop, which then evaluates it.
 
-    It needs no optimizer and no training data. The reward uses images of ``val_dataloader``, and others of these judge
-    the search's best plans; figures to report come from the images of ``test_dataloader`` that neither uses.
+    No optimizer and no training data are needed. The reward uses images of ``val_dataloader``, and the best plans are
+    judged on other images of it. Reported figures are measured on images of ``test_dataloader`` that are used for
+    neither.
 
     Args:
         **settings: The fields of :class:`mmautodfp.hooks.HookSettings`.
 
     Attributes:
-        choice (Choice | None): A point of a frontier that is carried out in place of a search. None unless it is set
-            before the test.
-        trusted (bool): Whether the checkpoint was one whose reading can run code, for the report's command to run it
-            all again. False unless it is set before the test.
+        settings (HookSettings): The settings.
+        reconstructor (Reconstructor): The compensation.
+        reward (Reward): The reward.
+        choice (Choice | None): A point of a frontier to apply in place of a search. Defaults to None; set it before the
+            test.
+        trusted (bool): Whether reading the checkpoint could run code; the report's command to repeat the run then
+            allows it. Defaults to False; set it before the test.
+        artifacts (RunArtifacts | None): The files of the run; None until the model is pruned.
 
     Raises:
         AutoDFPError: A setting is unknown or out of its range.
     """
 
-    priority = 'VERY_LOW'  # what other hooks do before the test is done by then
+    priority = 'VERY_LOW'  # after what other hooks do before the test
 
     def __init__(self, **settings: Any):
         self.settings = told = read_settings(settings)
         self.reconstructor = build(RECONSTRUCTORS, told.reconstructor)
         self.reward = build(REWARDS, told.reward)
-        # Built once more for the real task; this tells a wrong setting before anything is loaded.
+        # Only for its error: a wrong setting should be reported before anything is loaded. The search builds its own.
         build(AGENTS, told.agent, spec=AgentSpec(1, uniform_action=(0.5, 0.5), seed=told.seed))
         self.choice: Choice | None = None
         self.trusted = False
@@ -60,22 +65,23 @@ class AutoDFPHook(Hook):
 
     @property
     def num_finalists(self) -> int:
-        """How many of the best plans are to be judged; 0 where there is nothing to choose from."""
+        """How many of the best plans are judged; 0 if there is only one plan."""
         if self.choice or self.settings.num_episodes == 1:
             return 0
         usual = NUM_FINALISTS if self.reconstructor.has_full_pass else 0
         return usual if self.settings.finalists is None else self.settings.finalists
 
     def prepare(self, runner: Runner) -> None:
-        """Load the reward's images and build :attr:`task`; :meth:`before_test` does it.
+        """Load the images of the rewards and build the task; :meth:`before_test` calls this.
 
-        All ranks of a distributed run must call it; what fails on one ends it on all.
+        It sets ``task``, ``judge`` and ``held_out``. In a distributed run all ranks must call it; if it fails on one,
+        all of them end.
 
         Args:
-            runner (Runner): Its model is loaded.
+            runner (Runner): With the model, whose weights are loaded.
 
         Raises:
-            AutoDFPError: There is nothing to prune, the data cannot be had, the constraint cannot be met, or another
+            AutoDFPError: There is nothing to prune, the data cannot be read, the constraint cannot be met, or another
                 rank failed.
         """
         told, self.logger = self.settings, runner.logger
@@ -96,17 +102,22 @@ class AutoDFPHook(Hook):
         self.logger.info(f'{self.task.describe()}\nFLOPs, latency and memory are those of an input of {size}')
 
     def _load_images(self, cfg: Config, model: nn.Module) -> tuple[Survey, dict[str, Any]]:
-        """Make the rewards ready; what can be pruned, and what the model is called with to count its FLOPs."""
+        """Prepare the rewards.
+
+        Returns:
+            tuple[Survey, dict[str, Any]]: The survey of the target, and the arguments of the model's ``forward`` with
+            which FLOPs are counted.
+        """
         told = self.settings
         survey = survey_target(model, told.target, residual_streams=told.residual_streams)
         changing = [join_path(survey.path, layer) for group in survey.groups for layer in group.layers]
-        slim_config(cfg, survey.path, {}, None)  # better to know now than after the search
+        slim_config(cfg, survey.path, {}, None)  # for its errors, which should not come after the search
         self.reward.prepare(model, cfg.get('val_dataloader'), changing)
         example = dict(self.reward.one_batch(), mode='tensor')
         limits = [one.asked for one in read_constraint(told.budget).budgets if one.metric != 'params']
         size = size_of_tests(cfg)
         if size and not self.reward.needs_data and any(limit.share is None for limit in limits):
-            # An amount is of the images that the detector is to see, whatever the reward draws.
+            # Limits that are no shares hold for images of the test pipeline's size, not of the synthetic ones'.
             images = F.interpolate(example['inputs'], size)
             example |= dict(inputs=images, data_samples=samples_of(images))
         self.logger.info(f'each episode is rewarded with {self.reward.name} on {len(self.reward.images)} images')
@@ -118,7 +129,7 @@ class AutoDFPHook(Hook):
             reason = 'test_dataloader has no annotated image beyond those of the reward'
             try:
                 self.held_out = self.reward.held_out(model, cfg.test_dataloader)
-            except OtherDataset as error:  # the reward needs none but the val images
+            except OtherDataset as error:  # no reason to fail: the search needs validation images only
                 reason = str(error)
             if self.held_out is None:
                 self.logger.warning(f'nothing is held out: {reason}')
@@ -138,9 +149,9 @@ class AutoDFPHook(Hook):
         )
 
     def before_test(self, runner: Runner) -> None:
-        """Search, prune the runner's model and write what the run leaves behind."""
+        """Search, prune the runner's model, compare it with others, and write the files of the run."""
         if self.artifacts is not None:
-            return  # tested once more: the model is pruned already
+            return  # another test with the same hook: the model is pruned already
         self.prepare(runner)
         told, task, cfg = self.settings, self.task, runner.cfg
         found = self.choice.found_for(task) if self.choice else self._search(runner)
@@ -149,7 +160,7 @@ class AutoDFPHook(Hook):
             how['frontier'] = self.choice.describe()
         artifacts = RunArtifacts(cfg, Path(runner.work_dir), task, found, how)
         pruned = on_every_rank(partial(task.apply, found.plan, final=True))
-        # Before anything else can go wrong.
+        # First of all, so that a later error does not cost the pruned model.
         on_main(lambda: artifacts.write_model(pruned, read_metainfo(runner, self.reward.needs_data)))
         pruned.swap()
         rows = compare(task, found, [self.reward, self.held_out], told.compare, pruned)
@@ -167,12 +178,12 @@ class AutoDFPHook(Hook):
         def tell(progress: Progress) -> None:
             params = task.costs.params[task.constraint.budgets[0].scope].ratio(progress.widths)
             scalars = dict(reward=progress.reward, best=progress.best_reward, params=params)
-            scalars |= progress.scalars  # with an objective on the parameters, what is saved of them
+            scalars |= progress.scalars  # with an objective on the parameters, its `params` (the saved share) wins
             runner.visualizer.add_scalars({f'autodfp/{k}': v for k, v in scalars.items()}, step=progress.episode)
             tell_line(progress)
 
         dataset = cfg.val_dataloader.dataset.to_dict() if self.reward.needs_data else {}
-        dataset.pop('data_root', None)  # the data may move
+        dataset.pop('data_root', None)  # the data may be moved before the search is resumed
         with search_line(self.logger, told.num_episodes, told.log_interval) as tell_line:
             return search(
                 *(task, self.reward, told.num_episodes, told.agent, told.opening_lams, told.racing),
@@ -189,7 +200,7 @@ class AutoDFPHook(Hook):
             )
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Add the test loop's figures to the summary and say where everything is."""
+        """Add the test loop's figures to the summary, write the report, and log what the run has left."""
         if not is_main_process():
             return
         self.artifacts.add_test_metrics(metrics or {})
