@@ -3,7 +3,7 @@
 import sys
 from importlib.util import find_spec
 
-# They are no dependencies of ours: the originals and their maintained forks share these import names.
+# No dependencies of the package: the originals and their maintained forks have the same import names.
 missing = [name for name in ('mmengine', 'mmcv', 'mmdet') if find_spec(name) is None]
 if missing:
     raise ImportError(
@@ -15,6 +15,6 @@ from .utils import AutoDFPError, registry  # noqa: E402
 
 __version__ = '0.2.0'
 
-sys.modules[f'{__name__}.registry'] = registry  # where version 0.1 had it, and OpenMMLab's packages have theirs
+sys.modules[f'{__name__}.registry'] = registry  # its place in version 0.1 and in OpenMMLab's packages
 
 __all__ = ['AutoDFPError', '__version__']

@@ -1,4 +1,4 @@
-"""The command-line tools wherever the package is: ``python -m mmautodfp prune CONFIG``; alone it lists them."""
+"""Runs the command-line tools of the installed package: ``python -m mmautodfp prune CONFIG``; alone it lists them."""
 
 import ast
 import runpy
@@ -9,7 +9,7 @@ TOOLS = Path(__file__).parent / '.mim' / 'tools'
 
 
 def describe_tools() -> dict[str, str]:
-    """Each tool with the first line of its docstring."""
+    """Name of each tool, to the first line of its docstring."""
     texts = {path.stem: path.read_text() for path in sorted(TOOLS.glob('*.py'))}
     return {name: ast.get_docstring(ast.parse(text)).partition('\n')[0] for name, text in texts.items()}
 

@@ -1,4 +1,4 @@
-"""Pruning from Python, without a config and without a Runner."""
+"""The interface for pruning from Python, without a config and without a Runner."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,16 +18,17 @@ __all__ = ['Frontier', 'PruningResult', 'PruningTask', 'SearchResult', 'choose',
 
 @dataclass(frozen=True)
 class PruningResult:
-    """A model that was pruned in place.
+    """Result of pruning a model in place.
 
     Attributes:
-        task (PruningTask): What it was pruned by.
-        plan (PruningPlan): What was kept.
-        restore (Restore): Brings the dense model back; of several, the last one is called first.
-        layers (dict[str, dict]): Each changed layer of the target with its new sizes: with these,
-            :func:`mmautodfp.surgery.Slim` makes another dense model take the pruned one's state dict. Of a model that
-            was pruned twice, ``Slim(Slim(dense, first.layers), second.layers)`` does.
-        search (SearchResult | None): How the plan was found; None without a search.
+        task (PruningTask): The task, with the model.
+        plan (PruningPlan): Which channels of each group are kept.
+        restore (Restore): Call it to get the dense model back. If the model was pruned several times, call the last one
+            first.
+        layers (dict[str, dict]): Path in the target of each changed layer, to its new sizes. With them,
+            :func:`mmautodfp.surgery.Slim` makes another dense model fit the pruned one's state dict; for a model that
+            was pruned twice, use ``Slim(Slim(dense, first.layers), second.layers)``.
+        search (SearchResult | None): The search that found the plan. Defaults to None: there was none.
     """
 
     task: PruningTask
@@ -52,13 +53,13 @@ def prune(
 
     Args:
         model (nn.Module): Trained; it is put into eval mode.
-        reward (Callable | None): As of :func:`search`. Defaults to None: no search, the plan is the one that the
-            reconstructor allocates, or the uniform one if it cannot tell.
+        reward (Callable | None): As of :func:`search`. Defaults to None: there is no search. The plan is then the one
+            allocated by the reconstructor's error curves, or the uniform plan if it has none.
         constraint (Constraint | Budget | dict | Sequence[Budget | dict] | float | str | None): As of
-            :meth:`PruningTask.build`.
-        target (str | Sequence[str]): Likewise. Defaults to 'backbone'.
-        example_input (Any): Likewise.
-        num_episodes (int): Of the search. Defaults to 500.
+            :meth:`PruningTask.build`. Defaults to None: 90 % of the target's parameters.
+        target (str | Sequence[str]): As of :meth:`PruningTask.build`. Defaults to 'backbone'.
+        example_input (Any): As of :meth:`PruningTask.build`. Defaults to None.
+        num_episodes (int): Episodes of the search. Defaults to 500.
         search_settings (Mapping | None): Further arguments of :func:`search`. Defaults to None.
         **settings: Further arguments of :meth:`PruningTask.build`.
 
