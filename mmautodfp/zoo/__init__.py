@@ -1,6 +1,4 @@
-"""Classifiers for CIFAR-10 and ImageNet, their data and metric, the demo's digits and BCCD, worse photographs: what
-configs name.
-"""
+"""What the configs use besides MMDetection: classifiers, their data sets and metric, and two detection data sets."""
 
 from .bccd import BCCD_CLASSES, make_bccd
 from .classifier import ImageClassifier

@@ -1,6 +1,6 @@
-"""BCCD, 364 microscope photographs of blood cells with boxes, laid out as the configs read it.
+"""Conversion of BCCD, 364 microscope photographs of blood cells with boxes, to COCO's format.
 
-The data set comes in Pascal VOC's layout from https://github.com/Shenggan/BCCD_Dataset (MIT licence).
+The data set itself is in Pascal VOC's format: https://github.com/Shenggan/BCCD_Dataset (MIT licence).
 """
 
 import json
@@ -15,20 +15,20 @@ BCCD_CLASSES = ('RBC', 'WBC', 'Platelets')
 
 
 def make_bccd(source: str | os.PathLike, out: str | os.PathLike) -> Path:
-    """Lay the photographs out in one folder and write their boxes in COCO's format, one file a split.
+    """Copy the photographs into one folder, and write the boxes of each split in COCO's format.
 
-    The splits are the data set's own. A box that has no width or height is left out, as nothing can be found there.
+    The splits are the data set's own. Boxes without width or height are left out, as no detector can find them.
 
     Args:
-        source (str | os.PathLike): Checkout of the data set's repository, or its ``BCCD`` folder: the one with
+        source (str | os.PathLike): Checkout of the data set's repository, or its folder ``BCCD``, which has
             ``JPEGImages``, ``Annotations`` (Pascal VOC's XML) and ``ImageSets/Main/{train,val,test}.txt``.
-        out (str | os.PathLike): Folder to make or to fill, with ``images/`` and ``{train,val,test}.json``.
+        out (str | os.PathLike): Folder for ``images/`` and ``{train,val,test}.json``; it is made if need be.
 
     Returns:
         Path: ``out``.
 
     Raises:
-        AutoDFPError: ``source`` lacks one of these, or a box is of none of the three classes.
+        AutoDFPError: ``source`` lacks a folder or a file, or a box is of none of the three classes.
     """
     source, out = Path(source), Path(out)
     if (source / 'BCCD').is_dir():
@@ -36,7 +36,7 @@ def make_bccd(source: str | os.PathLike, out: str | os.PathLike) -> Path:
     for name in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
         if not (source / name).is_dir():
             raise AutoDFPError(f'{source} was to be the BCCD data set, but it has no folder {name}')
-    # Before anything is written, so that what is half there is told first.
+    # All splits are read before anything is written, so that a missing file leaves nothing half done.
     splits = {split: _read_split(source, split) for split in ('train', 'val', 'test')}
     (out / 'images').mkdir(parents=True, exist_ok=True)
     for split, content in splits.items():

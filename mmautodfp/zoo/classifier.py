@@ -1,4 +1,4 @@
-"""A classifier as MMEngine's Runner takes it."""
+"""A wrapper that makes a classifier usable with MMEngine's Runner."""
 
 import torch.nn.functional as F
 from mmengine.model import BaseModel
@@ -10,14 +10,14 @@ from mmautodfp.utils.registry import MODELS
 
 @MODELS.register_module()
 class ImageClassifier(BaseModel):
-    """A network with the data preprocessor that its images need.
+    """A network for classification with its data preprocessor.
 
-    Checkpoints of the bare network load as they are, with or without DistributedDataParallel's ``module.`` and in half
-    precision too: :meth:`adapt_state_dict` puts their names right.
+    It also loads checkpoints of the bare network, in float32 or half precision, with or without the prefix ``module.``
+    of DistributedDataParallel, see :meth:`adapt_state_dict`.
 
     Args:
-        network (dict | nn.Module): From images [B, C, H, W] to logits [B, classes], or its config. It is what is
-            pruned: ``autodfp.target='network'``.
+        network (dict | nn.Module): The network, from images [B, C, H, W] to logits [B, classes], or its config. It is
+            pruned with ``autodfp.target='network'``.
         data_preprocessor (dict | nn.Module | None): See mmengine's ``BaseModel``. Defaults to None.
         init_cfg (dict | None): See mmengine's ``BaseModel``. Defaults to None.
     """
@@ -39,12 +39,13 @@ class ImageClassifier(BaseModel):
 
         Args:
             inputs (Tensor): [B, C, H, W].
-            data_samples (list[BaseDataElement] | None): B of them, with ``gt_label``; needed but for 'tensor'.
+            data_samples (list[BaseDataElement] | None): B samples, for 'loss' with ``gt_label``. Defaults to None, for
+                'tensor'.
             mode (str): 'tensor', 'predict' or 'loss'. Defaults to 'tensor'.
 
         Returns:
-            Tensor | list | dict: Logits [B, classes]; or the samples with ``pred_scores`` (logits [classes]) and
-            ``pred_label``; or the cross entropy.
+            Tensor | list | dict: For 'tensor' the logits [B, classes]; for 'predict' the samples, with ``pred_scores``
+            (logits [classes]) and ``pred_label`` added; for 'loss' the mean cross entropy as ``loss``.
         """
         logits = self.network(inputs)
         if mode == 'tensor':
@@ -59,7 +60,7 @@ class ImageClassifier(BaseModel):
 
     @staticmethod
     def adapt_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights under this class's names, whether they are a bare network's or a classifier's."""
+        """A state dict of the bare network, or of this class, with the names of this class."""
         state = {name.removeprefix('module.'): value for name, value in state.items()}
         if any(name.startswith('network.') for name in state):
             return state
@@ -67,7 +68,7 @@ class ImageClassifier(BaseModel):
 
     def _adapt_names(self, state: dict[str, Tensor], prefix: str, *_) -> None:
         if prefix:
-            return  # part of a larger model, whose checkpoint holds these names
+            return  # a part of a larger model, whose checkpoint has the right names
         adapted = self.adapt_state_dict(state)
         state.clear()
         state.update(adapted)

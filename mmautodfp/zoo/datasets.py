@@ -1,4 +1,4 @@
-"""Labelled images as MMEngine's data loaders take them."""
+"""Data sets of labelled images for MMEngine's data loaders."""
 
 import os
 import zipfile
@@ -27,9 +27,9 @@ class ClassificationDataset(Dataset, ABC):
     """Images with one label each.
 
     Attributes:
-        labels (list[int]): Of all n images.
-        names (list[str]): Of all n images; the same image has the same name in every data set that holds it.
-        metainfo (dict): ``classes``, the names of the labels.
+        labels (list[int]): [n], the label of each image.
+        names (list[str]): [n], the name of each image; it is the same in every data set that has the image.
+        metainfo (dict): ``classes`` has the names of the labels.
     """
 
     labels: list[int]
@@ -38,7 +38,7 @@ class ClassificationDataset(Dataset, ABC):
 
     @abstractmethod
     def image(self, index: int) -> Tensor:
-        """An image, uint8 [C, H, W], RGB where there are three channels."""
+        """An image, uint8 [C, H, W]; three channels are RGB."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,7 +49,11 @@ class ClassificationDataset(Dataset, ABC):
 
 
 class _ArrayDataset(ClassificationDataset):
-    """Images in memory: ``pixels``, uint8 [n, H, W, C]."""
+    """Images in memory.
+
+    Attributes:
+        pixels (np.ndarray): uint8 [n, H, W, C].
+    """
 
     pixels: np.ndarray
 
@@ -63,12 +67,16 @@ class CIFAR10(_ArrayDataset):
 
     Args:
         data_root (str | os.PathLike): Folder of torchvision's ``CIFAR10``, or a file ``*.npz`` with ``images`` (uint8
-            [n, 32, 32, 3]), ``labels`` [n] and, where it is a part of the test set, ``official_index`` [n].
-        train (bool): Whether to take the 50,000 images for training, of the folder. Defaults to False: the test set.
-        download (bool): Whether to fetch what a folder lacks (170 MB), except in a distributed run. Defaults to True.
+            [n, 32, 32, 3]), ``labels`` [n] and, if they are a part of the test set, ``official_index`` [n], their
+            indices in it. Defaults to 'data/cifar10'.
+        train (bool): Whether to take the folder's 50,000 images for training; of a file, whether its images are of
+            these. Defaults to False: the test set.
+        download (bool): Whether to download the data set (170 MB) if the folder lacks it, except in a distributed run.
+            Defaults to True.
 
     Raises:
-        AutoDFPError: The images are not there and cannot be fetched, or the file does not hold them.
+        AutoDFPError: The folder lacks the data set and it cannot be downloaded, or the file does not hold images and
+            labels.
     """
 
     def __init__(self, data_root: str | os.PathLike = 'data/cifar10', train: bool = False, download: bool = True):
@@ -105,7 +113,7 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _torchvision_cifar10(path: Path, train: bool, download: bool) -> torchvision.datasets.CIFAR10:
     try:
         return torchvision.datasets.CIFAR10(str(path), train=train)
-    except RuntimeError:  # so torchvision says that it is not there, or not whole
+    except RuntimeError:  # torchvision's error if it is missing or incomplete
         reason = f'{path} does not hold it'
     if download:
         try:
@@ -120,12 +128,14 @@ def _torchvision_cifar10(path: Path, train: bool, download: bool) -> torchvision
 
 @DATASETS.register_module()
 class ImageFolder(ClassificationDataset):
-    """Images in one folder a class, as ImageNet's validation set is usually kept; labels by the folders' order.
+    """Images in one folder for each class, as ImageNet's validation set is usually kept.
+
+    The folders sorted by name are the classes 0, 1 and so on.
 
     Args:
-        data_root (str | os.PathLike): Folder of the classes' folders.
-        resize (int): Length in pixels that the shorter side is brought to. Defaults to 256.
-        size (int): Side in pixels of the square that is cut from the middle. Defaults to 224.
+        data_root (str | os.PathLike): Folder with the folders of the classes.
+        resize (int): Length in pixels to which the shorter side is resized. Defaults to 256.
+        size (int): Side in pixels of the square that is then cropped from the centre. Defaults to 224.
 
     Raises:
         AutoDFPError: There are no such folders, or one of them has no image.
@@ -153,11 +163,12 @@ class ImageFolder(ClassificationDataset):
 
 @DATASETS.register_module()
 class SklearnDigits(_ArrayDataset):
-    """The 1,797 real handwritten digits that ship with scikit-learn, grey, 8x8 pixels; nothing is downloaded.
+    """The 1,797 handwritten digits that come with scikit-learn, in grey, 8x8 pixels; nothing is downloaded.
 
     Args:
         split (str): 'train' (1,000 digits), 'val' (300) or 'test' (497); they are disjoint.
-        shift (int): Pixels by which an image is moved at random each time, for training. Defaults to 0.
+        shift (int): Largest random shift, in pixels along each axis, of an image each time it is read, for training.
+            Defaults to 0.
 
     Raises:
         AutoDFPError: The split is none of the three.
@@ -167,7 +178,7 @@ class SklearnDigits(_ArrayDataset):
         if split not in DIGITS_SPLITS:
             known = ', '.join(DIGITS_SPLITS)
             raise AutoDFPError(f'SklearnDigits was asked for split={split!r}; it must be one of {known}')
-        from sklearn.datasets import load_digits  # dear to import, and only needed here
+        from sklearn.datasets import load_digits  # slow to import, and only needed here
 
         digits = load_digits()
         chosen = np.random.default_rng(0).permutation(len(digits.target))[slice(*DIGITS_SPLITS[split])]
@@ -181,5 +192,5 @@ class SklearnDigits(_ArrayDataset):
         image = super().image(index)
         if self.shift:
             down, right = torch.randint(-self.shift, self.shift + 1, (2,)).tolist()
-            image = image.roll((down, right), (1, 2))  # the rims are empty
+            image = image.roll((down, right), (1, 2))  # what comes round is background: the margins are empty
         return image

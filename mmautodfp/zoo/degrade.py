@@ -1,4 +1,4 @@
-"""Worse photographs, to see what a detector makes of them."""
+"""Degrading images, to measure a detector on worse ones."""
 
 import os
 import zlib
@@ -12,24 +12,24 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import TRANSFORMS
 from mmautodfp.utils.settings import checked
 
-# What a strength may be, lowest and highest.
+# Lowest and highest strength of each kind.
 RANGES = {'blur': (0.1, 100), 'noise': (0, 255), 'dark': (0, 1), 'jpeg': (0, 100)}
 
 
 @TRANSFORMS.register_module()
 class Degrade(BaseTransform):
-    """Blur an image, add noise to it, darken it or compress it; it stands behind ``LoadImageFromFile``.
+    """Blurs, darkens or compresses an image, or adds noise to it. Put it behind ``LoadImageFromFile`` in a pipeline.
 
-    An image is changed in the same way whenever it is read: its noise is drawn with a seed made of its file's name.
+    An image is always changed in the same way: the name of its file is the seed of its noise.
 
     Args:
         kind (str): 'blur', 'noise', 'dark' or 'jpeg'.
-        strength (float): The standard deviation of the Gaussian blur in pixels of the image as it is stored; the
-            standard deviation of the normal noise in grey levels, each pixel and colour on its own; what all values are
-            multiplied by, 0 to 1; or JPEG's quality, a whole number from 0 to 100.
+        strength (float): For 'blur' the standard deviation of the Gaussian in pixels of the file, 0.1 to 100; for
+            'noise' the standard deviation of independent normal noise in grey levels, 0 to 255; for 'dark' the factor
+            of all values, 0 to 1; for 'jpeg' the quality, a whole number from 0 to 100.
 
     Raises:
-        AutoDFPError: A setting is not one of these.
+        AutoDFPError: The kind is unknown, or the strength is out of its range.
     """
 
     @checked('Degrade')
@@ -42,7 +42,7 @@ class Degrade(BaseTransform):
         self.strength = strength
 
     def transform(self, results: dict) -> dict:
-        """Change ``results['img']``, uint8 [H, W, 3]; the noise is that of ``results['img_path']``."""
+        """Change ``results['img']``, uint8 [H, W, 3]; the noise depends on the name in ``results['img_path']``."""
         image = results['img']
         if self.kind == 'blur':
             image = cv2.GaussianBlur(image, (0, 0), self.strength)

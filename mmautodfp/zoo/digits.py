@@ -1,8 +1,8 @@
 """A COCO-format detection data set drawn from scikit-learn's handwritten digits.
 
-It exists so that a detector can be trained, pruned and evaluated where nothing can be downloaded: the 1,797 real
-8x8 digits that ship with scikit-learn, enlarged, coloured and scattered over textured backgrounds. The digits behind
-the three splits are disjoint, and the same version of this file always draws the same pixels.
+With it, a detector can be trained, pruned and evaluated without any download. The 1,797 digits of 8x8 pixels that come
+with scikit-learn are enlarged, coloured and placed on textured backgrounds. The three splits use different digits. The
+same version of this file always draws the same pixels.
 """
 
 import json
@@ -20,7 +20,7 @@ from mmautodfp.utils import AutoDFPError
 DIGIT_CLASSES = tuple(str(digit) for digit in range(10))
 IMAGE_SIZE = 128
 VERSION = 1
-STAMP = '.mmautodfp-digits'  # holds the version; marks a folder as ours to replace
+STAMP = '.mmautodfp-digits'  # file with the version, in a folder that may be replaced
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Split:
 
     Attributes:
         num_images (int): Number of pictures.
-        digits (tuple[int, int]): Range of the shuffled digits that it may use.
-        seed (int): Seed of the drawing.
+        digits (tuple[int, int]): First and last (exclusive) index of the shuffled digits that it uses.
+        seed (int): Seed of all random choices in its pictures.
     """
 
     num_images: int
@@ -46,13 +46,13 @@ SPLITS = {
 
 
 def make_digits(root: str | os.PathLike) -> Path:
-    """Write the data set, unless ``root`` already holds this version of it.
+    """Write the data set, unless ``root`` already holds this version of it; another version is replaced.
 
-    The result is complete or absent: it is drawn in a temporary folder beside ``root`` and renamed at the end.
+    It is drawn in a temporary folder beside ``root`` and renamed at the end, so that ``root`` is never incomplete.
 
     Args:
-        root (str | os.PathLike): Folder to make, with ``annotations/instances_{train,val,test}.json`` (COCO format,
-            boxes and polygons, 10 classes) and the 128x128 PNG images in ``{train,val,test}/``.
+        root (str | os.PathLike): Folder to make, for ``annotations/instances_{train,val,test}.json`` (COCO format,
+            boxes and polygons, 10 classes) and PNG images of 128x128 pixels in ``{train,val,test}/``.
 
     Returns:
         Path: ``root``.
@@ -69,7 +69,7 @@ def make_digits(root: str | os.PathLike) -> Path:
     root.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f'.{root.name}.', dir=root.parent))
     try:
-        from sklearn.datasets import load_digits  # dear to import, and only needed here
+        from sklearn.datasets import load_digits  # slow to import, and only needed here
 
         glyphs = load_digits()
         order = np.random.default_rng(0).permutation(len(glyphs.images))
@@ -78,7 +78,7 @@ def make_digits(root: str | os.PathLike) -> Path:
             chosen = order[slice(*split.digits)]
             _draw_split(scratch, name, split, glyphs.images[chosen], glyphs.target[chosen])
         (scratch / STAMP).write_text(f'{VERSION}\n')
-        scratch.chmod(0o755)  # mkdtemp makes it private
+        scratch.chmod(0o755)  # mkdtemp allows nobody else to read it
         shutil.rmtree(root, ignore_errors=True)
         scratch.rename(root)
     finally:
@@ -104,21 +104,22 @@ def _draw_split(root: Path, name: str, split: Split, glyphs: np.ndarray, labels:
 
 
 def draw_picture(rng: np.random.Generator, glyphs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, list]:
-    """Draw one picture with one to five digits that hardly overlap.
+    """Draw one picture with up to five digits that hardly overlap.
 
     Args:
-        rng (np.random.Generator): Source of all choices.
-        glyphs (np.ndarray): [n, 8, 8], values 0 to 16.
-        labels (np.ndarray): [n], the digits' classes.
+        rng (np.random.Generator): Source of all random choices.
+        glyphs (np.ndarray): [n, 8, 8], images of digits with values from 0 to 16.
+        labels (np.ndarray): [n], their classes.
 
     Returns:
-        tuple[np.ndarray, list]: Picture, uint8 [128, 128, 3], and one (label, mask [128, 128] of bool) a digit.
+        tuple[np.ndarray, list]: The picture, uint8 [128, 128, 3]; and for each digit its label and mask, bool
+        [128, 128].
     """
     canvas = _background(rng)
     objects, taken = [], np.zeros((IMAGE_SIZE, IMAGE_SIZE), bool)
     for _ in range(rng.integers(1, 6)):
         index = rng.integers(len(glyphs))
-        for _ in range(20):  # a crowded picture may end up with fewer digits
+        for _ in range(20):  # tries to find a free place; then the digit is left out
             size = int(rng.integers(20, 57))
             y, x = rng.integers(0, IMAGE_SIZE - size + 1, 2)
             window = (slice(y, y + size), slice(x, x + size))
@@ -141,10 +142,10 @@ def draw_picture(rng: np.random.Generator, glyphs: np.ndarray, labels: np.ndarra
 
 
 def outline(mask: np.ndarray) -> dict:
-    """COCO's ``bbox`` (x, y, width, height), ``area`` (pixels) and ``segmentation`` (polygons) of a mask [h, w]."""
+    """COCO's ``bbox`` (x, y, width, height), ``area`` (in pixels) and ``segmentation`` (polygons) of a mask [h, w]."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     x, y = int(columns[0]), int(rows[0])
-    # Twice the size, so that the polygon runs along the pixels' outer edges and not through their centres.
+    # Doubled, so that the polygon follows the outer edges of pixels and not their centres.
     doubled = mask.repeat(2, 0).repeat(2, 1).astype(np.uint8)
     contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     polygons = [((contour.reshape(-1) + 0.5) / 2).tolist() for contour in contours if len(contour) >= 3]
@@ -160,13 +161,13 @@ def _background(rng: np.random.Generator) -> np.ndarray:
     angle, frequency = rng.uniform(0, np.pi), 2 * np.pi / rng.uniform(4, 24)
     x = np.arange(IMAGE_SIZE) * np.cos(angle) * frequency
     y = np.arange(IMAGE_SIZE)[:, None] * np.sin(angle) * frequency
-    stripes = np.sin(x) * np.cos(y) + np.cos(x) * np.sin(y)  # sin(x + y), with few calls of sin
+    stripes = np.sin(x) * np.cos(y) + np.cos(x) * np.sin(y)  # sin(x + y) for all pixels, with O(size) calls of sin
     grain = rng.normal(0, rng.uniform(2, 14), smooth.shape)
     return smooth * rng.uniform(0.5, 1) + stripes[..., None] * rng.uniform(0, 30, 3) + grain
 
 
 def _resize(grid: np.ndarray, size: int) -> np.ndarray:
-    """[n, n, ...] to [size, size, ...], bilinear; written out, as cv2.resize rounds differently on other processors."""
+    """Resize [n, n, ...] to [size, size, ...], bilinear. Not with cv2.resize: its rounding depends on the processor."""
     at = np.linspace(0, len(grid) - 1, size)
     left = np.minimum(at.astype(int), len(grid) - 2)
     weight = (at - left).reshape(-1, *[1] * (grid.ndim - 1))

@@ -1,4 +1,4 @@
-"""MobileNet-V1, for CIFAR and ImageNet, and -V2, for CIFAR."""
+"""MobileNet-V1 for CIFAR and ImageNet, and MobileNet-V2 for CIFAR."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -40,12 +40,12 @@ def _separable(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 @MODELS.register_module()
 class MobileNetV1(nn.Sequential):
-    """``conv1, bn1, layers.{0..12}.{conv1 depthwise, bn1, conv2 pointwise, bn2}, linear``.
+    """MobileNet-V1: ``conv1, bn1, layers.{0..12}.{conv1 depthwise, bn1, conv2 pointwise, bn2}, linear``.
 
     Args:
         num_classes (int): Defaults to 10.
-        stem_stride (int): 1 for CIFAR, 2 for ImageNet. Defaults to 1.
-        stem (int): Channels of the stem. Defaults to 32.
+        stem_stride (int): Stride of the first convolution: 1 for CIFAR, 2 for ImageNet. Defaults to 1.
+        stem (int): Channels of the first convolution. Defaults to 32.
         blocks (Sequence[tuple[int, int]]): Channels and stride of each block. Defaults to the original's.
     """
 
@@ -79,8 +79,8 @@ class InvertedResidual(nn.Sequential):
     Args:
         inputs (int): Channels of the input.
         outputs (int): Channels of the output.
-        stride (int): Of the depthwise convolution.
-        expansion (int): Channels in between, per input channel.
+        stride (int): Stride of the depthwise convolution.
+        expansion (int): The depthwise convolution has ``inputs * expansion`` channels.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int):
@@ -105,14 +105,16 @@ class InvertedResidual(nn.Sequential):
 
 @MODELS.register_module()
 class MobileNetV2(nn.Sequential):
-    """``conv1, bn1, layers.{0..16}.{conv1 expand, bn1, conv2 depthwise, bn2, conv3 project, bn3}, conv2, bn2, linear``.
+    """MobileNet-V2, with ``layers.{0..16}.{conv1 expand, bn1, conv2 depthwise, bn2, conv3 project, bn3}``.
+
+    Around these are ``conv1, bn1`` and ``conv2, bn2, linear``.
 
     Args:
         num_classes (int): Defaults to 10.
-        stem (int): Channels of the stem. Defaults to 32.
+        stem (int): Channels of the first convolution. Defaults to 32.
         last (int): Channels of the last convolution. Defaults to 1280.
-        stages (Sequence[tuple[int, int, int, int]]): Expansion, channels, number of blocks and stride of the first
-            one. Defaults to the usual one for CIFAR, whose second stage has stride 1.
+        stages (Sequence[tuple[int, int, int, int]]): Of each stage the expansion, channels, number of blocks and stride
+            of the first block. Defaults to the usual ones for CIFAR, where the second stage has stride 1.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""ResNets: for CIFAR in the layout behind the paper's Table 2, and torchvision's."""
+"""ResNets for CIFAR with the structure used in the paper's Table 2, and classifiers of torchvision."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,14 @@ from mmautodfp.utils.registry import MODELS
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; the activation comes first and none follows the sum.
+    """Residual block of two 3x3 convolutions, with an activation before the block and none after the sum.
 
     ``x = relu(x); y = bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)``
 
     Args:
         inputs (int): Channels of x.
         width (int): Channels of y.
-        stride (int): Of conv1 and the shortcut.
+        stride (int): Stride of conv1 and of the shortcut.
     """
 
     def __init__(self, inputs: int, width: int, stride: int):
@@ -27,7 +27,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU()  # not in place: the sum before is read twice
+        self.relu = nn.ReLU()  # not in place: it would change the block's input
         self.downsample = None
         if stride != 1 or inputs != width:
             self.downsample = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
@@ -40,13 +40,13 @@ class BasicBlock(nn.Module):
 
 @MODELS.register_module()
 class CifarResNet(nn.Module):
-    """ResNet of 6n + 2 layers in three stages, with pre-activation-style blocks: no activation follows the stem.
+    """ResNet of 6n + 2 layers in three stages of :class:`BasicBlock`; no activation follows the first convolution.
 
     Args:
-        depth (int): 20, 32, 44, 56, 110 or another 6n + 2. Defaults to 56.
+        depth (int): Number of layers, 6n + 2, such as 20, 32, 44, 56 or 110. Defaults to 56.
         num_classes (int): Defaults to 10.
         in_channels (int): Channels of an image. Defaults to 3.
-        channels (Sequence[int]): Of the three stages. Defaults to (16, 32, 64).
+        channels (Sequence[int]): Channels of the three stages. Defaults to (16, 32, 64).
 
     Raises:
         AutoDFPError: ``depth`` is not 6n + 2, or there are not three stages.
@@ -86,16 +86,16 @@ class CifarResNet(nn.Module):
 
 @MODELS.register_module()
 def TorchvisionNet(name: str, num_classes: int = 1000, small_images: bool = False) -> nn.Module:
-    """A classifier of torchvision, with random weights; its checkpoints load into it.
+    """Build a classifier of torchvision with random weights, which can load torchvision's checkpoints.
 
     Args:
-        name (str): Such as 'resnet34', 'resnet50' or 'resnet101'.
+        name (str): Name in torchvision, such as 'resnet34', 'resnet50' or 'resnet101'.
         num_classes (int): Defaults to 1000.
         small_images (bool): For ResNets: a 3x3 stem of stride 1 without max-pooling, as is usual for CIFAR. Defaults to
             False.
 
     Raises:
-        AutoDFPError: torchvision has no such classifier, or ``small_images`` was asked of one that is no ResNet.
+        AutoDFPError: torchvision has no such classifier, or ``small_images`` is set but it is no ResNet.
     """
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise AutoDFPError(f'torchvision was asked for the classifier {name!r}, which it does not have')

@@ -15,18 +15,20 @@ CHANNELS = (64, 128, 256, 512, 512)
 
 @MODELS.register_module()
 class VGG(nn.Sequential):
-    """Plain convolutions with BatchNorm and one linear layer behind them: ``features.N`` and ``classifier``.
+    """VGG with BatchNorm: convolutions ``features.N``, and a single linear layer ``classifier``.
 
     Args:
-        depth (int): 11, 13, 16 or 19: the original's number of layers. Defaults to 16.
+        depth (int): 11, 13, 16 or 19, the number of layers of the original. Defaults to 16.
         num_classes (int): Defaults to 10.
         in_channels (int): Channels of an image. Defaults to 3.
         image_size (int): Side of an image in pixels. Defaults to 32.
-        channels (Sequence[int]): Of each stage's convolutions. Defaults to (64, 128, 256, 512, 512).
-        stages (Sequence[int] | None): Convolutions of each stage, in place of ``depth``. Defaults to None.
+        channels (Sequence[int]): Channels of each stage. Defaults to (64, 128, 256, 512, 512).
+        stages (Sequence[int] | None): Number of convolutions of each stage, in place of ``depth``. Defaults to None: by
+            ``depth``.
 
     Raises:
-        AutoDFPError: ``depth`` is unknown, or the image is too small for so many stages.
+        AutoDFPError: ``depth`` is unknown, ``stages`` and ``channels`` differ in length, or the image is too small for
+            so many stages.
     """
 
     def __init__(
