@@ -1,4 +1,4 @@
-"""What a plan costs, exactly, and the limits on it."""
+"""Exact costs of a plan, and the limits on them."""
 
 from .budgets import Budget, FlopBudget, LatencyBudget, MemoryBudget, ParamBudget
 from .constraints import Constraint, read_constraint

@@ -13,19 +13,19 @@ from .quantities import Limit, parse_limit
 
 
 class Budget:
-    """A limit on one cost. It is bound to a model by the :class:`.Constraint` that it is a part of.
+    """A limit on one cost. The :class:`.Constraint` that it is part of binds it to a model.
 
     Args:
         preserve_ratio (float): Share of the dense cost that may stay, in (0, 1]. Defaults to 0.9.
-        scope (str): What is limited: 'module', the part that is pruned (the parts together, where the target is a
-            list of them), or 'model', all of the model. Defaults to 'module'.
-        limit (str | float | None): The same in words: an amount with its unit, such as '120G', or a share of the dense
-            cost, such as '60%'; see :func:`parse_limit`. It takes the place of ``preserve_ratio``, which a base config
-            may name. Defaults to None.
+        scope (str): What is limited: 'module', the part that is pruned (if the target is a list, the parts together),
+            or 'model', the whole model. Defaults to 'module'.
+        limit (str | float | None): An amount with its unit, such as '120G', or a share of the dense cost, such as
+            '60%'; see :func:`parse_limit`. It overrides ``preserve_ratio``, which a base config may set. Defaults to
+            None.
 
     Attributes:
-        cost (Cost | None): What is limited; None until bound.
-        least (int): Cost of the least widths, in the metric's smallest unit; known once bound, like the others.
+        cost (Cost | None): The cost that is limited; None until bound.
+        least (int): Cost of the least widths, in the metric's smallest unit. Set when bound, like the next two.
         dense (int): Cost of the dense model.
         limit (int): The most that a plan may cost.
 
@@ -44,7 +44,7 @@ class Budget:
         if scope not in ('module', 'model'):
             raise AutoDFPError(f"scope of a budget is 'module' or 'model', got {scope!r}")
         self._text = limit
-        # What is kept and told of a share does not depend on how it was written.
+        # A ratio becomes the Limit that a percentage is read as, so describe() and identity are the same for both.
         share = Limit(self.metric, None, preserve_ratio, '%')
         self.asked = share if limit is None else parse_limit(limit, self.metric)
         self.scope = scope
@@ -82,14 +82,14 @@ class Budget:
         return min(1.0, (self.limit - self.least) / span) if span > 0 else 1.0
 
     def describe(self) -> dict[str, Any]:
-        """Its settings as plain data, for ``summary.json``."""
+        """The settings as plain data, for ``summary.json``."""
         share = self.asked.share
         amount = dict(limit=str(self._text)) if share is None else dict(preserve_ratio=share)
         return dict(type=type(self).__name__, **amount, scope=self.scope)
 
     @property
     def identity(self) -> list:
-        """What a search and one that resumes it must share, as plain data."""
+        """What a search and its resume must have in common, as plain data."""
         return [type(self).__name__, self.asked.share or self.asked.amount, self.scope]
 
 
@@ -109,14 +109,14 @@ class FlopBudget(Budget):
 
 @BUDGETS.register_module()
 class LatencyBudget(Budget):
-    """Limits the time that the example input takes, as :func:`measure_latency_costs` predicts it here.
+    """Limits the latency on the example input, as :func:`measure_latency_costs` predicts it for this machine.
 
     Args:
         preserve_ratio (float): Share of the dense latency that may stay, in (0, 1]. Defaults to 0.9.
         scope (str): As in :class:`Budget`. Defaults to 'module'.
-        points (int): Widths of each layer that are measured; in between is interpolated. Defaults to 5.
-        repeat (int): Measurements of each, of which the median counts. Defaults to 7.
-        limit (str | None): As in :class:`Budget`, such as '30ms' or '60%'. Defaults to None.
+        points (int): How many widths of each layer are measured; latencies in between are interpolated. Defaults to 5.
+        repeat (int): Measurements at each width, of which the median is taken. Defaults to 7.
+        limit (str | float | None): As in :class:`Budget`, such as '30ms' or '60%'. Defaults to None.
 
     Raises:
         AutoDFPError: An argument is out of its range.
@@ -140,12 +140,12 @@ class LatencyBudget(Budget):
 
     @property
     def identity(self) -> list:
-        machine = describe_machine()  # on another one the limit is another
+        machine = describe_machine()  # the limit depends on it
         return [*super().identity, self.points, machine['processor'], machine['gpu']]
 
 
 @BUDGETS.register_module()
 class MemoryBudget(Budget):
-    """Limits the memory that inference on the example input takes, as :func:`measure_memory_costs` counts it."""
+    """Limits the memory of inference on the example input, as :func:`measure_memory_costs` counts it."""
 
     metric = 'memory'

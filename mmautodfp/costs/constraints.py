@@ -1,4 +1,4 @@
-"""The limits of a search, and how much a layer may keep so that the whole stays within them (Algorithm 1)."""
+"""The limits of a search, and how many channels a group may keep within them (Algorithm 1)."""
 
 import copy
 from bisect import bisect_right
@@ -17,19 +17,19 @@ from .widths import allowed_widths, floor_width, round_widths
 
 
 class Constraint:
-    """The limits on the widths of a search, one or several that hold at once.
+    """One or several limits on the widths of a search; all of them must be met.
 
     Args:
         budgets (Sequence[Budget]): One or more.
 
     Attributes:
-        budgets (list[Budget]): They.
-        min_widths (list[int]): [L], the least that each group keeps; known once bound, like the others.
+        budgets (list[Budget]): The same, as a list.
+        min_widths (list[int]): [L], the least width of each group. Set when bound, like the next two.
         channel_divisor (int): Kept widths are multiples of it or the full width.
-        divisors (list[int]): [L], the same for each group, in blocks.
+        divisors (list[int]): [L], the divisor of each group's width in blocks.
 
     Raises:
-        AutoDFPError: There is none.
+        AutoDFPError: ``budgets`` is empty.
     """
 
     min_widths: list[int]
@@ -51,14 +51,14 @@ class Constraint:
         """Set the limits for a model.
 
         Args:
-            costs (ModelCosts): Its costs.
-            min_widths (Sequence[int]): [L], the least that each group keeps, as :func:`round_widths` gives them.
+            costs (ModelCosts): Of the model.
+            min_widths (Sequence[int]): [L], the least width of each group, from :func:`round_widths`.
             channel_divisor (int): Kept widths are multiples of it or the full width. Defaults to 1.
-            divisors (Sequence[int] | None): [L], the same for each group, in blocks, see :func:`divisors_of`. Defaults
-                to None: each block is a channel.
+            divisors (Sequence[int] | None): [L], the divisor of each group's width in blocks, see :func:`divisors_of`.
+                Defaults to None: ``channel_divisor`` for all, as for blocks of one channel.
 
         Raises:
-            AutoDFPError: Not even the least widths meet a limit; the message names what can be reached.
+            AutoDFPError: Even the least widths exceed a limit; the message names the range that can be reached.
         """
         for budget in self.budgets:
             budget.bind(costs, min_widths, channel_divisor)
@@ -72,7 +72,7 @@ class Constraint:
     def max_width(self, chosen: Sequence[int]) -> int:
         """The most channels that group ``len(chosen)`` may keep (Algorithm 1, sign corrected).
 
-        Counted are the widths already chosen and the least widths of the groups to come.
+        Groups before it have the widths ``chosen``, groups after it count with their least widths.
         """
         group = len(chosen)
         widths = [*chosen, *self.min_widths[group:]]
@@ -84,32 +84,32 @@ class Constraint:
         return all(budget.cost(widths) <= budget.limit for budget in self.budgets)
 
     def uniform_ratio(self) -> float:
-        """The largest ratio p that, alike in all groups (Eq. 15), stays within the limits."""
+        """The largest ratio p that is within the limits when all groups have it (Eq. 15)."""
         if self.allows(self._dense):
             return 1.0
-        # Widths change halfway between two that are allowed. A ratio halfway between two such steps survives rounding
-        # to float32.
+        # Rounded widths change where p N is halfway between two allowed widths. The ratios to choose from are halfway
+        # between two such steps, so that rounding them to float32 does not change a width.
         kinds = set(zip(self._dense, self.divisors, strict=True))
         pairs = {(a, b, n) for n, divisor in kinds for a, b in pairwise([0, *allowed_widths(n, divisor)])}
         steps = sorted({0.0} | {(a + b) / 2 / n for a, b, n in pairs})
         plateaus = [(a + b) / 2 for a, b in pairwise(steps)]
-        # A cost never falls as widths grow, so those that fit come first.
+        # A cost never falls as widths grow, so the ratios within the limits come first.
         too_wide = lambda ratio: not self.allows(round_widths(ratio, self._dense, self.divisors))
         return plateaus[bisect_right(plateaus, False, key=too_wide) - 1]
 
     def at(self, share: float) -> 'Constraint':
-        """The same limits elsewhere, once bound: ``share`` of the way from the least that can be reached to dense."""
+        """A copy, once bound, with limits at ``share`` of the way from the least reachable cost to the dense one."""
         other = copy.copy(self)
         other.budgets = [budget.at(share) for budget in self.budgets]
         return other
 
     @property
     def share(self) -> float:
-        """How far up the lowest limit lies, once bound, as of :meth:`at`: 1 if it is dense or more."""
+        """Where the lowest limit lies, once bound, as a share as of :meth:`at`; at most 1."""
         return min(budget.share for budget in self.budgets)
 
     def table(self) -> list[str]:
-        """A line for each budget: the least that can be reached, what was asked for, and the dense cost."""
+        """A table, line by line: for each budget the least cost that can be reached, the limit, and the dense cost."""
         rows = [('', 'least', 'asked', 'dense', '')]
         for budget in self.budgets:
             least, asked, dense = (
@@ -123,12 +123,12 @@ class Constraint:
         return ['  '.join(word.rjust(size) for word, size in zip(row, sizes, strict=True)).rstrip() for row in rows]
 
     def describe(self) -> dict[str, Any] | list[dict[str, Any]]:
-        """The settings as plain data, for ``summary.json``: of one budget, or a list of them."""
+        """The settings as plain data, for ``summary.json``; a list if there are several budgets."""
         return _one_or_all([budget.describe() for budget in self.budgets])
 
     @property
     def identity(self) -> list:
-        """What a search and one that resumes it must share, as plain data; of one budget, or a list of them."""
+        """What a search and its resume must have in common, as plain data; a list of it for several budgets."""
         return _one_or_all([budget.identity for budget in self.budgets])
 
 
@@ -137,9 +137,19 @@ def _one_or_all(items: list) -> Any:
 
 
 def read_constraint(settings: Constraint | Budget | dict | Sequence[Budget | dict] | float | str | None) -> Constraint:
-    """The limits that are described: by themselves, by a config, by several, or as a share of the parameters."""
+    """Read the limits that settings describe.
+
+    Args:
+        settings (Constraint | Budget | dict | Sequence | float | str | None): A constraint or a budget, which is
+            copied; the config of a budget, by default of a :class:`ParamBudget`; a share of the parameters, such as 0.6
+            or '60%'; or a list, each item of which describes one budget. None is a :class:`ParamBudget` with its
+            defaults.
+
+    Raises:
+        AutoDFPError: A text is no percentage, or a budget cannot be built.
+    """
     if isinstance(settings, Constraint):
-        return copy.deepcopy(settings)  # a task binds it to its own costs
+        return copy.deepcopy(settings)  # each task binds its own copy
     several = settings if isinstance(settings, list | tuple) else [settings]
     return Constraint([_read_budget(one) for one in several])
 

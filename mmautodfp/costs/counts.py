@@ -1,4 +1,4 @@
-"""What a plan costs, exactly: parameters and multiply-accumulates as functions of the groups' widths."""
+"""Exact costs of a plan: parameters and multiply-accumulates as functions of the groups' widths."""
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -11,13 +11,13 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from mmautodfp.graph import ChannelGroup, hook_handles, outputs_first
 
-#: What a layer's outputs or inputs consist of: index of a group, and how many of them each of its channels is; under
-#: None, how many belong to no group.
+#: What a layer's outputs or inputs consist of: pairs of a group's index and how many of them belong to each channel of
+#: the group; with None as the index, how many belong to no group.
 Shares = list[tuple[int | None, int]]
 
 
 class Cost(ABC):
-    """What a budget asks of a cost; it must never fall when a group gets wider.
+    """A cost as a function of the groups' widths; it must never fall when a group gets wider.
 
     Attributes:
         dense (list[int]): [L], the groups' dense widths N.
@@ -30,7 +30,13 @@ class Cost(ABC):
         """Cost at ``widths`` [L]."""
 
     def widest(self, widths: Sequence[int], group: int, limit: int) -> int:
-        """The most channels of ``group`` within ``limit`` while the others stay at ``widths`` [L], which are within."""
+        """The largest width of a group within a limit.
+
+        Args:
+            widths (Sequence[int]): [L], within the limit: widths of the other groups, and the least one of this group.
+            group (int): Its index.
+            limit (int): The most that the widths may cost.
+        """
 
         def cost(width: int) -> int:
             return self([*widths[:group], width, *widths[group + 1 :]])
@@ -39,7 +45,7 @@ class Cost(ABC):
         return widths[group] + bisect_right(wider, limit, key=cost) - 1
 
     def ratio(self, widths: Sequence[int]) -> float:
-        """Preserved share of the dense cost."""
+        """Preserved share of the dense cost at ``widths`` [L]."""
         return self(widths) / self(self.dense)
 
 
@@ -47,16 +53,17 @@ class Cost(ABC):
 class CostModel(Cost):
     """A cost as a function of the groups' widths n.
 
-    A conv between two groups costs in proportion to both widths, one at the rim in proportion to one, so every count
-    is ``constant + sum_i linear[i] n_i + sum_ij pairs[i, j] n_i n_j``, in integers, without an approximation. What
-    pruned channels leave behind may ask for a bias where there was none; such ones come on top.
+    The cost of a conv is proportional to its numbers of input and output channels, so every count is exactly
+    ``constant + sum_i linear[i] n_i + sum_ij pairs[i, j] n_i n_j``, in integers. In addition, a consumer without bias
+    and norm may get a bias once a group is pruned, for the constants of the pruned channels.
 
     Attributes:
         dense (list[int]): [L], the groups' dense widths N.
         constant (int): What no plan changes.
-        linear (list[int]): [L].
-        pairs (dict[tuple[int, int], int]): Products of two groups' widths.
-        biases (list[tuple[list[int], Shares]]): Groups, and what is there only if one of them is pruned.
+        linear (list[int]): [L], cost per channel of each group.
+        pairs (dict[tuple[int, int], int]): Indices of two groups to the cost per pair of their channels.
+        biases (list[tuple[list[int], Shares]]): For each such bias, the groups of which at least one must be pruned,
+            and what the bias consists of.
     """
 
     dense: list[int]
@@ -69,7 +76,7 @@ class CostModel(Cost):
         self.linear = [0] * len(self.dense)
 
     def add(self, amount: int, *groups: int | None) -> None:
-        """Add a term: ``amount`` for each channel (or pair of channels) of ``groups``; None is a fixed width."""
+        """Add ``amount`` per channel of a group, or per pair of channels of two; None stands for a fixed width."""
         factors = [group for group in groups if group is not None]
         if not factors:
             self.constant += amount
@@ -83,7 +90,8 @@ class CostModel(Cost):
         """Cost at ``widths`` [L]."""
         total = self.constant + sum(a * n for a, n in zip(self.linear, widths, strict=True))
         total += sum(a * widths[i] * widths[j] for (i, j), a in self.pairs.items())
-        # One that goes when its last group gets all channels is less than the weights that these bring along.
+        # A bias is gone once its last pruned group gets all channels, but the weights of these cost more than the bias.
+        # So the total never falls as widths grow.
         for groups, parts in self.biases:
             if any(widths[group] < self.dense[group] for group in groups):
                 total += size_of(parts, widths)
@@ -97,9 +105,9 @@ class ModelCosts:
     Attributes:
         params (dict[str, CostModel]): By scope, 'module' (what is pruned) and 'model'.
         flops (dict[str, CostModel]): Likewise; one multiply-accumulate of a linear layer or a convolution (deformable
-            and transposed ones too) is one FLOP, as mmengine and mmdet count. What a deformable one does to find its
-            samples is not counted, nor are norms, activations, pooling and products of two activations.
-        latency (dict[str, Cost]): Likewise, in nanoseconds; empty unless a budget asks for it. Defaults to empty.
+            and transposed ones too) is one FLOP, as mmengine and mmdet count. The sampling of deformable ones is not
+            counted, nor are norms, activations, pooling and products of two activations.
+        latency (dict[str, Cost]): Likewise, in nanoseconds. Defaults to empty: it was not measured.
         memory (dict[str, Cost]): Likewise, in bytes, see :class:`mmautodfp.costs.MemoryCost`. Defaults to empty.
     """
 
@@ -118,17 +126,17 @@ class ModelCosts:
 
 
 def measure_positions(model: nn.Module, run: Callable[[], object]) -> dict[nn.Module, int]:
-    """Run a model once and count, for each layer that multiplies, how often each element of its weight is used.
+    """Run a model once and count for each layer how often each element of its weight is used.
 
-    Counted are linear layers and convolutions, deformable ones too: once at each output position; and transposed
-    convolutions: once at each input position, as mmengine counts them.
+    That is once at each output position for linear layers and convolutions, deformable ones too, and once at each
+    input position for transposed convolutions, as mmengine counts them.
 
     Args:
         model (nn.Module): The model.
         run (Callable): Runs it on one input.
 
     Returns:
-        dict[nn.Module, int]: Positions summed over all calls; layers that were not called are absent.
+        dict[nn.Module, int]: Positions summed over all calls; other layers, and those not called, are absent.
     """
     positions: dict[nn.Module, int] = {}
 
@@ -146,7 +154,7 @@ def measure_positions(model: nn.Module, run: Callable[[], object]) -> dict[nn.Mo
 
 
 def _multiplies(layer: nn.Module) -> bool:
-    # mmcv's and torchvision's deformable convolutions are of no common class, but describe themselves as any other.
+    # By attributes: the deformable convolutions of mmcv and torchvision have no base class in common with others.
     is_conv = hasattr(layer, 'kernel_size') and hasattr(layer, 'out_channels')
     return (isinstance(layer, nn.Linear) or is_conv) and isinstance(getattr(layer, 'weight', None), nn.Parameter)
 
@@ -159,20 +167,21 @@ def model_costs(
     moves_constants: Callable[[ChannelGroup], bool] | None = None,
     parts: Sequence[nn.Module] | None = None,
 ) -> ModelCosts:
-    """Count a dense model.
+    """Count the parameters and FLOPs of a dense model, for any widths of its groups.
 
     Args:
         model (nn.Module): The whole model.
         module (nn.Module): What the groups' paths are relative to.
         groups (Sequence[ChannelGroup]): Its groups, L of them.
-        positions (Mapping[nn.Module, int]): What :func:`measure_positions` gave, for FLOPs.
-        moves_constants (Callable | None): Whether pruning a group shifts its consumers' outputs, for which one without
-            bias and norm gets a bias; see :meth:`mmautodfp.reconstruction.Reconstructor.moves_constants`. Defaults to
+        positions (Mapping[nn.Module, int]): From :func:`measure_positions`, for FLOPs.
+        moves_constants (Callable | None): Whether pruning a group shifts its consumers' outputs: consumers without bias
+            and norm then get a bias; see :meth:`mmautodfp.reconstruction.Reconstructor.moves_constants`. Defaults to
             None: it never does.
-        parts (Sequence[nn.Module] | None): What the scope 'module' means. Defaults to None: the module.
+        parts (Sequence[nn.Module] | None): Parts of the model that the scope 'module' covers. Defaults to None: the
+            module.
 
     Returns:
-        ModelCosts: Exact costs for any widths.
+        ModelCosts: Without latency and memory.
     """
     roles = group_roles(module, groups, moves_constants)
     params, flops = {}, {}
@@ -186,7 +195,7 @@ def model_costs(
 
 
 def layers_by_scope(model: nn.Module, parts: Sequence[nn.Module]) -> dict[str, list[nn.Module]]:
-    """What the scopes of a budget mean: 'module', the layers of the parts, and 'model', all of them."""
+    """The layers of each scope of a budget: for 'module' those of the parts, for 'model' all."""
     inside = {layer for part in parts for layer in part.modules()}
     return dict(module=[layer for layer in model.modules() if layer in inside], model=list(model.modules()))
 
@@ -196,9 +205,10 @@ class Role:
     """Which groups a layer's outputs and inputs belong to.
 
     Attributes:
-        outputs (list[tuple[int, int]]): Index of a group, and how many outputs of the layer each of its channels is.
-        inputs (list[tuple[int, int]]): Likewise of the inputs. What is left of either belongs to no group.
-        constants (list[int]): Indices of groups that need a bias here, which there is not, once they are pruned.
+        outputs (list[tuple[int, int]]): Index of a group, and how many of the layer's outputs belong to each of the
+            group's channels. All other outputs belong to no group.
+        inputs (list[tuple[int, int]]): Likewise of the inputs.
+        constants (list[int]): Indices of groups that, once pruned, make the layer need a bias, which it does not have.
     """
 
     outputs: list[tuple[int, int]] = field(default_factory=list)
@@ -211,7 +221,7 @@ def group_roles(
     groups: Sequence[ChannelGroup],
     moves_constants: Callable[[ChannelGroup], bool] | None = None,
 ) -> dict[nn.Module, Role]:
-    """The layers whose outputs or inputs belong to a group, and to which; arguments as of :func:`model_costs`."""
+    """Roles of all layers whose outputs or inputs belong to a group; arguments as of :func:`model_costs`."""
     roles: dict[nn.Module, Role] = {}
 
     def role(name: str) -> Role:
@@ -237,8 +247,8 @@ def shares(size: int, parts: Sequence[tuple[int, int]], dense: Sequence[int]) ->
     """What a layer's outputs or inputs consist of.
 
     Args:
-        size (int): All of them.
-        parts (Sequence[tuple[int, int]]): As in :class:`Role`.
+        size (int): How many there are in the dense model.
+        parts (Sequence[tuple[int, int]]): Those of groups, as in :class:`Role`.
         dense (Sequence[int]): [L], the groups' dense widths N.
     """
     rest = size - sum(dense[group] * each for group, each in parts)
@@ -246,7 +256,7 @@ def shares(size: int, parts: Sequence[tuple[int, int]], dense: Sequence[int]) ->
 
 
 def size_of(parts: Shares, widths: Sequence[int]) -> int:
-    """How many outputs or inputs a layer has where the groups keep ``widths`` [L]."""
+    """The number of outputs or inputs in ``parts`` when the groups have ``widths`` [L]."""
     return sum(each * (1 if group is None else widths[group]) for group, each in parts)
 
 
@@ -275,19 +285,21 @@ def _count_layer(
 def tensor_terms(
     layer: nn.Module, name: str, tensor: Tensor, role: Role, dense: Sequence[int]
 ) -> Iterator[tuple[int, int | None, int | None]]:
-    """How many elements a parameter or buffer has, as a sum over the groups' widths.
+    """The number of elements of a parameter or buffer, as terms for :meth:`CostModel.add`.
 
-    A weight loses rows with its own groups and columns with those before; all else loses rows only.
+    Pruning the groups of a layer's outputs takes rows out of all its tensors; pruning those of its inputs takes columns
+    out of its weight.
 
     Args:
-        layer (nn.Module): Whose it is.
-        name (str): What the layer calls it.
-        tensor (Tensor): It.
-        role (Role): The layer's.
+        layer (nn.Module): The layer that has the tensor.
+        name (str): Name of the tensor there.
+        tensor (Tensor): The dense tensor.
+        role (Role): Of the layer.
         dense (Sequence[int]): [L], the groups' dense widths N.
 
     Yields:
-        tuple[int, int | None, int | None]: Elements of each channel, or pair of channels, of one group or two.
+        tuple[int, int | None, int | None]: Elements per channel, or pair of channels, and the groups of rows and of
+        columns; None where no plan changes these.
     """
     weight = outputs_first(layer) if name == 'weight' else tensor
     if not weight.ndim:

@@ -1,4 +1,4 @@
-"""How long a model takes at given widths: its layers measured at a few widths, interpolated in between."""
+"""Latency of a model at given widths: its layers are measured at a few widths and interpolated in between."""
 
 import hashlib
 import os
@@ -26,24 +26,25 @@ from .widths import allowed_widths
 
 
 def step_of(parts: Shares) -> int:
-    """What the widths of a side are multiples of."""
+    """The step of a side (outputs or inputs): its size is a multiple of it at all widths."""
     return gcd(*(each for _, each in parts))
 
 
 def fixed_part(parts: Shares) -> int:
-    """How much of a side belongs to no group, in steps."""
+    """The part of a side that belongs to no group, in steps."""
     return sum(each for group, each in parts if group is None) // step_of(parts)
 
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One call of a layer whose widths depend on a plan.
+    """One call of a layer whose size depends on a plan.
 
     Attributes:
         layer (nn.Module): Convolution, linear layer or batch norm.
-        shape (tuple[int, ...]): Of its input in the dense model, [B, C, ...].
+        shape (tuple[int, ...]): Shape of its input in the dense model, [B, C, ...].
         outputs (Shares): What its outputs consist of.
-        inputs (Shares): Likewise its inputs; one fixed place where these are the outputs (norms, grouped convolutions).
+        inputs (Shares): What its inputs consist of; ``[(None, 1)]`` if there are always as many as outputs (norms,
+            grouped convolutions).
     """
 
     layer: nn.Module
@@ -53,17 +54,17 @@ class LayerCall:
 
     @property
     def key(self) -> str:
-        """Equal for calls that take equally long at equal widths."""
+        """A text that is the same for calls that take equally long at equal widths."""
         layer = self.layer
         words = [type(layer).__name__ if is_batch_norm(layer) else layer.extra_repr()]
         if isinstance(layer, nn.ConvTranspose2d):
-            words.append('transposed')  # its extra_repr does not tell
+            words.append('transposed')  # its extra_repr() does not say so
         words += [f'input {list(self.shape)}']
         words += [f'steps of {step_of(side)} from {fixed_part(side)}' for side in (self.outputs, self.inputs)]
         return ', '.join([*words, *map(str, _placement(layer))])
 
     def at(self, outputs: int, inputs: int) -> Callable[[], Any]:
-        """The same call at other widths, counted in steps, on random values."""
+        """A function that makes the call with so many steps of outputs and inputs, on random values."""
         layer = self.layer
         outputs, inputs = outputs * step_of(self.outputs), inputs * step_of(self.inputs)
         device, dtype = _placement(layer)
@@ -87,7 +88,7 @@ def _placement(layer: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 
 def _conv(layer: nn.Module, inputs: int, outputs: int) -> nn.Module:
-    """A convolution, grouped or transposed, like another but for its widths."""
+    """A new convolution with the settings of ``layer``, which may be grouped or transposed, and other widths."""
     groups = max(1, layer.groups * inputs // layer.in_channels) if layer.groups > 1 else 1
     transposed = isinstance(layer, nn.ConvTranspose2d)
     settings = dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation, bias=layer.bias is not None)
@@ -98,11 +99,11 @@ def _conv(layer: nn.Module, inputs: int, outputs: int) -> nn.Module:
 
 @dataclass
 class LatencyTable:
-    """Measured nanoseconds of a call, never falling as widths grow.
+    """Nanoseconds of a call, measured at a few widths.
 
     Attributes:
-        outputs (list[int]): [P], measured widths in steps, ascending, the dense one last.
-        inputs (list[int]): [Q], likewise.
+        outputs (list[int]): [P], numbers of outputs in steps, ascending, the dense one last.
+        inputs (list[int]): [Q], numbers of inputs likewise.
         nanoseconds (list[list[int]]): [P, Q].
     """
 
@@ -111,15 +112,18 @@ class LatencyTable:
     nanoseconds: list[list[int]]
 
     def scaled_to(self, dense: int) -> 'LatencyTable':
-        """The same table where the dense widths take ``dense`` nanoseconds."""
+        """A copy, scaled so that :attr:`lookup` has ``dense`` nanoseconds at the dense widths."""
         factor = dense / max(1, max(max(row) for row in self.nanoseconds))
         scaled = [[round(value * factor) for value in row] for row in self.nanoseconds]
         return LatencyTable(self.outputs, self.inputs, scaled)
 
     @cached_property
     def lookup(self) -> np.ndarray:
-        """[N + 1, M + 1], nanoseconds at all widths; what lies below the first measured one is as slow as that."""
-        # A wider layer counts as slow as the slowest narrower one, so that Algorithm 1's bound holds for all below it.
+        """Nanoseconds for all numbers of outputs and inputs in steps, [N + 1, M + 1], never falling as these grow.
+
+        Below the smallest measured number, the nanoseconds are those at that number.
+        """
+        # No layer counts as faster than a narrower one, since a Cost must never fall.
         rising = np.maximum.accumulate(np.maximum.accumulate(np.array(self.nanoseconds, float), 0), 1)
         widths_out, widths_in = np.arange(self.outputs[-1] + 1), np.arange(self.inputs[-1] + 1)
         columns = np.stack([np.interp(widths_out, self.outputs, column) for column in rising.T], 1)
@@ -128,12 +132,12 @@ class LatencyTable:
 
 @dataclass
 class LatencyCost(Cost):
-    """Nanoseconds as a function of the groups' widths n: ``constant + sum of the layers' tables``.
+    """Nanoseconds as a function of the groups' widths: ``constant`` plus what the tables of all calls say.
 
     Attributes:
         dense (list[int]): [L], the groups' dense widths N.
-        constant (int): What does not depend on a plan, or was not measured by width.
-        terms (list[tuple[LatencyTable, Shares, Shares]]): Each with what its outputs and its inputs consist of.
+        constant (int): Time of all that does not depend on a plan, or was not measured at several widths.
+        terms (list[tuple[LatencyTable, Shares, Shares]]): For T calls, the table, and what outputs and inputs are.
     """
 
     dense: list[int]
@@ -142,7 +146,7 @@ class LatencyCost(Cost):
 
     @cached_property
     def _steps(self) -> np.ndarray:
-        """[2, T, L + 1], of outputs and inputs: how many steps each channel adds to a side, and what is fixed adds."""
+        """[2, T, L + 1], for outputs and inputs of each call: steps per channel of each group, then the fixed steps."""
         found = np.zeros((2, len(self.terms), len(self.dense) + 1), np.int64)
         for place, (_, *sides) in enumerate(self.terms):
             for side, parts in enumerate(sides):
@@ -152,7 +156,7 @@ class LatencyCost(Cost):
 
     @cached_property
     def _lookups(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All tables behind one another; where each begins [T], and how long its rows are [T]."""
+        """The values of all tables in one array; where each table begins [T], and the length of its rows [T]."""
         tables = [table.lookup for table, _, _ in self.terms]
         ends = np.cumsum([table.size for table in tables], dtype=np.int64)
         columns = np.array([table.shape[1] for table in tables], np.int64)
@@ -175,29 +179,30 @@ def measure_latency_costs(
     cache: str | os.PathLike | None = None,
     parts: Sequence[nn.Module] | None = None,
 ) -> dict[str, LatencyCost]:
-    """Measure a dense model and its layers at several widths, on the device where it is.
+    """Measure the latency of a dense model, and of its layers at several widths, on the device where it is.
 
     Convs, linear layers and norms whose widths a plan changes are measured one by one at several widths, with random
-    values. What each takes inside of the dense model, in the same rounds as the whole, says how much these tables
-    weigh; the time of everything else is what remains of the whole and counts as constant. What was measured before
-    on the same kind of machine is taken from the cache.
+    values. Each table is then scaled to the time that the call takes inside the dense model. The rest of the dense
+    model's time, which is measured in the same rounds, counts as constant. What was measured before on the same kind of
+    machine is read from the cache.
 
     Args:
         model (nn.Module): The whole model.
         module (nn.Module): What the groups' paths are relative to.
         groups (Sequence[ChannelGroup]): Its groups, L of them.
         run (Callable): Runs the model on one input.
-        budget (LatencyBudget): How many widths are measured, and how often.
-        channel_divisor (int): Measured widths are multiples of it, as far as there are. Defaults to 1.
+        budget (LatencyBudget): Says how many widths are measured, and how often.
+        channel_divisor (int): Measured widths are multiples of it or the full width. Defaults to 1.
         cache (str | os.PathLike | None): Folder of the cache. Defaults to None: ``mmautodfp/latency`` in
             ``$XDG_CACHE_HOME`` or ``~/.cache``.
-        parts (Sequence[nn.Module] | None): What the scope 'module' means. Defaults to None: the module.
+        parts (Sequence[nn.Module] | None): Parts of the model that the scope 'module' covers. Defaults to None: the
+            module.
 
     Returns:
         dict[str, LatencyCost]: By scope, 'module' and 'model'.
 
     Raises:
-        AutoDFPError: The module is not called itself.
+        AutoDFPError: ``run`` does not call the module itself, but at most layers of it.
     """
     calls = _record(module, groups, run)
     machine = describe_machine() | dict(points=budget.points, repeat=budget.repeat, channel_divisor=channel_divisor)
@@ -207,7 +212,7 @@ def measure_latency_costs(
     for call in calls:
         if call.key not in tables:
             tables[call.key] = known['tables'].get(call.key) or _measure(call, dense, budget, channel_divisor)
-    # The same layers on inputs of the same shapes take as long; the values of weights do not matter.
+    # Times in place are cached by the layers and their input shapes, as the values of weights do not change them.
     parts, paths = parts or [module], {layer: path for path, layer in module.named_modules()}
     name = _digest([repr(model), *map(repr, parts), [(paths[call.layer], call.key) for call in calls]])
     places = known['totals'].get(name) or time_in_place(parts, [call.layer for call in calls], run, budget.repeat)
@@ -226,16 +231,16 @@ def measure_latency_costs(
 def time_in_place(
     parts: Sequence[nn.Module], layers: Sequence[nn.Module], run: Callable[[], Any], repeat: int
 ) -> dict[str, Any]:
-    """Nanoseconds inside of a model that runs as a whole.
+    """Measure how long calls of layers take inside a running model.
 
     Args:
-        parts (Sequence[nn.Module]): Parts of the model, none inside of another.
-        layers (Sequence[nn.Module]): Layer of each call that matters, C of them in the order of the calls.
+        parts (Sequence[nn.Module]): Parts of the model, none inside another.
+        layers (Sequence[nn.Module]): Layers of the C calls to measure, in the order of the calls.
         run (Callable): Runs the model.
-        repeat (int): Measurements, of which the median counts.
+        repeat (int): Measurements, of which the median is taken.
 
     Returns:
-        dict[str, Any]: ``calls`` [C]; ``module``, over all calls of the parts; ``model``.
+        dict[str, Any]: Nanoseconds: ``calls`` [C]; ``module``, of all calls of the parts; ``model``, of the whole run.
     """
     begun: dict[nn.Module, int] = {}
     spans: list[tuple[nn.Module, int]] = []
@@ -267,7 +272,7 @@ def time_in_place(
 
 @torch.inference_mode()
 def _record(module: nn.Module, groups: Sequence[ChannelGroup], run: Callable[[], Any]) -> list[LayerCall]:
-    """The calls that depend on a plan."""
+    """Run a model and list the calls of layers whose sizes depend on a plan, in order."""
     roles, calls, seen = group_roles(module, groups), [], set()
     dense = [group.num_channels for group in groups]
 
@@ -308,7 +313,7 @@ def _measure(call: LayerCall, dense: Sequence[int], budget: LatencyBudget, divis
 
 
 def _points(parts: Shares, dense: Sequence[int], count: int, divisor: int) -> list[int]:
-    """Up to ``count`` widths of a side in steps, evenly spread, the first and the last allowed one among them."""
+    """Up to ``count`` allowed sizes of a side in steps, evenly spread from the least to the dense one."""
     least, most = fixed_part(parts), size_of(parts, dense) // step_of(parts)
     allowed = allowed_widths(most, divisor // gcd(divisor, step_of(parts)))
     allowed = [width for width in allowed if width > least] or [most]
@@ -322,7 +327,7 @@ def _read(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
             if known['machine'] == machine and isinstance(known['tables'], dict) and isinstance(known['totals'], dict):
                 return known
         except (AutoDFPError, KeyError, TypeError):
-            pass  # it is only a cache: measured again, and written anew
+            pass  # a damaged cache is measured again and overwritten
     return dict(machine=machine, tables={}, totals={})
 
 

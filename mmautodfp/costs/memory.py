@@ -1,4 +1,4 @@
-"""How much memory inference takes, exactly, as a function of the groups' widths."""
+"""Memory of inference as a function of the groups' widths."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ from .counts import Cost, CostModel, Role, group_roles, layers_by_scope, shares,
 
 @dataclass
 class MemoryCost(Cost):
-    """Bytes of weights, and of the activations that are held at the same time where these are most.
+    """Bytes of the weights, and of the activations at the moment when most bytes of them are held.
 
-    A tensor that carries channels of groups is as large as a sum over the groups' widths n, and so is what is held at
-    any moment. A moment that never holds more than another is left out.
+    The size of a tensor is linear in the widths of the groups whose channels it carries, and so are the bytes held at
+    any moment. Moments that never hold more than another one are left out.
 
     Attributes:
         dense (list[int]): [L], the groups' dense widths N.
         weights (CostModel): Parameters and buffers.
-        constants (np.ndarray): [K], int64, what is held at each of K moments whatever the widths.
-        slopes (np.ndarray): [K, L], int64, what is held of each channel of a group.
+        constants (np.ndarray): [K], int64, bytes that are held at each of K moments whatever the widths.
+        slopes (np.ndarray): [K, L], int64, bytes that are held there per channel of each group.
     """
 
     dense: list[int]
@@ -54,13 +54,13 @@ def measure_memory_costs(
     moves_constants: Callable[[ChannelGroup], bool] | None = None,
     parts: Sequence[nn.Module] | None = None,
 ) -> dict[str, MemoryCost]:
-    """Watch a dense model run once, and see which tensors are held from when to when.
+    """Run a dense model once and record from when to when each of its tensors is held.
 
-    Counted is what torch's operations return, on the device of the model's weights: the input, which its caller holds,
-    activations, and temporary results as long as they live. What an operation takes only while it works (the columns
-    of a convolution, what oneDNN and cuDNN reorder) is not counted, nor is what an allocator rounds up or keeps. A
-    tensor whose channels cannot be followed counts as in the dense model. So does the number of regions that a second
-    stage looks at.
+    What counts are the tensors that torch's operations take or return on the device of the model's weights: the input,
+    which the caller holds, activations, and temporary results while they live. Memory that an operation needs only
+    while it works (the columns of a convolution, what oneDNN and cuDNN reorder) does not count, nor does what an
+    allocator rounds up or keeps. A tensor whose channels cannot be followed counts with its dense size, and a second
+    stage with as many regions as in this run.
 
     Args:
         model (nn.Module): The whole model, in eval mode.
@@ -68,15 +68,16 @@ def measure_memory_costs(
         groups (Sequence[ChannelGroup]): Its groups, L of them.
         run (Callable): Runs the model on one input.
         moves_constants (Callable | None): As of :func:`.model_costs`. Defaults to None.
-        parts (Sequence[nn.Module] | None): What the scope 'module' means. Defaults to None: the module.
+        parts (Sequence[nn.Module] | None): Parts of the model that the scope 'module' covers. Defaults to None: the
+            module.
 
     Returns:
-        dict[str, MemoryCost]: By scope: 'model'; and 'module', what the part would take by itself: its own weights,
-        what it is given, and what it makes of that.
+        dict[str, MemoryCost]: By scope: 'model'; and 'module', what the parts would take by themselves: their weights,
+        their inputs, and the tensors that they make.
     """
     parts = parts or [module]
     with hook_handles() as handles, _Watch(handles, model, module, groups, parts) as watch:
-        outputs = run()  # held until the end, as a caller would
+        outputs = run()  # held until the end, as a caller would hold them
     del outputs
     dense, roles = [group.num_channels for group in groups], group_roles(module, groups, moves_constants)
     found = {}
@@ -106,13 +107,14 @@ class _Storage:
     """Memory of a tensor and its views.
 
     Attributes:
-        reference (StorageWeakRef): Tells when it is freed.
+        reference (StorageWeakRef): Expires when it is freed.
         size (int): Bytes.
         item (int): Bytes of an element.
-        born (int): The operation after which it is held.
-        freed (int | None): The one before which it is no more; None if it is held at the end.
-        own (bool): Whether the pruned module makes it or reads it.
-        numbers (Tensor | None): Of which channels its elements are; some are repeated, as often as all others.
+        born (int): Index of the operation that returned it; 0 if it was there before.
+        freed (int | None): Index of the first operation without it. Defaults to None: it is held until the end.
+        own (bool): Whether an operation in the pruned parts takes or returns it. Defaults to False.
+        numbers (Tensor | None): Numbers of its elements' channels, -1 for those of no group. One number may stand for
+            several elements, always for equally many. Defaults to None: its channels are not known.
     """
 
     reference: StorageWeakRef
@@ -125,10 +127,10 @@ class _Storage:
 
 
 class _PassingNumbers(Numbers):
-    """Numbers that do not keep a tensor, and tell when they are set.
+    """Numbers that do not keep their tensors alive, and report each tensor that they are set for.
 
     Args:
-        note (Callable): Called with a tensor and its numbers.
+        note (Callable): Called with the tensor and its numbers.
     """
 
     def __init__(self, note: Callable[[Tensor, Tensor], None]):
@@ -148,7 +150,7 @@ class _PassingNumbers(Numbers):
 
 
 class _Watch(TorchDispatchMode):
-    """Follows the groups' channels from their producers on, and the life of all storages."""
+    """Follows the groups' channels from their producers on, and records when each storage is held."""
 
     def __init__(
         self,
@@ -166,8 +168,8 @@ class _Watch(TorchDispatchMode):
         self.apart = {weight.untyped_storage()._cdata for weight in weights}
         self.alive: dict[int, _Storage] = {}
         self.gone: list[_Storage] = []
-        self.within: list[bool] = []  # of each operation, whether it is of what is pruned
-        self.depth = self.unseen = 0  # how deep in what is pruned, and in what no operation tells
+        self.within: list[bool] = []  # for each operation, whether it is in a pruned part
+        self.depth = self.unseen = 0  # calls under way: of pruned parts, and of layers handled by _cut_out
         for layer in {layer: None for part in parts for layer in part.modules()}:
             handles.append(layer.register_forward_pre_hook(self._enter))
             handles.append(layer.register_forward_hook(self._leave))
@@ -177,11 +179,11 @@ class _Watch(TorchDispatchMode):
                 handles.append(layer.register_forward_hook(self._cut_out))
         for layer, places in _places(module, groups).items():
             handles.append(layer.register_forward_hook(self._number_with(places)))
-            # Norms of frozen statistics combine them before they meet a map.
+            # A frozen norm combines these tensors with one another before it applies them to a feature map.
             for tensor in (*layer._parameters.values(), *layer._buffers.values()):
                 if tensor is not None and tensor.ndim == 1:
                     self.numbers.set(tensor, _numbers(places, len(tensor)))
-            if isinstance(layer, nn.Linear):  # what it multiplies can be another tensor than what it returns
+            if isinstance(layer, nn.Linear):  # its output may be a view of a product, see _number_more()
                 weight = layer.weight
                 self.numbers.set(weight, along_axis(_numbers(places, len(weight)), weight, 0))
 
@@ -195,10 +197,10 @@ class _Watch(TorchDispatchMode):
         self.unseen += 1
 
     def _cut_out(self, layer: nn.Module, args: tuple, output: Tensor) -> None:
-        """Regions keep the channels of the map that they are cut from; those of all levels are the same."""
+        """Number regions like the first level's feature map, since all levels have the same channels."""
         self.unseen -= 1
         source = args[0] if isinstance(args[0], Tensor) else args[0][0]
-        with _disable_current_modes():  # what is done with numbers is nothing of the model's
+        with _disable_current_modes():  # operations on numbers are not the model's
             self.numbers.keep_channels(source, output, type(layer).__name__)
 
     def _number_with(self, places: list[tuple[int, Tensor]]) -> Callable:
@@ -209,7 +211,7 @@ class _Watch(TorchDispatchMode):
 
         return number
 
-    # The life of storages.
+    # When storages are held.
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         for key in [key for key, storage in self.alive.items() if storage.reference.expired()]:
@@ -217,7 +219,7 @@ class _Watch(TorchDispatchMode):
             storage.freed = len(self.within)
             self.gone.append(storage)
         for x in tensors_in((args, tuple((kwargs or {}).values()))):
-            self._book(x, 0)  # what is not known yet was there before
+            self._book(x, 0)  # an unknown storage was there from the start
         result = func(*args, **(kwargs or {}))
         if not self.unseen:
             self.numbers.follow(func, args, kwargs or {}, result)
@@ -243,7 +245,7 @@ class _Watch(TorchDispatchMode):
             storage.numbers = shrunk(numbers)
 
     def _number_more(self, func: Any, args: tuple, result: Any) -> None:
-        """A GroupNorm gives statistics of each of its groups too; a Linear may add its bias to a product later."""
+        """Number the statistics that a GroupNorm also gives, and the product of a Linear that adds its bias later."""
         name = func.overloadpacket.__name__
         if name == 'mm' and args[1].untyped_storage()._cdata in self.apart and args[1] in self.numbers:
             self.numbers.set(result, self.numbers.of(args[1])[:1].expand(result.shape))
@@ -253,7 +255,7 @@ class _Watch(TorchDispatchMode):
             for statistics in result[1:]:
                 self.numbers.set(statistics, first.expand(statistics.shape))
 
-    # What is held when.
+    # What is held at which moment.
 
     def moments(self, scope: str) -> tuple[np.ndarray, np.ndarray]:
         """``constants`` [K] and ``slopes`` [K, L] of a :class:`MemoryCost`."""
@@ -272,7 +274,7 @@ class _Watch(TorchDispatchMode):
 
 
 def _places(module: nn.Module, groups: Sequence[ChannelGroup]) -> dict[nn.Module, list[tuple[int, Tensor]]]:
-    """Layers that give channels of groups: from which output on, and the numbers of these channels."""
+    """Layers whose outputs are channels of groups, with pairs of the first such output and the channels' numbers."""
     places: dict[nn.Module, list[tuple[int, Tensor]]] = {}
     start = 0
     for group in groups:
@@ -286,7 +288,7 @@ def _places(module: nn.Module, groups: Sequence[ChannelGroup]) -> dict[nn.Module
 
 
 def _numbers(places: list[tuple[int, Tensor]], count: int) -> Tensor:
-    """[count], of a layer's outputs."""
+    """The numbers of a layer's outputs, [count]; -1 for those of no group."""
     numbers = torch.full((count,), -1)
     for offset, own in places:
         numbers[offset : offset + len(own)] = own
@@ -294,7 +296,7 @@ def _numbers(places: list[tuple[int, Tensor]], count: int) -> Tensor:
 
 
 def _amounts(storage: _Storage, owner: np.ndarray, dense: Sequence[int]) -> np.ndarray:
-    """[1 + L], bytes of a storage that stay, and those of each channel of a group."""
+    """[1 + L], bytes of a storage that no plan changes, and bytes per channel of each group."""
     amounts = np.zeros(1 + len(dense), np.int64)
     amounts[0] = storage.size
     if storage.numbers is None:
@@ -302,14 +304,14 @@ def _amounts(storage: _Storage, owner: np.ndarray, dense: Sequence[int]) -> np.n
     groups, counts = np.unique(owner[storage.numbers.flatten().numpy()], return_counts=True)
     for group, count in zip(groups, counts, strict=True):
         held = storage.size // storage.numbers.numel() * int(count)
-        if group >= 0 and held % dense[group] == 0:  # not of a part of a group, whose share is not known
+        if group >= 0 and held % dense[group] == 0:  # else the storage holds only a part of the group
             amounts[0] -= held
             amounts[1 + group] = held // dense[group]
     return amounts
 
 
 def _largest(held: np.ndarray, dense: np.ndarray) -> np.ndarray:
-    """Those rows of ``held`` [K, 1 + L] that are the largest for some widths, as far as comparing two tells."""
+    """The rows of ``held`` [K, 1 + L] without those that another row matches or exceeds in every entry."""
     kept = np.zeros((1, held.shape[1]), np.int64)
     rows = np.unique(held, axis=0)
     for row in rows[(rows @ dense).argsort()[::-1]]:

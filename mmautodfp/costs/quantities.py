@@ -8,7 +8,7 @@ from fractions import Fraction
 from mmautodfp.utils import AutoDFPError
 
 _DECIMAL = dict(k=10**3, M=10**6, G=10**9, T=10**12)
-#: Units of each metric, ascending among those that are shown, and how much of its smallest one they are.
+#: For each metric, its units with their sizes in the smallest one, which comes first.
 UNITS: dict[str, dict[str, int]] = dict(
     params={'': 1, **_DECIMAL},
     flops={'': 1, **_DECIMAL},
@@ -23,13 +23,13 @@ _OTHER_SPELLINGS = {'K': 'k', 'KB': 'kB', 'µs': 'us'}
 
 @dataclass(frozen=True)
 class Limit:
-    """An amount of a cost as it was asked for.
+    """A limit on a cost, as it was asked for.
 
     Attributes:
         metric (str): 'params', 'flops', 'latency' or 'memory'.
         amount (int | None): In the metric's smallest unit: parameters, FLOPs, nanoseconds or bytes. None for a share.
         share (float | None): Of the dense cost, in (0, 1]. None for an amount.
-        unit (str): That it was asked in, '%' for a share.
+        unit (str): The unit of an amount; '%' for a share.
     """
 
     metric: str
@@ -38,14 +38,14 @@ class Limit:
     unit: str
 
     def of(self, dense: int) -> int:
-        """The most that a plan may cost where the dense model costs ``dense``."""
+        """The most that a plan may cost if the dense model costs ``dense``."""
         if self.share is None:
             return self.amount
         most = self.share * dense
-        return int(most + max(1e-6, 2 * math.ulp(most)))  # a share that was a count / dense gives that count
+        return int(most + max(1e-6, 2 * math.ulp(most)))  # so that a share of count / dense gives the count
 
     def show(self, cost: int, dense: int, up: bool = False) -> str:
-        """A cost in the unit that was asked in, to four digits; rounded down, or up, so that it can be asked for."""
+        """A cost in the unit of the limit, to four digits; rounded down, or up, so that the result is a valid limit."""
         size = Fraction(dense, 100) if self.unit == _PERCENT else Fraction(UNITS[self.metric][self.unit])
         return f'{_rounded(cost / size, up)}{self.unit}'
 
@@ -54,12 +54,13 @@ def parse_limit(text: str | float, metric: str) -> Limit:
     """Read an amount such as '120G', or a share such as '60%'.
 
     Args:
-        text (str | float): A number and a unit; parameters and FLOPs may have none. Prefixes are powers of 1000, but
-            KiB, MiB, GiB and TiB.
+        text (str | float): A number and a unit; for parameters and FLOPs the number alone will do. Prefixes are powers
+            of 1000, those of KiB, MiB, GiB and TiB powers of 1024.
         metric (str): 'params', 'flops', 'latency' or 'memory'.
 
     Raises:
-        AutoDFPError: It is no such amount, its unit is not one of the metric's, or it is not above 0 or above 100 %.
+        AutoDFPError: ``text`` is no number with a unit of the metric, less than one smallest unit, or a share that is
+            not in (0 %, 100 %].
     """
     asked, units = f'a limit of {text!r} was asked for the {metric}', UNITS[metric]
     found = re.fullmatch(r'\s*([-+]?(?:\d{1,20}\.?\d*|\.\d+)(?:[eE][-+]?\d{1,2})?)\s*([^\d\s.].*?)?\s*', str(text))
@@ -91,7 +92,7 @@ def format_quantity(amount: int, metric: str) -> str:
 
 
 def _rounded(value: Fraction, up: bool) -> str:
-    """Four digits of a number, never more than it, or never less."""
+    """A number to four digits, rounded up or down."""
     if not value:
         return '0'
     step = Fraction(10) ** (math.floor(math.log10(value)) - 3)

@@ -15,7 +15,7 @@ def floor_width(width: int, channels: int, divisor: int = 1) -> int:
 
 
 def divisors_of(blocks: Sequence[int], channel_divisor: int) -> list[int]:
-    """[L], of how many blocks [L] of channels a width is a multiple, so that the channels are one of the divisor."""
+    """Divisors [L] of widths in blocks, with which the channels, ``blocks`` [L] each, are multiples of one divisor."""
     return [channel_divisor // gcd(channel_divisor, block) for block in blocks]
 
 
@@ -25,10 +25,10 @@ def round_widths(ratio: float, dense: Sequence[int], divisors: Sequence[int] | i
     Args:
         ratio (float): p.
         dense (Sequence[int]): [L], the groups' dense widths N.
-        divisors (Sequence[int] | int): [L], widths are multiples of it or N; or one for all. Defaults to 1.
+        divisors (Sequence[int] | int): [L], or one for all: widths are multiples of it or N. Defaults to 1.
 
     Returns:
-        list[int]: [L].
+        list[int]: [L], the widths.
     """
     divisors = [divisors] * len(dense) if isinstance(divisors, int) else divisors
     return [
