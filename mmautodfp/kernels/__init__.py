@@ -1,10 +1,10 @@
-"""Tensors in, tensors out, on any device: nothing here knows a module, and no result carries a gradient.
+"""Functions of tensors, on any device; none takes a module, and no result carries a gradient.
 
-:mod:`.similarity`, :mod:`.selection` and :mod:`.reconstruction` tell how alike the channels of a layer are, which are
-kept, and which stand in for the others: from the producer's weight, of a convolution [N, C, kH, kW] or a linear layer
-[N, C], and the statistics of its BatchNorm. Half precision is computed in, and returned as, float32. :mod:`.regression`
-tells what channels explain of one another, from moments of samples (:mod:`.moments`), in float64. :mod:`.images` draws
-images that come from nowhere.
+:mod:`.similarity`, :mod:`.selection` and :mod:`.reconstruction` compute how alike the channels of a layer are, which
+are kept, and which stand in for the others. They use the producer's weight, of a convolution [N, C, kH, kW] or a linear
+layer [N, C], and the statistics of its BatchNorm; half precision becomes float32, except in rewritten weights.
+:mod:`.regression` computes how much channels explain of one another, from moments of samples (:mod:`.moments`), in
+float64. :mod:`.images` draws synthetic images.
 """
 
 from .images import dead_leaves, image_generator, white_noise

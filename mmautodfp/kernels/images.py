@@ -1,4 +1,4 @@
-"""Images that come from nowhere."""
+"""Synthetic images, drawn at random."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 NUM_LEAVES = 30  # ellipses in each image
-TEXTURE = 0.15  # deviation of each pixel's own noise, in deviations of the ellipses' grey
+TEXTURE = 0.15  # standard deviation of each pixel's own noise, relative to that of the ellipses' grey
 
 
 @torch.no_grad()
@@ -18,16 +18,16 @@ def dead_leaves(
     seed: int = 0,
     first: int = 0,
 ) -> Tensor:
-    """Images of overlapping random ellipses on a plain ground, as a data preprocessor would hand them on.
+    """Images of overlapping random ellipses on a plain ground, normalised as by a data preprocessor.
 
-    Pixels lie in 0 to 255 before they are normalised. Image number i depends on the seed, the size and its number
-    alone, so that images drawn in batches are those drawn at once.
+    Pixels are in 0 to 255 before they are normalised. An image depends on its number, not on the other images: drawn in
+    batches or all at once, the images are the same.
 
     Args:
         num_images (int): M.
         size (tuple[int, int]): Height and width.
         mean (Sequence[float] | Tensor): [C], subtracted from the pixels.
-        std (Sequence[float] | Tensor): [C], what they are divided by then.
+        std (Sequence[float] | Tensor): [C], by which they are divided afterwards.
         seed (int): Seed. Defaults to 0.
         first (int): Number of the first image. Defaults to 0.
 
@@ -57,29 +57,29 @@ def white_noise(
     seed: int = 0,
     first: int = 0,
 ) -> Tensor:
-    """Images without any structure, to compare :func:`dead_leaves` with; same arguments, same scale."""
+    """Images of noise alone, to compare :func:`dead_leaves` with; arguments and scale are the same."""
     generators = (image_generator(seed, number) for number in range(first, first + num_images))
     noise = [torch.randn(len(mean), *size, generator=generator) for generator in generators]
     return normalize(torch.stack(noise), mean, std)
 
 
 def normalize(image: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
-    """From deviations of a grey of 127.5 +- 58 to pixels of 0 to 255, and on to a data preprocessor's scale."""
+    """Turn standard normal values into pixels of 127.5 +- 58 in [0, 255], and normalise these with mean and std [C]."""
     mean, std = (torch.as_tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (mean, std))
     return ((127.5 + 58 * image).clamp(0, 255) - mean) / std
 
 
 def image_generator(seed: int, number: int) -> torch.Generator:
-    """What image number ``number`` of those of a seed is drawn with."""
+    """The random generator that image number ``number`` of a seed is drawn with."""
     return torch.Generator().manual_seed(seed * 1_000_003 + number)
 
 
 def _draw_leaves(seed: int, number: int, channels: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """One image's places [leaves, 4], colours [C, 1 + leaves] (the ground first) and noise [1, H, W]."""
+    """One image's [leaves, 4] y, x, radius and stretch, colours [C, 1 + leaves] (ground first) and noise [1, H, W]."""
     generator = image_generator(seed, number)
     extent = torch.tensor([height, width, 1, 1])
     place = torch.rand(NUM_LEAVES, 4, generator=generator)
-    # From a 16th to half of the image, small ones more often.
+    # Radii from a 16th to half of the shorter side, small ones more often.
     place[:, 2] = min(height, width) * (1 / 16 + place[:, 2] ** 3 * 7 / 16)
     place[:, 3] += 0.5
     place = place * extent

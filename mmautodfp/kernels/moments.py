@@ -3,27 +3,28 @@
 import torch
 from torch import Tensor
 
-# Numbers taken into one matrix product, for its memory and for the digits of sums in single precision.
+# Largest number of elements in a matrix product: bounds its memory, and the rounding of sums in single precision.
 CHUNK = 1 << 23
-# Channels, evenly spread, that tell how alike the inputs at a kernel's taps are.
+# Largest number of channels, evenly spread, that a tap correlation is averaged over.
 CORRELATED = 256
 
 
 class Moments:
-    """Means and second moments of samples that come in batches; nothing else of them is kept.
+    """Means and second moments of samples that come in batches and are not kept.
 
-    Batches are centred on their own means and merged (Chan et al. 1979), in float64, so that neither many samples nor
-    a mean far from zero cost digits.
+    Batches are centred on their own means and merged (Chan et al. 1979) in float64, so that neither many samples nor a
+    mean far from zero cost precision.
 
     Args:
         num_inputs (int): D, length of a sample x.
         num_targets (int): T, length of a sample y that comes with each x; of y only the variances and the covariance
             with x are kept. Defaults to 0.
+        device (torch.device | str | None): Device of the moments and the samples. Defaults to None: torch's default.
 
     Attributes:
-        count (float): Samples so far, or the sum of their weights.
+        count (float): Number of samples so far, or the sum of their weights.
         mean (Tensor): [D], mean of x, float64.
-        target_mean (Tensor): [T].
+        target_mean (Tensor): [T], mean of y, float64.
     """
 
     def __init__(self, num_inputs: int, num_targets: int = 0, device: torch.device | str | None = None):
@@ -40,7 +41,7 @@ class Moments:
         Args:
             inputs (Tensor): [S, D].
             targets (Tensor | None): [S, T]. Defaults to None, for T = 0.
-            weights (Tensor | None): [S], above 0, how many samples each of them counts for. Defaults to None, one.
+            weights (Tensor | None): [S], above 0, how many samples each one counts for. Defaults to None: one.
         """
         if targets is None:
             targets = inputs.new_zeros(len(inputs), 0)
@@ -71,7 +72,7 @@ class Moments:
 
     @property
     def covariance(self) -> Tensor:
-        """[D, D], of x, over the number of samples."""
+        """[D, D], of x, divided by the number of samples."""
         return self._scatter / (self.count or 1)
 
     @property
@@ -86,13 +87,13 @@ class Moments:
 
 
 class TapCorrelation:
-    """How alike the inputs at the taps of a kernel are, on average over the channels.
+    """Correlation of a convolution's inputs at the taps of its kernel, averaged over the channels.
 
-    Together with the channels' covariance C it stands for the covariance of all inputs of a convolution, which is as
-    large as the square of channels times taps: ``Cov[(n, s), (m, t)]`` is taken as ``C[n, m] * matrix[s, t]``.
+    With the channels' covariance C it approximates the covariance of all inputs of the convolution, which would have
+    (channels * taps)^2 entries: ``Cov[(n, s), (m, t)]`` is taken as ``C[n, m] * matrix[s, t]``.
 
     Args:
-        kernel (tuple[int, int]): Its height and width.
+        kernel (tuple[int, int]): Height and width of the kernel.
         dilation (tuple[int, int]): Distance of neighbouring taps. Defaults to (1, 1).
     """
 
@@ -100,11 +101,11 @@ class TapCorrelation:
         self.kernel, self.dilation = kernel, dilation
         height, width = kernel
         lags = ((dy, dx) for dy in range(height) for dx in range(1 - width, width))
-        self._lags = {lag: [0.0, 0.0] for lag in lags if lag > (0, 0)}  # backwards they are the same
+        self._lags = {lag: [0.0, 0.0] for lag in lags if lag > (0, 0)}  # the opposite lags have the same correlation
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        """Take in the input [B, N, H, W] of the convolution."""
+        """Take in an input [B, N, H, W] of the convolution."""
         x = x[:, :: -(-x.shape[1] // CORRELATED)]
         x = x - x.mean((0, 2, 3), keepdim=True)
         energy = (x * x).sum((0, 1)).double()
@@ -129,14 +130,14 @@ class TapCorrelation:
 
 @torch.no_grad()
 def output_variance(weight: Tensor, covariance: Tensor, taps: Tensor) -> Tensor:
-    """Variance [M] of a layer's outputs.
+    """Variance of a layer's outputs, [M], float64.
 
     Args:
         weight (Tensor): [M, N, taps].
-        covariance (Tensor): [N, N], of the channels that it reads.
+        covariance (Tensor): [N, N], of the channels that the layer reads.
         taps (Tensor): [taps, taps], from :class:`TapCorrelation`.
     """
     weight, covariance, taps = (part.float() for part in (weight, covariance, taps))
     spread = weight @ taps
-    read = (covariance @ weight.transpose(0, 1).flatten(1)).unflatten(1, (len(weight), -1))  # one product of matrices
+    read = (covariance @ weight.transpose(0, 1).flatten(1)).unflatten(1, (len(weight), -1))  # as one matrix product
     return torch.einsum('nmt,mnt->m', read, spread).clamp_min(0).double()

@@ -1,4 +1,4 @@
-"""What the kept channels explain of the others, from moments alone."""
+"""Regression of pruned channels on kept ones, from their moments alone."""
 
 from collections.abc import Sequence
 
@@ -7,31 +7,31 @@ from torch import Tensor
 
 from .selection import checked_keep
 
-# What explains less than another by so small a share explains as much: rounding must not choose.
+# Channels whose gains differ by less than this share explain equally much: rounding must not decide between them.
 TIE = 1e-6
-# Channels that are ranked before what they explain is taken out of a covariance.
+# Number of channels that are ranked before a covariance is updated by what they explain.
 LAZY = 64
-# Shares of the mean variance that are tried one after another until a covariance is positive.
+# Shares of the mean variance to add to the diagonal, tried in turn until a covariance is positive definite.
 JITTERS = (0.0, *(10.0**power for power in range(-12, 1)))
 
 
 @torch.no_grad()
 def solve_ridge(covariance: Tensor, cross: Tensor, ridge: float = 0.0, prior: Tensor | None = None) -> Tensor:
-    """Coefficients A [T, D] that make ``A x`` the best guess at y.
+    """Coefficients A [T, D] of the regression of y on x.
 
-    They minimise the mean square of ``y - A x`` plus ``ridge * v * |A - prior|^2``, v being the mean variance of x.
+    They minimise the variance of ``y - A x`` plus ``ridge * v * |A - prior|^2``, v being the mean variance of x.
 
     Args:
         covariance (Tensor): [D, D], of x. May be singular.
         cross (Tensor): [T, D], of y with x.
         ridge (float): Strength. Defaults to 0.
-        prior (Tensor | None): [T, D], what the ridge pulls to. Defaults to None, zero.
+        prior (Tensor | None): [T, D], towards which the ridge draws A. Defaults to None: zero.
 
     Returns:
-        Tensor: [T, D], float64.
+        Tensor: [T, D], float64; the prior if x does not vary.
 
     Raises:
-        ValueError: ``covariance`` or ``cross`` holds nan or inf, ``ridge`` is no number of 0 or more, or ``covariance``
+        ValueError: ``covariance`` or ``cross`` holds nan or inf, ``ridge`` is negative or not finite, or ``covariance``
             has negative eigenvalues beyond rounding.
     """
     covariance, cross = covariance.double(), cross.double()
@@ -42,7 +42,7 @@ def solve_ridge(covariance: Tensor, cross: Tensor, ridge: float = 0.0, prior: Te
     if not 0 <= ridge < torch.inf:
         raise ValueError(f'ridge is a number of 0 or more, but {ridge} was given')
     start = torch.zeros_like(cross) if prior is None else prior.double()
-    if covariance.diagonal().mean() <= 0:  # x never changes: nothing can be learned from it
+    if covariance.diagonal().mean() <= 0:  # x does not vary
         return start
     factor = positive_factor(covariance, ridge)
     return start + torch.cholesky_solve((cross - start @ covariance).T, factor).T
@@ -51,7 +51,7 @@ def solve_ridge(covariance: Tensor, cross: Tensor, ridge: float = 0.0, prior: Te
 def positive_factor(covariance: Tensor, ridge: float) -> Tensor:
     """Cholesky factor [D, D] of a covariance plus ``ridge`` times its mean variance, which must be above 0.
 
-    Where rounding leaves a singular covariance not positive, it takes the least ridge on top that makes it so.
+    If rounding has made a singular covariance indefinite, the least of ``JITTERS`` that repairs it is added.
 
     Raises:
         ValueError: The covariance has negative eigenvalues beyond rounding.
@@ -70,17 +70,17 @@ def positive_factor(covariance: Tensor, ridge: float) -> Tensor:
 def least_squares_delivery(
     mean: Tensor, covariance: Tensor, keep: Tensor | Sequence[int], ridge: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """How every channel is made up from the kept ones, and the constant that is left over.
+    """Express every channel by the kept ones and a constant, by regression.
 
     Args:
         mean (Tensor): [N], of the channels as the consumers read them.
         covariance (Tensor): [N, N].
         keep (Tensor | Sequence[int]): [K], distinct kept channels; column k belongs to ``keep[k]``.
-        ridge (float): Share of the kept channels' mean variance that is added to each. Defaults to 0.
+        ridge (float): Share of the kept channels' mean variance that is added to each variance. Defaults to 0.
 
     Returns:
         tuple[Tensor, Tensor]: The delivery matrix [N, K], rows of kept channels one-hot; and the constants [N], 0 for
-        kept channels: channel p is guessed as ``delivery[p] @ x[keep] + constant[p]``. float64.
+        kept channels: channel p is predicted as ``delivery[p] @ x[keep] + constant[p]``. Both are float64.
 
     Raises:
         ValueError: ``keep`` is empty, names a channel twice or one that does not exist; or as of :func:`solve_ridge`.
@@ -98,21 +98,20 @@ def least_squares_delivery(
 
 @torch.no_grad()
 def rank_by_explanation(covariance: Tensor, gram: Tensor, block: int = 1) -> Tensor:
-    """Order the channels so that each next one explains most of what the consumer still misses.
+    """Order the channels so that each explains as much as possible of what the ones before it do not.
 
-    A pivoted Cholesky factorisation: the channel is taken whose regression leaves the least of ``tr(gram @ R)``,
-    R being the covariance that the channels taken before do not explain. Channels that add nothing come last, in order
-    of their index, and of channels that explain equally much, such as twins, the one with the lower index comes first.
-    Takes O(N^3).
+    This is a pivoted Cholesky factorisation: the next channel is the one with which ``tr(gram @ R)`` becomes least, R
+    being the covariance that the channels so far do not explain. Channels that add nothing come last, by their index.
+    Of channels that explain equally much, such as twins, the one with the lower index comes first. Takes O(N^3).
 
     Args:
         covariance (Tensor): [N, N], of the channels as the consumers read them.
         gram (Tensor): [N, N], how much errors in two channels matter together: ``sum_os W[o, n, s] W[o, m, s]``
             of the consumer's weight.
-        block (int): Neighbouring channels that are taken together, a divisor of N. Defaults to 1.
+        block (int): Number of neighbouring channels that are ranked together, a divisor of N. Defaults to 1.
 
     Returns:
-        Tensor: [N], channel indices, the most explaining first; with blocks [N / block], those of blocks.
+        Tensor: [N], channel indices; with blocks [N / block], indices of blocks.
     """
     if block > 1:
         return _rank_blocks(covariance.double().clone(), gram.double(), block)
@@ -126,10 +125,11 @@ def rank_by_explanation(covariance: Tensor, gram: Tensor, block: int = 1) -> Ten
 
 
 def _most_explaining(rest: Tensor, gram: Tensor, left: Tensor, floor: Tensor) -> list[int]:
-    """The next channels, LAZY at most; they are no longer ``left``, and what they explain is taken out of ``rest``.
+    """Choose up to ``LAZY`` next channels, clear them in ``left``, and take what they explain out of ``rest``.
 
-    With R [N, N] what is missed so far, each channel that is taken makes it R - c c^T. Forming that every time would
-    read and write matrices again and again; only its diagonal and that of R M R are needed, M being ``gram``.
+    With R [N, N] the covariance that is not explained so far, each chosen channel turns R into R - c c^T. R itself is
+    updated at the end only, which saves reading and writing N^2 entries for each channel. The choice needs no more than
+    its diagonal and that of R M R, M being ``gram``, which are updated every time.
     """
     read = rest @ gram
     explained, variance = (read * rest).sum(1), rest.diagonal().clone()
@@ -140,8 +140,8 @@ def _most_explaining(rest: Tensor, gram: Tensor, left: Tensor, floor: Tensor) ->
         useful = left & (variance > floor)
         if not useful.any():
             break
-        # What tr(M R) loses by channel j: r_j^T M r_j / R_jj.
-        # Of channels that no consumer reads, it is rounding of either sign.
+        # Channel j reduces tr(M R) by r_j^T M r_j / R_jj. For channels that no consumer reads, that is a rounding error
+        # of either sign.
         gain = (explained / variance.clamp_min(1e-300)).clamp_min(0).masked_fill(~useful, -torch.inf)
         pivot = int((gain >= gain.max() * (1 - TIE)).nonzero()[0])
         taken.append(pivot)
@@ -159,7 +159,7 @@ def _most_explaining(rest: Tensor, gram: Tensor, left: Tensor, floor: Tensor) ->
 
 
 def _rank_blocks(rest: Tensor, gram: Tensor, block: int) -> Tensor:
-    """As :func:`rank_by_explanation`: of each block, the inverse of its covariance takes the place of 1 / R_jj."""
+    """As :func:`rank_by_explanation`, with the inverse of a block's covariance in place of 1 / R_jj."""
     count = len(rest) // block
     floor = rest.diagonal().amax().clamp_min(0) * 1e-10
     taken: list[int] = []
@@ -182,7 +182,7 @@ def _rank_blocks(rest: Tensor, gram: Tensor, block: int) -> Tensor:
 
 @torch.no_grad()
 def unexplained_shares(covariance: Tensor, gram: Tensor, ranking: Tensor) -> Tensor:
-    """How much of what the consumers read is lost, by the number of channels that stay.
+    """The share of what the consumers read that is lost, for each number of kept channels.
 
     Args:
         covariance (Tensor): [N, N], of the channels as the consumers read them.
@@ -205,7 +205,7 @@ def unexplained_shares(covariance: Tensor, gram: Tensor, ranking: Tensor) -> Ten
 
 
 def bounded_gain(wanted: Tensor, found: Tensor) -> Tensor:
-    """What brings variances [M] to those that are wanted, as a factor of the deviation in [0.5, 2]; 1 for no output."""
+    """Factors [M] in [0.5, 2] that bring outputs of variance ``found`` [M] to ``wanted`` [M]; 1 where either is 0."""
     alive = (wanted > 0) & (found > 0)
     ratio = torch.where(alive, wanted, 1) / torch.where(alive, found, 1)
     return ratio.sqrt().clamp(0.5, 2)

@@ -23,7 +23,7 @@ def rank_channels(weight: Tensor) -> Tensor:
 
 
 def flat_channels(weight: Tensor) -> Tensor:
-    """[N, ...] as one row a channel, [N, D], in at least single precision."""
+    """A weight [N, C, ...] as one row per channel, [N, D], in single precision or better."""
     if weight.ndim < 2 or weight.numel() == 0:
         raise ValueError(
             f'a weight is [N, C, kH, kW] or [N, C] and not empty, but this has shape {tuple(weight.shape)}'
@@ -32,7 +32,7 @@ def flat_channels(weight: Tensor) -> Tensor:
 
 
 def widen(tensor: Tensor) -> Tensor:
-    """Half precision to single: neither sums of squares nor CPU matrix products are to be had below it."""
+    """Convert half precision to float32, as neither sums of squares nor matrix products on the CPU work in it."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -46,17 +46,17 @@ def assign_partners(
     normalization: str,
     min_cosine: float | None,
 ) -> Tensor:
-    """Hand each pruned channel to the kept one with the least ``lam * distance + (1 - lam) * penalty`` (Eq. 16).
+    """Give each pruned channel the kept partner with the least ``lam * distance + (1 - lam) * penalty`` (Eq. 16).
 
     Args:
         distance (Tensor): [N, N], cosine distances.
-        scale (Tensor): [N, N], [p, r] is what the delivery matrix holds where r stands in for p.
-        penalty (Tensor): [N, N], what is normalised over the candidates of each pruned channel.
-        alive (Tensor): [N] of bool; a dead channel is neither a candidate nor handed on.
+        scale (Tensor): [N, N]; [p, r] is the entry of the delivery matrix if r stands in for p.
+        penalty (Tensor): [N, N]; [p, r] is normalised over all candidates r of the pruned channel p.
+        alive (Tensor): [N] of bool; a dead channel is no candidate and gets no partner.
         keep (Tensor | Sequence[int]): [K], kept channels.
         lam (float): Weight of the distance, 0 to 1.
         normalization (str): 'max' or 'minmax'.
-        min_cosine (float | None): No partner where the chosen one's cosine similarity is below it.
+        min_cosine (float | None): There is no partner if the chosen one's cosine similarity is below it; None for any.
 
     Returns:
         Tensor: [N, K], the delivery matrix; column k belongs to ``keep[k]``.
@@ -75,7 +75,7 @@ def assign_partners(
     pairs = (pruned[:, None], keep)
     distance, candidates = distance[pairs], alive[keep].expand(len(pruned), -1)
     score = lam * distance + (1 - lam) * _normalized(penalty[pairs], candidates, normalization)
-    # argmin takes the first of equals, which is the lower index where keep ascends.
+    # Of equal scores argmin takes the first, which is the lower index if keep is ascending.
     partner = score.masked_fill(~candidates, torch.inf).argmin(1, keepdim=True)
     merged = candidates.gather(1, partner).squeeze(1) & alive[pruned]
     if min_cosine is not None:
@@ -86,7 +86,7 @@ def assign_partners(
 
 
 def checked_keep(keep: Tensor | Sequence[int], num_channels: int, device: torch.device) -> Tensor:
-    """``keep`` as indices [K] on ``device``, or a ValueError that says what is wrong with it."""
+    """``keep`` as indices [K] on ``device``; raises a ValueError that says what is wrong with it."""
     keep = torch.as_tensor(keep, device=device)
     if keep.ndim != 1 or len(keep) == 0:
         raise ValueError(f'keep lists at least one channel of {num_channels}, but has shape {tuple(keep.shape)}')
@@ -103,7 +103,7 @@ def checked_keep(keep: Tensor | Sequence[int], num_channels: int, device: torch.
 
 
 def _normalized(penalty: Tensor, candidates: Tensor, normalization: str) -> Tensor:
-    """[P, K] scaled row by row over the candidates, to at most 1; a row without spread becomes 0."""
+    """The penalty [P, K], scaled row by row over the candidates to at most 1; a row without spread becomes 0."""
     low = penalty.masked_fill(~candidates, torch.inf).amin(1, keepdim=True) if normalization == 'minmax' else 0
     span = penalty.masked_fill(~candidates, -torch.inf).amax(1, keepdim=True) - low
     spread = (span > 0) & candidates  # a row without candidates has a span of -inf

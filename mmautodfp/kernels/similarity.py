@@ -1,4 +1,4 @@
-"""How alike the channels of one layer are, from its weight and BatchNorm alone."""
+"""How alike the channels of a layer are, from its weight and BatchNorm alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from .selection import assign_partners, flat_channels, widen
 
-# A channel is dead below this share of its layer's largest |gamma| or |W|. In networks that were trained with weight
-# decay the two shrink together and without end, so the exact value matters little.
+# A channel is dead up to this share of its layer's largest |gamma| or |W|. Weight decay makes both of them shrink
+# further and further in a dead channel, so the exact value matters little.
 DEAD_RELATIVE = 1e-4
 DEAD_ABSOLUTE = 1e-8
-# Cosine distance from which on channels have nothing in common, up to rounding.
+# Largest radius of a neighbourhood: channels at right angles (a distance of 1, up to rounding) are no neighbours.
 UNRELATED = 0.999
 
 
@@ -51,12 +51,12 @@ class BatchNormStats:
 
     @property
     def slope(self) -> Tensor:
-        """[N], gamma / sigma; 0 where sigma is."""
+        """[N], gamma / sigma; 0 where sigma is 0."""
         return torch.where(self.sigma > 0, widen(self.weight) / self.sigma, 0)
 
     @property
     def shift(self) -> Tensor:
-        """[N], beta - gamma * mu / sigma: what a dead channel, whose z is 0, hands to the activation, always."""
+        """[N], beta - gamma * mu / sigma: the constant that a dead channel gives to the activation."""
         return widen(self.bias) - self.slope * widen(self.mean)
 
 
@@ -68,7 +68,7 @@ def cosine_distance(weight: Tensor) -> Tensor:
         weight (Tensor): [N, C, kH, kW] or [N, C].
 
     Returns:
-        Tensor: [N, N], 0 to 2, zero on the diagonal; an all-zero channel is at 1 from all others.
+        Tensor: [N, N], 0 to 2, zero on the diagonal; an all-zero channel has distance 1 to all others.
     """
     rows = flat_channels(weight)
     norm = rows.norm(dim=1, keepdim=True)
@@ -78,10 +78,10 @@ def cosine_distance(weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def alive_channels(weight: Tensor, bn: BatchNormStats) -> Tensor:
-    """Which channels depend on their input at all.
+    """Whether each channel depends on its input at all.
 
     A channel is dead if its |gamma| or its |W| is at most 1e-4 of the layer's largest, or at most 1e-8, or if
-    its sigma is 0. Before the activation it puts out the constant :attr:`BatchNormStats.shift`.
+    its sigma is 0. Its output before the activation is the constant :attr:`BatchNormStats.shift`.
 
     Args:
         weight (Tensor): [N, C, kH, kW] or [N, C].
@@ -107,7 +107,7 @@ def _stands_out(size: Tensor) -> Tensor:
 
 @torch.no_grad()
 def reconstruction_scale(weight: Tensor, bn: BatchNormStats) -> Tensor:
-    """What a kept channel's output is multiplied with to stand in for a pruned one (Eq. 12).
+    """The factor of a kept channel's output with which it stands in for a pruned channel (Eq. 12).
 
     ``s_pr = |W_p| / |W_r| * (sigma_r / gamma_r) * (gamma_p / sigma_p)``, so it is negative where the gammas' signs
     differ. It is 0 where p or r is dead (see :func:`alive_channels`), and always finite.
@@ -124,11 +124,11 @@ def reconstruction_scale(weight: Tensor, bn: BatchNormStats) -> Tensor:
     """
     alive = alive_channels(weight, bn)
     gain = torch.where(alive, flat_channels(weight).norm(dim=1) * bn.slope, 0)
-    return (gain[:, None] / gain).nan_to_num_(nan=0, posinf=0, neginf=0)  # what was divided by a dead channel's 0
+    return (gain[:, None] / gain).nan_to_num_(nan=0, posinf=0, neginf=0)  # the divisor is 0 if r is dead
 
 
 def bias_matrix(weight: Tensor, bn: BatchNormStats) -> Tensor:
-    """The constant that is left over where one channel stands in for another (Eq. 18).
+    """The constant that is missing where one channel stands in for another (Eq. 18).
 
     ``b_ij = s_ij * (gamma_j mu_j / sigma_j - beta_j) - gamma_i mu_i / sigma_i + beta_i``, signed.
 
@@ -152,11 +152,11 @@ def _left_over(scale: Tensor, bn: BatchNormStats) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ChannelClusters:
-    """Groups of channels that point the same way.
+    """Clusters of channels whose weights have similar directions.
 
     Attributes:
         labels (Tensor): [N], cluster of each channel from 0 on, -1 for noise.
-        num_clusters (int): Clusters found, noise not counted.
+        num_clusters (int): Number of clusters; noise does not count.
         noise_ratio (float): Share of the channels that belong to no cluster, 0 to 1.
         silhouette (float): Mean silhouette of the clustered channels, -1 to 1; 0 if it is not defined.
     """
@@ -170,30 +170,30 @@ class ChannelClusters:
 def cluster_channels(weight: Tensor, eps: float | None = None, min_samples: int = 5) -> ChannelClusters:
     """Group the channels with DBSCAN on their cosine distances.
 
-    Noise is left out of the silhouette: it is no cluster, and ``noise_ratio`` already tells of it. The silhouette is 0
-    where scikit-learn defines none, with fewer than two clusters or with every channel a cluster of its own.
+    The silhouette leaves out noise, which is no cluster and has a figure of its own, ``noise_ratio``. It is 0 where
+    scikit-learn defines none: with fewer than two clusters, or if every channel is a cluster of its own.
 
     Args:
         weight (Tensor): [N, C, kH, kW] or [N, C].
-        eps (float | None): Largest cosine distance between neighbours. Defaults to None, from the data: of the deciles
-            of the channels' distances to their ``min_samples``-th neighbour, the one that gives most clusters, of
-            equals the largest. Channels at right angles are no neighbours.
+        eps (float | None): Largest cosine distance between neighbours. Defaults to None: of the deciles of the
+            channels' distances to their ``min_samples``-th neighbour, the one that gives most clusters; if several do,
+            the largest. It is below 1: channels at right angles are no neighbours.
         min_samples (int): Neighbours, itself included, that make a channel the core of a cluster. Defaults to 5.
 
     Returns:
         ChannelClusters: The labels on the weight's device, and three summaries.
     """
-    # It takes a second to import, and only a search and its report need it.
+    # Imported here, as it takes a second and only a search and its report need it.
     from sklearn.cluster import DBSCAN
     from sklearn.metrics import silhouette_score
 
     distance = cosine_distance(weight).cpu().double().numpy()
     radii = [eps]
     if eps is None:
-        reach = np.sort(distance, 1)[:, min(min_samples, len(distance)) - 1]  # itself is the first neighbour
+        reach = np.sort(distance, 1)[:, min(min_samples, len(distance)) - 1]  # each channel is its own first neighbour
         radii = np.quantile(reach, np.arange(1, 10) / 10).clip(1e-9, UNRELATED)
     fits = [DBSCAN(eps=radius, min_samples=min_samples, metric='precomputed').fit(distance).labels_ for radius in radii]
-    labels = max(reversed(fits), key=max)  # labels count up from 0
+    labels = max(reversed(fits), key=max)  # labels count up from 0, so the largest tells how many there are
     inside = labels >= 0
     num_clusters, silhouette = int(labels.max()) + 1, 0.0
     if 2 <= num_clusters < inside.sum():
@@ -204,7 +204,7 @@ def cluster_channels(weight: Tensor, eps: float | None = None, min_samples: int 
 
 @dataclass(frozen=True, eq=False)
 class ChannelSimilarity:
-    """Everything about one layer that an episode of the search needs, taken once from its original weights.
+    """All that a search needs of one layer, computed once from its dense weights.
 
     Attributes:
         distance (Tensor): [N, N], :func:`cosine_distance`.
@@ -248,15 +248,15 @@ class ChannelSimilarity:
         """How every channel is expressed by the kept ones (Eqs. 12 and 16).
 
         The row of a kept channel is one-hot. The row of a pruned channel p holds s_pr at the kept channel r with the
-        least ``lam * cosine_distance(p, r) + (1 - lam) * |b_pr|``, |b_pr| being normalised over p's candidates. A dead
-        kept channel is no candidate. A row is zero where p is dead (its constant output can move into a bias: see
-        :attr:`BatchNormStats.shift`) or where no candidate is left.
+        least ``lam * cosine_distance(p, r) + (1 - lam) * |b_pr|``, where |b_pr| is normalised over p's candidates. A
+        dead kept channel is no candidate. The row is zero if p is dead (its constant output can move into a bias, see
+        :attr:`BatchNormStats.shift`) or if there is no candidate.
 
         Args:
             keep (Tensor | Sequence[int]): [K], distinct kept channels; column k belongs to ``keep[k]``.
             lam (float): Weight of the direction against the left-over constant, 0 to 1.
-            normalization (str): 'max' divides |b| by its largest, 'minmax' subtracts its least first. Defaults to
-                'minmax'.
+            normalization (str): 'max' divides |b| by its largest value, 'minmax' subtracts its least value first.
+                Defaults to 'minmax'.
             min_cosine (float | None): Leave p's row zero if the chosen r's cosine similarity is below it. Defaults to
                 None.
 
