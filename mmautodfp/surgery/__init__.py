@@ -1,4 +1,4 @@
-"""Carrying out a plan on a live model, in place and back."""
+"""Pruning a live model in place, as a plan says, and undoing it."""
 
 from .allocation import allocate_widths, allocation_path
 from .apply import apply_plan, prune_group, replace_tensor, replace_weight, shift_outputs

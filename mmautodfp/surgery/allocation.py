@@ -1,4 +1,4 @@
-"""How wide each group should be so that the least is lost within a limit: a plan without a search."""
+"""Widths of the groups with little error within a limit, found without a search."""
 
 from collections.abc import Iterable, Sequence
 from itertools import count
@@ -7,25 +7,25 @@ from torch import Tensor
 
 from mmautodfp.costs import Budget, Constraint, allowed_widths
 
-# A group gives up its channels in about so many steps, before what is left of the limit is spent channel by channel.
+# Number of steps, roughly, by which a group is narrowed from its full to its least width.
 STEPS = 32
 
 
 def allocate_widths(curves: Sequence[Tensor], limit: Constraint, widest: Sequence[int]) -> list[int]:
-    """Widths with little error in all groups together, as far as greedy steps find them.
+    """Find widths with little error in all groups together, by greedy steps.
 
-    All groups start as wide as they may be. Time and again the one gives up a step that adds the least error for the
-    cost it saves, until the limit is met. What the steps saved too much is spent again, on the channels that take away
-    most error for what they cost.
+    All groups start at their largest width. At each step one group gets narrower: the one that adds least error for the
+    cost that it saves. When the limit is met, groups get wider again, by one allowed width at a time, as long as they
+    stay within the limit: always the group that loses most error for the cost that it adds.
 
     Args:
-        curves (Sequence[Tensor]): [N + 1] each, L of them: the group's error where 0 to N channels stay, never rising.
+        curves (Sequence[Tensor]): [N + 1] each, L of them: the group's error with 0 to N kept channels, never rising.
             Errors of different groups are added up.
         limit (Constraint): Bound to the model.
-        widest (Sequence[int]): [L], the most that each group keeps.
+        widest (Sequence[int]): [L], the largest width of each group.
 
     Returns:
-        list[int]: [L], within the limit and not below its least widths.
+        list[int]: [L], within the limit and not below its ``min_widths``.
     """
     curves = [curve.tolist() for curve in curves]
     ladders = [
@@ -43,15 +43,15 @@ def allocate_widths(curves: Sequence[Tensor], limit: Constraint, widest: Sequenc
 def allocation_path(
     curves: Sequence[Tensor], limit: Constraint, widest: Sequence[int], shares: Iterable[float]
 ) -> list[list[int]]:
-    """Widths that :func:`allocate_widths` finds at one limit after another, none wider than the ones before.
+    """The widths of :func:`allocate_widths` at falling limits, none wider than the ones before.
 
-    Each is found from the last one on, so all of them together take little longer than the narrowest alone.
+    Each allocation starts from the last one, so all of them together take little longer than the narrowest alone.
 
     Args:
         curves (Sequence[Tensor]): [N + 1] each, L of them.
-        limit (Constraint): Bound to the model. Where it lies is not looked at.
-        widest (Sequence[int]): [L], the most that each group keeps.
-        shares (Iterable[float]): Where the limits lie, falling, as of :meth:`.Constraint.at`.
+        limit (Constraint): Bound to the model. Where its limits lie does not matter.
+        widest (Sequence[int]): [L], the largest width of each group.
+        shares (Iterable[float]): The limits, falling, as of :meth:`.Constraint.at`.
 
     Returns:
         list[list[int]]: [L] for each of the shares.
@@ -66,26 +66,26 @@ def allocation_path(
 def _narrowed(
     curves: Sequence[list[float]], ladders: Sequence[list[int]], over: Sequence[Budget], widths: list[int]
 ) -> list[int]:
-    """The widths with one group narrower, whose loss is the least for what it saves of the budgets."""
+    """The widths with one group narrower: the one that adds least error for the cost that it saves of the budgets."""
     costs = [budget.cost(widths) for budget in over]
     best, least = None, float('inf')
     for group, (curve, ladder) in enumerate(zip(curves, ladders, strict=True)):
         place = ladder.index(widths[group])
-        for step in count(1):  # a latency may only fall after several
+        for step in count(1):  # one step may not be enough to lower a latency
             lower = _replaced(widths, group, ladder[max(0, place - step * max(1, len(ladder) // STEPS))])
             saved = sum((cost - budget.cost(lower)) / budget.limit for cost, budget in zip(costs, over, strict=True))
             if saved > 0 or lower[group] == ladder[0]:
                 break
         if saved > 0 and (price := (curve[lower[group]] - curve[widths[group]]) / saved) < least:
             best, least = lower, price
-    # A latency may also fall only if several groups are narrower.
+    # If no group alone lowers the costs, as a latency may need several, all groups get narrower.
     return best or [ladder[max(0, ladder.index(width) - 1)] for ladder, width in zip(ladders, widths, strict=True)]
 
 
 def _widened(
     curves: Sequence[list[float]], ladders: Sequence[list[int]], budgets: Sequence[Budget], widths: list[int]
 ) -> list[int] | None:
-    """The widths with one group wider, which gains most for what it costs; None if nothing within the budgets does."""
+    """The widths with one group wider: the one that loses most error for the cost that it adds; None if none fits."""
     costs = [budget.cost(widths) for budget in budgets]
     best, most = None, 0.0
     for group, (curve, ladder) in enumerate(zip(curves, ladders, strict=True)):

@@ -1,4 +1,4 @@
-"""Carrying out a plan on a live model, in place."""
+"""Pruning a live model in place, as a plan says."""
 
 import math
 from collections.abc import Sequence
@@ -27,25 +27,26 @@ def apply_plan(
     model: nn.Module | None = None,
     groups: Sequence[ChannelGroup] | None = None,
 ) -> Restore:
-    """Prune a module in place. Only shapes change: no module moves, so state-dict keys stay as they were.
+    """Prune a module in place. No layer is replaced; a consumer without bias may get one, as a new state-dict key.
 
     Args:
         module (nn.Module): The dense module that the plan's group names are relative to.
         plan (PruningPlan): What to keep.
-        reconstructor (Reconstructor | None): Hands the pruned channels' work on; fitted to the dense module here if it
-            has not been. Defaults to None, which prunes without compensation.
-        final (bool): Let the reconstructor finalize the plan as one that stays, in place of the recalibration of an
-            episode. Defaults to False.
-        model (nn.Module | None): What the module is a part of, see :meth:`Reconstructor.ensure_fitted`. Defaults to
-            None.
-        groups (Sequence[ChannelGroup] | None): Groups of the module, in forward order. Defaults to None: the groups
-            that finders know.
+        reconstructor (Reconstructor | None): Compensates for the pruned channels; it is fitted to the dense module if
+            it has not been. Defaults to None: no compensation.
+        final (bool): Do the full pass (:meth:`Reconstructor.finalize`) instead of the recalibration of an episode
+            (:meth:`Reconstructor.recalibrate`). Defaults to False.
+        model (nn.Module | None): The model that the module is part of, see :meth:`Reconstructor.ensure_fitted`.
+            Defaults to None.
+        groups (Sequence[ChannelGroup] | None): Groups of the module, in forward order. Defaults to None: those of
+            :func:`.find_groups`.
 
     Returns:
         Restore: Call it to get the dense module back.
 
     Raises:
-        AutoDFPError: The plan names a group that the module lacks, or one of another width. The module is unchanged.
+        AutoDFPError: The plan names a group that the module lacks or that has another width there. After any error the
+            module is dense.
     """
     steps = _match(module, plan, groups)
     if reconstructor is not None:
@@ -81,7 +82,7 @@ def _match(
 def prune_group(
     module: nn.Module, group: ChannelGroup, plan: GroupPlan, reconstructor: 'Reconstructor | None', restore: Restore
 ) -> None:
-    """Prune one group in place; all groups of a plan with one ``restore``."""
+    """Prune one group in place; all groups of a plan must share one ``restore``."""
     if plan.width == group.num_channels:
         return
     device = module.get_submodule(group.name).weight.device
@@ -104,7 +105,7 @@ def prune_group(
 
 
 def _between_sizes(layer: nn.Module) -> dict[str, int]:
-    """What a grouped convolution or a GroupNorm says of its groups; whole ones go."""
+    """Sizes of a grouped convolution or GroupNorm that fall with its channels, as its groups are pruned whole."""
     if isinstance(layer, nn.GroupNorm):
         return dict(num_groups=layer.num_groups)
     return dict(groups=layer.groups, in_channels=layer.in_channels) if getattr(layer, 'groups', 1) > 1 else {}
@@ -118,12 +119,12 @@ def _hand_over(
     reconstruction: 'Reconstruction | None',
     restore: Restore,
 ) -> None:
-    """Let a consumer read the retained channels in place of all."""
+    """Make a consumer read the retained channels only."""
     layer = restore.remember(module.get_submodule(consumer.name))
     weight = outputs_first(layer)
     total = weight.shape[1]
     size = consumer.num_inputs or total
-    columns = size // group.width  # of each channel, in a linear layer behind a flattened map
+    columns = size // group.width  # inputs per channel: several in a linear layer behind a flattened map
     start = int((restore.places(layer, 1, total) < consumer.offset).sum())
     before, own, after = weight[:, :start], weight[:, start : start + size], weight[:, start + size :]
     if reconstruction is None:
@@ -140,18 +141,18 @@ def _hand_over(
 def _merged(
     module: nn.Module, consumer: Consumer, weight: Tensor, reconstruction: 'Reconstruction', restore: Restore
 ) -> Tensor:
-    """A consumer's weight [M, N * columns, ...] for the retained channels; what is constant moves into its outputs."""
+    """A consumer's weight [M, N * columns, ...], merged into the retained channels; constants shift its outputs."""
     layer = module.get_submodule(consumer.name)
     if reconstruction.constant is not None:
         constant = reconstruction.constant
         per_channel = weight.flatten(1).unflatten(1, (len(constant), -1)).sum(-1)  # [M, N]
-        if _is_transposed(layer):  # each output sees the taps of one step only
+        if _is_transposed(layer):  # an output sees one in so many taps
             per_channel = per_channel / math.prod(layer.stride)
         shift_outputs(module, consumer, per_channel @ constant.to(per_channel), restore)
     merged = merge_input_channels(weight, reconstruction.delivery)
     change = reconstruction.changes.get(consumer.key)
     if change is not None:
-        # Of its own outputs, some may be gone.
+        # Some of the consumer's own outputs may be pruned already.
         rows = restore.places(layer, 0, len(merged)).to(merged.device)
         merged = merged * change.gain[rows].to(merged).view(-1, *[1] * (merged.ndim - 1))
         shift_outputs(module, consumer, change.shift[rows], restore)
@@ -163,9 +164,9 @@ def _is_transposed(layer: nn.Module) -> bool:
 
 
 def _keep_outputs(layer: nn.Module, offset: int, width: int, channels: Tensor, restore: Restore) -> None:
-    """Slice the outputs of a layer, of which ``width`` belong to the group, from ``offset`` on."""
+    """Keep ``channels`` of a group's ``width`` outputs of a layer, from ``offset`` on, and all outputs of others."""
     tensors = _own_outputs(layer)
-    total = next(map(len, tensors.values()), offset + width)  # some norms have none
+    total = next(map(len, tensors.values()), offset + width)  # a norm may have no tensors
     stay = restore.take_out(layer, 0, total, offset + gone_channels(width, channels)).to(channels.device)
     for name, tensor in tensors.items():
         if name == 'weight':
@@ -176,7 +177,7 @@ def _keep_outputs(layer: nn.Module, offset: int, width: int, channels: Tensor, r
 
 
 def gone_channels(width: int, channels: Tensor) -> Tensor:
-    """Which of ``width`` channels are not among those that stay, ascending."""
+    """Those of ``width`` channels that are not in ``channels``, ascending."""
     return torch.ones(width, dtype=torch.bool).index_fill(0, channels.cpu(), False).nonzero().flatten()
 
 
@@ -188,29 +189,29 @@ def _own_outputs(layer: nn.Module) -> dict[str, Tensor]:
 
 
 def shift_outputs(module: nn.Module, consumer: Consumer, shift: Tensor, restore: Restore) -> None:
-    """Add ``shift`` [M] to a consumer's outputs, in its norm's running mean or its bias."""
+    """Add ``shift`` [M] to a consumer's outputs, by its norm's running mean or its bias."""
     layer = restore.remember(module.get_submodule(consumer.name))
     shift = shift.to(layer.weight)
     if consumer.norm is not None:
         norm = restore.remember(module.get_submodule(consumer.norm))
         replace_tensor(norm, 'running_mean', norm.running_mean - shift)
-    elif hasattr(layer, 'bias'):  # mmcv's DeformConv2d cannot have one
+    elif hasattr(layer, 'bias'):  # mmcv's DeformConv2d cannot have one: no shift
         replace_tensor(layer, 'bias', shift if layer.bias is None else layer.bias + shift)
 
 
 def replace_weight(layer: nn.Module, weight: Tensor) -> None:
-    """Put a weight, laid out as :func:`mmautodfp.graph.outputs_first` gives it, in place of the old one."""
+    """Replace a layer's weight with one laid out as that of :func:`mmautodfp.graph.outputs_first`."""
     replace_tensor(layer, 'weight', weight.transpose(0, 1) if _is_transposed(layer) else weight)
 
 
 def replace_tensor(layer: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put a new tensor in place of an old one, which stays untouched for :class:`Restore`."""
-    # contiguous() would keep the strides of a merged 1x1 kernel, which torch reads as channels-last: the convolution
-    # would answer in that layout, and mmcv's RoIAlign takes its input's memory for channels-first.
+    """Replace a parameter or buffer with a copy of ``tensor``; the old one stays untouched for :class:`Restore`."""
+    # contiguous() would keep the strides of a merged 1x1 kernel, which torch takes for channels-last: the convolution's
+    # outputs would have that layout, but mmcv's RoIAlign reads memory as channels-first.
     tensor = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
     if name in layer._buffers:
         layer._buffers[name] = tensor
     else:
         old = layer._parameters.get(name)
-        like = layer.weight if old is None else old  # a new bias is as frozen as the weight
+        like = layer.weight if old is None else old  # a new bias is frozen if the weight is
         layer._parameters[name] = nn.Parameter(tensor, like.requires_grad)

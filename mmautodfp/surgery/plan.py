@@ -1,4 +1,4 @@
-"""A pruning plan is data: search makes it, surgery carries it out, files keep it, the report draws it."""
+"""The pruning plan: which channels of each group are kept, as plain data."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,18 @@ from mmautodfp.utils.fileio import load_json, save_json
 
 FORMAT = 2
 
-#: What each format calls the plans of the groups.
+#: The key of the groups' plans in each format.
 _GROUPS = {1: 'units', 2: 'groups'}
 
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """What becomes of one group of channels.
+    """Which channels of one group are kept.
 
     Attributes:
-        keep (tuple[int, ...]): Channels that stay, ascending.
+        keep (tuple[int, ...]): Kept channels, ascending.
         num_channels (int): Dense number of channels N, so that the plan cannot be applied to another width.
-        lam (float): lambda of Eq. 16 in [0, 1]: 1 looks only at the cosine distance, 0 only at the bias.
+        lam (float): lambda of Eq. 16 in [0, 1]: 1 weighs only the cosine distance, 0 only the bias. Defaults to 0.5.
     """
 
     keep: tuple[int, ...]
@@ -40,13 +40,13 @@ class GroupPlan:
 
     @property
     def width(self) -> int:
-        """Number of channels that stay, K."""
+        """Number of kept channels, K."""
         return len(self.keep)
 
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """What becomes of every group of a module.
+    """Which channels of each group of a module are kept.
 
     Attributes:
         groups (Mapping[str, GroupPlan]): Group name to its plan, in forward order; groups that are absent stay whole.
@@ -65,10 +65,10 @@ class PruningPlan:
         """The plan that keeps each group's first-ranked channels.
 
         Args:
-            names (Sequence[str]): The groups', L of them.
-            rankings (Sequence[Tensor]): [N] each, their channels in the order in which they stay.
-            widths (Sequence[int]): [L].
-            lams (Sequence[float] | float): [L], or one for all. Defaults to 0.5.
+            names (Sequence[str]): Names of the groups, L of them.
+            rankings (Sequence[Tensor]): [N] each, their channels in the order in which they are kept.
+            widths (Sequence[int]): [L], how many of them are kept.
+            lams (Sequence[float] | float): [L], lambda of each, or one for all. Defaults to 0.5.
         """
         lams = [lams] * len(names) if isinstance(lams, int | float) else lams
         groups = {}
@@ -78,7 +78,7 @@ class PruningPlan:
 
     @property
     def widths(self) -> dict[str, int]:
-        """Group name to the number of channels that stay."""
+        """Group name to the number of kept channels."""
         return {name: group.width for name, group in self.groups.items()}
 
     def to_dict(self) -> dict:
@@ -88,14 +88,14 @@ class PruningPlan:
 
     @classmethod
     def from_dict(cls, content: dict, source: str = 'a plan') -> 'PruningPlan':
-        """Read what :meth:`to_dict` gave, now or as format 1; other keys than those are passed over.
+        """Read a plan of :meth:`to_dict`, or of the older format 1; further keys are ignored.
 
         Args:
             content (dict): The plan as plain data.
             source (str): Where it came from, for messages. Defaults to 'a plan'.
 
         Raises:
-            AutoDFPError: ``content`` is no plan, is of an unknown format or keeps channels that cannot be.
+            AutoDFPError: ``content`` is no plan, is of an unknown format or keeps channels that do not exist.
         """
         found = content.get('format') if isinstance(content, dict) else type(content).__name__
         if found not in (1, FORMAT):
@@ -122,5 +122,5 @@ class PruningPlan:
 
     @classmethod
     def from_json(cls, path: str | os.PathLike) -> 'PruningPlan':
-        """Read a plan; :class:`AutoDFPError` if the file is missing, damaged or no plan."""
+        """Read a plan; raises an :class:`AutoDFPError` if the file is missing, damaged or no plan."""
         return cls.from_dict(load_json(path, 'the pruning plan'), str(path))

@@ -1,4 +1,4 @@
-"""Showing on the live model that a group of channels can be taken out."""
+"""A proof on the live model that groups of channels can be pruned."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +17,13 @@ from .restore import Restore
 
 TOLERANCE = 1e-4
 ROUNDING = 1e-6
-# Where a model that cannot do with float64 sorts on its way, rounding changes what comes out, but hardly each time.
+# How often a group must fail if the model does not run in float64: where it sorts, rounding alone may change outputs.
 TRIES = 3
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Float32 with all of its bits on a GPU, where torch lets convolutions round their operands to TensorFloat-32."""
+    """Compute in full float32 on a GPU for the block; by default, convolutions may round operands to TensorFloat-32."""
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     try:
         torch.backends.cudnn.allow_tf32 = False
@@ -42,19 +42,19 @@ def prove_groups(
     path: str = '',
     seed: int = 0,
 ) -> dict[str, str]:
-    """Take out random channels of each group, and compare with the dense model whose consumers read zeros instead.
+    """Prune random channels of each group, and compare with the dense model whose consumers read zeros instead.
 
-    All groups are tried together first. If that fails, halves of them, until those that are to blame are found: on a
-    copy in float64 if the model runs in it, as where a model sorts on its way, rounding alone can change what comes
-    out. TensorFloat-32, whose rounding would look like a difference, is off meanwhile.
+    All groups are tried together first. If that fails, halves of them are tried until the failing groups are found,
+    on a copy of the model in float64 if it runs in that: where a model sorts, rounding alone can change its outputs.
+    TensorFloat-32 is off during the proof, as its rounding would look like a difference.
 
     Args:
         model (nn.Module): Dense, in eval mode; the same afterwards.
         groups (Sequence[ChannelGroup]): In forward order.
-        run (Callable): Runs the model, or its copy, on a fixed input in the precision of its weights; the tensors that
-            it gives are compared.
-        path (str): Of the module in the model that the groups' names are relative to. Defaults to '', the model.
-        seed (int): Of the channels. Defaults to 0.
+        run (Callable): Runs the model, or its copy, on a fixed input in the precision of its weights, and returns the
+            tensors to compare.
+        path (str): Path in the model of the module that the groups' names are relative to. Defaults to '': the model.
+        seed (int): Seed of the random channels. Defaults to 0.
 
     Returns:
         dict[str, str]: Names of the groups that must not be pruned, with the reason.
@@ -72,10 +72,10 @@ def prove_groups(
 
 
 def _in_float64(model: nn.Module, run: Callable[[nn.Module], list[Tensor]]) -> nn.Module | None:
-    """A copy of a model in float64; None if it cannot be copied, or does not run so.
+    """A copy of a model in float64; None if it cannot be copied, or does not run in float64.
 
-    A function that was put in place of a forward runs the model that it was made for, in a copy too: what it gives is
-    not in float64, and would be the same whatever is taken out of the copy.
+    If a forward was replaced with a function bound to the original model, the copy still calls the original there.
+    Outputs are then not in float64 and do not depend on what is pruned in the copy, so the result is None as well.
     """
     try:
         precise = copy.deepcopy(model).double()
@@ -88,7 +88,7 @@ def _in_float64(model: nn.Module, run: Callable[[nn.Module], list[Tensor]]) -> n
 def _to_blame(
     module: nn.Module, groups: Sequence[ChannelGroup], run: Callable[[], list[Tensor]], seed: int, tries: int
 ) -> dict[str, str]:
-    """The groups that fail each of some tries, by name, with the reason."""
+    """Names of the groups that fail in each of so many tries, with the reason."""
     reason = None
     for one in range(tries):
         reason = _difference(module, groups, run, seed + one)
@@ -98,7 +98,7 @@ def _to_blame(
         return {groups[0].name: f'does not come out the same without it: {reason}'}
     half = len(groups) // 2
     failed = _to_blame(module, groups[:half], run, seed, tries) | _to_blame(module, groups[half:], run, seed, tries)
-    if not failed:  # only together
+    if not failed:  # they fail only together
         return {group.name: f'does not come out the same together with others: {reason}' for group in groups[half:]}
     left = [group for group in groups if group.name not in failed]
     return failed | (_to_blame(module, left, run, seed, tries) if left else {})
@@ -107,13 +107,13 @@ def _to_blame(
 def _difference(
     module: nn.Module, groups: Sequence[ChannelGroup], run: Callable[[], list[Tensor]], seed: int
 ) -> str | None:
-    """How the slim module's outputs differ from those of the dense one with zeros; None if they do not."""
+    """How the outputs of the pruned module differ from those of the masked one; None if they do not."""
     random = torch.Generator().manual_seed(seed)
     plans = []
     for group in groups:
         width = int(torch.randint(1, group.num_channels + 1, (), generator=random))
         if width == group.num_channels and width > 1:
-            width -= 1  # one that loses nothing proves nothing
+            width -= 1  # a group that loses no channel proves nothing
         keep = torch.randperm(group.num_channels, generator=random)[:width].sort().values
         plans.append(GroupPlan(tuple(keep.tolist()), group.num_channels))
     try:
@@ -132,8 +132,8 @@ def _difference(
             return f'an output of shape {tuple(expected.shape)} becomes {tuple(found.shape)}'
         if not expected.numel():
             continue
-        # By how much an output varies: most of it may be a bias, as of scores that start out low. What rounding does
-        # goes with its size.
+        # The tolerance is relative to how much an output varies, since its values may be mostly a bias, as those of
+        # scores that start out low. Rounding errors are relative to the values.
         scale, rounding = expected.std(correction=0), ROUNDING * expected.abs().amax()
         error = (expected - found).abs().amax()
         if not error <= TOLERANCE * scale + rounding:
@@ -142,12 +142,12 @@ def _difference(
 
 
 def mask_group(module: nn.Module, group: ChannelGroup, plan: GroupPlan, restore: Restore) -> None:
-    """Let the consumers of a dense module read zeros in place of the channels that a plan takes out."""
+    """Zero the weights with which consumers of a dense module read the channels that a plan prunes."""
     gone = gone_channels(group.width, group.channels(torch.tensor(plan.keep)))
     for consumer in group.consumers:
         layer = restore.remember(module.get_submodule(consumer.name))
         weight = outputs_first(layer).clone()
         size = consumer.num_inputs or weight.shape[1]
         own = weight[:, consumer.offset : consumer.offset + size].unflatten(1, (group.width, -1))
-        own[:, gone] = 0  # a view of the copy
+        own[:, gone] = 0  # a view of the cloned weight
         replace_weight(layer, weight)

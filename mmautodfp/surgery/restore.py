@@ -7,20 +7,20 @@ from torch import Tensor, nn
 
 from mmautodfp.graph import is_batch_norm
 
-# What layers say of their own shapes. A pruned layer must tell the truth, and Slim sets these to rebuild it.
+# Attributes with the sizes of a layer. Pruning keeps them up to date, and Slim sets them to rebuild a pruned layer.
 SIZES = ('in_channels', 'out_channels', 'groups', 'num_features', 'in_features', 'out_features')
 SIZES += ('num_groups', 'num_channels')
-OUTPUT_SIZES = ('out_channels', 'num_features', 'out_features', 'num_channels')  # a layer has one of them
+OUTPUT_SIZES = ('out_channels', 'num_features', 'out_features', 'num_channels')  # a layer has one of these
 
 
 def sizes_of(layer: nn.Module) -> dict[str, int]:
-    """What a layer says of its own shape; a frozen norm says it with its buffers alone."""
+    """The sizes of a layer by name; ``num_features`` also of frozen norms, which have no such attribute."""
     sizes = {name: getattr(layer, name) for name in SIZES if hasattr(layer, name)}
     return sizes | dict(num_features=len(layer.running_mean)) if is_batch_norm(layer) else sizes
 
 
 def set_sizes(layer: nn.Module, sizes: Mapping[str, int]) -> None:
-    """Let a layer say other sizes of itself."""
+    """Set sizes of a layer, except those that it has no attribute for."""
     for name, value in sizes.items():
         if hasattr(layer, name):
             setattr(layer, name, value)
@@ -42,7 +42,7 @@ class Restore:
         return self._saved.keys()
 
     def remember(self, layer: nn.Module) -> nn.Module:
-        """Keep what ``layer`` holds now, unless it has been kept before, and return the layer."""
+        """Keep the tensors and sizes of ``layer``, unless it has been remembered before, and return the layer."""
         if layer not in self._saved:
             self._saved[layer] = (dict(layer._parameters), dict(layer._buffers), sizes_of(layer))
         return layer
@@ -52,7 +52,7 @@ class Restore:
         return self._places.setdefault((layer, axis), torch.arange(size))
 
     def take_out(self, layer: nn.Module, axis: int, size: int, gone: Tensor) -> Tensor:
-        """Note that dense outputs or inputs of a layer go; says which of those that it had stay, ascending."""
+        """Note that dense outputs or inputs ``gone`` are pruned; returns the present indices of those that are left."""
         places = self.places(layer, axis, size)
         stay = ~torch.isin(places, gone.cpu())
         self._places[layer, axis] = places[stay]
@@ -61,14 +61,14 @@ class Restore:
     def __call__(self) -> None:
         for layer, (*tensors, sizes) in self._saved.items():
             for now, before in zip((layer._parameters, layer._buffers), tensors, strict=True):
-                now.clear()  # of what was not there before
+                now.clear()  # also of what was added, such as a bias
                 now.update(before)
             set_sizes(layer, sizes)
         self._saved.clear()
         self._places.clear()
 
     def swap(self) -> None:
-        """Bring the dense weights back and keep what was there instead; a second call reverses it."""
+        """Swap the pruned weights for the dense ones; a second call swaps them back."""
         dense, self._saved = self._saved, {}
         for layer in dense:
             self.remember(layer)
@@ -77,14 +77,14 @@ class Restore:
         self._saved = pruned
 
     def changes(self, module: nn.Module) -> dict[str, dict[str, int | bool]]:
-        """What the layers of a pruned module say of themselves now and did not say before.
+        """The new sizes of the layers of a pruned module, for :func:`mmautodfp.surgery.Slim`.
 
         Args:
             module (nn.Module): The module whose layers were remembered, pruned at the moment.
 
         Returns:
-            dict[str, dict[str, int | bool]]: By path of the layer, the sizes that differ, and ``bias=True`` where one
-            was added; :func:`mmautodfp.surgery.Slim` takes it.
+            dict[str, dict[str, int | bool]]: Path of each changed layer to the sizes that differ from the dense ones,
+            and ``bias=True`` if a bias was added.
         """
         found = {}
         for path, layer in module.named_modules():

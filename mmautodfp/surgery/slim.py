@@ -1,4 +1,4 @@
-"""A pruned module built from its config."""
+"""Building a pruned module from its config."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,20 +23,22 @@ def Slim(
 ) -> nn.Module:
     """Build a module and shrink it, so that a config can describe a pruned model.
 
-    It is a function: what it returns is the module itself, with the dense one's class and state-dict keys. Where the
-    shapes changed its weights are random, as torch makes them: those of the plan come from the checkpoint.
+    This is a function: it returns the module itself, with the class and the state-dict keys of the dense one; only keys
+    of new biases are added. Changed layers have random weights, as torch initialises them; the pruned weights are to be
+    loaded from the checkpoint.
 
     Args:
         module (dict | nn.Module): The dense module, or its config.
-        layers (Mapping[str, Mapping[str, int | bool]] | None): Path of each changed layer to what it is built with
-            instead, such as ``{'layer1.0.conv1': dict(out_channels=32)}``; ``bias=True`` gives it a bias.
-        widths (Mapping[str, int] | None): As version 0.1 wrote it: prunable group to the number of channels that stay.
+        layers (Mapping[str, Mapping[str, int | bool]] | None): Path of each changed layer to its new sizes, such as
+            ``{'layer1.0.conv1': dict(out_channels=32)}``; ``bias=True`` gives it a bias. Defaults to None.
+        widths (Mapping[str, int] | None): What version 0.1 wrote instead: prunable group to the number of kept
+            channels. Defaults to None.
 
     Returns:
         nn.Module: The slim module.
 
     Raises:
-        AutoDFPError: A name is no layer of the module, or a size does not fit it.
+        AutoDFPError: A name is no layer or group of the module, or a size does not fit it.
     """
     if isinstance(module, dict):
         module = MODELS.build(module)
@@ -55,16 +57,16 @@ def SlimModel(
     layers: Mapping[str, Mapping[str, int | bool]] | Sequence[Mapping[str, Mapping[str, int | bool]]],
     **config: Any,
 ) -> nn.Module:
-    """Build a whole model and shrink it, as :func:`Slim` does a part of it.
+    """Build a whole model and shrink it, as :func:`Slim` does with a part of one.
 
-    Every key of the dense model's config stays in its place, so that whatever reads ``cfg.model.backbone`` or
-    ``cfg.model.test_cfg`` goes on working.
+    All keys of the dense model's config stay in place, so that code which reads ``cfg.model.backbone`` or
+    ``cfg.model.test_cfg`` still works.
 
     Args:
         slim_type (str | type): The dense model's ``type``.
-        layers (Mapping[str, Mapping[str, int | bool]] | Sequence): As of :func:`Slim`; several, one after the other, of
-            a model that was pruned several times.
-        **config: The rest of the dense model's config.
+        layers (Mapping[str, Mapping[str, int | bool]] | Sequence): As of :func:`Slim`; for a model that was pruned
+            several times, the ``layers`` of each pruning in turn.
+        **config (Any): The rest of the dense model's config.
 
     Raises:
         AutoDFPError: As of :func:`Slim`.
@@ -76,7 +78,7 @@ def SlimModel(
 
 
 def _keep_first(module: nn.Module, widths: Mapping[str, int]) -> None:
-    """Cut a dense module's groups down to their first channels, for its shapes: the weights are not those of a plan."""
+    """Prune groups of a dense module to their first channels: only shapes matter, as weights are loaded later."""
     channels = {group.name: group.num_channels for group in find_groups(module)}
     for name, width in widths.items():
         if name in channels and not 1 <= width <= channels[name]:
@@ -86,7 +88,7 @@ def _keep_first(module: nn.Module, widths: Mapping[str, int]) -> None:
 
 
 def _resize(module: nn.Module, path: str, sizes: Mapping[str, int | bool]) -> None:
-    """Give a layer other sizes, and tensors of those sizes."""
+    """Change the sizes of a layer, and initialise its tensors anew in these sizes."""
     layer = _layer_to_resize(module, path, sizes)
     new = {name: sizes.get(name, value) for name, value in sizes_of(layer).items()}
     set_sizes(layer, new)
@@ -123,7 +125,7 @@ def _layer_to_resize(module: nn.Module, path: str, sizes: Mapping[str, int | boo
 
 
 def _shape(layer: nn.Module, tensor: Tensor, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """Of a layer's tensor, [M, ...] or as its weight, for other sizes of the layer."""
+    """The shape that a tensor of a layer has with other sizes of the layer."""
     outputs = next((sizes[name] for name in OUTPUT_SIZES if name in sizes), len(tensor))
     if tensor.ndim == 1:
         return (outputs,)
