@@ -1,4 +1,4 @@
-"""What can be pruned: channel groups of a live model, found by those who know its blocks, or by tracing it."""
+"""Channel groups of a live model, found by finders that know its blocks, or by tracing it."""
 
 from .discovery import groups_of
 from .finders import ChainFinder, ChannelPath, InvertedResidualFinder, ResidualBlockFinder, chain_groups

@@ -1,4 +1,4 @@
-"""From channels that were followed through a model to groups of them."""
+"""Channel groups from the trace of a model."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -12,17 +12,17 @@ from torch import nn
 from .groups import ChannelGroup, Consumer, GroupSurvey, Producer
 from .tracing import Call, Trace
 
-Places = dict[tuple[str, str], np.ndarray]  # (path, side) to the places [N, c] that N channels have there
+Places = dict[tuple[str, str], np.ndarray]  # (layer's path, 'in' or 'out') to the places [N, c] of N channels
 
 
 def groups_of(trace: Trace) -> GroupSurvey:
-    """The channel groups of a model that was traced; whether they are safe is still to be proven.
+    """The channel groups of a traced model; that they can be pruned is still to be proven (:func:`.prove_groups`).
 
     Args:
         trace (Trace): Of the model.
 
     Returns:
-        GroupSurvey: Groups in forward order, and of each convolution and linear layer that gives none the reason.
+        GroupSurvey: Groups in forward order, and the other convolutions and linear layers, with the reason.
     """
     component = _components(trace)
     reasons: dict[int, str] = {}
@@ -49,14 +49,14 @@ def groups_of(trace: Trace) -> GroupSurvey:
 
 
 def _components(trace: Trace) -> np.ndarray:
-    """[count], the same number for channels that must go together."""
+    """[count], for each number that of its component: channels of a component must be pruned together."""
     pairs = torch.cat([torch.zeros(2, 0, dtype=torch.long), *trace.together], 1).numpy()
     graph = coo_matrix((np.ones(pairs.shape[1]), (pairs[0], pairs[1])), shape=(trace.count, trace.count))
     return connected_components(graph, directed=False)[1]
 
 
 def _alike(trace: Trace, component: np.ndarray) -> Iterator[tuple[list[int], Places]]:
-    """Channels that pass the same layers: their components, and where they lie in each layer."""
+    """Yield lists of components that have equally many places in the same layers, with these places."""
     found: dict[int, dict[tuple[str, str], list[int]]] = defaultdict(lambda: defaultdict(list))
     for path, call in trace.layers.items():
         for side, numbers in (('out', call.outputs), ('in', call.inputs)):
@@ -71,7 +71,7 @@ def _alike(trace: Trace, component: np.ndarray) -> Iterator[tuple[list[int], Pla
 
 
 def _describe(trace: Trace, places: Places, component: np.ndarray, members: Sequence[int]) -> ChannelGroup | str:
-    """The group of channels that lie at these places, or why there is none."""
+    """The group of the channels at these places, or why there is none."""
     order = {path: index for index, path in enumerate(trace.layers)}
     keys = sorted(places, key=lambda key: order[key[0]])
     first = next(places[path, side] for path, side in keys if side == 'out' and _is_producer(trace.layers[path]))
@@ -114,7 +114,7 @@ def _describe(trace: Trace, places: Places, component: np.ndarray, members: Sequ
 
 
 def _read_as(rows: np.ndarray, call: Call, block: int) -> list[Consumer] | str:
-    """How a layer reads channels that lie at places [N, c] of its inputs, or why that is not known."""
+    """A layer as consumer of channels at places [N, c] of its inputs, once for each copy of them; or why it is none."""
     starts = _starts(rows, block)
     if starts is None or (len(starts) > 1 and isinstance(call.layer, nn.ConvTranspose2d)):
         return f'feeds {call.path} in an order that is not known'
@@ -125,7 +125,7 @@ def _read_as(rows: np.ndarray, call: Call, block: int) -> list[Consumer] | str:
 
 
 def _starts(rows: np.ndarray, block: int) -> list[int] | None:
-    """Where the channels [N, c] begin among a layer's inputs: once, or several times over."""
+    """Where channels at places [N, c] begin in a layer's inputs: once, or once per copy; None for an unknown order."""
     count, size = rows.shape
     steps = np.arange(count)[:, None]
     if size % block:
@@ -138,7 +138,7 @@ def _starts(rows: np.ndarray, block: int) -> list[int] | None:
 
 
 def _is_producer(call: Call) -> bool:
-    """Whether a layer makes channels of others; norms and grouped convolutions keep them apart."""
+    """Whether a layer mixes all its input channels; norms and grouped convolutions do not."""
     return call.inputs is not None and getattr(call.layer, 'groups', 1) == 1
 
 

@@ -1,4 +1,4 @@
-"""The blocks and networks that are known: one finder for each kind."""
+"""The group finders, one for each kind of block or network."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -21,13 +21,13 @@ from .groups import (
 )
 from .statistics import norm_statistics
 
-# Layers that keep every channel to itself and hold nothing that belongs to one. Exact types: a subclass may do more.
+# Layers that do not mix channels and have no tensor of any channel. Exact types: a subclass may do more.
 _ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardtanh)
 _ELEMENTWISE += (nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus)
 _POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _PASSIVE = (*_ELEMENTWISE, *_POOLING, nn.Identity, nn.Dropout, nn.Dropout2d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
-# Run their children in the order of registration, with a flatten before the one named.
+# Networks that run their children in the order of registration, with a flatten before the one named here.
 _KNOWN_CHAINS = {
     torchvision.models.AlexNet: 'classifier',
     torchvision.models.VGG: 'classifier',
@@ -40,7 +40,7 @@ Step = tuple[str, nn.Module]
 class ResidualBlockFinder(GroupFinder):
     """conv1 -> conv2 (-> conv3) inside the residual blocks of mmdet, mmpretrain, torchvision and our CIFAR networks.
 
-    The last conv and the shortcut feed the residual sum and stay whole, as in the paper.
+    The last conv and the shortcut feed the residual sum and are not pruned, as in the paper.
     """
 
     kinds = ('BasicBlock', 'Bottleneck')
@@ -109,8 +109,8 @@ class InvertedResidualFinder(GroupFinder):
 class ChainFinder(GroupFinder):
     """Convolutions and linear layers that follow one another: VGG, MobileNet-V1, and any ``nn.Sequential``.
 
-    Depthwise convolutions and norms on the way are sliced along, and a flatten before a linear layer is followed. At a
-    block that is not known, or that another finder knows, the chain ends, and a new one begins behind it.
+    Depthwise convolutions and norms in between are sliced too, and a flatten before a linear layer is followed. The
+    chain ends at a block that is unknown or that another finder knows, and a new chain begins behind it.
     """
 
     needs_known_parent = True
@@ -123,7 +123,7 @@ class ChainFinder(GroupFinder):
 
 
 class ChannelPath:
-    """What the channels of a group go through until its consumer reads them, for channels that are constant.
+    """What becomes of constant channels on the way from a group's producer to its consumer.
 
     Args:
         layers (tuple[nn.Module, ...]): Activations, poolings, norms and depthwise convolutions, in order.
@@ -134,7 +134,7 @@ class ChannelPath:
 
     @torch.no_grad()
     def __call__(self, constant: Tensor) -> Tensor:
-        """Constants [N] behind the producer's norm to constants [N] at the consumer, away from zero-padded rims."""
+        """Map constants [N] behind the producer's norm to those at the consumer, [N], away from zero-padded borders."""
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):
                 constant = constant * layer.weight.flatten(1).sum(1) + (0 if layer.bias is None else layer.bias)
@@ -151,10 +151,10 @@ def chain_groups(steps: list[Step], end: str) -> Iterator[ChannelGroup | tuple[s
 
     Args:
         steps (list[tuple[str, nn.Module]]): Path and layer, in the order of execution.
-        end (str): Why the last layer's outputs stay.
+        end (str): Why the last layer's outputs cannot be pruned.
 
     Yields:
-        ChannelGroup | tuple[str, str]: Groups in order, and (layer path, reason) for what stays.
+        ChannelGroup | tuple[str, str]: Groups in order, and (layer path, reason) for layers that cannot be pruned.
     """
     open_group: _OpenGroup | None = None
     for index, (path, layer) in enumerate(steps):
@@ -182,7 +182,7 @@ def chain_groups(steps: list[Step], end: str) -> Iterator[ChannelGroup | tuple[s
 
 
 class _OpenGroup:
-    """A producer, and what has followed it so far."""
+    """A group without its consumer yet: the producer, and the layers that have followed it so far."""
 
     def __init__(self, path: str, layer: nn.Conv2d | nn.Linear):
         self.path = path
@@ -194,7 +194,7 @@ class _OpenGroup:
         self.bad_norm: str | None = None
 
     def takes(self, path: str, layer: nn.Module) -> bool:
-        """Whether the layer leaves the channels apart; then it is noted."""
+        """Note a layer that does not mix channels; returns False for any other layer."""
         if type(layer) in _NORMS and _width(layer) == self.channels:
             if not is_batch_norm(layer):
                 self.bad_norm = f'{type(layer).__name__} without running statistics of its channels behind it'
@@ -215,7 +215,7 @@ class _OpenGroup:
         return True
 
     def obstacle(self, path: str, layer: nn.Conv2d | nn.Linear) -> str | None:
-        """Why ``layer`` cannot be its consumer."""
+        """Why ``layer`` cannot be the consumer; None if it can."""
         if self.bad_norm:
             return self.bad_norm
         if getattr(layer, 'groups', 1) > 1:
@@ -228,7 +228,7 @@ class _OpenGroup:
         return None
 
     def close(self, consumer: Consumer) -> ChannelGroup:
-        """The finished group."""
+        """The group with its consumer."""
         return ChannelGroup(
             name=self.path,
             num_channels=self.channels,
@@ -246,9 +246,9 @@ def _is_chain(module: nn.Module | None) -> bool:
 
 
 def _unroll(block: nn.Module, name: str) -> Iterator[Step]:
-    """The steps of a chain, with chains inside it laid out."""
+    """The steps of a chain, including those of chains inside it."""
     flatten_before = _KNOWN_CHAINS.get(type(block))
-    for child_name, child in block._modules.items():  # named_children() would tell of a repeated layer once
+    for child_name, child in block._modules.items():  # named_children() skips repeated layers
         path = join_path(name, child_name)
         if child_name == flatten_before:
             yield path, nn.Flatten()
@@ -259,12 +259,12 @@ def _unroll(block: nn.Module, name: str) -> Iterator[Step]:
 
 
 def _is_plain_layer(layer: nn.Module) -> bool:
-    # By the exact name: mmcv's wrapper of Conv2d, of the same name, behaves alike, but other subclasses do not.
+    # By the exact name: mmcv's wrapper of Conv2d, which has the same name, does the same; other subclasses may not.
     return isinstance(layer, nn.Conv2d | nn.Linear) and type(layer).__name__ in ('Conv2d', 'Linear')
 
 
 def _norm_behind(steps: list[Step], index: int) -> str | None:
-    """Path of the norm right behind a layer, where constants can go."""
+    """Path of the BatchNorm right behind a layer, which can take up constants; None if there is none."""
     if index + 1 == len(steps):
         return None
     layer, (path, norm) = steps[index][1], steps[index + 1]
@@ -277,7 +277,7 @@ def _width(norm: nn.Module) -> int:
 
 
 def _norm_name(block: nn.Module, conv: str) -> str:
-    """mmdet names the norm of conv1 by its type (``norm1_name`` is 'bn1' or 'gn1'); torchvision always says 'bn1'."""
+    """The name of a conv's norm: that of conv1 is mmdet's ``norm1_name`` ('bn1' or 'gn1'), or torchvision's 'bn1'."""
     index = conv.removeprefix('conv')
     return getattr(block, f'norm{index}_name', f'bn{index}')
 

@@ -1,4 +1,4 @@
-"""Sending images through a whole model, heads included, without a ground truth and without post-processing."""
+"""Running a whole model on images, heads included, without a ground truth and without post-processing."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from mmautodfp.utils import AutoDFPError, in_one_line
 
-# Regions of each image that second stages look at.
+# Regions of each image for second stages.
 NUM_REGIONS = 48
-# One in so many of them is looked at for masks or keypoints: while a detector is trained, at most a quarter holds
+# One in so many of them gets masks or keypoints: at most a quarter of the regions that detectors are trained on hold
 # objects.
 REGIONS_PER_MASK = 4
 PLAIN = (
@@ -24,11 +24,11 @@ PLAIN = (
 
 
 def outputs_of(model: nn.Module, *inputs: Any) -> list[Tensor]:
-    """What a model says of images: of a detector what all of its heads say, before boxes are made of it.
+    """The floating-point outputs of a model; of a detector those of all heads, before post-processing.
 
     Args:
-        model (nn.Module): A detector of MMDetection, or any model that is called with images alone.
-        *inputs: As of :func:`run_model`.
+        model (nn.Module): As of :func:`run_model`.
+        *inputs (Any): Likewise.
 
     Returns:
         list[Tensor]: In a fixed order.
@@ -37,10 +37,10 @@ def outputs_of(model: nn.Module, *inputs: Any) -> list[Tensor]:
 
 
 def outputs_by_kind(model: nn.Module, *inputs: Any) -> list[list[Tensor]]:
-    """As :func:`outputs_of`, those that differ in nothing but the level of a pyramid together.
+    """The outputs of a model as of :func:`run_model`, in lists of those that differ in the pyramid level alone.
 
     Returns:
-        list[list[Tensor]]: One list for classes, one for boxes and so on, of each head.
+        list[list[Tensor]]: For each head, a list for classes, one for boxes and so on, with a tensor for each level.
     """
     return list(_kinds(run_model(model, *inputs)))
 
@@ -57,7 +57,7 @@ def _kinds(value: Any) -> Iterator[list[Tensor]]:
 
 
 def _are_levels(values: list | tuple) -> bool:
-    """Whether these are the levels of a pyramid; a tuple may as well hold answers of several kinds, such as classes."""
+    """Whether these are the levels of a pyramid; a tuple may also hold several kinds, such as classes and boxes."""
     if not values or not all(isinstance(value, Tensor) for value in values):
         return False
     sizes = {value.shape[2:] for value in values}
@@ -65,13 +65,17 @@ def _are_levels(values: list | tuple) -> bool:
 
 
 def run_model(model: nn.Module, *inputs: Any) -> Any:
-    """Run a model; of a detector also its heads, but no post-processing.
+    """Run a model; of a detector also the heads, but without post-processing.
 
     Args:
-        model (nn.Module): A detector of MMDetection or torchvision, or any other model, which is called with the inputs
-            as they are.
-        *inputs: Of a detector images [B, C, H, W], preprocessed, for the second stage of one of MMDetection's, if it
-            is of the usual kind, regions [n, 5] as :func:`regions_of` gives them. Without any, it looks at random ones.
+        model (nn.Module): A detector of MMDetection or torchvision; a model with ``extract_feat``, of which only the
+            features are computed; or any other model, which is called with the inputs.
+        *inputs (Any): Of a detector, preprocessed images [B, C, H, W]. If it is one of MMDetection's with a plain
+            second stage (:func:`has_plain_second_stage`), regions [n, 5] as of :func:`regions_of` can follow; otherwise
+            they are random.
+
+    Returns:
+        Any: The outputs, tensors in lists, tuples, dicts and other containers.
     """
     if is_torchvision_detector(model):
         return _run_torchvision(model, *inputs)
@@ -97,7 +101,7 @@ def run_model(model: nn.Module, *inputs: Any) -> Any:
 
 
 def _run_torchvision(model: nn.Module, images: Tensor) -> dict[str, Any]:
-    """What backbone and heads of torchvision's detectors say of images, which are not scaled first as its own are."""
+    """The outputs of a torchvision detector's heads, by head; unlike in its own forward, images are not rescaled."""
     features = model.backbone(images)
     features = features if isinstance(features, Mapping) else {'0': features}
     levels, said = list(features.values()), {}
@@ -120,7 +124,7 @@ def _run_torchvision(model: nn.Module, images: Tensor) -> dict[str, Any]:
 
 
 def _ask(model: nn.Module, path: str, *inputs: Any) -> Any:
-    """Call a head of a torchvision detector as torchvision calls its own; one that takes something else is named."""
+    """Call a head of a torchvision detector as torchvision calls its own; the error for other heads names the head."""
     head = attrgetter(path)(model)
     try:
         return head(*inputs)
@@ -136,7 +140,7 @@ def _ask(model: nn.Module, path: str, *inputs: Any) -> Any:
 
 @contextmanager
 def hook_handles() -> Iterator[list]:
-    """A list for hook handles, which are removed at the end."""
+    """A list for hook handles, which are removed at the end of the block."""
     handles: list = []
     try:
         yield handles
@@ -153,29 +157,29 @@ def is_detector(model: nn.Module) -> bool:
 
 
 def is_torchvision_detector(model: nn.Module) -> bool:
-    """Whether a model is one of torchvision's detectors, which scale images themselves and then look for boxes."""
+    """Whether a model is one of torchvision's detectors, which rescale images themselves."""
     return isinstance(getattr(model, 'transform', None), GeneralizedRCNNTransform)
 
 
 def samples_of(images: Tensor) -> list:
-    """An annotation for each image that tells its size and nothing else."""
-    from mmdet.structures import DetDataSample  # a backbone alone does without MMDetection
+    """A data sample for each image, with its size but without annotations."""
+    from mmdet.structures import DetDataSample  # imported here: a backbone alone needs no MMDetection
 
     shape = tuple(images.shape[-2:])
     sizes = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape)
-    sizes['border'] = (0, shape[0], 0, shape[1])  # CenterNet and CornerNet ask where in the padding the image lies
+    sizes['border'] = (0, shape[0], 0, shape[1])  # where the image is in the padding: CenterNet and CornerNet need it
     return [DetDataSample(metainfo=sizes | dict(img_id=i, scale_factor=(1.0, 1.0))) for i in range(len(images))]
 
 
 def regions_of(model: nn.Module, images: Tensor) -> Tensor:
-    """What the first stage of a detector proposes to the second, filled up with random boxes.
+    """The proposals of a detector's first stage for the second, filled up with random boxes.
 
     Args:
         model (nn.Module): A detector with two stages.
         images (Tensor): [B, C, H, W], preprocessed.
 
     Returns:
-        Tensor: [48 * B, 5], number of the image, left, top, right, bottom; the images take turns.
+        Tensor: [48 * B, 5], index of the image, left, top, right, bottom; the images take turns.
     """
     filled = random_regions(images).view(NUM_REGIONS, len(images), 5)
     if getattr(model, 'rpn_head', None) is not None:
@@ -187,24 +191,25 @@ def regions_of(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def random_regions(images: Tensor) -> Tensor:
-    """Random boxes of all sizes, the same for images of one size; shapes as of :func:`regions_of`."""
+    """Random boxes of all sizes, always the same for images of one shape [B, C, H, W]; as of :func:`regions_of`."""
     random = np.random.RandomState(0)
     batch, (height, width) = len(images), images.shape[-2:]
     number = NUM_REGIONS * batch
-    # Sides of a sixteenth of the image to all of it, on a logarithmic scale.
+    # Sides from a sixteenth of the image's to its whole, evenly distributed on a logarithmic scale.
     sides = np.stack([width, height], 0)[:, None] * 2.0 ** -random.uniform(0, 4, (2, number))
     corner = random.uniform(0, 1, (2, number)) * (np.array([[width], [height]]) - sides)
     boxes = np.concatenate([np.tile(np.arange(batch), NUM_REGIONS)[None], corner, corner + sides])
-    # mmcv's RoIAlign takes its memory as it lies, row by row, and a table of other strides for garbage.
+    # mmcv's RoIAlign reads memory row by row whatever the strides are, so the tensor must be contiguous.
     return images.new_tensor(boxes.T).contiguous()
 
 
 def second_stage_of(head: nn.Module, features: Any, regions: Tensor) -> dict[str, Tensor]:
-    """What a RoI head of MMDetection's usual kind says of regions [n, 5], stage by stage.
+    """The outputs of a RoI head of MMDetection's usual kind for regions [n, 5].
 
     Returns:
-        dict[str, Tensor]: ``cls_score``, ``bbox_pred`` and ``mask_preds`` of the first quarter of the regions,
-            followed by the stage if there are several; ``grid`` of Grid R-CNN and ``mask_iou`` of Mask Scoring R-CNN.
+        dict[str, Tensor]: ``cls_score`` and ``bbox_pred``, and of the first quarter of the regions ``mask_preds``; in a
+        cascade with the stage behind these names, such as ``cls_score of stage 0``. Also ``grid`` of Grid R-CNN and
+        ``mask_iou`` of Mask Scoring R-CNN.
     """
     from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 
@@ -224,7 +229,7 @@ def second_stage_of(head: nn.Module, features: Any, regions: Tensor) -> dict[str
         names = ('cls_score', 'bbox_pred', 'mask_preds')
         outputs |= {name + stage: out[name] for stage, out in found.items() for name in names if name in out}
         if kind == 'mask' and hasattr(head, 'mask_iou_head'):
-            # It reads a mask of the class that a box was found to be of; here the classes take turns.
+            # The head reads, for each box, the mask of its predicted class; here the classes take turns.
             masks = found['']['mask_preds']
             rows = torch.arange(len(masks), device=masks.device)
             outputs['mask_iou'] = head.mask_iou_head(found['']['mask_feats'], masks[rows, rows % masks.shape[1]])
@@ -235,17 +240,17 @@ def second_stage_of(head: nn.Module, features: Any, regions: Tensor) -> dict[str
 
 
 def flat_tensors(value: Any) -> list[Tensor]:
-    """The tensors of floating point in nested lists, tuples, dicts and dataclasses."""
+    """The floating-point tensors in nested lists, tuples, dicts and dataclasses."""
     return [leaf for leaf in _leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def opaque_parts(value: Any) -> Iterator[Any]:
-    """What in nested lists, tuples, dicts and dataclasses is neither a tensor nor plain data: it may hold tensors."""
+    """Leaves of nested lists, tuples, dicts and dataclasses that may hold tensors: neither tensors nor plain data."""
     return (leaf for leaf in _leaves(value) if not isinstance(leaf, PLAIN))
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """What nested lists, tuples, dicts and dataclasses hold that is none of these."""
+    """The leaves of nested lists, tuples, dicts and dataclasses: the values that are none of these."""
     value = _fields(value)
     if isinstance(value, Mapping):
         value = list(value.values())
@@ -257,7 +262,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _fields(value: Any) -> Any:
-    """A dataclass as a dict of its fields; any other value as it is."""
+    """A dataclass as a dict of its fields; any other value unchanged."""
     if not is_dataclass(value) or isinstance(value, Mapping):  # transformers' outputs are both
         return value
     return {field.name: getattr(value, field.name) for field in fields(value)}
@@ -276,23 +281,23 @@ def has_plain_second_stage(model: nn.Module) -> bool:
 
 
 def _is_plain_single_stage(model: nn.Module) -> bool:
-    """Whether the only head is asked with the features; its own hooks then see that it is called."""
+    """Whether ``_forward`` of a model only runs ``bbox_head`` on the features, as it does without the head's hooks."""
     from mmdet.models.detectors import SingleStageDetector
 
     return getattr(type(model), '_forward', None) is SingleStageDetector._forward and hasattr(model, 'bbox_head')
 
 
 def _makes_masks_of_instances(model: nn.Module) -> bool:
-    """Whether a single-stage model's mask head is told which instances there are: in its forward, by a ground truth."""
+    """Whether a single-stage model's mask head needs instances, which its forward takes from a ground truth."""
     head = getattr(model, 'mask_head', None)
     known = any(hasattr(head, part) for part in ('mask_feature_head', 'protonet'))
     return known and getattr(model, 'bbox_head', None) is not None
 
 
 def _instance_free_part(head: nn.Module, features: Any) -> Any:
-    """What CondInst's and YOLACT's mask heads compute before they look at instances; nothing behind it has weights.
+    """The outputs of CondInst's or YOLACT's mask head that need no instances; all its weights are used for these.
 
-    YOLACT's has a branch that only a training runs, but it reads the same features.
+    YOLACT's segmentation branch runs too, though only a training needs it: it reads the same features.
     """
     if hasattr(head, 'mask_feature_head'):
         return head.mask_feature_head(features)

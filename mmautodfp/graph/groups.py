@@ -1,4 +1,4 @@
-"""What can be pruned: groups of channels, their producers and consumers; and how known blocks are walked for them."""
+"""Groups of channels with their producers and consumers, and how finders are asked for them."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -18,7 +18,7 @@ class Producer:
     Attributes:
         name (str): Path of the convolution, transposed convolution or linear layer.
         norm (str | None): Path of the BatchNorm right behind it; None if there is none.
-        offset (int): The first of its outputs that belongs to the group, where others come before it. Defaults to 0.
+        offset (int): Index of its first output that belongs to the group. Defaults to 0.
     """
 
     name: str
@@ -32,10 +32,10 @@ class Consumer:
 
     Attributes:
         name (str): Path of the convolution, transposed convolution or linear layer.
-        norm (str | None): Path of the BatchNorm right behind it, where constants can go; None if there is none.
-        offset (int): The first of its inputs that belongs to the group, where others come before it (concatenated
-            maps). Defaults to 0.
-        num_inputs (int | None): How many of its inputs do. Defaults to None: all of them.
+        norm (str | None): Path of the BatchNorm right behind it, which can take up constants; None if there is none.
+        offset (int): Index of its first input that belongs to the group; above 0 if it reads concatenated feature maps.
+            Defaults to 0.
+        num_inputs (int | None): How many of its inputs belong to the group. Defaults to None: all of them.
     """
 
     name: str
@@ -45,29 +45,30 @@ class Consumer:
 
     @property
     def key(self) -> str:
-        """Tells apart several parts of one layer's inputs."""
+        """A name that differs between several parts of one layer's inputs."""
         return f'{self.name}@{self.offset}' if self.offset else self.name
 
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that can be taken out together, paths relative to the walked module.
+    """Channels of which any can be pruned, in all layers at once; paths are relative to the surveyed module.
 
     Attributes:
         name (str): Path of the first producer, such as ``'layer1.0.conv1'``; names the group.
-        num_channels (int): Dense number of channels N; where several channels must go together (those of a GroupNorm's
-            group, of a grouped convolution's), the number of such blocks.
+        num_channels (int): Dense number of channels N; if they can only be pruned in blocks of several channels (groups
+            of a GroupNorm or of a grouped convolution), the number of blocks.
         norm (str | None): Path of the first producer's BatchNorm; None if there is none.
         consumers (tuple[Consumer, ...]): The layers that read the channels.
-        between (tuple[str, ...]): Depthwise and grouped convolutions and norms on the way, sliced along.
-        activation (Callable | None): What the channels go through before the consumers, constants [N] to constants
-            [N]; elementwise where nothing but an activation is on the way. None if that is not known.
+        between (tuple[str, ...]): Depthwise and grouped convolutions and norms between producers and consumers, which
+            are sliced too. Defaults to none.
+        activation (Callable | None): From constants [N] behind the producer's norm to constants [N] at the consumers;
+            elementwise if only an activation is in between. None if it is not known. Defaults to ReLU.
         others (tuple[Producer, ...]): Further producers, whose outputs are added to those of the first or read by the
             same layers: residual streams, levels of a pyramid. Defaults to none.
-        block (int): Channels that must go together. Defaults to 1.
-        followers (tuple[str, ...]): Parts without weights that say in ``out_channels`` how many channels there are.
-            Defaults to none.
-        offset (int): The first output of the first producer that belongs to the group. Defaults to 0.
+        block (int): Number of channels in a block. Defaults to 1.
+        followers (tuple[str, ...]): Parts without weights whose ``out_channels`` is the number of channels, such as RoI
+            extractors. Defaults to none.
+        offset (int): Index of the first producer's first output that belongs to the group. Defaults to 0.
     """
 
     name: str
@@ -99,7 +100,7 @@ class ChannelGroup:
 
     @property
     def layers(self) -> list[str]:
-        """Paths of all layers whose shapes a plan changes, first the producers."""
+        """Paths of all layers whose shapes a plan changes, the producers first."""
         norms = [producer.norm for producer in self.producers if producer.norm]
         own = [producer.name for producer in self.producers]
         return [*own, *norms, *self.between, *(consumer.name for consumer in self.consumers), *self.followers]
@@ -107,18 +108,18 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class GroupSurvey:
-    """All groups of a module, and all that was left alone.
+    """All groups of a module, and the layers that cannot be pruned.
 
     Attributes:
         groups (list[ChannelGroup]): In forward order.
-        left (dict[str, str]): Conv and linear layers whose outputs stay as they are, with the reason.
+        left (dict[str, str]): Paths of conv and linear layers whose outputs cannot be pruned, with the reason.
     """
 
     groups: list[ChannelGroup]
     left: dict[str, str]
 
     def describe_left(self) -> list[str]:
-        """One line a reason, with the layers that it holds for."""
+        """One line for each reason, with the layers that it holds for."""
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.left.items():
             by_reason.setdefault(reason, []).append(name)
@@ -126,12 +127,12 @@ class GroupSurvey:
 
 
 class GroupFinder(ABC):
-    """Knows one kind of block. To support another one, subclass it and append an instance to ``GROUP_FINDERS``.
+    """Finds groups in one kind of block. For another kind, append an instance of a subclass to ``GROUP_FINDERS``.
 
     Attributes:
         kinds (tuple[str, ...]): Names of the classes, or base classes, of such blocks.
-        needs_known_parent (bool): Whether such a block counts only at the top or in what a finder knows. Elsewhere,
-            something may read what is between its layers. Defaults to False.
+        needs_known_parent (bool): Whether such a block matches only at the top or inside a block that a finder knows:
+            elsewhere, its layers may have other readers. Defaults to False.
     """
 
     kinds: tuple[str, ...] = ()
@@ -143,26 +144,26 @@ class GroupFinder(ABC):
 
     @abstractmethod
     def find(self, block: nn.Module, name: str) -> Iterator[ChannelGroup | tuple[str, str]]:
-        """Yield the block's groups in forward order, and (layer path, reason) for what could have been one.
+        """Yield the block's groups in forward order, and (layer path, reason) for layers that cannot be pruned.
 
         Args:
             block (nn.Module): A block for which :meth:`matches` holds.
-            name (str): Its path, to be put before the paths of its layers.
+            name (str): Its path, with which the paths of its layers begin.
         """
 
 
-#: Asked in order; the first one that matches a block decides about everything inside it. See :mod:`.finders`.
+#: All finders, see :mod:`.finders`. The first one that matches a block decides about all that is inside it.
 GROUP_FINDERS: list[GroupFinder] = []
 
 
 def survey_groups(module: nn.Module) -> GroupSurvey:
-    """Find the prunable groups of a module, and say of every other conv and linear layer why it stays.
+    """Find the prunable groups of a module, and the reason why each other conv and linear layer cannot be pruned.
 
     Args:
-        module (nn.Module): Any module; it is walked, not run.
+        module (nn.Module): Any module; it is not run.
 
     Returns:
-        GroupSurvey: Groups in forward order (the order of registration) and what was left alone.
+        GroupSurvey: Groups in forward order (the order of registration), and the other layers.
     """
     groups, left = [], {}
     for found in walk_groups(module, ''):
@@ -186,30 +187,32 @@ def survey_groups(module: nn.Module) -> GroupSurvey:
 
 
 def _repeated_layers(module: nn.Module) -> set[nn.Module]:
-    """Layers that stand in several places of a module, or whose weights do: what is cut in one is cut in all."""
+    """Layers that are in several places of a module, or whose weights are: slicing one place would slice all."""
     places = Counter(layer for _, layer in module.named_modules(remove_duplicate=False))
     return {layer for layer, count in places.items() if count > 1} | layers_with_tied_weights(module)
 
 
 def layers_with_tied_weights(module: nn.Module) -> set[nn.Module]:
-    """Layers one of whose parameters is another layer's too."""
+    """Layers that share a parameter with another layer."""
     layers = list(module.modules())
     owners = Counter(tensor for layer in layers for tensor in layer._parameters.values() if tensor is not None)
     return {layer for layer in layers if any(owners[tensor] > 1 for tensor in layer._parameters.values())}
 
 
 def find_groups(module: nn.Module) -> list[ChannelGroup]:
-    """The prunable groups of a module in forward order; see :func:`survey_groups` for what was left alone."""
+    """The prunable groups of a module in forward order; :func:`survey_groups` also gives the other layers."""
     return survey_groups(module).groups
 
 
 def walk_groups(module: nn.Module, name: str, known: bool = True) -> Iterator[ChannelGroup | tuple[str, str]]:
-    """Ask the finders about a module and, where none knows it, about its children; for finders with blocks inside.
+    """Ask the finders about a module and, if none knows it, about its children.
+
+    A finder whose block has other blocks inside can call this for them.
 
     Args:
-        module (nn.Module): What to walk.
+        module (nn.Module): Where to look for groups.
         name (str): Its path.
-        known (bool): Whether it stands at the top or in what a finder knows. Defaults to True.
+        known (bool): Whether it is at the top or inside a block that a finder knows. Defaults to True.
 
     Yields:
         ChannelGroup | tuple[str, str]: As :meth:`GroupFinder.find`.
@@ -229,7 +232,7 @@ def walk_groups(module: nn.Module, name: str, known: bool = True) -> Iterator[Ch
 
 
 def named_layers(module: nn.Module | None, name: str) -> Iterator[tuple[str, nn.Module]]:
-    """A module and all that is in it with their paths; nothing for None."""
+    """A module and all modules in it, with their paths; nothing for None."""
     return module.named_modules(prefix=name) if module is not None else iter(())
 
 
@@ -244,7 +247,7 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 
 def is_batch_norm(layer: nn.Module | None) -> bool:
-    """Whether a layer normalises each channel with running statistics of it: BatchNorm, or torchvision's frozen one."""
+    """Whether a layer normalises channels by running statistics: a BatchNorm, or torchvision's frozen one."""
     if isinstance(layer, FrozenBatchNorm2d):
         return True
     return isinstance(layer, _BatchNorm) and layer.running_mean is not None

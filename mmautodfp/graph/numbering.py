@@ -1,7 +1,7 @@
-"""Numbers for the elements of tensors: which channel each belongs to, and where operations take them.
+"""Channel numbers of the elements of tensors, followed through torch's operations.
 
-What only moves elements moves their numbers; where elements are added or multiplied, their channels must go together;
-where an operation is not known, the channels that it is given stay.
+An operation that moves elements moves their numbers. If elements are added or multiplied, their channels must be pruned
+together. The channels that go into an unknown operation cannot be pruned.
 """
 
 from collections import Counter
@@ -20,9 +20,9 @@ _UNARY = _words("""
     hardswish hardtanh leaky_relu elu silu mish hardsigmoid softplus celu selu gelu prelu _prelu_kernel
     log_sigmoid_forward _to_copy clone detach alias lift_fresh native_dropout
 """)
-#: One element in, one element out; most other such operations tell it with a tag.
+#: Elementwise operations that lack torch's tag ``pointwise``; most others have it.
 POINTWISE = _UNARY | {f'{word}_' for word in _UNARY}
-#: Only move elements, or copy them.
+#: Operations that only move or copy elements.
 MOVES = _words("""
     permute transpose t expand slice select unsqueeze squeeze cat stack split split_with_sizes unbind flip roll repeat
     pixel_shuffle pixel_unshuffle unfold narrow chunk
@@ -30,26 +30,26 @@ MOVES = _words("""
 PICKS = _words('index index_select')
 WRITES = _words('index_put index_put_ copy_')
 VIEWS = _words('view _unsafe_view reshape _reshape_alias')
-#: Mix the positions of a channel, and nothing else.
+#: Operations that mix positions within each channel, and nothing else.
 SPATIAL = _words("""
     max_pool2d_with_indices max_pool2d avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d
     _upsample_nearest_exact2d upsample_bilinear2d upsample_bicubic2d constant_pad_nd reflection_pad2d
     replication_pad2d roi_align
 """)
 REDUCTIONS = _words('mean sum amax amin max min linalg_vector_norm norm var std prod')
-#: Along an axis too, but of the same shape as what they are given.
+#: Along an axis, like reductions, but with outputs of the input's shape.
 SCANS = _words('_softmax _log_softmax cummax cummin cumsum cumprod')
 IGNORED = _words('new_zeros new_ones new_full new_empty zeros_like ones_like empty_like full_like rand_like')
 
 
 class Numbers:
-    """Numbers of the elements of all tensors, -1 for those of no channel.
+    """The channel numbers of all tensors' elements; -1 for elements of no channel.
 
     Attributes:
-        count (int): Numbers given.
-        together (list[Tensor]): [2, n] each, pairs of channels that must go together.
-        fixed (list[tuple[Tensor, str]]): Channels that must stay, and why.
-        reads (Counter[int]): How often each tensor was read, by identity.
+        count (int): How many numbers have been given out.
+        together (list[Tensor]): [2, n] each, pairs of channels that must be pruned together.
+        fixed (list[tuple[Tensor, str]]): Channels that cannot be pruned, and why.
+        reads (Counter[int]): How often each tensor was read, by its ``id``.
     """
 
     def __init__(self):
@@ -57,39 +57,39 @@ class Numbers:
         self.together: list[Tensor] = []
         self.fixed: list[tuple[Tensor, str]] = []
         self.reads: Counter[int] = Counter()
-        # By identity; the tensor is held, or its identity would be given anew.
+        # By id; the tensor is kept too, since the id of a freed tensor can be given to another one.
         self._known: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __contains__(self, x: Tensor) -> bool:
         return id(x) in self._known
 
     def of(self, x: Tensor) -> Tensor | None:
-        """Of the elements of a tensor; None if none is of a channel."""
+        """The numbers of a tensor's elements, in its shape; None if no element belongs to a channel."""
         found = self._known.get(id(x))
         return None if found is None else found[1]
 
     def set(self, x: Tensor, numbers: Tensor) -> None:
-        """Let the elements of a tensor have these numbers."""
+        """Set the numbers of a tensor's elements."""
         self._known[id(x)] = (x, numbers)
 
     def new(self, count: int) -> Tensor:
-        """[count], given for the first time."""
+        """New numbers, [count]."""
         self.count += count
         return torch.arange(self.count - count, self.count)
 
     def join(self, first: Tensor, second: Tensor) -> None:
-        """Channels [n] of both must go together."""
+        """Note that channels [n] must be pruned together with other ones [n], pair by pair."""
         self.together.append(torch.stack([first, second]))
 
     def fix(self, x: Tensor, reason: str) -> None:
-        """Let all channels of a tensor stay."""
+        """Note that the channels of a tensor cannot be pruned."""
         numbers = self.of(x)
         if numbers is not None:
             numbers = shrunk(numbers)
             self.fixed.append((numbers[numbers >= 0].unique(), reason))
 
     def keep_channels(self, x: Tensor, result: Tensor, name: str) -> None:
-        """Of an operation that keeps the first two axes, or gives rows for places in images."""
+        """Number the result of an operation that keeps the channels on axis 1, such as a pooling or RoIAlign."""
         numbers = self.of(x)
         if numbers is None:
             return
@@ -100,13 +100,13 @@ class Numbers:
             self.set(result, first.expand(result.shape))
 
     def follow(self, func: Any, args: tuple, kwargs: dict, result: Any) -> None:
-        """Number what an operation gives.
+        """Number the result of an operation, and note which channels must be pruned together, and which cannot be.
 
         Args:
-            func (Any): Of torch's dispatcher.
-            args (tuple): What it was called with.
-            kwargs (dict): Likewise.
-            result (Any): What it gave.
+            func (Any): The operation, as torch's dispatcher gives it.
+            args (tuple): Its positional arguments.
+            kwargs (dict): Its keyword arguments.
+            result (Any): Its result.
         """
         given = [x for x in tensors_in((args, tuple(kwargs.values()))) if x in self]
         name = func.overloadpacket.__name__
@@ -123,9 +123,9 @@ class Numbers:
         elif name in WRITES:
             self._write(func, args, kwargs, result)
         elif name == 'as_strided_' and result.shape[2:].numel() == 1 and result.shape == self.of(args[0]).shape:
-            self.set(result, self.of(args[0]))  # an average over all places, told to be channels-last
+            self.set(result, self.of(args[0]))  # a global average pooling, made channels-last
         elif name in SPATIAL:
-            for part in tensors_in(result):  # a pooling tells places too
+            for part in tensors_in(result):  # max pooling also gives indices
                 self.keep_channels(args[0], part, name)
         elif name in REDUCTIONS or name in SCANS:
             self._reduce(args[0], _argument('dim', func, args, kwargs), result, name)
@@ -136,11 +136,11 @@ class Numbers:
                 self.fix(x, f'feeds {name}, through which its channels cannot be followed')
 
     def _move(self, func: Any, args: tuple, kwargs: dict, result: Any) -> None:
-        """The same operation on the numbers."""
+        """Number the result by the same operation on the numbers."""
 
         def numbers(value: Any) -> Any:
             if isinstance(value, list | tuple):
-                # Indices hold no channels; of maps that are put together, some may have none.
+                # A list of indices has no numbers; in a list of feature maps to concatenate, some may have none.
                 mixed = any(isinstance(x, Tensor) and x in self for x in value)
                 return type(value)(self._or_none(x) if mixed and isinstance(x, Tensor) else numbers(x) for x in value)
             if isinstance(value, Tensor) and value in self:
@@ -152,7 +152,7 @@ class Numbers:
             self.set(part, own)
 
     def _pick(self, func: Any, args: tuple, kwargs: dict, result: Tensor) -> None:
-        """Where to look may come from channels too, as which boxes to keep does: only what is picked has numbers."""
+        """Number picked elements; numbers of the indices, which say for example what boxes to keep, do not matter."""
         if args[0] not in self:
             return
         if result.numel():
@@ -161,7 +161,7 @@ class Numbers:
             self.fix(args[0], f'is picked at places by {func.overloadpacket.__name__}, none of which was chosen')
 
     def _write(self, func: Any, args: tuple, kwargs: dict, result: Tensor) -> None:
-        """Elements of one tensor take the places of those of another, or of some of them, or are added to them."""
+        """Number a tensor after elements of another one have replaced some of its own, or were added to them."""
         target = self._or_none(args[0]).clone()
         if func.overloadpacket.__name__ == 'copy_':
             self.set(result, target.copy_(self._or_none(args[1]).expand_as(target)))
@@ -198,7 +198,7 @@ class Numbers:
                 self.set(part, numbers.expand(part.shape))
 
     def _combine(self, parts: list[Tensor], result: Any, name: str) -> None:
-        """Elements that meet go together."""
+        """Number an elementwise result; channels whose elements meet must be pruned together."""
         result = result[0] if isinstance(result, tuple) else result
         known = [(x, self.of(x)) for x in parts if x in self]
         try:
@@ -222,7 +222,7 @@ class Numbers:
         self.set(result, torch.broadcast_to(merged, result.shape))
 
     def _meet(self, first: Tensor, second: Tensor) -> None:
-        """Channels at the same places of two tensors must go together."""
+        """Note that channels at the same places of two tensors of numbers must be pruned together."""
         first, second = torch.broadcast_tensors(first, second)
         met = (first >= 0) & (second >= 0) & (first != second)
         if met.any():
@@ -230,7 +230,7 @@ class Numbers:
 
 
 def _argument(name: str, func: Any, args: tuple, kwargs: dict) -> Any:
-    """What an operation is given by this name, or in its place; None if it is not."""
+    """The argument of this name, passed by position or keyword; None if it was not passed."""
     names = [argument.name for argument in func._schema.arguments]
     return dict(zip(names, args, strict=False), **kwargs).get(name)
 
@@ -243,7 +243,7 @@ def tensors_in(value: Any) -> Sequence[Tensor]:
 
 
 def shrunk(numbers: Tensor) -> Tensor:
-    """The same numbers without those that are only repeated in memory."""
+    """The numbers without the repetitions that ``expand`` made."""
     for axis, stride in enumerate(numbers.stride()):
         if stride == 0 and numbers.shape[axis] > 1:
             numbers = numbers.narrow(axis, 0, 1)
@@ -251,14 +251,14 @@ def shrunk(numbers: Tensor) -> Tensor:
 
 
 def along_axis(numbers: Tensor, x: Tensor, axis: int) -> Tensor:
-    """[M] for each element of a tensor whose channels lie on an axis; it takes no memory."""
+    """Numbers [M] of the channels on an axis, expanded to the shape of ``x``, which takes no memory."""
     shape = [1] * x.ndim
     shape[axis] = len(numbers)
     return numbers.view(shape).expand(x.shape)
 
 
 def _reshaped(numbers: Tensor, shape: Sequence[int]) -> Tensor:
-    """The same numbers in another shape; those of one image stand for those of all, if these are alike."""
+    """The numbers in another shape; if they are expanded along the first axis, as for several images, they stay so."""
     if numbers.ndim and len(shape) and numbers.shape[0] == shape[0] and numbers.stride(0) == 0:
         return numbers[:1].reshape(1, *shape[1:]).expand(shape)
     return numbers.reshape(shape)

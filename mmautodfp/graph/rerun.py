@@ -1,4 +1,4 @@
-"""Running a model again after a few of its layers have changed, without what they do not reach."""
+"""Running a model again after a few of its layers have changed, without the parts that do not depend on them."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -8,35 +8,35 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 Outputs = TypeVar('Outputs')
-_Flat = tuple[list, Any]  # what lists, tuples and dicts hold, and how they hold it
+_Flat = tuple[list, Any]  # the leaves of nested lists, tuples and dicts, and their structure
 SIMPLE = bool | int | float | str | None
 
 
 class _Call(NamedTuple):
-    """A call of a part, and what it gave."""
+    """A call of a part: its arguments, its output, and the versions of the tensors in both."""
 
     given: _Flat
     output: _Flat
     versions: list[int]
 
     def holds(self) -> bool:
-        """Whether nothing has worked in place on what was given or came out, since it was given or came out."""
+        """Whether no argument has been changed in place since the call began, and no output since it ended."""
         return self.versions == _versions(self.given, self.output)
 
 
 class Rerun(Generic[Outputs]):
     """A run of a model that is remembered part by part.
 
-    When it is run again, a part that is called with the very tensors of the first run gives what it gave then, unless
-    one of its layers has changed. The outputs are those of an ordinary run, bit for bit, but that activations do not
-    work in place, or what came before them would be lost. All that the parts gave is held in memory.
+    In later runs, a part that gets the very tensors of the first run returns its output of that run, unless one of its
+    layers has changed. The outputs are those of an ordinary run, bit for bit. Meanwhile activations do not work in
+    place, which would overwrite remembered tensors. The outputs of all parts are held in memory.
 
     Args:
-        model (nn.Module): In eval mode, so that it gives the same whenever it is given the same.
-        run (Callable): Calls it; run once at the beginning.
+        model (nn.Module): In eval mode, so that equal inputs give equal outputs.
+        run (Callable): Calls the model and returns its outputs; it is called once here.
 
     Attributes:
-        outputs (Any): What ``run`` gave then.
+        outputs (Any): What ``run`` returned in the first run.
     """
 
     def __init__(self, model: nn.Module, run: Callable[[], Outputs]):
@@ -48,10 +48,10 @@ class Rerun(Generic[Outputs]):
             self._calls[part] = [call for call in calls if call.holds()]
 
     def again(self, changed: Collection[nn.Module]) -> Outputs:
-        """What ``run`` gives now.
+        """What ``run`` returns now.
 
         Args:
-            changed (Collection[nn.Module]): All layers that are not as they were in the first run.
+            changed (Collection[nn.Module]): All layers that differ from the first run.
         """
         same = [part for part in self._calls if not any(layer in changed for layer in part.modules())]
         with self._intercepted(same, self._recall):
@@ -59,7 +59,7 @@ class Rerun(Generic[Outputs]):
 
     @contextmanager
     def _intercepted(self, parts: Iterable[nn.Module], answer: Callable) -> Iterator[None]:
-        """Let ``answer(part, forward, args, kwargs)`` stand in for what parts do when they are called."""
+        """Replace the forward of parts with ``answer(part, forward, args, kwargs)``, and let no layer work in place."""
         before = [(part, part.__dict__.get('forward')) for part in parts]
         in_place = [part for part in self.model.modules() if getattr(part, 'inplace', False) is True]
 
@@ -86,8 +86,8 @@ class Rerun(Generic[Outputs]):
         given = tree_flatten((args, kwargs))
         versions = _versions(given)
         output = forward(*args, **kwargs)
-        flat = tree_flatten(output)  # of its own: the caller may write into the lists that it gets
-        # A part may also write into the lists that it is given, and what is held by anything else is out of sight.
+        flat = tree_flatten(output)  # now: the caller may change lists in the output later
+        # A call is not remembered if it changed its arguments' lists, or if tensors may be hidden in other objects.
         if _is_same(given, tree_flatten((args, kwargs))) and _is_plain(given) and _is_plain(flat):
             self._calls.setdefault(part, []).append(_Call(given, flat, versions + _versions(flat)))
         return output
@@ -101,7 +101,7 @@ class Rerun(Generic[Outputs]):
 
 
 def _versions(*values: _Flat) -> list[int]:
-    """How often each tensor has been worked on in place."""
+    """The version counter of each tensor, which every change in place raises."""
     return [leaf._version for leaves, _ in values for leaf in leaves if isinstance(leaf, Tensor)]
 
 
@@ -110,7 +110,7 @@ def _is_plain(value: _Flat) -> bool:
 
 
 def _is_same(one: _Flat, other: _Flat) -> bool:
-    """Whether these are the very same tensors and equal numbers, held in the same way."""
+    """Whether both hold the very same tensors and equal plain values, in the same structure."""
     if one[1] != other[1]:
         return False
     pairs = zip(one[0], other[0], strict=True)

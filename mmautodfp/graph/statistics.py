@@ -11,10 +11,10 @@ from .groups import ChannelGroup, Producer, is_batch_norm, is_depthwise
 
 
 def group_statistics(module: nn.Module, group: ChannelGroup) -> tuple[Tensor, BatchNormStats]:
-    """Weight [N, C, ...] and norm statistics ([N] each) of a group's producer, detached; N counts single channels.
+    """Weight [N, C, ...] and norm statistics ([N] each) of a group's producers, detached; N counts single channels.
 
-    A producer's own bias is moved into the running mean; without a norm it becomes beta. Several producers are taken
-    together as if they were one: the rows of all weights one behind the other, each scaled as its norm scales it.
+    A producer's own bias is moved into the running mean; without a norm it becomes beta. The weights of several
+    producers, each scaled as its norm scales the channels, are concatenated to [N, D].
     """
     found = [_producer_statistics(module, group, producer) for producer in group.producers]
     if len(found) == 1:
@@ -36,7 +36,7 @@ def _producer_statistics(module: nn.Module, group: ChannelGroup, producer: Produ
 
 
 def norm_statistics(norm: nn.Module) -> BatchNormStats:
-    """What a BatchNorm holds, detached; without an affine part its gamma is 1 and its beta 0."""
+    """The statistics of a BatchNorm, detached; without an affine part its gamma is 1 and its beta 0."""
     ones = torch.ones_like(norm.running_mean)
     return BatchNormStats(
         weight=ones if norm.weight is None else norm.weight.detach(),
@@ -48,19 +48,19 @@ def norm_statistics(norm: nn.Module) -> BatchNormStats:
 
 
 def outputs_first(layer: nn.Module) -> Tensor:
-    """A layer's weight as [M, N, ...]: a transposed convolution keeps its inputs on the first axis."""
+    """A layer's weight as [M, N, ...]; that of a transposed convolution, [N, M, ...], is transposed."""
     return layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
 
 
 def path_statistics(module: nn.Module, group: ChannelGroup) -> tuple[Tensor, BatchNormStats]:
-    """As :func:`group_statistics`, of all that a group's channels go through until their consumer.
+    """As :func:`group_statistics`, of a group's whole path from the producers to the consumers.
 
-    Two channels can stand in for one another only if their depthwise kernels on the way are alike too. So the producer
-    is taken together with these, as if there were no activation between them: the weight is the product of both
-    [N, C * kH * kW * ...], and Eqs. 12 and 16 see how much of one whole path the other is worth.
+    Two channels can stand in for one another only if their depthwise kernels on the path are alike too. So producers
+    and depthwise convolutions count as one layer, as if there were no activation between them. Its weight is the
+    product of theirs, [N, C * kH * kW * ...], so that Eqs. 12 and 16 compare whole paths.
 
     Returns:
-        tuple[Tensor, BatchNormStats]: Those of the producer alone where no layer lies between.
+        tuple[Tensor, BatchNormStats]: Those of the producers alone if no layer is in between.
     """
     weight, bn = group_statistics(module, group)
     if not group.between:

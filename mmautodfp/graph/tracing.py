@@ -1,7 +1,7 @@
-"""Following channels through a model while it runs, whatever its classes are called.
+"""Following channels through a model of any class while it runs.
 
 Every element of every tensor carries the number of the channel that it belongs to. A layer gives its outputs new
-numbers and notes which ones it reads; what operations do to them is in :mod:`.numbering`. Torch-Pruning's dependency
+numbers and notes which numbers it reads; :mod:`.numbering` follows them through operations. Torch-Pruning's dependency
 graph finds much the same from the graph of autograd, one index at a time, but ends at layers that autograd does not
 know, such as RoIAlign.
 """
@@ -30,14 +30,15 @@ EXTRACTORS = ('SingleRoIExtractor', 'MultiScaleRoIAlign')  # MMDetection's and t
 
 @dataclass
 class Call:
-    """A layer that was called, for the first time or again.
+    """A layer that was called, once or several times.
 
     Attributes:
-        path (str): Of the layer.
-        layer (nn.Module): It.
+        path (str): Path of the layer.
+        layer (nn.Module): The layer.
         outputs (Tensor): [M], numbers of its output channels.
-        inputs (Tensor | None): [C], of its inputs; None where these are the outputs (norms).
-        norm (str | None): Path of the BatchNorm that reads its outputs and is the only one to do so.
+        inputs (Tensor | None): [C], numbers of its input channels; None if they are the output channels (norms).
+        norm (str | None): Path of the BatchNorm that is the only reader of its outputs. Defaults to None: there is no
+            such norm.
     """
 
     path: str
@@ -49,15 +50,15 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """What was found out in one forward pass.
+    """What is known of a model's channels after one forward pass.
 
     Attributes:
         layers (dict[str, Call]): By path, in the order in which they were called first.
-        count (int): Numbers given.
-        together (list[Tensor]): [2, n] each, pairs of channels that must go together.
-        fixed (list[tuple[Tensor, str]]): Channels that must stay, and why.
-        extractors (list[tuple[str, Tensor]]): Parts whose ``out_channels`` says how many channels they give, with
-            the numbers of these.
+        count (int): How many numbers have been given out.
+        together (list[Tensor]): [2, n] each, pairs of channels that must be pruned together.
+        fixed (list[tuple[Tensor, str]]): Channels that cannot be pruned, and why.
+        extractors (list[tuple[str, Tensor]]): Paths of RoI extractors that have ``out_channels``, with the numbers of
+            their output channels.
         unrun (list[str]): Paths of parts with convolutions or linear layers, none of which were used.
     """
 
@@ -75,10 +76,10 @@ def trace_channels(model: nn.Module, run: Callable[[], Any]) -> Trace:
 
     Args:
         model (nn.Module): In eval mode.
-        run (Callable): Runs it on a small input and returns its outputs, whose channels stay.
+        run (Callable): Runs it on a small input and returns its outputs, whose channels cannot be pruned.
 
     Raises:
-        AutoDFPError: It calls a layer with its input by name.
+        AutoDFPError: The model passes the input of a layer by name.
     """
     with hook_handles() as handles, _Tracer(handles, model) as tracer:
         outputs = run()
@@ -90,16 +91,16 @@ def trace_channels(model: nn.Module, run: Callable[[], Any]) -> Trace:
 
 
 class _Tracer(TorchDispatchMode):
-    """Watches layers with hooks, and hands all operations between them to :class:`.Numbers`."""
+    """Watches layers with hooks, and passes all operations between them to :class:`.Numbers`."""
 
     def __init__(self, handles: list, model: nn.Module):
         super().__init__()
         self.numbers = Numbers()
         self.layers: dict[str, Call] = {}
         self.extractors: list[tuple[str, Tensor]] = []
-        self.inside = 0  # how many layers deep
-        self.calls: dict[str, list[tuple[int, int]]] = {}  # identities of inputs and outputs
-        self.weights: dict[int, str] = {}  # of layers that read channels, by identity
+        self.inside = 0  # nested calls of layers, whose operations are not followed
+        self.calls: dict[str, list[tuple[int, int]]] = {}  # path of a layer to ids of its inputs and outputs
+        self.weights: dict[int, str] = {}  # id of a layer's weight to its path
         self.used: set[int] = set()
         for path, layer in model.named_modules():
             leave = None
@@ -107,7 +108,7 @@ class _Tracer(TorchDispatchMode):
                 leave = self._leave_with(path)
             elif type(layer).__name__ in EXTRACTORS:
                 leave = self._extracted(path)
-            elif type(layer).__name__ == 'RoIAlign':  # mmcv's, which is no operation that torch sees
+            elif type(layer).__name__ == 'RoIAlign':  # mmcv's; torch's dispatcher does not see its operation
                 leave = self._aligned
             if leave is not None:
                 handles.append(layer.register_forward_pre_hook(self._enter))
@@ -148,7 +149,7 @@ class _Tracer(TorchDispatchMode):
     def _new_call(self, path: str, layer: nn.Module, inputs: int, outputs: int) -> Call:
         call = Call(path, layer, self.numbers.new(outputs), None if _is_norm(layer) else self.numbers.new(inputs))
         groups = getattr(layer, 'num_groups', getattr(layer, 'groups', 1))
-        if groups > 1:  # channels of a group go together, with what it gives
+        if groups > 1:  # inputs and outputs of a group must be pruned together
             sides = [call.outputs] if call.inputs is None else [call.outputs, call.inputs]
             for members in torch.cat([side.view(groups, -1) for side in sides], 1):
                 self.numbers.join(members[:1].expand(len(members) - 1), members[1:])
@@ -176,12 +177,12 @@ class _Tracer(TorchDispatchMode):
         self.numbers.keep_channels(args[0], output, 'a RoIAlign')
 
     def _extracted(self, path: str) -> Callable:
-        """Regions are cut from whichever level suits them, so the levels' channels go together."""
+        """A hook for a RoI extractor: as any level may give a region, the channels of all must be pruned together."""
 
         def leave(extractor: nn.Module, args: tuple, output: Tensor) -> None:
             self.inside -= 1
             levels = args[0]
-            if isinstance(levels, Mapping):  # torchvision's takes those that it is told of
+            if isinstance(levels, Mapping):  # torchvision's reads only some levels
                 levels = [level for name, level in levels.items() if name in extractor.featmap_names]
             numbers = [self.numbers.of(level) for level in levels]
             if any(of_level is None for of_level in numbers):
@@ -202,7 +203,7 @@ class _Tracer(TorchDispatchMode):
         return leave
 
     def find_norms(self) -> None:
-        """Which layers have a BatchNorm of their own right behind them."""
+        """Set ``norm`` of the layers whose outputs a BatchNorm reads, and nothing else."""
         gave = {output: path for path, calls in self.calls.items() for _, output in calls}
         for path, calls in self.calls.items():
             if not is_batch_norm(self.layers[path].layer):
@@ -216,7 +217,7 @@ class _Tracer(TorchDispatchMode):
                 call.norm = path
 
     def find_unrun(self) -> list[str]:
-        """The largest parts of which nothing was used."""
+        """Paths of the largest parts of which no weight was used."""
         ran = {path for weight, path in self.weights.items() if weight in self.used}
         around = {part for path in ran for part in _ancestors(path)}
         unrun = [path for weight, path in self.weights.items() if weight not in self.used]
@@ -227,14 +228,14 @@ class _Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if not self.inside:
-            # Some weights are used without a call of their layer, as those of attention are.
+            # Some weights are used without a call of their layer, such as those of attention.
             self.used.update(id(x) for x in tensors_in(args) if id(x) in self.weights)
             self.numbers.follow(func, args, kwargs or {}, result)
         return result
 
 
 def _ancestors(path: str) -> Iterator[str]:
-    """'a', 'a.b' and 'a.b.c' of 'a.b.c'."""
+    """For 'a.b.c', the paths 'a', 'a.b' and 'a.b.c'."""
     return accumulate(path.split('.'), '{}.{}'.format)
 
 
@@ -243,7 +244,7 @@ def _is_norm(layer: nn.Module) -> bool:
 
 
 def _is_layer(layer: nn.Module) -> bool:
-    """Whether a module is a layer whose channels can be told; of the others, operations are followed."""
+    """Whether a module is followed as one layer; the operations in all other modules are followed one by one."""
     kind = type(layer).__name__
     if isinstance(layer, nn.Conv2d):
         return kind in CONVS
