@@ -219,7 +219,7 @@ def test_the_page_for_practitioners_tells_the_figures_of_the_files():
     )
     cost = load_json(RESULTS / 'least_squares/cost_whole.json', 'the costs')['seconds']
     assert sum(cost[name] for name in COST_STEPS) < 7 * 60
-    assert 'as a whole less than seven.' in story
+    assert 'less than seven for the whole detector.' in story
     uniform = recorded('fine_tuning_faster_rcnn')['chosen'][UNIFORM]
     assert f'uniform pruning from {uniform["before"]:.3f} to {uniform["mean"]:.3f}' in story
 
