@@ -149,8 +149,8 @@ def test_the_rows_of_whole_detectors_are_those_of_their_files():
 @pytest.mark.parametrize(
     ('name', 'told'),
     [
-        ('fcos', 'FCOS keeps {} of its mAP at half of the FLOPs in place of {}, and {} at 35% in place of {};'),
-        ('retinanet', 'RetinaNet keeps {} in place of {}, and {} in place of {}. At 70%'),
+        ('fcos', 'FCOS keeps {} of its mAP at half of the FLOPs instead of {}, and {} at 35% instead of {};'),
+        ('retinanet', 'RetinaNet keeps {} instead of {}, and {} instead of {}. At 70%'),
     ],
 )
 def test_what_distillation_brings_detectors_of_digits_is_told_as_it_was_measured(name, told):
@@ -169,7 +169,7 @@ def test_what_more_steps_of_distillation_bring_is_told_as_it_was_measured():
     told = "it keeps {:.1%} at 70% of the FLOPs, {:.1%} at half and {:.1%} at 35% (the digits' command"
     assert told.format(*kept) in STORY
     at_70 = [one['rows']['0.7'][OURS]['metric'] / one['dense'] for one in (short, without)]
-    assert 'At 70% FCOS keeps {:.1%} in place of {:.1%} ('.format(*at_70) in STORY
+    assert 'At 70% FCOS keeps {:.1%} instead of {:.1%} ('.format(*at_70) in STORY
     assert 'FCOS of the digits {1} in place of {0}.'.format(*at_half) in story_of('docs/results.md')
 
 
