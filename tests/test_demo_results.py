@@ -180,7 +180,7 @@ def test_what_distillation_brings_resnet_56_is_told_as_it_was_measured():
         assert found['shares_of'] == 'channels'
         names = ('full, allocated plan, distilled', 'full, allocated plan')
         cells += [f'{found["variants"][name][share]["metric"]:.3f}' for name in names]
-    told = 'ResNet-56 have {} at half of the channels in place of {}, and {} at 30% in place of {} ('
+    told = 'ResNet-56 have {} at half of the channels instead of {}, and {} at 30% instead of {} ('
     assert told.format(*cells) in STORY
 
 

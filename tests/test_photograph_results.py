@@ -42,7 +42,7 @@ def test_the_rows_of_worse_photographs_are_those_of_their_file():
         verb = 'the mAP of Faster R-CNN is' if detector == 'faster_rcnn' else 'that of RetinaNet'
         assert f"{verb} between {-min(gaps):.3f} below the dense one's and {max(gaps):.3f} above it" in STORY
         least = min(whole[condition] / metric for condition, metric in dense.items())
-        assert f'{least:.1%} of {name} ({whole["clean"] / dense["clean"]:.1%} of clear ones)' in STORY
+        assert f'{least:.1%} of {name} ({whole["clean"] / dense["clean"]:.1%} on clean ones)' in STORY
 
 
 def test_what_distillation_on_photographs_brings_is_told_as_it_was_measured():
@@ -228,7 +228,7 @@ def test_the_page_for_practitioners_tells_the_figures_of_the_files():
 
 def test_the_rows_of_fine_tuning_are_those_of_their_file():
     found = recorded('fine_tuning_faster_rcnn')
-    assert f'Dense it has {found["dense"]:.3f}.' in STORY
+    assert f'The dense detector has {found["dense"]:.3f}.' in STORY
     for name, chosen in found['chosen'].items():
         rows, left = found['rows'][name], found['left'][name]
         best = max(rows, key=lambda factor: rows[factor]['0']['val'])  # val chose, not test
