@@ -264,7 +264,7 @@ def test_the_rows_of_searches_on_top_of_least_squares_are_those_of_their_files()
             gains[label, task] = f'{100 * gain:.1f}'
     on_retinanet = [gains[kind, name] for kind in ('CMA-ES', 'SAC', 'random') for name in names[:2]]
     assert (
-        'CMA-ES wins {} and {} points over the allocated plan, SAC {} and {}, random {} and {}'.format(*on_retinanet)
+        'CMA-ES gains {} and {} points over the allocated plan, SAC {} and {}, random {} and {}'.format(*on_retinanet)
         in STORY
     )
     seeds = [[len(found['searches'][name]['search']) for name in kinds.values()] for found in files]
@@ -278,7 +278,7 @@ def test_the_rows_of_searches_on_top_of_least_squares_are_those_of_their_files()
 @pytest.mark.parametrize(
     ('name', 'images', 'told'),
     [
-        ('retinanet_whole', 128, '{} with the best reward, {} as chosen'),
+        ('retinanet_whole', 128, '{} for the plan with the best reward and {} for the one that 128 other'),
         ('resnet56_50', 1000, '{} and {} at 50% of the parameters'),
         ('resnet56_30', 1000, '{} and {} at 30% (1,000 other images, 2,991 held out'),
     ],
