@@ -162,6 +162,8 @@ def test_what_more_steps_of_distillation_bring_rtmdet_is_told_as_it_was_measured
     told += 'and {:.1%} at 35% ({:.1%}, {:.1%}).'
     assert told.format(*kept) in STORY
     assert f'RTMDet-tiny keeps {kept[0]:.1%}, and FCOS' in story_of('docs/results.md')
+    metric = long['rows']['0.5'][OURS]['metric']
+    assert f'With ten times as many steps, RTMDet-tiny keeps {metric:.3f}.' in story_of('README.md')
 
 
 def test_the_rows_of_the_detector_of_full_width_are_those_of_its_file():
