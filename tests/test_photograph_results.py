@@ -57,6 +57,20 @@ def test_what_distillation_on_photographs_brings_is_told_as_it_was_measured():
     assert f'on your own pictures, {ours[0]} of RTMDet-tiny' in story_of('docs/results.md')
 
 
+def test_what_searches_of_whole_detectors_bring_is_told_as_it_was_measured():
+    plans = {one['model']: one['rows']['model']['0.5'] for one in recorded('whole')}
+    searched = {model: rows[detectors.SEARCHED] for model, rows in plans.items() if detectors.SEARCHED in rows}
+    assert {model: len(row['metrics']) for model, row in searched.items()} == dict(FasterRCNN=5, RTMDet=5)
+    assert searched['FasterRCNN']['metric'] > plans['FasterRCNN'][OURS]['metric']
+    whole, distilled = (
+        next(one for one in recorded(name) if one['model'] == 'RTMDet') for name in ('whole', 'distilled')
+    )
+    kept = searched['RTMDet']['metric'] / whole['dense']
+    allocated = of_dense(whole, '0.5')
+    assert f'keep {kept:.1%} of its mAP instead of the {allocated:.1%} of the allocated plan;' in STORY
+    assert f'without a search, that plan keeps {of_dense(distilled, "0.5"):.1%}.' in STORY
+
+
 def test_the_tables_of_blood_cells_are_those_of_their_file():
     found, whole, readme = recorded('table5'), recorded('whole'), text_of('README.md')
     lines = detectors.markdown(found) + detectors.markdown(whole)
