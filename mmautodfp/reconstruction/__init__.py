@@ -4,9 +4,9 @@ from .base import OutputChange, PruneOnly, Reconstruction, Reconstructor
 from .distillation import Distillation
 from .foreground import Foreground, foreground_of
 from .images import SyntheticImages
+from .layer_fit import Refinement
 from .least_squares import SyntheticLeastSquares
 from .neuron_merging import NeuronMerging
-from .refine import Refinement
 from .sensitivity import shares_missed, with_channels
 from .similarity import SimilarityReconstructor
 from .synthetic import Stopped, batch_statistics, inputs_of, require_taken

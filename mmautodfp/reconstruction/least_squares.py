@@ -28,8 +28,9 @@ from .base import OutputChange, Reconstruction, Reconstructor
 from .distillation import Distillation, distill
 from .foreground import Foreground, foreground_of
 from .images import SyntheticImages
+from .layer_fit import Refinement
 from .recalibration import Recalibration
-from .refine import Refinement, refine
+from .refine import refine
 from .sensitivity import output_errors, scaled_curve
 from .synthetic import InputMoments, batch_statistics, input_moments, inputs_of, require_taken
 
