@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from mmautodfp.experiments.benchmark_search import EPISODE, FINISHED
 from mmautodfp.experiments.shares import OURS
 from mmautodfp.experiments.sweep import markdown
-from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor
+from mmautodfp.reconstruction import Distillation, NeuronMerging, PruneOnly, SimilarityReconstructor
 from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils.fileio import load_json
 from mmautodfp.utils.registry import HOOKS, build
@@ -132,6 +132,12 @@ def test_the_docs_tell_the_tools_own_costs_as_they_were_measured():
     assert f'{moments} s for the moments, {ranking} s to rank, {allocation} s to allocate' in STORY
     told = f'{full} s for the full pass; {episode} s to prune in an episode'
     assert f'{told}; at most {cost["peak_memory_gb"]["after"]} GB' in STORY
+    cost = of('least_squares/cost_distilled')
+    full, steps = cost['seconds']['full'], cost['settings']['distillation']['steps']
+    more = cost['seconds']['distilled'] - full
+    assert f'the full pass took {full:.0f} s, {steps} steps of distillation' in STORY
+    assert f'took another {more:.0f} s, and at most {cost["peak_memory_gb"]["after"]} GB' in STORY
+    assert Distillation().steps * more / steps == pytest.approx(3600, rel=0.1)
 
 
 def test_the_rows_of_whole_detectors_are_those_of_their_files():

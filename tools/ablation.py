@@ -28,9 +28,9 @@ def main(argv: list[str] | None = None) -> None:
         '--ratios', type=float, nargs='+', help='shares that stay (default: 0.9 0.8 0.7 0.5; whole: 0.7 0.5 0.35)'
     )
     parser.add_argument('--channels', action='store_true', help="shares of each group's channels, not of parameters")
-    parser.add_argument('--image-size', type=int, help='of the synthetic images (default: 256)')
-    parser.add_argument('--num-images', type=int, help='synthetic images (default: 64)')
-    parser.add_argument('--batch-size', type=int, help='of the synthetic images (default: 8)')
+    parser.add_argument('--image-size', type=int, help="of the synthetic images (default: 256; cost: the config's)")
+    parser.add_argument('--num-images', type=int, help="synthetic images (default: 64; cost: the config's)")
+    parser.add_argument('--batch-size', type=int, help="of the synthetic images (default: 8; cost: the config's)")
     parser.add_argument('--cost', action='store_true', help='instead, seconds and memory on random weights')
     parser.add_argument('--whole', action='store_true', help='instead, a whole detector at shares of its FLOPs')
     parser.add_argument('--only', help='regular expression that the names of variants must match')
@@ -48,11 +48,10 @@ def main(argv: list[str] | None = None) -> None:
     from mmautodfp.utils.fileio import load_json, save_json
 
     config, out, options = given['config'], given['out'], read_options(given['cfg_options'])
-    images = dict(size=given.get('image_size', 256), num_images=given.get('num_images', 64))
-    if 'batch_size' in given:
-        images['batch_size'] = given['batch_size']
+    names = dict(image_size='size', num_images='num_images', batch_size='batch_size')
+    images = {name: given[option] for option, name in names.items() if option in given}
     if 'cost' in given:
-        result = measure_cost(config, dict(images=images), cfg_options=options)
+        result = measure_cost(config, images, cfg_options=options)
         save_json(result, out)
         print(f'{result["seconds"]} s, {result["peak_memory_gb"]} GB')
         return
@@ -67,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     if 'whole' in given:
         measure_shares(config, 'model', given.get('ratios', WHOLE_SHARES), **common)
     else:
-        settings = dict(of_channels='channels' in given, images=images)
+        settings = dict(of_channels='channels' in given, images=dict(size=256, num_images=64) | images)
         ablate(config, given.get('ratios', (0.9, 0.8, 0.7, 0.5)), **settings, **common)
 
 

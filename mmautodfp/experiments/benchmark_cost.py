@@ -3,6 +3,7 @@
 import os
 import resource
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from mmautodfp.api import PruningTask
 from mmautodfp.costs import FlopBudget, round_widths
 from mmautodfp.graph import is_detector
 from mmautodfp.hooks import read_settings
+from mmautodfp.runs import load_config
 from mmautodfp.search.survey import survey_target
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
 from mmautodfp.utils.timing import describe_machine
@@ -21,28 +23,34 @@ SHARE = 0.5  # that is kept
 
 def measure_cost(
     config: str | os.PathLike,
-    settings: Mapping[str, Any] | None = None,
+    images: Mapping[str, Any] | None = None,
     cfg_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Seconds and memory of pruning a model with random weights; nothing is downloaded.
 
     Half of each group's channels are kept; of a detector that is pruned as a whole or in several parts, half of its
-    FLOPs, counted on an image of the config's size or else of the synthetic images'.
+    FLOPs, counted on an image of the config's size or else of the synthetic images'. If the config's reconstructor is
+    another one than :class:`mmautodfp.reconstruction.SyntheticLeastSquares`, the defaults of that one are measured.
 
     Args:
         config (str | os.PathLike): Config of a detector with an ``autodfp`` entry.
-        settings (Mapping | None): Of :class:`mmautodfp.reconstruction.SyntheticLeastSquares`. Defaults to None: its
-            own.
+        images (Mapping | None): Settings of the synthetic images that replace the reconstructor's. Defaults to None.
         cfg_options (dict | None): Overrides of the config, dotted keys to values; ``{'autodfp.target': 'model'}`` for
             the whole detector.
 
     Returns:
-        dict[str, Any]: Seconds by step, wall-clock and summed over the processor's cores; peak resident memory of this
-        process in GB, before and after; the number of groups; the machine.
+        dict[str, Any]: Seconds by step, wall-clock and summed over the processor's cores ('distilled' is 'full' with
+        the distillation, if there is one); peak resident memory of this process in GB, before and after; the number of
+        groups; the machine.
     """
-    reconstructor = build(RECONSTRUCTORS, dict(type='SyntheticLeastSquares', **(settings or {})))
-    cfg, model, images = random_detector(config, cfg_options=cfg_options, otherwise=reconstructor.images.size)
-    target = read_settings(cfg.get('autodfp') or {}).target
+    told = read_settings(load_config(config, cfg_options=cfg_options).get('autodfp') or {})
+    settings, ours = dict(told.reconstructor), dict(type='SyntheticLeastSquares')
+    if settings['type'] != ours['type']:
+        settings = ours
+    if images:
+        settings['images'] = dict(settings.get('images') or {}) | images
+    reconstructor = build(RECONSTRUCTORS, settings)
+    _, model, image = random_detector(config, cfg_options=cfg_options, otherwise=reconstructor.images.size)
     spent: dict[str, list[float]] = {}
 
     def step(name: str, call: Callable[[], T]) -> T:
@@ -52,23 +60,26 @@ def measure_cost(
         return found
 
     memory = [_peak_memory()]
-    survey = step('groups', lambda: survey_target(model, target))
+    survey = step('groups', lambda: survey_target(model, told.target))
     step('moments', lambda: reconstructor.ensure_fitted(survey.module, model, survey.groups))
     limit, example = SHARE, None
     if not survey.path and is_detector(model):
-        limit, example = FlopBudget(SHARE, 'model'), example_of(images)
+        limit, example = FlopBudget(SHARE, 'model'), example_of(image)
     # Ranking includes the rest of building a task, such as counting a whole detector's FLOPs.
     task = step('ranking', lambda: PruningTask.build(model, survey, example, limit, reconstructor, allocate=False))
     step('allocation', task.allocated_widths)
     plan = task.plan(round_widths(SHARE, task.dense_widths)) if example is None else task.uniform_plan()
     step('episode', lambda: task.apply(plan)())
-    step('full', lambda: task.apply(plan, final=True))
+    plain = replace(task, reconstructor=reconstructor.undistilled)
+    step('full', lambda: plain.apply(plan, final=True)())
+    if reconstructor.distillation:
+        step('distilled', lambda: task.apply(plan, final=True))
     memory.append(_peak_memory())
     return dict(
         config=Path(config).as_posix(),
         target=survey.target,
         groups=len(task.groups),
-        settings=dict(settings or {}),
+        settings=settings,
         ratio=SHARE,
         counts=task.summary(plan),
         seconds={name: wall for name, (wall, _) in spent.items()},

@@ -6,7 +6,7 @@ from mmautodfp.experiments.benchmark_cost import measure_cost
 from mmautodfp.utils import AutoDFPError
 
 STEPS = {'groups', 'moments', 'ranking', 'allocation', 'episode', 'full'}
-FEW = dict(images=dict(num_images=2, size=64))
+FEW = dict(num_images=2, size=64)
 
 
 def test_cost_is_measured_step_by_step():
@@ -24,13 +24,22 @@ def test_cost_of_a_whole_detector_is_that_of_a_plan_within_a_share_of_its_flops(
     assert 0.48 < result['counts']['model_flops']['ratio'] <= 0.5
 
 
+def test_cost_is_that_of_the_configs_own_settings():
+    ours = 'autodfp.reconstructor.'
+    few = {f'{ours}images.num_images': 4, f'{ours}images.batch_size': 2}
+    options = few | {f'{ours}refinement.positions': 64, f'{ours}distillation.steps': 2, f'{ours}sensitivity': 2}
+    result = measure_cost('configs/demo/fcos_digits_whole_autodfp.py', dict(size=64), options)
+    assert set(result['seconds']) == STEPS | {'distilled'}
+    assert result['settings']['images'] == dict(num_images=4, size=64, batch_size=2)
+    assert result['settings']['distillation'] == dict(steps=2)
+
+
 def test_cost_of_a_config_that_names_no_size_is_measured_on_images_of_the_synthetic_ones():
     steps = [dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]
-    flops, quick = [], dict(sensitivity=0, recalibration=0, refinement=False)
+    flops, quick = [], dict(type='SyntheticLeastSquares', sensitivity=0, recalibration=0, refinement=False)
+    options = {'autodfp.target': 'model', 'autodfp.reconstructor': quick, 'test_dataloader.dataset.pipeline': steps}
     for size in (64, 128):
-        settings = dict(images=dict(num_images=2, size=size), **quick)
-        options = {'autodfp.target': 'model', 'test_dataloader.dataset.pipeline': steps}
-        counts = measure_cost('configs/demo/fcos_digits_autodfp.py', settings, cfg_options=options)['counts']
+        counts = measure_cost('configs/demo/fcos_digits_autodfp.py', FEW | dict(size=size), options)['counts']
         flops.append(counts['model_flops']['count'])
     assert flops[1] == pytest.approx(4 * flops[0], rel=0.05)
 
