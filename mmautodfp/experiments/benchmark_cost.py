@@ -29,8 +29,8 @@ def measure_cost(
     """Seconds and memory of pruning a model with random weights; nothing is downloaded.
 
     Half of each group's channels are kept; of a detector that is pruned as a whole or in several parts, half of its
-    FLOPs, counted on an image of the config's size or else of the synthetic images'. If the config's reconstructor is
-    another one than :class:`mmautodfp.reconstruction.SyntheticLeastSquares`, the defaults of that one are measured.
+    FLOPs, counted on an image of the config's size or else of the synthetic images'. If the config has another
+    reconstructor, :class:`mmautodfp.reconstruction.SyntheticLeastSquares` is measured with its defaults.
 
     Args:
         config (str | os.PathLike): Config of a detector with an ``autodfp`` entry.
