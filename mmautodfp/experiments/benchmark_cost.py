@@ -42,14 +42,18 @@ def measure_cost(
         dict[str, Any]: Seconds by step, wall-clock and summed over the processor's cores ('distilled' is 'full' with
         the distillation, if there is one); peak resident memory of this process in GB, before and after; the number of
         groups; the machine.
+
+    Raises:
+        AutoDFPError: The config is not one of a detector, or a setting is wrong.
     """
     told = read_settings(load_config(config, cfg_options=cfg_options).get('autodfp') or {})
     settings, ours = dict(told.reconstructor), dict(type='SyntheticLeastSquares')
     if settings['type'] != ours['type']:
         settings = ours
-    if images:
-        settings['images'] = dict(settings.get('images') or {}) | images
     reconstructor = build(RECONSTRUCTORS, settings)
+    if images:  # after the config's own have been checked
+        settings['images'] = dict(settings.get('images') or {}) | images
+        reconstructor = build(RECONSTRUCTORS, settings)
     _, model, image = random_detector(config, cfg_options=cfg_options, otherwise=reconstructor.images.size)
     spent: dict[str, list[float]] = {}
 

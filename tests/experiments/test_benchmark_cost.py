@@ -44,6 +44,13 @@ def test_cost_of_a_config_that_names_no_size_is_measured_on_images_of_the_synthe
     assert flops[1] == pytest.approx(4 * flops[0], rel=0.05)
 
 
+@pytest.mark.parametrize(('images', 'options'), [(FEW, {'images': 3}), (dict(size=0), {})])
+def test_images_that_are_none_are_told(images, options):
+    options = {f'autodfp.reconstructor.{name}': value for name, value in options.items()}
+    with pytest.raises(AutoDFPError, match='images'):
+        measure_cost('configs/demo/fcos_digits_whole_autodfp.py', images, options)
+
+
 def test_what_is_no_detector_is_told():
     with pytest.raises(AutoDFPError, match=r'vgg_digits\.py was to be measured with .* but it has no backbone; name a'):
         measure_cost('configs/demo/vgg_digits.py')
