@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import AGENTS
-from mmautodfp.utils.settings import TwoOrMore, checked
+from mmautodfp.utils.settings import checked
 
 from .agent import Agent, AgentSpec, Trajectory, require_settings
 
@@ -27,7 +27,7 @@ class CMAES(Agent):
     Args:
         spec (AgentSpec): The task; the distribution starts at ``uniform_action``.
         sigma (float): Standard deviation at the start, in (0, 1]. Defaults to 0.2.
-        population_size (int | None): Episodes between two updates, 2 or more. Defaults to None: 4 + 3 ln(L A).
+        population_size (int | None): Episodes between two updates, 4 or more. Defaults to None: 4 + 3 ln(L A).
 
     Raises:
         AutoDFPError: A setting is out of range.
@@ -38,7 +38,7 @@ class CMAES(Agent):
         self,
         spec: AgentSpec,
         sigma: Annotated[float, Field(gt=0, le=1)] = 0.2,
-        population_size: TwoOrMore | None = None,
+        population_size: Annotated[int, Field(ge=4)] | None = None,  # cmaes divides by zero with fewer
     ):
         super().__init__(spec)
         self.sigma = float(sigma)  # of a NumPy number, a kept search could not be read

@@ -56,8 +56,8 @@ def test_episodes_that_it_did_not_draw_are_passed_over():
 def test_wrong_settings_and_states_are_refused():
     with pytest.raises(AutoDFPError, match='sigma=0'):
         AGENTS.build(dict(type='CMAES', spec=SPEC, sigma=0))
-    with pytest.raises(AutoDFPError, match='population_size=1'):
-        CMAES(SPEC, population_size=1)
+    with pytest.raises(AutoDFPError, match='population_size=3'):
+        CMAES(SPEC, population_size=3)
     agent = CMAES(SPEC)
     play(agent, range(30), worth)
     state = agent.state_dict()
