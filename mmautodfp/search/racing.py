@@ -74,13 +74,13 @@ class Racing:
         """
         count = len(partial)
         offset = partial - partial.mean()
-        spread = (offset**2).sum()
-        # Plans with equal rewards after the stage say nothing about a slope.
-        slope = (offset * final).sum() / spread if spread > 0 else 1.0
+        # Plans with equal rewards after the stage say nothing about a slope. Their mean differs from them by rounding.
+        spread = (offset**2).sum() if np.ptp(partial) > 1e-9 else math.inf
+        slope = (offset * final).sum() / spread if spread < math.inf else 1.0
         residuals = final - final.mean() - slope * offset
         deviation = math.sqrt((residuals**2).sum() / (count - 2))
         distance = reward - partial.mean()
-        leverage = 1 + 1 / count + (distance**2 / spread if spread > 0 else 0.0)
+        leverage = 1 + 1 / count + distance**2 / spread
         predicted = final.mean() + slope * distance
         margin = student_t.ppf(1 - self.risk, count - 2) * deviation * math.sqrt(leverage)
         return float(predicted), float(predicted + margin)

@@ -86,6 +86,14 @@ def test_plans_that_are_all_alike_on_the_first_images_are_told_apart_later():
     assert rewards.max() == 0.9
 
 
+def test_equal_rewards_whose_mean_is_rounded_say_nothing_about_a_plan_that_differs():
+    partial, final = np.full(20, 0.1), np.linspace(0.2, 0.6, 20)
+    assert ((partial - partial.mean()) ** 2).sum() > 0
+    predicted, bound = Racing().predict(partial, final, 0.35)
+    assert predicted == pytest.approx(0.4 + 0.25)
+    assert bound < 2
+
+
 @pytest.mark.parametrize(
     'setting', [dict(risk=0), dict(risk=0.6), dict(risk='low'), dict(warmup=3), dict(warmup=True), dict(refresh=0)]
 )
