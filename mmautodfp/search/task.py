@@ -18,7 +18,7 @@ from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.surgery import PruningPlan, Restore, allocate_widths, allocation_path, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
-from mmautodfp.utils.settings import Count, NotNegative, checked
+from mmautodfp.utils.settings import Count, NotNegative, TwoOrMore, checked
 
 from .agent import AgentSpec
 from .counting import count_costs
@@ -210,7 +210,8 @@ class PruningTask:
         """The reconstructor's own plan, which needs no search; None if it has none."""
         return None if self.allocation is None else self.plan(self.allocation)
 
-    def nested_widths(self, num_points: int, start: float = 1.0) -> tuple[list[list[int]], bool]:
+    @checked('nested widths')
+    def nested_widths(self, num_points: TwoOrMore, start: float = 1.0) -> tuple[list[list[int]], bool]:
         """Widths [L] from the dense model down to the least that can be reached, each no wider than the one before.
 
         The costs that the limits are on fall in even steps; where the limits lie does not matter.
@@ -314,6 +315,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     model.eval()
     before = _versions(model)
     yield
+    model.eval()  # a reward may have trained a copy, or put the mode back that it found elsewhere
     after = _versions(model)
     changed = next((name for name, version in before.items() if after.get(name) != version), None)
     if changed is not None:

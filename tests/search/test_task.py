@@ -10,6 +10,7 @@ from torch import nn
 from mmautodfp.api import PruningTask, frontier, prune, search
 from mmautodfp.costs import ParamBudget
 from mmautodfp.reconstruction import SimilarityReconstructor
+from mmautodfp.surgery import apply_plan
 from mmautodfp.utils import AutoDFPError
 
 RANDOM = dict(type='RandomSearch')
@@ -64,6 +65,23 @@ def test_a_reward_finds_the_model_in_eval_mode_whatever_the_last_one_left():
     expected = task.evaluate(task.uniform_plan(), brightness)
     task.model.train()
     assert task.evaluate(task.uniform_plan(), brightness) == expected
+
+
+def test_a_plan_is_applied_in_eval_mode_whatever_the_last_reward_left(monkeypatch):
+    task, modes = make_task(), []
+    monkeypatch.setattr(
+        'mmautodfp.search.task.apply_plan',
+        lambda module, *args, **kwargs: modes.append(task.model.training) or apply_plan(module, *args, **kwargs),
+    )
+
+    def leave_in_train_mode(model):
+        value = brightness(model)
+        model.train()
+        return value
+
+    search(task, leave_in_train_mode, 3, RANDOM)
+    assert modes
+    assert not any(modes)
 
 
 def test_a_model_that_is_pruned_at_the_moment_is_not_pruned_once_more():
