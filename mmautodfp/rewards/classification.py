@@ -12,7 +12,7 @@ from mmautodfp.rewards.fast.classifier import FastClassifier
 from mmautodfp.rewards.fast.model import in_threads
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import DATASETS, REWARDS, build
-from mmautodfp.utils.settings import Count, NotNegative, checked
+from mmautodfp.utils.settings import Count, NotNegative, Whole, checked
 
 from .base import OtherDataset
 from .dataset import DatasetReward, Precision, Stages
@@ -48,7 +48,7 @@ class AccuracyReward(DatasetReward):
 
     Args:
         num_images (int | None): Size of the subset; None takes all images. Defaults to 1000.
-        seed (int): Seed of the choice. Defaults to 0.
+        seed (int): Seed of the choice, 0 or more. Defaults to 0.
         metric (str): 'top1' or 'probability'. Defaults to 'top1'.
         batch_size (int | None): Images in a batch. Defaults to None: the data loader's.
         cache_gb (float): Memory for the preprocessed images in GB, on the model's device, see :class:`ImageBatches`.
@@ -74,7 +74,7 @@ class AccuracyReward(DatasetReward):
     def __init__(
         self,
         num_images: Count | None = 1000,
-        seed: int = 0,
+        seed: Whole = 0,
         metric: Literal['top1', 'probability'] = 'top1',
         batch_size: Count | None = None,
         cache_gb: NotNegative = 4.0,

@@ -16,7 +16,7 @@ from mmautodfp.rewards.fast.model import in_threads
 from mmautodfp.utils import AutoDFPError, in_one_line
 from mmautodfp.utils.fileio import load_json
 from mmautodfp.utils.registry import REWARDS
-from mmautodfp.utils.settings import Count, NotNegative, checked
+from mmautodfp.utils.settings import Count, NotNegative, Whole, checked
 
 from .coco_map import CocoTruth
 from .dataset import DatasetReward, Precision, Stages
@@ -33,7 +33,7 @@ class CocoReward(DatasetReward):
 
     Args:
         num_images (int | None): Size of the subset; None takes all images. Defaults to 500.
-        seed (int): Seed of the choice. Defaults to 0.
+        seed (int): Seed of the choice, 0 or more. Defaults to 0.
         metric (str): 'bbox', 'segm' or 'mean', the mean of the two. Defaults to 'bbox'.
         batch_size (int | None): Images in a batch. Defaults to None: the data loader's.
         cache_gb (float): Memory for the preprocessed images in GB, on the model's device, see :class:`ImageBatches`.
@@ -60,7 +60,7 @@ class CocoReward(DatasetReward):
     def __init__(
         self,
         num_images: Count | None = 500,
-        seed: int = 0,
+        seed: Whole = 0,
         metric: Literal['bbox', 'segm', 'mean'] = 'bbox',
         batch_size: Count | None = None,
         cache_gb: NotNegative = 4.0,
@@ -79,9 +79,12 @@ class CocoReward(DatasetReward):
         if self.stand_in is None or not self._batches.all_preprocessed:
             return
         # The stem is the same in all plans: run it once, and cache its outputs in place of the images.
-        stem = self.stand_in.split_stem(self._batches[0]['inputs'], layers)
-        if stem:
-            for data in self._batches.cache:
+        inputs = self._batches[0]['inputs']
+        stem = self.stand_in.split_stem(inputs, layers)
+        cache = self._batches.cache
+        grown = self.stand_in.run_stem(inputs, stem).nbytes / inputs.nbytes
+        if stem and grown * sum(data['inputs'].nbytes for data in cache) <= self.cache_gb * 1e9:
+            for data in cache:
                 data['inputs'] = self.stand_in.run_stem(data['inputs'], stem)
             self.stand_in.drop_stem(stem)
 

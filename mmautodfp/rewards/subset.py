@@ -139,22 +139,29 @@ class ImageBatches:
 
     def _fill(self) -> list[dict]:
         """The batches to cache: all of them preprocessed if they fit, or else as many as possible as uint8."""
-        cache: list[dict] = []
-        room = self._room
         middle = self.chunks[len(self.chunks) // 2]
         first = self._prepared(self._read(middle[:1]))['inputs'][0]
-        preprocessed = first.numel() * first.element_size() * sum(map(len, self.chunks)) <= room
-        for number, chunk in enumerate(self.chunks):
+        may_fit = first.nbytes * sum(map(len, self.chunks)) <= self._room  # padding may take more
+        for preprocessed in (True, False) if may_fit else (False,):
+            cache = self._that_fit(preprocessed)
+            if len(cache) == len(self):
+                return cache
+        print_log(
+            f'{len(cache)} of {len(self)} batches of reward images fit into cache_gb={self._room / 1e9:g}; the others '
+            'are read again in each episode',
+            logger='current',
+        )
+        return cache
+
+    def _that_fit(self, preprocessed: bool) -> list[dict]:
+        """The first batches, as many as there is room for."""
+        cache, room = [], self._room
+        for chunk in self.chunks:
             batch = self._read(chunk)
             if preprocessed:
                 batch = self._prepared(batch)
-            room -= sum(image.numel() * image.element_size() for image in batch['inputs'])
+            room -= sum(image.nbytes for image in batch['inputs'])
             if room < 0:
-                print_log(
-                    f'{number} of {len(self.chunks)} batches of reward images fit into '
-                    f'cache_gb={self._room / 1e9:g}; the others are read again in each episode',
-                    logger='current',
-                )
                 break
             cache.append(batch)
         return cache

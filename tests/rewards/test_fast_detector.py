@@ -242,10 +242,27 @@ def test_a_stem_of_several_layers_is_left_alone_by_plans_that_move_norms(digits_
         assert ((a - b).norm() / b.norm()).item() < 1e-4, level
 
 
+def test_a_stem_ends_where_its_output_is_a_feature(faster_rcnn, digits_root):
+    plain, split = (CocoReward(4, batch_size=2) for _ in range(2))
+    plain.prepare(faster_rcnn, digits_loader(digits_root))
+    split.prepare(faster_rcnn, digits_loader(digits_root), ['backbone.layer3.0.conv1'])  # layer2 is not changed
+    assert split._batches[0]['inputs'].shape[1:] == (64, 32, 32)  # what layer1 gives is the first level
+    expected, found = (one.stand_in._features(one._batches[0]['inputs']) for one in (plain, split))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize('layers', [[], ['neck.lateral_convs.0.conv'], ['backbone.conv1']])
 def test_what_plans_change_is_no_stem(faster_rcnn, digits_root, layers):
     inputs = digits_batches(faster_rcnn, digits_root)[0]['inputs']
     assert FastDetector(faster_rcnn).split_stem(inputs, layers) == []
+
+
+def test_a_stem_with_larger_outputs_than_fit_is_run_each_time(faster_rcnn, digits_root):
+    reward = CocoReward(4, batch_size=2, cache_gb=0.0008)  # 4 images of 3 x 128 x 128 are 0.79 MB, 64 x 32 x 32 1.05 MB
+    reward.prepare(faster_rcnn, digits_loader(digits_root), ['backbone.layer3.0.conv1'])
+    assert reward._batches.all_preprocessed
+    assert reward._batches[0]['inputs'].shape[1:] == (3, 128, 128)
 
 
 def test_images_that_do_not_fit_keep_the_stem(faster_rcnn, digits_root):

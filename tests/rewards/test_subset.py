@@ -111,6 +111,18 @@ def test_as_much_is_kept_as_fits_and_it_is_the_same_images(digits, cache_gb, kep
     assert preprocess.calls - before == (0 if preprocessed else 5)
 
 
+def test_images_that_fit_only_without_their_padding_are_kept_as_uint8(digits):
+    class Padding(Preprocessor):
+        def forward(self, batch, training):
+            data = super().forward(batch, training)
+            width = data['inputs'].shape[-1] * (len(data['inputs']) > 1)  # as in batches of unlike images
+            return data | dict(inputs=torch.nn.functional.pad(data['inputs'], (0, width)))
+
+    batches = ImageBatches(digits, Padding(), [range(20)], 4, 0.005)  # 7.8 MB with padding
+    assert len(batches.cache) == 5
+    assert not batches.all_preprocessed
+
+
 def test_what_does_not_fit_is_read_again_and_what_does_is_not(digits, monkeypatch):
     batches = ImageBatches(digits, Preprocessor(), [range(20)], 4, 0.0004)
     read = []

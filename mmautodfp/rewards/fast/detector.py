@@ -91,6 +91,8 @@ class FastDetector(FastModel):
     def split_stem(self, inputs: Tensor, layers: Sequence[str]) -> list[str]:
         """Find the stem: children of the backbone that run in a row before the first one that plans change.
 
+        Nothing but the next one reads their outputs, except for the last one's: it is given in place of images.
+
         Args:
             inputs (Tensor): A batch, [B, 3, H, W].
             layers (Sequence[str]): Paths in the model of the layers that plans will change.
@@ -110,7 +112,7 @@ class FastDetector(FastModel):
                 child.register_forward_hook(lambda _, args, out, name=name: calls.append((name, args, out)))
                 for name, child in backbone.named_children()
             ]
-            self._extract_feat(data)
+            features = self._extract_feat(data)
         names = [name for name, _, _ in calls]
         stem = []
         for name, args, out in calls:
@@ -118,7 +120,24 @@ class FastDetector(FastModel):
                 break
             stem.append(name)
             data = out
+        while stem and self._loses(stem, inputs, features):
+            stem.pop()
         return stem if any(True for name in stem for _ in backbone.get_submodule(name).parameters()) else []
+
+    def _loses(self, stem: Sequence[str], inputs: Tensor, features: Any) -> bool:
+        """Whether a batch gets other features if the stem is dropped, as when some of its outputs are features."""
+        output = self.run_stem(inputs, stem)
+        children = {name: self._copy.backbone.get_submodule(name) for name in stem}
+        self.drop_stem(stem)
+        try:
+            both = [dict(enumerate(tensors_in(one))) for one in (features, self._extract_feat(output))]
+            return both[0].keys() != both[1].keys() or self._differing(*both) is not None
+        except RuntimeError:  # a later layer was given the output of another one
+            return True
+        finally:
+            for name, child in children.items():
+                replace_module(self._copy, f'backbone.{name}', child)
+            self._dropped = ()
 
     @torch.inference_mode()
     def run_stem(self, inputs: Tensor, stem: Sequence[str]) -> Tensor:
