@@ -1,5 +1,6 @@
 """The interface for pruning from Python, without a config and without a Runner."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,8 +68,9 @@ def prune(
         AutoDFPError: As of :meth:`PruningTask.build` and :func:`search`.
     """
     further = dict(search_settings or {})
-    for function, names in ((search, further), (PruningTask.build, settings)):
-        require_known(function, names, 'prune')
+    require_known(search, further, 'prune')
+    own = [name for name in inspect.signature(prune).parameters if name != 'settings']
+    require_known(PruningTask.build, settings, 'prune', own)
     task = PruningTask.build(model, target, example_input, constraint, **settings)
     found = None if reward is None else search(task, reward, num_episodes, **further)
     plan = found.plan if found else task.allocated_plan() or task.uniform_plan()

@@ -183,7 +183,7 @@ def count(model: torch.nn.Module) -> int:
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        (dict(foo=1), 'prune was asked for foo, which it does not know; it knows .*channel_divisor'),
+        (dict(foo=1), 'prune was asked for foo, which it does not know; it knows .*num_episodes.*channel_divisor'),
         (dict(search_settings=dict(foo=1)), 'prune was asked for foo, which it does not know; it knows .*racing'),
         (dict(search_settings=5), 'prune was asked for search_settings=5'),
         (dict(num_episodes=0), 'prune was asked for num_episodes=0'),

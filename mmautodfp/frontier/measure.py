@@ -122,7 +122,7 @@ def _facts(
         input=[cost(cost.dense) for cost in task.costs.flops.values()],
         machine=describe_machine(),  # latencies of two machines cannot be compared
     )
-    return json.loads(json.dumps(facts | ({FURTHER: dict(further)} if further else {})))
+    return json.loads(json.dumps(facts | ({FURTHER: dict(further)} if further else {}), default=str))
 
 
 def _begin(

@@ -80,10 +80,11 @@ def load_config(
 def _open_switches(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
     """Let options such as ``distillation.steps=100`` stand beside ``distillation=True``, in the config or an option.
 
-    The latter stands for a group of settings with their defaults, of which the former changes one.
+    The latter stands for a group of settings with their defaults, of which the former changes one. It also switches the
+    group on if the config has False or None there.
 
     Args:
-        cfg (Config): In it, ``True`` is replaced with an empty dict where an option needs one.
+        cfg (Config): In it, True, False and None are replaced with an empty dict where an option needs one.
         options (dict[str, Any]): Dotted keys to values.
 
     Returns:
@@ -96,7 +97,7 @@ def _open_switches(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
         place = cfg
         for part in path:
             place = place.get(part) if isinstance(place, dict | Config) else None
-        if isinstance(place, dict) and place.get(name) is True:
+        if isinstance(place, dict) and isinstance(place.get(name, {}), bool | None):
             place[name] = {}
     return {key: value for key, value in options.items() if not (key in groups and value is True)}
 

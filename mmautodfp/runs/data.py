@@ -40,10 +40,12 @@ def _find_dataset(cfg: Config, split: str) -> dict:
     if not isinstance(loader, dict):
         raise AutoDFPError(f'{split}_dataloader of {cfg.filename} is to be a dict, got {loader!r}')
     dataset = loader.get('dataset')
+    if isinstance(dataset, dict):
+        dataset = inner_dataset(dataset)
     if not isinstance(dataset, dict) or not dataset.get('type'):
         found = f'a dict of {", ".join(map(str, dataset))}' if isinstance(dataset, dict) else repr(dataset)
         raise AutoDFPError(f'{split}_dataloader.dataset of {cfg.filename} is to be a dict with a type, got {found}')
-    return inner_dataset(dataset)
+    return dataset
 
 
 def _is_own(kind: str | type) -> bool:
@@ -57,12 +59,14 @@ def _require_annotations(cfg: Config, split: str, dataset: dict) -> None:
     if not all(isinstance(evaluator, dict) for evaluator in evaluators):
         raise AutoDFPError(f'{split}_evaluator of {cfg.filename} is to be a dict or a list of them, got {evaluators!r}')
     root, file = dataset.get('data_root') or '', dataset.get('ann_file') or ''
-    if not isinstance(root, str) or not isinstance(file, str):
+    others = [evaluator.get('ann_file') or '' for evaluator in evaluators]
+    if not all(isinstance(path, str) for path in (root, file, *others)):
         raise AutoDFPError(
-            f'data_root and ann_file of {split}_dataloader.dataset are to be paths, check {cfg.filename}'
+            f'data_root and ann_file of {split}_dataloader.dataset and {split}_evaluator are to be paths, check '
+            f'{cfg.filename}'
         )
     files = [(f'{split}_dataloader.dataset', os.path.join(root, file))]
-    files += [(f'{split}_evaluator', evaluator.get('ann_file')) for evaluator in evaluators]
+    files += [(f'{split}_evaluator', path) for path in others]
     for name, path in files:
         if path and not exists(path, backend_args=dataset.get('backend_args')):
             raise AutoDFPError(

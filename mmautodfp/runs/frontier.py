@@ -19,6 +19,7 @@ from mmautodfp.rewards import Reward
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import pickle_allowed
 from mmautodfp.utils.registry import HOOKS, RECONSTRUCTORS, build
+from mmautodfp.utils.settings import TwoOrMore, checked
 
 from .checkpoints import find_checkpoint
 from .configs import add_settings, load_config, require_other_folder, use_pictures
@@ -31,11 +32,12 @@ IMAGES = ('size', 'mean', 'std', 'folder', 'scale', 'keep_ratio', 'rgb')
 MODEL = 'model.'  # prefix of facts about a config's model
 
 
+@checked('a frontier')
 def frontier(
     config: str | os.PathLike,
     checkpoint: str | None = None,
     work_dir: str | None = None,
-    points: int = NUM_POINTS,
+    points: TwoOrMore = NUM_POINTS,
     no_data: bool = False,
     launcher: str = 'none',
     trust_checkpoint: bool = False,
@@ -52,7 +54,7 @@ def frontier(
             found as ``configs/_base_/zero_data.py`` says, and its points are measured with the COCO mAP.
         work_dir (str | None): Where the results go. Defaults to the config's, else ``work_dirs/<config name>``, in
             either case with ``_frontier`` at its end: a run of ``prune`` keeps its own config there.
-        points (int): How many, see :func:`mmautodfp.api.frontier`. Defaults to 21.
+        points (int): How many, 2 or more, see :func:`mmautodfp.api.frontier`. Defaults to 21.
         no_data (bool): Measure with synthetic images in place of the config's reward. Defaults to False.
 
     Raises:

@@ -1,6 +1,7 @@
 """MMEngine's Runner for a config and a checkpoint; each of its ways to fail ends in one sentence."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,10 +41,8 @@ def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
     if not isinstance(cfg.get('model'), dict):
         raise AutoDFPError(f'{cfg.filename} is to describe a model with a dict, got model={cfg.get("model")!r}')
     state = read_state(cfg.load_from, trust_checkpoint)
-    if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available():
-        runner = _cpu_ranks_runner(cfg)
-    else:
-        runner = _build(cfg, lambda: _Runner.from_cfg(cfg))
+    on_cpu_ranks = cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available()
+    runner = _build(cfg, partial(_cpu_ranks_runner if on_cpu_ranks else _Runner.from_cfg, cfg))
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     fit_state(state, model, cfg.load_from)
     return runner

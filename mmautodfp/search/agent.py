@@ -24,31 +24,28 @@ class AgentSpec:
     Attributes:
         horizon (int): Number of groups L, which is the number of actions in an episode.
         uniform_action (tuple[float, ...]): [A], each in [0, 1]: taken for every group, it makes the plan to start from:
-            the allocated plan if there is one, else the uniform one. Its first component decides how many channels
-            stay.
+            the allocated plan if there is one, else the uniform one. The first component of an action decides how many
+            channels stay; in searches there is one more, lambda.
         state_dim (int): Length D of a state. Defaults to 9 (Eq. 17).
-        action_dim (int): Length A of an action. Defaults to 2: how much of the group is to stay, and lambda.
         seed (int): Seed of all the agent's choices, 0 or more. Defaults to 0.
         preference (tuple[float, ...]): [M], the weights of several objectives, of sum 1. Rewards are then vectors [M].
             Defaults to (): a reward is a number.
 
     Raises:
-        AutoDFPError: A value is out of range, or ``uniform_action`` is not of length A.
+        AutoDFPError: A value is out of range.
     """
 
     horizon: Count
     _: KW_ONLY
     uniform_action: Several[Share]
     state_dim: Count = 9
-    action_dim: Count = 2
     seed: Whole = 0
     preference: Several[Share] = ()
 
-    def __post_init__(self):
-        if len(self.uniform_action) != self.action_dim:
-            raise AutoDFPError(
-                f'an agent was asked for uniform_action={self.uniform_action}; it must be {self.action_dim} numbers'
-            )
+    @property
+    def action_dim(self) -> int:
+        """Length A of an action."""
+        return len(self.uniform_action)
 
     def generator(self, stream: int) -> torch.Generator:
         """A CPU random generator of the agent's own; different streams of one seed are independent."""
@@ -91,8 +88,12 @@ class Trajectory:
 class Agent(ABC):
     """How a search chooses its actions.
 
-    An episode is ``begin_episode``, L times ``act``, then ``learn``. Agents work on the CPU, in float32, and draw from
-    their own generators: the global random state is never touched, and two agents of one seed act alike.
+    An episode is ``begin_episode``, then ``act`` for each group, then ``learn``. In an opening episode the plan is
+    given, and ``act`` is not called. If several processes share a search, each begins an episode before the first of
+    these is learned from; the order stays the same.
+
+    Agents work on the CPU, in float32, and draw from their own generators: the global random state is never touched,
+    and two agents of one seed act alike.
 
     Args:
         spec (AgentSpec): The task.

@@ -1,13 +1,16 @@
 """The nine numbers that the agent sees of a layer (Eq. 17)."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 
 import torch
 from torch import Tensor
 
 from mmautodfp.kernels import BatchNormStats, bias_matrix, cluster_channels
 from mmautodfp.utils.settings import Count, Positive, settings
+
+# Numbers of a state that are shares, or lie between -1 and 1.
+WITHIN_ONE = ('bias_small', 'noise_ratio', 'silhouette')
 
 
 @settings('clustering')
@@ -96,5 +99,5 @@ def scale_states(states: Sequence[LayerState]) -> Tensor:
     """
     table = torch.tensor([[float(value) for value in astuple(state)] for state in states], dtype=torch.float64)
     largest = table.abs().amax(0)
-    largest[[5, 7, 8]] = 1  # bias_small, noise_ratio, silhouette
+    largest[[field.name in WITHIN_ONE for field in fields(LayerState)]] = 1
     return (table / largest.clamp_min(1e-12)).float()

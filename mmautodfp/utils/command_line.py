@@ -157,13 +157,14 @@ def _choose_device(device: str | None) -> None:
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
     elif index:
         # A scheduler may have given this job only some of the GPUs: N counts those.
-        visible = [gpu for gpu in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',') if gpu]
-        if visible and int(index) >= len(visible):
+        told = os.environ.get('CUDA_VISIBLE_DEVICES')
+        visible = [gpu for gpu in (told or '').split(',') if gpu]
+        if told is not None and int(index) >= len(visible):
             raise AutoDFPError(
-                f'device {device} was asked for, but CUDA_VISIBLE_DEVICES={",".join(visible)} allows cuda:0 to '
-                f'cuda:{len(visible) - 1}; name one of these'
+                f'device {device} was asked for, but CUDA_VISIBLE_DEVICES={told!r} allows {len(visible)} of them, '
+                'counted from 0; name one of these or use --device cpu'
             )
-        os.environ['CUDA_VISIBLE_DEVICES'] = visible[int(index)] if visible else index
+        os.environ['CUDA_VISIBLE_DEVICES'] = index if told is None else visible[int(index)]
     if kind == 'cuda':
         import torch
 

@@ -92,14 +92,19 @@ def checked(who: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
     return decorate
 
 
-def require_known(function: Callable, names: Iterable[str], who: str) -> None:
-    """Raise an :class:`AutoDFPError` that lists a function's arguments if one of the names is none of them."""
-    parameters = inspect.signature(function).parameters
-    unknown = [name for name in names if name not in parameters]
+def require_known(function: Callable, names: Iterable[str], who: str, own: Iterable[str] = ()) -> None:
+    """Raise an :class:`AutoDFPError` that lists what is known if a name is no argument of a function.
+
+    Args:
+        function (Callable): The function.
+        names (Iterable[str]): The names.
+        who (str): Who was asked for them, for the message.
+        own (Iterable[str]): Other arguments that it knows. Defaults to none.
+    """
+    known = dict.fromkeys((*own, *inspect.signature(function).parameters))
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise AutoDFPError(
-            f'{who} was asked for {unknown[0]}, which it does not know; it knows {", ".join(parameters)}'
-        )
+        raise AutoDFPError(f'{who} was asked for {unknown[0]}, which it does not know; it knows {", ".join(known)}')
 
 
 def check_arguments(function: Callable, arguments: Mapping[str, Any], who: str) -> None:

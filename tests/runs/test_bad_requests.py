@@ -8,7 +8,11 @@ import pytest
 import torch
 from conftest import REPO
 from in_process import run_tool
+from mmdet.registry import MODELS
 from mmengine.config import Config
+
+from mmautodfp.runs import build_runner
+from mmautodfp.utils import AutoDFPError
 
 NAN, INF = math.nan, math.inf
 COUNT = [0, -1, 2.5, 'many', [], {}, NAN, None, True]
@@ -44,6 +48,7 @@ SETTINGS = {
     'autodfp.reward.metric': WORD,
     'autodfp.reward.num_images': [v for v in COUNT if v is not None],
     'autodfp.reward.precision': WORD,
+    'autodfp.reward.seed': [-1, 'one', 1.5],
     'autodfp.reward.stages': [[0.5, 0.2], ['a'], 'half', [2], [NAN]],
     'autodfp.reward.cache_gb': ['all', NAN, [], None],
     'autodfp.racing': ['fast', 3, dict(speed=2), dict(risk=7), dict(warmup='x'), [1]],
@@ -56,14 +61,23 @@ SETTINGS = {
     'model.backbone': [3, dict(type='Magic'), dict(type='ResNet', depth=7)],
     'model.backbone.depth': [7, 'deep', None, 18],
     'model.neck.in_channels': [[1, 2, 3, 4], 'x', None],
-    'load_from': [None, '', 3, 'absent.pth', 'configs', 'README.md', 'https://localhost:9/absent.pth'],
+    'load_from': [
+        None,
+        '',
+        3,
+        'absent.pth',
+        'configs',
+        'README.md',
+        'https://localhost:9/absent.pth',
+        'https://localhost:x/a.pth',
+    ],
     'val_dataloader': [None, 3, {}],
-    'val_dataloader.dataset': [None, 3, {}, dict(type='Magic')],
+    'val_dataloader.dataset': [None, 3, {}, dict(type='Magic'), dict(type='RepeatDataset', dataset=dict(ann_file='x'))],
     'val_dataloader.dataset.ann_file': ['absent.json', 'annotations', 3],
     'val_dataloader.dataset.pipeline': [[dict(type='Magic')], 3, [3]],
     'test_dataloader': [None, 3],
     'test_dataloader.dataset.type': ['Magic', 3, None],
-    'test_evaluator': [None, dict(type='Magic'), 3, []],
+    'test_evaluator': [None, dict(type='Magic'), 3, [], dict(type='CocoMetric', ann_file=3)],
     'test_evaluator.metric': ['magic'],
     'test_cfg': [None, 3, dict(type='Magic')],
     'default_hooks': [3, dict(logger=dict(type='Magic'))],
@@ -154,6 +168,7 @@ def test_settings_of_the_search_are_told_before_a_model_is_built(base, refuse, t
             + ['autodfp.reconstructor.images=3'],
             'asked for images=3; it must be',
         ),
+        ('frontier', ['--points', '1', '--cfg-options', 'model=3'], 'asked for points=1; it must be'),
         ('frontier', ['--cfg-options', 'autodfp.budget=3'], 'asked for budget=3; it must be'),
         ('frontier', ['--no-data', '--cfg-options', 'autodfp.reward=mAP'], "asked for reward='mAP'; it must be"),
         ('frontier', ['--no-data', '--cfg-options', 'autodfp.reconstructor=none'], "reconstructor='none'; it must be"),
@@ -254,3 +269,13 @@ def test_a_work_dir_that_cannot_be_made_is_not_blamed_on_the_config(base, refuse
 )
 def test_a_bad_sweep_ends_with_code_2_and_a_sentence(refuse, tmp_path, arguments):
     refuse('sweep', *arguments, f'--work-dir={tmp_path}')
+
+
+def test_a_model_that_cannot_be_built_is_told_in_a_sentence_by_ranks_on_a_cpu_too(base, monkeypatch, tmp_path):
+    monkeypatch.setattr('torch.distributed.init_process_group', lambda *_: None)
+    monkeypatch.setattr('mmengine.runner.Runner.from_cfg', lambda cfg: MODELS.build(cfg.model))
+    (tmp_path / 'x.py').write_text('')
+    content = change(base, 'model.type', 'Magic') | dict(launcher='pytorch', work_dir=str(tmp_path))
+    cfg = Config(content, filename=str(tmp_path / 'x.py'))
+    with pytest.raises(AutoDFPError, match=r'x\.py does not describe what can be built: KeyError .*Magic'):
+        build_runner(cfg)

@@ -286,16 +286,17 @@ def test_a_ratio_on_the_command_line_takes_the_place_of_a_limit_in_the_config():
     assert cfg.autodfp.budget == dict(type='FlopBudget', preserve_ratio=0.5)
 
 
-@pytest.mark.parametrize('said', ['config', 'options', 'both'])
-def test_a_setting_of_a_group_can_be_changed_where_the_group_is_only_turned_on(tmp_path, said):
+@pytest.mark.parametrize('said', [True, False, None])
+@pytest.mark.parametrize('in_options', [True, False])
+def test_a_setting_of_a_group_can_be_changed_where_the_group_is_only_turned_on_or_off(tmp_path, said, in_options):
     config = tmp_path / 'detector.py'
-    switch = dict(distillation=True) if said in ('config', 'both') else {}
+    switch = {} if said is None else dict(distillation=said)
     config.write_text(f'autodfp = dict(racing=False, reconstructor={dict(ridge=0.1) | switch!r})')
-    options = {'autodfp.reconstructor.distillation': True} if said in ('options', 'both') else {}
+    options = {'autodfp.reconstructor.distillation': True} if in_options else {}
     options |= {'autodfp.reconstructor.distillation.steps': 5, 'autodfp.reconstructor.distillation.batch_size': 4}
     cfg = runs.load_config(config, cfg_options=options)
     assert cfg.autodfp.to_dict() == dict(
         racing=False, reconstructor=dict(ridge=0.1, distillation=dict(steps=5, batch_size=4))
     )
-    with pytest.raises(AutoDFPError, match='racing'):  # what is turned off is not turned on
-        runs.load_config(config, cfg_options={'autodfp.racing.risk': 0.1})
+    cfg = runs.load_config(config, cfg_options={'autodfp.racing.risk': 0.1})
+    assert cfg.autodfp.racing == dict(risk=0.1)

@@ -58,7 +58,6 @@ def test_state_of_another_agent_or_task_is_refused():
     [
         (dict(horizon=0, uniform_action=(0.5, 0.5)), 'horizon=0'),
         (dict(horizon=1, uniform_action=(0.5, 0.5), state_dim=0), 'state_dim=0'),
-        (dict(horizon=1, uniform_action=(0.5,)), '2 numbers'),
         (dict(horizon=1, uniform_action=(0.5, 1.5)), '1.5'),
         (dict(horizon=1, uniform_action=(0.5, 0.5), seed=-1), 'seed=-1; it must be greater than or equal to 0'),
         (dict(horizon=1.5, uniform_action=(0.5, 0.5)), r'horizon=1\.5; it must be a whole number'),

@@ -39,17 +39,20 @@ def test_a_job_that_is_stopped_ends_with_a_sentence_even_in_a_destructor(how):
     assert tool.returncode == 130
 
 
-@pytest.mark.parametrize(('device', 'taken'), [('cuda:0', '4'), ('cuda:1', '6'), ('cuda:2', None), ('cpu', '')])
-def test_a_gpu_is_one_of_those_that_the_job_was_given(monkeypatch, device, taken):
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,6')
+@pytest.mark.parametrize(
+    ('given', 'device', 'taken'),
+    [('4,6', 'cuda:0', '4'), ('4,6', 'cuda:1', '6'), ('4,6', 'cuda:2', None), ('4,6', 'cpu', ''), ('', 'cuda:0', None)],
+)
+def test_a_gpu_is_one_of_those_that_the_job_was_given(monkeypatch, given, device, taken):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', given)
     monkeypatch.setenv('LOCAL_RANK', '0')
     monkeypatch.setattr('torch.cuda.is_available', lambda: True)
     parser = new_parser('')
     add_device(parser)
     if taken is None:
-        with pytest.raises(AutoDFPError, match='CUDA_VISIBLE_DEVICES=4,6 allows cuda:0 to cuda:1'):
+        with pytest.raises(AutoDFPError, match=f"CUDA_VISIBLE_DEVICES='{given}' allows {2 if given else 0} of them"):
             read_arguments(parser, ['--device', device])
-        taken = '4,6'
+        taken = given
     else:
         read_arguments(parser, ['--device', device])
     assert os.environ['CUDA_VISIBLE_DEVICES'] == taken

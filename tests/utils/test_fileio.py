@@ -95,7 +95,7 @@ def whole() -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize('content', [b'', b'no checkpoint', b'<html>404</html>', truncated()])
+@pytest.mark.parametrize('content', [b'', b'no checkpoint', b'<html>404</html>', b'auto_scale_lr = dict(', truncated()])
 @pytest.mark.parametrize('trust', [False, True])
 def test_files_that_are_no_checkpoints_are_refused_in_one_sentence(tmp_path, content, trust):
     (tmp_path / 'x.pth').write_bytes(content)
