@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.utils import apply_to
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
@@ -37,7 +38,7 @@ def outputs_of(model: nn.Module, *inputs: Any) -> list[Tensor]:
 
 
 def outputs_by_kind(model: nn.Module, *inputs: Any) -> list[list[Tensor]]:
-    """The outputs of a model as of :func:`run_model`, in lists of those that differ in the pyramid level alone.
+    """The floating-point outputs of :func:`run_model`, in lists of those that differ in the pyramid level alone.
 
     Returns:
         list[list[Tensor]]: For each head, a list for classes, one for boxes and so on, with a tensor for each level.
@@ -48,7 +49,8 @@ def outputs_by_kind(model: nn.Module, *inputs: Any) -> list[list[Tensor]]:
 def _kinds(value: Any) -> Iterator[list[Tensor]]:
     value = _fields(value)
     if isinstance(value, Tensor):
-        yield [value]
+        if value.is_floating_point():
+            yield [value]
     elif isinstance(value, list | tuple) and _are_levels(value):
         yield list(value)
     elif isinstance(value, Mapping | list | tuple):
@@ -58,10 +60,11 @@ def _kinds(value: Any) -> Iterator[list[Tensor]]:
 
 def _are_levels(values: list | tuple) -> bool:
     """Whether these are the levels of a pyramid; a tuple may also hold several kinds, such as classes and boxes."""
-    if not values or not all(isinstance(value, Tensor) for value in values):
+    if not values or not all(isinstance(value, Tensor) and value.is_floating_point() for value in values):
         return False
     sizes = {value.shape[2:] for value in values}
-    return isinstance(values, list) or (len({value.shape[:2] for value in values}) == 1 and len(sizes) == len(values))
+    alike = len({value.shape[:2] for value in values}) == 1 and all(value.ndim == 4 for value in values)
+    return isinstance(values, list) or (alike and len(sizes) == len(values))
 
 
 def run_model(model: nn.Module, *inputs: Any) -> Any:
@@ -75,7 +78,8 @@ def run_model(model: nn.Module, *inputs: Any) -> Any:
             they are random.
 
     Returns:
-        Any: The outputs, tensors in lists, tuples, dicts and other containers.
+        Any: The outputs, tensors in lists, tuples, dicts and other containers. Channels are on the second axis, also
+        where a head of torchvision or a detector with queries has them on the last one.
     """
     if is_torchvision_detector(model):
         return _run_torchvision(model, *inputs)
@@ -97,7 +101,12 @@ def run_model(model: nn.Module, *inputs: Any) -> Any:
     if _makes_masks_of_instances(model):
         features = model.extract_feat(images)
         return model.bbox_head(features), _instance_free_part(model.mask_head, features)
-    return model(images, samples_of(images), mode='tensor')
+    said = model(images, samples_of(images), mode='tensor')
+    return _channels_second(said) if hasattr(model, 'num_queries') else said
+
+
+def _channels_second(said: Any) -> Any:
+    return apply_to(said, torch.is_tensor, lambda x: x.movedim(-1, 1))
 
 
 def _run_torchvision(model: nn.Module, images: Tensor) -> dict[str, Any]:
@@ -106,7 +115,7 @@ def _run_torchvision(model: nn.Module, images: Tensor) -> dict[str, Any]:
     features = features if isinstance(features, Mapping) else {'0': features}
     levels, said = list(features.values()), {}
     if hasattr(model, 'head'):
-        said['head'] = _ask(model, 'head', levels)
+        said['head'] = _channels_second(_ask(model, 'head', levels))
     if hasattr(model, 'rpn'):
         said['rpn'] = _ask(model, 'rpn.head', levels)
     if hasattr(model, 'roi_heads'):

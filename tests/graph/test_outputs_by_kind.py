@@ -26,5 +26,12 @@ def test_levels_of_a_pyramid_are_of_one_kind_in_lists_and_tuples():
 
 def test_answers_of_several_kinds_stay_apart():
     classes, boxes, logits = torch.zeros(2, 3, 8, 8), torch.zeros(2, 4, 8, 8), torch.zeros(2, 4)
-    for said in ((classes, boxes), (boxes, boxes.clone()), (logits, logits.clone()), dict(a=classes, b=classes)):
+    sides = torch.zeros(2, 9, 5), torch.zeros(2, 9, 4)
+    for said in ((classes, boxes), (boxes, boxes.clone()), (logits, logits.clone()), dict(a=classes, b=classes), sides):
         assert [len(kind) for kind in outputs_by_kind(_Says(said), torch.zeros(1))] == [1, 1]
+
+
+def test_indices_are_no_kind():
+    logits = torch.rand(2, 4)
+    (kind,) = outputs_by_kind(_Says((logits, logits.argmax(1), [logits.argmax(0)])), torch.zeros(1))
+    assert kind[0] is logits

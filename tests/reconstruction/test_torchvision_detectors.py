@@ -164,8 +164,8 @@ def test_all_heads_are_heard_before_boxes_are_made():
     model = small_detector(RetinaNet)
     with torch.no_grad():
         features = model.backbone(images)
-        expected = model.head(list(features.values()))
-        assert all(map(torch.equal, outputs_of(model, images), expected.values()))
+        expected = model.head(list(features.values()))  # [B, positions, channels]
+        assert all(map(torch.equal, outputs_of(model, images), (x.transpose(1, 2) for x in expected.values())))
         model = small_detector(MaskRCNN)
         features = model.backbone(images)
         boxes = random_regions(images)
