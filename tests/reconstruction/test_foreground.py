@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmdet.apis import init_detector
+from mmdet.models.dense_heads import CenterNetHead, YOLOV3Head
 from torch import nn
 
 from mmautodfp.graph import outputs_by_kind
@@ -57,6 +58,25 @@ def test_a_dense_head_sees_on_every_level_what_its_scores_say(config, head, leve
     assert len(found.levels) == len(scores) == levels
     for level, score in zip(found.levels, scores, strict=True):
         torch.testing.assert_close(level, score.sigmoid().max(1).values)
+
+
+def test_heads_that_give_probabilities_see_what_they_say():
+    head = CenterNetHead(8, 8, 3)
+    with torch.no_grad():
+        outputs = [list(levels) for levels in head([torch.randn(2, 8, 6, 9)])]
+    model = nn.Module()
+    model.bbox_head = head
+    (level,) = foreground_of(model, outputs).levels
+    torch.testing.assert_close(level, outputs[0][0].amax(1))
+
+
+def test_yolo_sees_objects_where_one_of_its_anchors_does():
+    model, scores = nn.Module(), torch.randn(2, 3 * 9, 4, 5)  # 3 anchors, 4 classes
+    model.bbox_head = YOLOV3Head(4, [8] * 3, out_channels=[8] * 3)
+    (level,) = foreground_of(model, [[scores]]).levels
+    for image, y, x in [(0, 0, 0), (1, 3, 4), (1, 2, 1)]:
+        anchors = scores[image, :, y, x].view(3, 9).sigmoid()
+        assert level[image, y, x] == pytest.approx(max(float(one[4] * one[5:].max()) for one in anchors))
 
 
 def test_a_classifier_sees_no_foreground():
