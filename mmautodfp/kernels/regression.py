@@ -204,6 +204,7 @@ def unexplained_shares(covariance: Tensor, gram: Tensor, ranking: Tensor) -> Ten
     return (1 - explained / total).clamp(0, 1) if total > 0 else torch.zeros_like(explained)
 
 
+@torch.no_grad()
 def bounded_gain(wanted: Tensor, found: Tensor) -> Tensor:
     """Factors [M] in [0.5, 2] that bring outputs of variance ``found`` [M] to ``wanted`` [M]; 1 where either is 0."""
     alive = (wanted > 0) & (found > 0)

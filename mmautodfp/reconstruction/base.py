@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def fingerprint(module: nn.Module) -> dict[str, tuple]:
-    """Compute checksums of a module's parameters and buffers, by which any change of them is noticed.
+    """Compute checksums of a module's parameters and buffers, by which changes of them are noticed.
 
     The bits are added up as integers by row and by column, and the sums are weighted with their indices. Sums of
     integers are exact in any order. One core takes 10 to 25 ms for 25 million parameters.

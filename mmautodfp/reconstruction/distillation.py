@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmautodfp.graph import outputs_by_kind
 from mmautodfp.surgery import Restore, replace_tensor
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.settings import Count, Positive, TwoOrMore, settings
+from mmautodfp.utils.settings import Positive, TwoOrMore, settings
 
 from .foreground import foreground_of
 from .sensitivity import mean_missed
@@ -23,14 +23,14 @@ class Distillation:
     """Settings of the distillation.
 
     Attributes:
-        steps (int): Steps of Adam. Defaults to 400.
+        steps (int): Steps of Adam, at least 2. Defaults to 400.
         batch_size (int): Images per step, at least 2; every step has new ones. Defaults to 8.
         learning_rate (float): Peak of a one-cycle schedule, reached after a tenth of the steps (with ten steps or
-            fewer, at the start), as a share of each tensor's root mean square, or of 0.01 if that is larger. Defaults
-            to 1e-2.
+            fewer, the rate only falls), as a share of each tensor's root mean square, or of 0.01 if that is larger.
+            Defaults to 1e-2.
     """
 
-    steps: Count = 400
+    steps: TwoOrMore = 400
     batch_size: TwoOrMore = 8
     learning_rate: Positive = 1e-2
 
@@ -47,8 +47,8 @@ def distill(
     """Train all weights of a pruned module so that its outputs come nearer to those of the dense one.
 
     The weights are trained in ``slim``, whose running statistics stay fixed, so that each channel is scaled as in the
-    training of the dense module; ``module`` gets the weights at the end. Positions where a detector sees an object
-    count more, as in the full pass.
+    training of the dense module; ``module`` gets the weights at the end. If the modules are detectors, positions where
+    the dense one sees an object count more, as in the full pass.
 
     Args:
         module (nn.Module): The pruned module; it gets the new weights.

@@ -39,8 +39,8 @@ class Pictures:
         scale (tuple[int, int] | None): Width and height that a picture is resized to before it is cropped. None: it is
             not resized.
         rgb (bool): Whether red is the first channel; if not, blue is.
-        keep_ratio (bool): Whether a picture keeps its ratio and fits within ``scale``; if not, it is stretched to
-            ``scale``. Defaults to True.
+        keep_ratio (bool): Whether a picture keeps its ratio: its long side is then at most the longer one of ``scale``,
+            its short side at most the shorter one; if not, it is stretched to ``scale``. Defaults to True.
 
     Raises:
         AutoDFPError: There is no such folder, or no picture in it.
@@ -140,8 +140,8 @@ class SyntheticImages:
             needed. Defaults to None.
         scale (tuple[int, int] | None): Width and height that a picture is resized to before it is cropped; for a
             detector, those of ``Resize`` in the test pipeline. Defaults to None: pictures are not resized.
-        keep_ratio (bool): Whether a picture keeps its ratio and fits within ``scale``; if not, it is stretched to
-            ``scale``. Defaults to True.
+        keep_ratio (bool): Whether a picture keeps its ratio: its long side is then at most the longer one of ``scale``,
+            its short side at most the shorter one; if not, it is stretched to ``scale``. Defaults to True.
         rgb (bool | None): Whether red is the first channel of a picture, as the model expects. Defaults to None: for
             detectors of MMDetection as their data preprocessor converts images, for others True.
 
@@ -160,6 +160,13 @@ class SyntheticImages:
     scale: Annotated[tuple[Count, Count], Field(strict=False)] | None = None
     keep_ratio: bool = True
     rgb: bool | None = None
+
+    def __post_init__(self):
+        if len(self.mean) != len(self.std):
+            raise AutoDFPError(
+                f'a set of images was asked for mean={list(self.mean)} and std={list(self.std)}; give both a value '
+                'for each channel'
+            )
 
     @property
     def identity(self) -> str:
@@ -190,7 +197,8 @@ class SyntheticImages:
             raw = getattr(preprocessor, '_enable_normalize', None) is False
             untold = raw and dict(mean=self.mean, std=self.std) == USUAL
             return replace(self, rgb=rgb, **(RAW if untold else {}))
-        return replace(self, mean=tuple(mean.flatten().tolist()), std=tuple(std.flatten().tolist()), rgb=rgb)
+        mean, std = (tuple(torch.as_tensor(values).flatten().tolist()) for values in (mean, std))
+        return replace(self, mean=mean, std=std, rgb=rgb)
 
     def batches(self, device: torch.device | str = 'cpu') -> Iterator[Tensor]:
         """Give the images in batches [B, C, H, W].

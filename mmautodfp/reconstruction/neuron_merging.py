@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from mmautodfp.graph import ChannelGroup, group_statistics
 from mmautodfp.kernels import neuron_merging_delivery
 from mmautodfp.utils.registry import RECONSTRUCTORS
+from mmautodfp.utils.settings import Share
 
 from .base import Reconstruction, Reconstructor
 
@@ -20,7 +21,7 @@ class NeuronMerging(Reconstructor):
             to 0.1.
     """
 
-    def __init__(self, lam: float = 0.85, min_cosine: float = 0.1):
+    def __init__(self, lam: Share = 0.85, min_cosine: float = 0.1):
         super().__init__()
         self.lam = lam
         self.min_cosine = min_cosine

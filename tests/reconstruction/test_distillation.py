@@ -154,7 +154,7 @@ def test_the_rate_of_a_tensor_goes_by_its_size():
     assert 0.01 < moved[0] < 0.04  # four steps, each of 0.01 at most
 
 
-@pytest.mark.parametrize('steps', [1, 2, 9, 10, 11])
+@pytest.mark.parametrize('steps', [2, 9, 10, 11])
 def test_a_few_steps_will_do(steps):
     torch.manual_seed(0)
     dense, module = nn.Linear(4, 4), nn.Linear(4, 4)
@@ -178,10 +178,10 @@ def test_what_cannot_be_distilled_ends_in_a_sentence():
     module = Ranks(4, 4)
     twins = (module, copy.deepcopy(module), copy.deepcopy(module))
     with pytest.raises(AutoDFPError, match='the Ranks was to be distilled, but what it says has no gradient'):
-        distill(*twins, iter([(torch.randn(4, 4),)]), Distillation(steps=1), Restore())
+        distill(*twins, iter([(torch.randn(4, 4),)]), Distillation(steps=2), Restore())
     half = nn.Linear(4, 4).to(torch.bfloat16)
     with pytest.raises(AutoDFPError, match=r'takes float32, but it has weights of torch.bfloat16; call float\(\)'):
-        distill(half, half, copy.deepcopy(half), iter(()), Distillation(steps=1), Restore())
+        distill(half, half, copy.deepcopy(half), iter(()), Distillation(steps=2), Restore())
     module = nn.Linear(4, 4)
     batches = ((torch.randn(4, 4),) for _ in range(5))
     slim = nn.Linear(4, 4)

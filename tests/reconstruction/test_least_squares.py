@@ -131,15 +131,20 @@ def test_linear_layers_on_many_axes_lose_nothing_if_others_explain_the_pruned(fi
             torch.testing.assert_close(module(images), dense, rtol=1e-3, atol=1e-3)
 
 
-def test_images_are_scaled_as_the_models_preprocessor_does():
+@pytest.mark.parametrize('kind', [list, lambda values: torch.tensor(values).view(-1, 1, 1)])
+def test_images_are_scaled_as_the_models_preprocessor_does(kind):
     model = nn.Module()
     model.data_preprocessor = nn.Module()
-    model.data_preprocessor.register_buffer('mean', torch.tensor([100.0, 110, 120]).view(-1, 1, 1))
-    model.data_preprocessor.register_buffer('std', torch.tensor([1.0, 1, 1]).view(-1, 1, 1))
+    model.data_preprocessor.mean, model.data_preprocessor.std = kind([100.0, 110.0, 120.0]), kind([1.0, 1.0, 1.0])
     (plain,) = SyntheticImages(num_images=2, size=16).batches()
     (scaled,) = SyntheticImages(num_images=2, size=16).normalized_as(model).batches()
     mean = torch.tensor([100.0, 110, 120]).view(-1, 1, 1)
     torch.testing.assert_close(scaled + mean, plain * 58 + 127.5, rtol=0, atol=1e-3)
+
+
+def test_images_have_a_mean_and_a_deviation_for_each_channel():
+    with pytest.raises(AutoDFPError, match=r'mean=\[0.*\] and std=\[1.*\]; give both a value for each channel'):
+        SyntheticImages(mean=[0, 0, 0], std=[1, 1])
 
 
 def test_images_are_pixels_where_a_preprocessor_does_not_normalise_unless_a_scale_is_told():
