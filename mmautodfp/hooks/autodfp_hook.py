@@ -16,7 +16,7 @@ from mmautodfp.api import PruningTask, SearchResult, search
 from mmautodfp.costs import read_constraint
 from mmautodfp.frontier import Choice
 from mmautodfp.graph import join_path, samples_of
-from mmautodfp.outputs import RunArtifacts, compare, read_metainfo, search_line, slim_config
+from mmautodfp.outputs import RunArtifacts, compare, read_metainfo, search_line
 from mmautodfp.rewards import OtherDataset
 from mmautodfp.search import NUM_FINALISTS, AgentSpec, Progress, on_every_rank, on_main
 from mmautodfp.search.survey import Survey, survey_target
@@ -111,7 +111,6 @@ class AutoDFPHook(Hook):
         told = self.settings
         survey = survey_target(model, told.target, residual_streams=told.residual_streams)
         changing = [join_path(survey.path, layer) for group in survey.groups for layer in group.layers]
-        slim_config(cfg, survey.path, {}, None)  # for its errors, which should not come after the search
         self.reward.prepare(model, cfg.get('val_dataloader'), changing)
         example = dict(self.reward.one_batch(), mode='tensor')
         limits = [one.asked for one in read_constraint(told.budget).budgets if one.metric != 'params']

@@ -24,9 +24,9 @@ class HookSettings:
     """The ``autodfp`` entry of a config.
 
     Attributes:
-        target (str | list[str]): What to prune: the path of a part, in the model and its config, whose outputs keep
-            their shapes; 'model' for all layers of a detector except its predictors; or a list of parts, between which
-            channels are pruned too. Defaults to 'backbone'.
+        target (str | list[str]): What to prune: the path of a part of the model, whose outputs keep their shapes;
+            'model' for all layers of a detector except its predictors; or a list of parts, between which channels are
+            pruned too. Defaults to 'backbone'.
         residual_streams (bool | None): Also prune the channels that residual blocks add up. Defaults to None: if the
             target is 'model' or a list.
         budget (dict | list[dict] | None): Config of the limit, see :class:`mmautodfp.costs.Budget`, or of several

@@ -10,8 +10,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
 from mmautodfp.graph import join_path
-from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.configs import inner_dataset, name_nms, type_name
+from mmautodfp.utils.configs import forget_weights, inner_dataset, name_nms, type_name
 
 #: The config of the pruned model in a run's work dir.
 PRUNED = 'pruned.py'
@@ -30,38 +29,26 @@ def slim_config(
 
     Args:
         cfg (Config): Config of the dense model.
-        target (str): Path of the pruned module, which must also be its path in ``cfg.model``; '' for the whole model.
+        target (str): Path of the pruned module; '' for the whole model.
         layers (dict[str, dict[str, int | bool]]): Its changed layers, as :func:`mmautodfp.surgery.Slim` takes them. If
-            the model was pruned as a whole before, they are added to those of that pruning.
+            the model was pruned before, they are added to those of that pruning.
         checkpoint (str | os.PathLike | None): Becomes ``load_from``, so that a training starts from the pruned model.
 
     Returns:
         Config: Builds the slim model, and has no settings of the search.
-
-    Raises:
-        AutoDFPError: The module has no place of its own in ``cfg.model``.
     """
     cfg = copy.deepcopy(cfg)
-    if type_name(cfg.model) == 'SlimModel':  # pruned as a whole before
-        before, now = cfg.model.layers, {join_path(target, name): sizes for name, sizes in layers.items()}
-        cfg.model.layers = [*(before if isinstance(before, list) else [before]), now]
-    elif target:
-        place, key = cfg, 'model'
-        for part in target.split('.'):
-            place, key = place[key], part
-            if not isinstance(place, dict) or not isinstance(place.get(key), dict):
-                raise AutoDFPError(
-                    f'module {target!r} was to be pruned, but the config has no model.{target} that could be replaced; '
-                    'name a part that has a config of its own, or its parent'
-                )
-        _forget_pretrained(place[key])
-        place[key] = ConfigDict(type='mmautodfp.Slim', module=place[key], layers=layers)
+    layers = {join_path(target, name): sizes for name, sizes in layers.items()}
+    if type_name(cfg.model) == 'SlimModel':  # pruned before
+        before = cfg.model.layers
+        cfg.model.layers = [*(before if isinstance(before, list) else [before]), layers]
     else:
-        _forget_pretrained(cfg.model)
+        forget_weights(cfg.model)
         dense = {name: value for name, value in cfg.model.items() if name != 'type'}
         kind = cfg.model.type
         if not isinstance(kind, str):  # MMEngine writes classes down under 'type' alone
             kind = f'{kind.__module__}.{kind.__qualname__}'
+        # Around the whole model: a detector adds its train_cfg and test_cfg to the configs of its heads.
         cfg.model = ConfigDict(type='mmautodfp.SlimModel', slim_type=kind, layers=layers, **dense)
     for name in ('model', 'tta_model'):
         name_nms(cfg.get(name))
@@ -71,15 +58,6 @@ def slim_config(
     cfg.custom_hooks = [hook for hook in hooks if 'AutoDFPHook' not in str(hook.get('type'))]
     cfg.load_from = None if checkpoint is None else str(checkpoint)
     return cfg
-
-
-def _forget_pretrained(config: dict) -> None:
-    """Remove weights of the dense shapes from a module's config and the configs inside it."""
-    for name, value in config.items():
-        if name in ('init_cfg', 'pretrained') and value:
-            config[name] = None
-        elif isinstance(value, dict):
-            _forget_pretrained(value)
 
 
 def read_metainfo(runner: Runner, may_open: bool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from mmengine.registry import DefaultScope, init_default_scope
 from mmautodfp.graph import is_detector, samples_of
 from mmautodfp.surgery import Slim
 from mmautodfp.utils.fileio import load_json
+from mmautodfp.utils.registry import MODELS
 from mmautodfp.utils.timing import device_at_hand, median_in_turns
 
 #: Names of what is measured, to their rows of the comparison: one of each shape.
@@ -59,35 +60,28 @@ def build_models(run: str | os.PathLike, names: Sequence[str]) -> dict[str, torc
     run = Path(run)
     summary = load_json(run / 'summary.json', 'the summary of the run')
     rows = dict(dense=dict(layers={})) | {row['name']: row for row in summary['results']}
-    config = dense_config(Config.fromfile(run / 'pruned.py').model, summary['module'])
+    config = Config.fromfile(run / 'pruned.py').model
     if DefaultScope.get_current_instance() is None:
         init_default_scope('mmdet')
-    models = {name: Slim(config, rows[ROWS[name]]['layers']) for name in names}
+    models = {name: Slim(dense_module(config, summary['module']), rows[ROWS[name]]['layers']) for name in names}
     for model in models.values():
         model.to(device_at_hand()).eval()
     return models
 
 
-def dense_config(model: dict, module: str) -> dict:
-    """Config of a module before it was pruned.
+def dense_module(config: dict, module: str) -> torch.nn.Module:
+    """A module as it was before its last pruning, with random weights.
 
     Args:
-        model (dict): ``model`` of the run's ``pruned.py``.
+        config (dict): ``model`` of the run's ``pruned.py``.
         module (str): Path of the module; '' for the whole model.
     """
-    if 'slim_type' not in model:
+    if 'slim_type' not in config:  # a part alone, as earlier versions wrote it
         for part in module.split('.'):
-            model = model[part]
-        return model['module']
-    found = {name: value for name, value in model.items() if name not in ('slim_type', 'layers')}
-    found['type'], layers = model['slim_type'], model['layers']
-    for part in module.split('.') if module else ():
-        found = found[part]
-    prefix = f'{module}.' if module else ''
-    for before in layers[:-1] if isinstance(layers, list) else ():  # it had been pruned before
-        inside = {name.removeprefix(prefix): sizes for name, sizes in before.items() if name.startswith(prefix)}
-        found = dict(type='mmautodfp.Slim', module=found, layers=inside)
-    return found
+            config = config[part]
+        return MODELS.build(config['module'])
+    *before, _ = config['layers'] if isinstance(config['layers'], list) else [config['layers']]
+    return MODELS.build(dict(config, layers=before)).get_submodule(module)
 
 
 @torch.inference_mode()

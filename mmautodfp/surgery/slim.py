@@ -57,7 +57,7 @@ def SlimModel(
     layers: Mapping[str, Mapping[str, int | bool]] | Sequence[Mapping[str, Mapping[str, int | bool]]],
     **config: Any,
 ) -> nn.Module:
-    """Build a whole model and shrink it, as :func:`Slim` does with a part of one.
+    """Build a whole model and shrink it or parts of it, as :func:`Slim` does.
 
     All keys of the dense model's config stay in place, so that code which reads ``cfg.model.backbone`` or
     ``cfg.model.test_cfg`` still works.
@@ -71,7 +71,7 @@ def SlimModel(
     Raises:
         AutoDFPError: As of :func:`Slim`.
     """
-    model = dict(config, type=slim_type)
+    model = MODELS.build(dict(config, type=slim_type))
     for one in layers if isinstance(layers, list | tuple) else [layers]:
         model = Slim(model, one)
     return model

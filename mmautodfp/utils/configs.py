@@ -19,6 +19,18 @@ def inner_dataset(config: dict) -> dict:
     return config
 
 
+def forget_weights(config: Any) -> None:
+    """Remove weights from which a model is initialised, ``init_cfg`` and ``pretrained``, from its config, in place."""
+    if isinstance(config, dict):
+        for name in ('init_cfg', 'pretrained'):
+            if config.get(name):
+                config[name] = None
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for value in config:
+            forget_weights(value)
+
+
 def name_nms(config: Any) -> None:
     """Replace mmcv's NMS functions with their bare names, such as ``nms``.
 

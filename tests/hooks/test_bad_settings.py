@@ -28,7 +28,6 @@ SMALL = dict(type='SyntheticLeastSquares', images=dict(size=-64))
             {'autodfp.target': 'trunk'},
             "'trunk' was to be pruned, but the ImageClassifier has no such.*network",
         ),
-        ({'autodfp.target': 'network.features'}, 'has no model.network.features that could be replaced'),
         ({'autodfp.target': ''}, "target=''; it is the path of a part"),
         ({'autodfp.agent.type': 'PPO'}, "'PPO' is not known; known are CMAES, RandomSearch, SAC"),
         ({'autodfp.agent.type': 'RandomSearch'}, '_delete_=True'),

@@ -78,7 +78,9 @@ def test_one_ratio_for_several_budgets_is_refused(options, tmp_path):
 
 
 def test_the_pruned_config_of_a_run_with_several_budgets_is_readable(run):
-    layers = Config.fromfile(run / 'pruned.py').model.backbone.layers
+    layers = Config.fromfile(run / 'pruned.py').model.layers
     groups = read(run / 'strategy.json')['groups']
     kept = {name: len(group['keep']) for name, group in groups.items() if len(group['keep']) < group['num_channels']}
-    assert {name: sizes['out_channels'] for name, sizes in layers.items() if 'out_channels' in sizes} == kept
+    assert {name: sizes['out_channels'] for name, sizes in layers.items() if 'out_channels' in sizes} == {
+        f'backbone.{name}': width for name, width in kept.items()
+    }

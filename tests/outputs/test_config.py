@@ -3,18 +3,29 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
+from conftest import REPO, enliven
+from mmdet.apis import init_detector
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
+from mmautodfp.api import prune
+from mmautodfp.deploy.mmdeploy import deploy_settings
+from mmautodfp.graph import outputs_of
 from mmautodfp.outputs import read_metainfo, slim_config
 
 COCO_CLASSES = CocoDataset.METAINFO['classes']
 
 
 def test_the_written_config_forgets_the_search_and_stale_weights():
+    pretrained = dict(type='Pretrained', checkpoint='x')
     cfg = Config(
         dict(
-            model=dict(type='D', backbone=dict(type='ResNet', init_cfg=dict(type='Pretrained', checkpoint='x'))),
+            model=dict(
+                type='D',
+                backbone=dict(type='ResNet', init_cfg=pretrained),
+                roi_head=dict(bbox_head=[dict(init_cfg=pretrained), dict(init_cfg=pretrained)]),
+            ),
             custom_hooks=[dict(type='mmautodfp.AutoDFPHook'), dict(type='EMAHook')],
             autodfp=dict(num_episodes=3),
             work_dir='somewhere',
@@ -22,12 +33,41 @@ def test_the_written_config_forgets_the_search_and_stale_weights():
     )
     layers = {'layer1.0.conv1': dict(out_channels=3)}
     slim = slim_config(cfg, 'backbone', layers, 'pruned.pth')
-    assert slim.model.backbone.type == 'mmautodfp.Slim'
-    assert slim.model.backbone.layers == layers
-    assert slim.model.backbone.module == dict(type='ResNet', init_cfg=None)
+    assert (slim.model.type, slim.model.slim_type) == ('mmautodfp.SlimModel', 'D')
+    assert slim.model.layers == {'backbone.layer1.0.conv1': dict(out_channels=3)}
+    assert slim.model.backbone == dict(type='ResNet', init_cfg=None)
+    assert slim.model.roi_head == dict(bbox_head=[dict(init_cfg=None), dict(init_cfg=None)])
     assert slim.custom_hooks == [dict(type='EMAHook')]
     assert not {'autodfp', 'work_dir'} & set(slim)
     assert cfg.model.backbone.type == 'ResNet'  # the run's own config is untouched
+
+
+@pytest.mark.parametrize(
+    ('net', 'target'),
+    [
+        ('retinanet', 'backbone'),
+        ('retinanet', 'bbox_head'),
+        ('mask_rcnn', 'rpn_head'),
+        ('mask_rcnn', 'roi_head'),
+        ('mask_rcnn', 'roi_head.mask_head'),
+        ('retinanet', 'backbone.layer4'),  # has no config of its own
+    ],
+)
+def test_a_detector_of_which_any_part_was_pruned_is_loaded_by_mmdet_and_gives_the_same(net, target, tmp_path):
+    cfg = Config.fromfile(REPO / f'configs/demo/{net}_digits.py')
+    dense = init_detector(cfg, device='cpu', palette='random')
+    params = sum(p.numel() for p in dense.parameters())
+    pruned = prune(enliven(dense), constraint=0.7, target=target, reconstructor=dict(type='PruneOnly'))
+    text = slim_config(cfg, pruned.task.path, pruned.layers, None).pretty_text
+    (tmp_path / 'pruned.py').write_text(text)
+    torch.save(dict(state_dict=dense.state_dict()), tmp_path / 'pruned.pth')
+    loaded = init_detector(tmp_path / 'pruned.py', str(tmp_path / 'pruned.pth'), device='cpu', palette='random')
+    assert sum(p.numel() for p in loaded.parameters()) < params
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        found, expected = (outputs_of(model, images) for model in (loaded, dense))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert deploy_settings(loaded.cfg.model) == deploy_settings(cfg.model)  # finds the mask head
 
 
 def test_a_config_may_say_that_it_has_no_hooks_of_its_own():

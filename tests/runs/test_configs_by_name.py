@@ -147,7 +147,7 @@ def test_a_python_style_config_takes_our_settings_and_leaves_a_pruned_model_that
     runs.prune(config, checkpoint, work_dir=str(tmp_path / 'run'), preserve_ratio=0.7, cfg_options=FEW)
     assert load_json(tmp_path / 'run/summary.json', 'the summary')['autodfp']['p_min'] == 0.4
     cfg = Config.fromfile(tmp_path / 'run/pruned.py')
-    assert cfg.model.backbone.type == 'mmautodfp.Slim'
+    assert cfg.model.type == 'mmautodfp.SlimModel'
     assert cfg.model.test_cfg.nms.type == 'nms'
     # The run's own copy of the dense config, which its report names to run it again.
     assert Config.fromfile(tmp_path / 'run/mine.py').model.test_cfg.nms.type == 'nms'

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmautodfp.api import prune
 from mmautodfp.graph import find_groups
 from mmautodfp.outputs import slim_config
-from mmautodfp.outputs.latency import dense_config
+from mmautodfp.outputs.latency import dense_module
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor, SyntheticLeastSquares
 from mmautodfp.surgery import Slim, apply_plan
 from mmautodfp.zoo import CifarResNet
@@ -59,7 +59,7 @@ def test_a_config_tells_all_shapes_of_a_detector_that_was_pruned_several_times()
         cfg = slim_config(cfg, result.task.path, result.layers, None)
         rebuilt = MODELS.build(cfg.model)
         rebuilt.load_state_dict(model.state_dict())
-        before = MODELS.build(dense_config(cfg.model.to_dict(), result.task.path))
+        before = dense_module(cfg.model.to_dict(), result.task.path)
         Slim(before, result.layers).load_state_dict(result.task.module.state_dict())
     assert len(cfg.model.layers) == 3
 

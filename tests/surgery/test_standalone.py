@@ -10,6 +10,7 @@ from mmengine.runner import load_checkpoint
 from torch import nn
 
 import mmautodfp.graph
+from mmautodfp.outputs.latency import dense_module
 from mmautodfp.reconstruction import SimilarityReconstructor
 from mmautodfp.surgery import GroupPlan, PruningPlan, Slim, apply_plan
 from mmautodfp.utils import AutoDFPError
@@ -100,3 +101,5 @@ def test_files_of_version_0_1_still_load():
     kept = {name: len(group.keep) for name, group in PruningPlan.from_json(OLD / 'strategy.json').groups.items()}
     assert dict(cfg.model.network.widths) == kept
     assert all(model.network.get_submodule(name).out_channels == width for name, width in kept.items())
+    dense = dense_module(cfg.model, 'network')
+    assert dense.features[0].out_channels > kept['features.0']

@@ -44,7 +44,7 @@ def test_the_pruned_classifier_has_the_counted_size_and_loads_with_mmengine_alon
     summary = json.loads((run[0] / 'summary.json').read_text())
     content = torch.load(run[0] / 'pruned.pth', weights_only=True)
     cfg = Config.fromfile(run[0] / 'pruned.py')
-    assert cfg.model.network.type == 'mmautodfp.Slim'
+    assert cfg.model.type == 'mmautodfp.SlimModel'
     cfg.work_dir, cfg.load_from = str(tmp_path), str(run[0] / 'pruned.pth')
     runner = Runner.from_cfg(cfg)
     assert runner.test() == run[1]
