@@ -21,6 +21,7 @@ from mmautodfp.reconstruction import PruneOnly
 from mmautodfp.search.survey import survey_target
 from mmautodfp.surgery import PruningPlan, apply_plan
 from mmautodfp.utils import in_one_line
+from mmautodfp.utils.configs import forget_weights
 
 from .mmdet_folders import FAMILIES, FURTHER, OTHERS, SAME
 
@@ -108,7 +109,11 @@ def measure_family(config: str) -> dict[str, Any]:
 def settings_of(config: str) -> ConfigDict:
     """The model of a config of MMDetection's, without files of weights and with few regions."""
     model = Config.fromfile(MMDET_CONFIGS / f'{config}.py').model
-    _forget_files(model)
+    forget_weights(model)
+    if 'teacher_ckpt' in model:
+        model.teacher_ckpt = None
+    if 'teacher_config' in model:  # a path in MMDetection's repository
+        model.teacher_config = str(MMDET_CONFIGS / model.teacher_config.removeprefix('configs/'))
     first_stage = (model.get('test_cfg') or {}).get('rpn')
     if first_stage:
         first_stage.max_per_img = 50  # an untrained one finds objects everywhere
@@ -124,18 +129,6 @@ def build_model(settings: ConfigDict) -> nn.Module:
         nn.init.normal_(levels)  # deformable DETRs leave it uninitialised
     model.eval()  # which returns None for a student with a teacher
     return model
-
-
-def _forget_files(settings: Any) -> None:
-    """Remove files of weights, and make paths of teachers' configs absolute."""
-    for value in settings.values() if isinstance(settings, dict) else settings:
-        if isinstance(value, dict | list | tuple):
-            _forget_files(value)
-    if isinstance(settings, dict):
-        for key in {'init_cfg', 'pretrained', 'teacher_ckpt'}.intersection(settings):
-            settings[key] = None
-        if 'teacher_config' in settings:
-            settings['teacher_config'] = str(MMDET_CONFIGS / settings['teacher_config'].removeprefix('configs/'))
 
 
 @torch.no_grad()
