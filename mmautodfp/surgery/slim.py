@@ -42,6 +42,8 @@ def Slim(
     """
     if isinstance(module, dict):
         module = MODELS.build(module)
+    if layers and not isinstance(layers, Mapping):
+        raise AutoDFPError(f'Slim was asked for layers={layers!r}; it takes a dict of each changed layer to its sizes')
     for path, sizes in (layers or {}).items():
         _resize(module, path, sizes)
     if widths:
@@ -119,7 +121,9 @@ def _layer_to_resize(module: nn.Module, path: str, sizes: Mapping[str, int | boo
     if unknown:
         raise AutoDFPError(f'{path} is a {kind}, which has no {", ".join(sorted(unknown))} to be changed')
     for name, value in sizes.items():
-        if type(value) is not (bool if name == 'bias' else int) or value < 1:
+        if name == 'bias' and value is not True:
+            raise AutoDFPError(f'{path} was to have bias={value!r}, but bias can only be True, which adds one')
+        if name != 'bias' and (type(value) is not int or value < 1):
             raise AutoDFPError(f'{path} was to have {name}={value!r}, but a {kind} takes a whole number of 1 or more')
     return layer
 

@@ -84,7 +84,9 @@ def test_weights_that_no_checkpoint_fills_are_random_of_the_right_shape():
         ({'0': 8}, r'0 takes a dict of sizes, such as dict\(out_channels=8\), got 8'),
         ({'0': dict(out_channels=0)}, 'out_channels=0, but a Conv2d takes a whole number of 1 or more'),
         ({'0': dict(out_channels='4')}, "out_channels='4'"),
-        ({'0': dict(bias=3)}, 'bias=3'),
+        ({'0': dict(bias=3)}, '0 was to have bias=3, but bias can only be True'),
+        ({'0': dict(bias=False)}, '0 was to have bias=False, but bias can only be True'),
+        (['0'], r"asked for layers=\['0'\]; it takes a dict"),
         ({'1': dict(bias=True)}, '1 is a ReLU, which has no bias'),
     ],
 )
