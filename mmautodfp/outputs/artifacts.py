@@ -235,7 +235,8 @@ class RunArtifacts:
     def next_steps(self) -> list[str]:
         """What the run has left, and what can be done with it, line by line."""
         config, checkpoint = (shlex.quote(str(self.work_dir / name)) for name in ('pruned.py', 'pruned.pth'))
-        report = 'report.html (open it in a browser; pictures in report/), ' if self.evidence else ''
+        told = self.evidence and (self.work_dir / 'report.html').is_file()  # it may have failed
+        report = 'report.html (open it in a browser; pictures in report/), ' if told else ''
         searched, weighed = len(self.found.history) > 0, self.found.objectives is not None
         return [
             f'in {self.work_dir}: {report}pruned.py and pruned.pth (the model), strategy.json (the plan), summary.json '

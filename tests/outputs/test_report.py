@@ -212,7 +212,8 @@ def test_the_figure_of_a_search_draws_every_row_of_a_comparison():
 
 
 def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
-    work = RunArtifacts(SimpleNamespace(), tmp_path / 'absent', None, None, {})
+    found = SimpleNamespace(history=[], objectives=None)
+    work = RunArtifacts(SimpleNamespace(), tmp_path / 'absent', None, found, {})
     work.evidence = Evidence()
     assert 'summary of a run was to be read' in work.write_report()
 
@@ -220,8 +221,9 @@ def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
         raise RuntimeError('no fonts')
 
     monkeypatch.setattr('mmautodfp.outputs.report.page.search_figure', broken)
-    work = RunArtifacts(SimpleNamespace(), run, None, None, {})
+    work = RunArtifacts(SimpleNamespace(), run, None, found, {})
     work.evidence = Evidence.from_json(run / 'report/evidence.json')
+    assert 'report.html' not in work.next_steps()[0]
     before = (run / 'report.html').read_text(), (run / 'report/evidence.json').read_text()
     assert work.write_report() is None
     assert Page((run / 'report.html').read_text()).absent == ['RuntimeError: no fonts']
@@ -231,6 +233,7 @@ def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
 
 def test_a_run_without_a_report_leaves_none_of_an_earlier_run(run, tmp_path):
     bare = SETTINGS | {'autodfp.report': False, 'autodfp.compare': False}
+    assert 'report.html' in work.next_steps()[0]
     shutil.copytree(run, tmp_path / 'run')
     for own in ('notes.txt', 'mine.png'):
         save_text('mine', tmp_path / f'run/report/{own}')
