@@ -65,13 +65,16 @@ def page(run):
     return Page((run / 'report.html').read_text())
 
 
-def test_channels_that_an_earlier_version_wrote_are_read(tmp_path):
+def test_evidence_is_read_as_it_was_written_and_refused_in_a_sentence_if_it_is_damaged(tmp_path):
+    path = tmp_path / 'evidence.json'
     found = ChannelMap('conv1', labels=[0, -1], kept=[0], partner=[0, 0], scale=[1.0, 0.5])
-    Evidence(channels=[found]).to_json(tmp_path / 'evidence.json')
-    text = (tmp_path / 'evidence.json').read_text()
-    for word in ('group', 'unit'):
-        (tmp_path / 'evidence.json').write_text(text.replace('"group"', f'"{word}"'))
-        assert Evidence.from_json(tmp_path / 'evidence.json').channels == [found]
+    Evidence(channels=[found]).to_json(path)
+    assert Evidence.from_json(path) == Evidence(channels=[found])
+    whole = load_json(path, 'the evidence')
+    for content in ({}, [], whole | dict(channels=[dict(group='conv1')]), whole | dict(sizes=3)):
+        save_json(content, path)
+        with pytest.raises(AutoDFPError, match=r'evidence\.json, but that is not as a run leaves it \(\w+Error: .*\);'):
+            Evidence.from_json(path)
 
 
 def test_a_run_leaves_a_page_with_every_section(run, page):

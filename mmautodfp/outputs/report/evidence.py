@@ -3,12 +3,12 @@
 import io
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from mmengine.config import Config
-from pydantic import AliasChoices, Field, TypeAdapter
+from pydantic import TypeAdapter
 from sklearn.manifold import TSNE
 
 from mmautodfp.api import PruningTask
@@ -16,7 +16,7 @@ from mmautodfp.graph import ChannelGroup, group_statistics
 from mmautodfp.kernels import cluster_channels, cosine_distance
 from mmautodfp.outputs.latency import measure_latency
 from mmautodfp.surgery import GroupPlan, PruningPlan, apply_plan
-from mmautodfp.utils import in_one_line
+from mmautodfp.utils import AutoDFPError, in_one_line
 from mmautodfp.utils.fileio import load_json, save_json, weights_of
 from mmautodfp.utils.timing import describe_machine, machine_line
 
@@ -43,7 +43,7 @@ class ChannelMap:
             show the group's map.
     """
 
-    group: Annotated[str, Field(validation_alias=AliasChoices('group', 'unit'))]  # files of earlier versions say unit
+    group: str
     labels: list[int]
     kept: list[int]
     partner: list[int]
@@ -86,14 +86,19 @@ class Evidence:
 
     def to_json(self, path: str | os.PathLike) -> None:
         """Write it in one step."""
-        save_json(dict(format=FORMAT) | asdict(self), path)
+        save_json(asdict(self), path)
 
     @classmethod
     def from_json(cls, path: str | os.PathLike) -> 'Evidence':
         """Read what :meth:`to_json` wrote; :class:`AutoDFPError` if the file is missing or damaged."""
         content = load_json(path, 'what the report shows')
-        content.pop('format')
-        return TypeAdapter(cls).validate_python(content)
+        try:
+            return TypeAdapter(cls).validate_python({one.name: content[one.name] for one in fields(cls)})
+        except (KeyError, TypeError, ValueError) as error:
+            raise AutoDFPError(
+                f'what the report shows was to be read from {path}, but that is not as a run leaves it '
+                f'({in_one_line(error)}); tools/report.py --again makes it anew'
+            ) from None
 
 
 def collect(
