@@ -58,7 +58,7 @@ def _remake(work_dir: str | os.PathLike, again: bool, trust_checkpoint: bool) ->
         except AutoDFPError as error:
             if again:
                 raise
-            report.miss(('channels', 'sizes', 'latency', 'parts', 'pictures'), str(error))
+            report.miss(str(error))
             return report.write()
         measure_times(evidence, report.work_dir)
         evidence.to_json(path)

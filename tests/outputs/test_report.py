@@ -165,6 +165,10 @@ def test_a_page_without_some_files_says_what_is_missing(run, tmp_path):
     assert [attributes['id'] for attributes in page.all('section')] == SECTIONS
     for name in ('search.pth', 'strategy.json', 'evidence.json'):
         assert any(name in reason for reason in page.absent), name
+    missing = Report(tmp_path).missing
+    assert {name for name, reason in missing.items() if 'evidence.json' in reason} == {
+        *('evidence', 'channels', 'sizes', 'latency', 'pictures')
+    }
     assert '<table>' in page.text
 
 
@@ -219,6 +223,7 @@ def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
     work = RunArtifacts(SimpleNamespace(), tmp_path / 'absent', None, found, {})
     work.evidence = Evidence()
     assert 'summary of a run was to be read' in work.write_report()
+    assert 'report.html' not in work.next_steps()[0]
 
     def broken(*_):
         raise RuntimeError('no fonts')
@@ -226,9 +231,9 @@ def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
     monkeypatch.setattr('mmautodfp.outputs.report.page.search_figure', broken)
     work = RunArtifacts(SimpleNamespace(), run, None, found, {})
     work.evidence = Evidence.from_json(run / 'report/evidence.json')
-    assert 'report.html' not in work.next_steps()[0]
     before = (run / 'report.html').read_text(), (run / 'report/evidence.json').read_text()
     assert work.write_report() is None
+    assert 'report.html' in work.next_steps()[0]
     assert Page((run / 'report.html').read_text()).absent == ['RuntimeError: no fonts']
     for name, text in zip(('report.html', 'report/evidence.json'), before, strict=True):
         save_text(text, run / name)
@@ -236,7 +241,6 @@ def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
 
 def test_a_run_without_a_report_leaves_none_of_an_earlier_run(run, tmp_path):
     bare = SETTINGS | {'autodfp.report': False, 'autodfp.compare': False}
-    assert 'report.html' in work.next_steps()[0]
     shutil.copytree(run, tmp_path / 'run')
     for own in ('notes.txt', 'mine.png'):
         save_text('mine', tmp_path / f'run/report/{own}')

@@ -23,7 +23,8 @@ from mmautodfp.utils.timing import describe_machine, machine_line
 from .parts import PartCounts, count_parts
 from .pictures import Picture, compare_on_images
 
-FORMAT = 1
+#: What the evidence holds, if it could be gathered.
+GATHERED = ('channels', 'sizes', 'latency', 'parts', 'pictures')
 SHOWN_LAYERS = 4
 LATENCY_REPEAT = 10
 

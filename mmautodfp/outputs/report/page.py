@@ -3,7 +3,7 @@
 import os
 import shlex
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from mmautodfp.utils import AutoDFPError, in_one_line
 from mmautodfp.utils.command_line import option_of
 from mmautodfp.utils.fileio import load_json, load_tensors, save_text
 
-from .evidence import ChannelMap, Evidence
+from .evidence import GATHERED, ChannelMap, Evidence
 from .markup import templates
 from .part_plots import parts_figure, strategy_figure
 from .parts import part_of
@@ -52,16 +52,16 @@ class Report:
         if kept:
             self.missing |= self.evidence.missing
         else:
-            self.miss(('channels', 'sizes', 'pictures', 'parts'), self.missing['evidence'])
+            self.miss(self.missing['evidence'])
 
     @property
     def has_parts(self) -> bool:
         """Whether the run pruned more than one part of a model, or all of it."""
         return not self.summary['module'] and bool(self.summary['target'])
 
-    def miss(self, names: Sequence[str], reason: str) -> None:
-        """Let the page say why these are not shown; of parts only if there are any."""
-        self.missing |= {name: reason for name in names if name != 'parts' or self.has_parts}
+    def miss(self, reason: str) -> None:
+        """Let the page say why nothing of the evidence is shown; of parts only if there are any."""
+        self.missing |= {name: reason for name in GATHERED if name != 'parts' or self.has_parts}
 
     def write(self) -> Path:
         """Write ``report.html`` and the PNGs in ``report``.
