@@ -1,4 +1,4 @@
-"""The short demo: a small ResNet that reads digits, at 50% of its parameters."""
+"""A small ResNet that reads digits, at 50% of its parameters."""
 
 _base_ = './resnet_digits.py'
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mmautodfp.utils.registry import MODELS
 
 # (channels, stride) of each block.
-V1_CIFAR = (
+V1_BLOCKS = (
     *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
     *(((512, 1),) * 5),
     *((1024, 2), (1024, 1)),
@@ -54,7 +54,7 @@ class MobileNetV1(nn.Sequential):
         num_classes: int = 10,
         stem_stride: int = 1,
         stem: int = 32,
-        blocks: Sequence[tuple[int, int]] = V1_CIFAR,
+        blocks: Sequence[tuple[int, int]] = V1_BLOCKS,
     ):
         widths = [stem, *(width for width, _ in blocks)]
         layers = [
