@@ -17,14 +17,8 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='mmautodfp.CIFAR10', data_root=data_root),
 )
-test_dataloader = dict(
-    batch_size=250,
-    num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='mmautodfp.CIFAR10', data_root=data_root),
-)
+test_dataloader = val_dataloader
 autodfp = dict(
-    budget=dict(preserve_ratio=0.5),
     # The paper's reward is 'top1'; docs/reproduction.md has both side by side.
     reward=dict(metric='probability', precision='auto', batch_size=100),
 )

@@ -38,5 +38,4 @@ autodfp = dict(
     num_episodes=100,
     agent=dict(warmup_episodes=40, warmup='around_uniform'),
     reward=dict(num_images=None),
-    compare=True,
 )

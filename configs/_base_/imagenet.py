@@ -12,10 +12,5 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='mmautodfp.ImageFolder', data_root=data_root),
 )
-test_dataloader = dict(
-    batch_size=100,
-    num_workers=4,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='mmautodfp.ImageFolder', data_root=data_root),
-)
+test_dataloader = val_dataloader
 autodfp = dict(budget=dict(preserve_ratio=0.7), reward=dict(num_images=3000, metric='probability', precision='auto'))
