@@ -9,7 +9,7 @@ workers := -n $(JOBS) --dist loadfile
 .PHONY: help setup demo demo-classifier test test-all lint format clean
 
 help:
-	@echo 'make demo     prune a small detector that comes with the project, on a CPU'
+	@echo 'make demo     prune a small detector that comes with the project'
 	@echo 'make demo-classifier   the short one: a classifier of handwritten digits, half a minute'
 	@echo 'make test     run the tests, some minutes'
 	@echo 'make test-all run them, and then those that take long: whole runs, several processes, an installed wheel'
