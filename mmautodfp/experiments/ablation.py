@@ -117,7 +117,7 @@ def ablate(
             continue
         start = time.perf_counter()
         reconstructor = _build(variant.reconstructor, images)
-        reconstructor.ensure_fitted(dense.module, bench.model)
+        reconstructor.ensure_fitted(dense.module, bench.model, dense.groups)
         fit = round(time.perf_counter() - start, 3)
         task = bench.task(1.0, reconstructor)
         for ratio in missing:

@@ -130,7 +130,8 @@ class Bench:
         Further settings are those of :meth:`PruningTask.build`; any width is allowed by default.
         """
         settings = dict(reconstructor=reconstructor or PruneOnly(), p_min=0.01, allocate=False) | settings
-        return PruningTask.build(self.model, self.settings.target, constraint=ratio, **settings)
+        own = dict(constraint=ratio, residual_streams=self.settings.residual_streams)
+        return PruningTask.build(self.model, self.settings.target, **own, **settings)
 
     def uniform_widths(self, ratio: float) -> list[int]:
         """Widths of the largest uniform plan within a share of the target's parameters."""

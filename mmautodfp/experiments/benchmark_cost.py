@@ -44,7 +44,7 @@ def measure_cost(
         groups; the machine.
 
     Raises:
-        AutoDFPError: The config is not one of a detector, or a setting is wrong.
+        AutoDFPError: The config is not one of a detector, a setting is wrong, or half cannot be reached.
     """
     told = read_settings(load_config(config, cfg_options=cfg_options).get('autodfp') or {})
     settings, ours = dict(told.reconstructor), dict(type='SyntheticLeastSquares')
@@ -64,15 +64,17 @@ def measure_cost(
         return found
 
     memory = [_peak_memory()]
-    survey = step('groups', lambda: survey_target(model, told.target))
+    survey = step('groups', lambda: survey_target(model, told.target, residual_streams=told.residual_streams))
     step('moments', lambda: reconstructor.ensure_fitted(survey.module, model, survey.groups))
     limit, example = SHARE, None
     if not survey.path and is_detector(model):
         limit, example = FlopBudget(SHARE, 'model'), example_of(image)
     # Ranking includes the rest of building a task, such as counting a whole detector's FLOPs.
-    task = step('ranking', lambda: PruningTask.build(model, survey, example, limit, reconstructor, allocate=False))
+    own = dict(p_min=told.p_min, channel_divisor=told.channel_divisor, allocate=False)
+    task = step('ranking', lambda: PruningTask.build(model, survey, example, limit, reconstructor, **own))
     step('allocation', task.allocated_widths)
-    plan = task.plan(round_widths(SHARE, task.dense_widths)) if example is None else task.uniform_plan()
+    half = round_widths(SHARE, task.dense_widths, task.constraint.divisors)
+    plan = task.plan(half) if example is None else task.uniform_plan()
     step('episode', lambda: task.apply(plan)())
     plain = replace(task, reconstructor=reconstructor.undistilled)
     step('full', lambda: plain.apply(plan, final=True)())

@@ -6,6 +6,7 @@ from conftest import REPO
 from mmautodfp.experiments import bench as module
 from mmautodfp.experiments.bench import Bench, search_in, spearman, to_report
 from mmautodfp.experiments.shares import build_task
+from mmautodfp.graph import find_groups
 from mmautodfp.hooks import HookSettings
 from mmautodfp.reconstruction import PruneOnly
 from mmautodfp.utils import AutoDFPError
@@ -93,3 +94,10 @@ def test_plans_without_a_search_keep_to_the_configs_divisor():
     bench = Bench(CONFIG, cfg_options={'autodfp.channel_divisor': 4})
     widths = build_task(bench, 'network', 0.5, PruneOnly()).uniform_plan().widths
     assert all(width % 4 == 0 for width in widths.values())
+
+
+def test_the_residual_streams_that_a_config_asks_for_are_measured_too(small_demo):
+    config, options = 'configs/demo/retinanet_digits_autodfp.py', {'autodfp.residual_streams': True}
+    found = Bench(config, cfg_options=small_demo | options).task()
+    inside = find_groups(found.module)  # of blocks
+    assert {group.name for group in inside} < {group.name for group in found.groups}

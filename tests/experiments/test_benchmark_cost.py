@@ -34,6 +34,14 @@ def test_cost_is_that_of_the_configs_own_settings():
     assert result['settings']['distillation'] == dict(steps=2)
 
 
+def test_cost_is_that_of_the_groups_and_widths_that_the_config_allows():
+    config = 'configs/demo/faster_rcnn_digits_autodfp.py'
+    assert measure_cost(config, FEW, {'autodfp.residual_streams': True})['groups'] > 32
+    for setting, message in (({'p_min': 0.9}, 'lower p_min$'), ({'channel_divisor': 64}, 'or channel_divisor$')):
+        with pytest.raises(AutoDFPError, match=f'can only reach .* {message}'):
+            measure_cost(config, FEW, {f'autodfp.{name}': value for name, value in setting.items()})
+
+
 def test_cost_of_a_config_that_names_no_size_is_measured_on_images_of_the_synthetic_ones():
     steps = [dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]
     flops, quick = [], dict(type='SyntheticLeastSquares', sensitivity=0, recalibration=0, refinement=False)
