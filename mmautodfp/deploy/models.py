@@ -64,27 +64,26 @@ def build_model(cfg: Config) -> nn.Module:
     return model
 
 
-def input_size(cfg: Config, config: Path, otherwise: tuple[int, int] | None = None) -> tuple[int, int]:
+def input_size(cfg: Config, otherwise: tuple[int, int] | None = None) -> tuple[int, int]:
     """Height and width of the images of a model.
 
     They are those that the run counted FLOPs on; without a summary of a run, those of the test pipeline; else
     ``otherwise``.
 
     Args:
-        cfg (Config): The config of the model.
-        config (Path): Its file; ``summary.json`` of the run is beside it.
+        cfg (Config): The config of the model; ``summary.json`` of the run is beside its file.
         otherwise (tuple[int, int] | None): Defaults to None: an error is raised instead.
 
     Raises:
         AutoDFPError: None of them is known.
     """
     with contextlib.suppress(AutoDFPError, KeyError, TypeError):
-        summary = load_json(config.parent / 'summary.json', 'the summary')
+        summary = load_json(Path(cfg.filename).parent / 'summary.json', 'the summary')
         return tuple(summary['flops_input'][2:])
     found = size_of_tests(cfg) or otherwise
     if found is not None:
         return found
-    raise AutoDFPError(f'{config} does not say how large its images are; name height and width with --size')
+    raise AutoDFPError(f'{cfg.filename} does not say how large its images are; name height and width with --size')
 
 
 def input_channels(model: nn.Module) -> int:

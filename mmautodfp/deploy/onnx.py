@@ -104,7 +104,7 @@ def export_onnx(
     cfg, checkpoint, pruned = load_model(config, checkpoint, folder, trust_checkpoint, cfg_options)
     dense_config = _without_slim(cfg.model.to_dict())
     dense = build_model(Config(dict(cfg, model=dense_config))) if dense_config != cfg.model.to_dict() else None
-    shape = (batch, input_channels(pruned), *(size or input_size(cfg, Path(config))))
+    shape = (batch, input_channels(pruned), *(size or input_size(cfg)))
     report = dict(config=str(config), checkpoint=str(checkpoint), input=list(shape), opset=opset, parts={})
     for part in parts_of(pruned):
         twin = next((other for other in parts_of(dense) if other.name == part.name), None) if dense else None

@@ -85,7 +85,7 @@ def random_detector(
     model = build_model(cfg)
     with quiet():
         model.init_weights()  # otherwise one-stage heads give every class of every anchor a score of 0.5
-    return cfg, model, torch.rand(1, 3, *(size or input_size(cfg, Path(config), otherwise)))
+    return cfg, model, torch.rand(1, 3, *(size or input_size(cfg, otherwise)))
 
 
 class Bench:

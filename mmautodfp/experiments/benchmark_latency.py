@@ -62,7 +62,7 @@ def benchmark_latency(
     cfg = load_search_config(config)
     settings, device = read_settings(cfg.autodfp.to_dict()), device_at_hand()
     module = find_module(build_model(cfg), settings.target).to(device)
-    images = torch.rand(1, input_channels(module), *(size or input_size(cfg, Path(config))), device=device)
+    images = torch.rand(1, input_channels(module), *(size or input_size(cfg)), device=device)
     plain, p_min = dict(type='PruneOnly'), settings.p_min
     tasks = {
         divisor: PruningTask.build(module, '', images, FlopBudget(ratio), plain, channel_divisor=divisor, p_min=p_min)

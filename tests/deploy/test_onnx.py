@@ -7,13 +7,14 @@ import torch
 from conftest import REPO, enliven
 from mmengine.config import Config
 
-from mmautodfp.deploy.models import build_model
+from mmautodfp.deploy.models import build_model, input_size
 from mmautodfp.deploy.onnx import check_onnx, export_onnx, parts_of, write_onnx
 from mmautodfp.graph import find_groups
 from mmautodfp.outputs import slim_config
+from mmautodfp.runs import load_config
 from mmautodfp.surgery import GroupPlan, PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
-from mmautodfp.utils.fileio import load_json, save_tensors
+from mmautodfp.utils.fileio import load_json, save_json, save_tensors
 
 onnx = pytest.importorskip('onnx', reason='the extra export is not installed')
 onnxruntime = pytest.importorskip('onnxruntime', reason='the extra export is not installed')
@@ -131,6 +132,14 @@ def test_a_detector_that_makes_four_channels_of_each_first_takes_images_of_three
     report = export_onnx(config, str(checkpoint), size=(64, 96), repeat=1)
     assert report['input'] == [1, 3, 64, 96]
     assert list(report['parts']) == ['backbone_neck', 'detector']
+
+
+def test_images_are_of_the_size_that_the_run_of_the_config_counted_flops_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_json(dict(flops_input=[1, 3, 32, 64]), tmp_path / 'summary.json')
+    assert input_size(load_config('retinanet_digits')) == (128, 128)  # the run in this folder was of another one
+    (tmp_path / 'pruned.py').write_text(f"_base_ = {str(REPO / 'configs/demo/retinanet_digits.py')!r}\n")
+    assert input_size(load_config('pruned.py')) == (32, 64)
 
 
 @pytest.mark.parametrize('package', ['onnx', 'onnxruntime'])
