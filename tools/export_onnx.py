@@ -7,7 +7,7 @@ Example:
     python tools/export_onnx.py work_dirs/faster_rcnn_autodfp/pruned.py
 """
 
-from mmautodfp.utils.command_line import add_cfg_options, add_device, add_trust, new_parser, read_arguments, told
+from mmautodfp.utils.command_line import add_cfg_options, add_trust, new_parser, read_arguments, told
 
 
 @told()
@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--opset', type=int, default=17, help="version of ONNX's operators (default: 17)")
     parser.add_argument('--repeat', type=int, default=20, help='measurements of each latency (default: 20)')
     add_trust(parser)
-    add_device(parser)
     add_cfg_options(parser)
+    parser.set_defaults(device='cpu')  # torch and onnxruntime are timed side by side
     arguments = read_arguments(parser, argv)
 
     from mmautodfp.deploy.onnx import export_onnx

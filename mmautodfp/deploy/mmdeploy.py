@@ -87,7 +87,7 @@ def export_end2end(
         raise AutoDFPError(f'{path} was written, but onnxruntime has no {", ".join(foreign)}; try a higher --opset')
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     batches = [pseudo_collate(images[i : i + batch]) for i in range(0, len(images), batch)]
-    session = open_session(path, cpu=True)
+    session = open_session(path)
     figures = compare([pair for each in batches for pair in run_both(model, session, each)])
     if isinstance(model, TwoStageDetector):
         with proposals_across_levels():

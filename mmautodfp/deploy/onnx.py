@@ -94,7 +94,8 @@ def export_onnx(
 
     Returns:
         dict[str, Any]: Content of ``export.json``: for each part the file, its outputs, its errors (see
-        :func:`check_onnx`), and bytes, parameters and seconds of the pruned and, if it differs, the dense model.
+        :func:`check_onnx`), and bytes, parameters and seconds on a processor of the pruned and, if it differs, the
+        dense model.
 
     Raises:
         AutoDFPError: A number is out of its range, onnx or onnxruntime is missing, the model cannot be built, loaded or
@@ -234,7 +235,7 @@ def check_onnx(part: Part, path: Path, shape: Sequence[int]) -> list[dict[str, A
     Raises:
         AutoDFPError: An error is above 1e-4.
     """
-    session = open_session(path, cpu=True)
+    session = open_session(path)
     batch, channels, height, width = shape
     checked = []
     for other in (shape, (batch + 1, channels, height + 32, width + 64), (batch + 1, channels, height, width)):
@@ -262,21 +263,13 @@ def _relative_error(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
 
 
-def open_session(path: Path, cpu: bool = False) -> Any:
-    """An onnxruntime session of a file, with torch's number of threads.
-
-    Args:
-        path (Path): The ONNX file.
-        cpu (bool): Whether to use the CPU even if there is a GPU that onnxruntime can use. Defaults to False.
-    """
+def open_session(path: Path) -> Any:
+    """An onnxruntime session of a file on the CPU, with torch's number of threads."""
     runtime = require('onnxruntime')
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    providers = ['CPUExecutionProvider']
-    if not cpu and torch.cuda.is_available() and 'CUDAExecutionProvider' in runtime.get_available_providers():
-        providers.insert(0, 'CUDAExecutionProvider')
-    return runtime.InferenceSession(str(path), options, providers=providers)
+    return runtime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
 
 
 def _without_slim(config: Any) -> Any:

@@ -183,7 +183,7 @@ def _calls(
             is_image = shape is None
             write_onnx(part, path, (1, 3, *TRACED) if is_image else shape)
             given = dict(images=(images if is_image else torch.rand(shape)).numpy())
-            calls[name, part.name] = partial(open_session(path, cpu=True).run, None, given)
+            calls[name, part.name] = partial(open_session(path).run, None, given)
     return calls
 
 

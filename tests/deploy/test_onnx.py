@@ -8,7 +8,7 @@ from conftest import REPO, enliven
 from mmengine.config import Config
 
 from mmautodfp.deploy.models import build_model, input_size
-from mmautodfp.deploy.onnx import check_onnx, export_onnx, parts_of, write_onnx
+from mmautodfp.deploy.onnx import check_onnx, export_onnx, open_session, parts_of, write_onnx
 from mmautodfp.graph import find_groups
 from mmautodfp.outputs import slim_config
 from mmautodfp.runs import load_config
@@ -87,6 +87,13 @@ def test_dense_and_pruned_stand_side_by_side_in_the_report(retinanet, report):
         assert [check['input'] for check in part['checked']] == [[1, 3, 64, 96], [2, 3, 96, 160], [2, 3, 64, 96]]
         assert all(0 <= check['error'] <= 1e-4 for check in part['checked'])
     assert report['parts']['detector']['pruned']['params'] == sum(p.numel() for p in model.parameters())
+
+
+def test_a_file_is_run_on_the_processor_as_torch_runs_the_model(retinanet, report, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(onnxruntime, 'get_available_providers', lambda: ['CUDAExecutionProvider'])
+    monkeypatch.setattr(onnxruntime, 'InferenceSession', lambda path, options, providers: providers)
+    assert open_session(retinanet[0].parent / 'onnx/detector.onnx') == ['CPUExecutionProvider']
 
 
 def test_a_file_that_disagrees_with_torch_is_refused(retinanet, tmp_path):
