@@ -10,8 +10,9 @@ from typing import Any
 from mmengine.logging import print_log
 
 from mmautodfp.outputs.latency import measure_latency
-from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils import AutoDFPError, in_one_line
 from mmautodfp.utils.fileio import save_json, save_text
+from mmautodfp.utils.settings import Count, ShareAboveZero, Whole, checked
 
 from .bench import search_in
 from .pareto import draw_pareto
@@ -28,18 +29,20 @@ METHODS = {
 LATENCIES = ('dense', 'uniform', 'AutoDFP')  # of what measure_latency tells, in the table
 
 
+@checked('a sweep')
 def sweep(
     configs: Sequence[str | os.PathLike],
-    ratios: Sequence[float],
+    ratios: Sequence[ShareAboveZero],
     seeds: Sequence[int] = (0,),
     work_dir: str | os.PathLike = 'work_dirs/sweep',
-    episodes: int | None = None,
-    latency_repeat: int = 50,
+    episodes: Count | None = None,
+    latency_repeat: Whole = 50,
     cfg_options: dict[str, Any] | None = None,
 ) -> list[dict]:
     """Prune each detector to each ratio with each seed; write ``sweep.json``, ``sweep.md`` and ``pareto.png``.
 
-    Finished runs are not repeated, and interrupted ones are resumed. A run that fails is logged and left out.
+    Finished runs are not repeated, and interrupted ones are resumed. A run that ends in an :class:`AutoDFPError` or a
+    RuntimeError is logged and left out, and so is a latency that cannot be measured.
 
     Args:
         configs (Sequence[str | os.PathLike]): Configs with an ``autodfp`` entry and a checkpoint.
@@ -54,13 +57,10 @@ def sweep(
         list[dict]: A cell for each detector and ratio.
 
     Raises:
-        AutoDFPError: A ratio is out of range, or runs failed: which, and why.
+        AutoDFPError: A number is out of range, or runs failed: which, and why.
     """
     if not configs or not ratios or not seeds:
         raise AutoDFPError('a sweep needs at least one config, one ratio and one seed')
-    for ratio in ratios:
-        if not 0 < ratio <= 1:
-            raise AutoDFPError(f'a sweep was asked for the ratio {ratio}; it must lie above 0 and be at most 1')
     names = [Path(config).stem for config in configs]
     if len(set(names)) < len(names):
         raise AutoDFPError(f'two configs of a sweep have the same name: {", ".join(sorted(names))}')
@@ -76,11 +76,16 @@ def sweep(
                 failures.append(f'{folder}: {error}')
                 print_log(f'{folder} failed: {error}', logger='current')
         if done:
-            cells.append(_cell(name, ratio, done))
+            cells.append(_cell(root, name, ratio, done))
             _write(root, cells)
     if latency_repeat:
         for cell in cells:
-            seconds = measure_latency(root / cell['runs'][0], latency_repeat)
+            try:
+                seconds = measure_latency(root / cell['runs'][0], latency_repeat)
+            except Exception as error:  # what is pruned may take no image, and raise anything
+                told = f'the latency of {root / cell["runs"][0]} cannot be measured: {in_one_line(error)}'
+                print_log(told, logger='current')
+                continue
             cell['latency'] = {name: dict(module=value) for name, value in seconds.items()}
             _write(root, cells)
     if failures:
@@ -89,7 +94,7 @@ def sweep(
     return cells
 
 
-def _cell(name: str, ratio: float, done: Sequence[tuple[Path, dict]]) -> dict[str, Any]:
+def _cell(root: Path, name: str, ratio: float, done: Sequence[tuple[Path, dict]]) -> dict[str, Any]:
     """A row of ``sweep.json`` from the folders and summaries of the seeds that are done."""
     summaries = [summary for _, summary in done]
     rows: dict[str, list[dict]] = {}
@@ -105,7 +110,7 @@ def _cell(name: str, ratio: float, done: Sequence[tuple[Path, dict]]) -> dict[st
         episodes=summaries[0]['episodes'],
         search_images=summaries[0]['search_images'],
         held_out_images=summaries[0]['held_out_images'],
-        runs=[str(folder.relative_to(folder.parents[1])) for folder, _ in done],
+        runs=[str(folder.relative_to(root)) for folder, _ in done],
         held_out={key: [row['held_out_metric'] for row in found] for key, found in rows.items()},
         search={key: [row['search_metric'] for row in found] for key, found in rows.items()},
         params={key: statistics.mean(row['module_params']['ratio'] for row in found) for key, found in rows.items()},

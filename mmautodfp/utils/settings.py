@@ -23,6 +23,7 @@ Count = Annotated[int, Field(ge=1)]
 TwoOrMore = Annotated[int, Field(ge=2)]
 Whole = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+ShareAboveZero = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Several = Annotated[tuple[T, ...], Field(strict=False)]  # or a list: JSON has no tuples

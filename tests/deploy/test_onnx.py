@@ -145,7 +145,7 @@ def test_images_are_of_the_size_that_the_run_of_the_config_counted_flops_on(tmp_
     monkeypatch.chdir(tmp_path)
     save_json(dict(flops_input=[1, 3, 32, 64]), tmp_path / 'summary.json')
     assert input_size(load_config('retinanet_digits')) == (128, 128)  # the run in this folder was of another one
-    (tmp_path / 'pruned.py').write_text(f"_base_ = {str(REPO / 'configs/demo/retinanet_digits.py')!r}\n")
+    (tmp_path / 'pruned.py').write_text(f'_base_ = {str(REPO / "configs/demo/retinanet_digits.py")!r}\n')
     assert input_size(load_config('pruned.py')) == (32, 64)
 
 

@@ -79,11 +79,37 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_in_no_cell(folder, sma
     assert (cell['preserve_ratio'], cell['seeds'], len(cell['runs'])) == (0.9, [0], 1)
 
 
+def test_a_latency_that_cannot_be_measured_is_left_out(tmp_path, monkeypatch):
+    row = dict(search_metric=0.5, held_out_metric=0.5, module_params=dict(ratio=0.5), module_flops=dict(ratio=0.5))
+    rows = [row | dict(name=name) for name in ('dense', 'AutoDFP')]
+    names = ('model', 'reported_metric', 'seed', 'episodes', 'search_images', 'held_out_images')
+    monkeypatch.setattr(sweeping, 'search_in', lambda *_, **__: dict.fromkeys(names, 0) | dict(results=rows))
+
+    def measure(run, repeat):
+        if '0.5_seed0' in str(run):
+            raise RuntimeError('expected images')
+        return dict(dense=0.002, AutoDFP=0.001)
+
+    monkeypatch.setattr(sweeping, 'measure_latency', measure)
+    cells = sweep([CONFIG], [0.5, 0.9], work_dir=tmp_path)
+    assert ['latency' in cell for cell in cells] == [False, True]
+    assert [line.split('|')[-2].strip() for line in markdown(cells)[2:]] == ['-', '2.0 / 1.0']
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'message'),
+    [(dict(latency_repeat=-1), 'latency_repeat=-1'), (dict(episodes=0), 'episodes=0')],
+)
+def test_counts_of_a_sweep_are_checked_before_anything_is_run(tmp_path, wrong, message):
+    with pytest.raises(AutoDFPError, match=f'a sweep was asked for {message}; it must be greater than or equal to'):
+        sweep(['absent.py'], [0.5], work_dir=tmp_path, **wrong)
+
+
 @pytest.mark.parametrize(
     ('configs', 'ratios', 'message'),
     [
         ([], [0.5], 'at least one config'),
-        ([CONFIG], [1.5], '1.5; it must lie'),
+        ([CONFIG], [1.5], r'ratios=\[1\.5\]; item 1 of it must be less than or equal to 1'),
         ([CONFIG, CONFIG], [0.5], 'same name'),
         (['absent.py'], [0.5], r'^no run of the sweep succeeded; .*0\.5_seed0: config absent\.py was asked for, but'),
     ],

@@ -103,7 +103,11 @@ def test_bad_requests_end_with_code_2_and_a_sentence(arguments, message, tmp_pat
         ('make_bccd', ['absent'], 'absent was to be the BCCD data set, but it has no folder JPEGImages'),
         ('export_onnx', ['absent.py'], 'config absent.py was asked for, but there is no such file'),
         ('export_mmdeploy', ['absent.py'], 'config absent.py was asked for, but there is no such file'),
-        ('sweep', ['absent.py', '--ratios', '3'], 'a sweep was asked for the ratio 3'),
+        (
+            'sweep',
+            ['absent.py', '--ratios', '3'],
+            'a sweep was asked for ratios=[3.0]; item 1 of it must',
+        ),
         ('reproduce', ['--tables', '5', '8'], "table '8' was asked for; known are 1, 2, 3, 4, fig6, 6, 7; 5, of"),
         (
             'reproduce',
