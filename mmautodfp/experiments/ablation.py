@@ -9,6 +9,7 @@ from typing import Any
 from mmautodfp.costs import round_widths
 from mmautodfp.reconstruction import Reconstructor
 from mmautodfp.utils.registry import RECONSTRUCTORS, build
+from mmautodfp.utils.settings import ShareAboveZero, checked
 
 from .bench import Bench, those_named
 
@@ -67,9 +68,10 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
+@checked('an ablation')
 def ablate(
     config: str | os.PathLike,
-    ratios: Sequence[float],
+    ratios: Sequence[ShareAboveZero],
     checkpoint: str | None = None,
     of_channels: bool = False,
     images: Mapping[str, Any] | None = None,
@@ -82,7 +84,7 @@ def ablate(
 
     Args:
         config (str | os.PathLike): Config with an ``autodfp`` entry.
-        ratios (Sequence[float]): Shares that are kept.
+        ratios (Sequence[float]): Shares that are kept, in (0, 1].
         checkpoint (str | None): Weights of the dense model. Defaults to the config's ``load_from``.
         of_channels (bool): Whether the shares are of each group's channels. Defaults to False: of the module's
             parameters.
@@ -97,7 +99,8 @@ def ablate(
         dict[str, Any]: Metric and seconds by variant and share; the dense metric; what the shares are of; the machine.
 
     Raises:
-        AutoDFPError: No name matches, the request cannot be met, or ``known`` was measured with other settings.
+        AutoDFPError: A share is out of range or cannot be reached, no name matches, or ``known`` was measured with
+            other settings.
     """
     variants = those_named(VARIANTS, only, 'variants')
     bench = Bench(config, checkpoint, cfg_options)

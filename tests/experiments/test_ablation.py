@@ -44,6 +44,14 @@ def test_variants_are_measured_once_and_on_exact_shares(small_demo):
         ablate('configs/demo/retinanet_digits_autodfp.py', [0.7], **settings, known=stored)
 
 
+@pytest.mark.parametrize('ratio', [0, 1.5])
+def test_shares_that_nothing_can_have_are_refused_before_anything_is_measured(ratio):
+    with pytest.raises(
+        AutoDFPError, match=rf'ablation was asked for ratios=\[0\.5, {ratio}\]; item 2 of it must be'
+    ):
+        ablate('absent.py', [0.5, ratio], of_channels=True)
+
+
 def test_an_allocated_plan_is_within_the_uniform_ones_parameters(small_demo):
     settings = dict(images=dict(num_images=4, size=64), cfg_options=small_demo, of_channels=True)
     allocated = ablate(CONFIG, [0.7], only='episode, allocated plan', **settings)
