@@ -31,6 +31,7 @@ from mmautodfp.search import RandomSearch
 from mmautodfp.search.task import digest_weights
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.configs import type_name
 from mmautodfp.utils.fileio import load_json, portable, read_state, require_same, save_json
 from mmautodfp.utils.registry import HOOKS, REWARDS, build
 from mmautodfp.utils.timing import describe_machine, wait_for_gpu
@@ -145,7 +146,16 @@ class Bench:
 
 
 def to_report(reward: dict) -> dict:
-    """Config of the reward to report, from that of a search: on all images, in float32, with the reported metric."""
+    """Config of the reward to report, from that of a search: on all images, in float32, with the reported metric.
+
+    Raises:
+        AutoDFPError: It is of no data set, or a setting is wrong.
+    """
+    if not build(REWARDS, reward).needs_data:
+        raise AutoDFPError(
+            f'figures are measured on annotated images, but the reward of the config is {type_name(reward)}; name '
+            'a config with CocoReward or AccuracyReward'
+        )
     settings = reward | dict(num_images=None) | ({'precision': 'float32'} if 'precision' in reward else {})
     built = build(REWARDS, settings)
     return settings if built.name == built.reported_name else settings | dict(metric=built.reported_name)

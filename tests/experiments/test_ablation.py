@@ -46,9 +46,7 @@ def test_variants_are_measured_once_and_on_exact_shares(small_demo):
 
 @pytest.mark.parametrize('ratio', [0, 1.5])
 def test_shares_that_nothing_can_have_are_refused_before_anything_is_measured(ratio):
-    with pytest.raises(
-        AutoDFPError, match=rf'ablation was asked for ratios=\[0\.5, {ratio}\]; item 2 of it must be'
-    ):
+    with pytest.raises(AutoDFPError, match=rf'ablation was asked for ratios=\[0\.5, {ratio}\]; item 2 of it must be'):
         ablate('absent.py', [0.5, ratio], of_channels=True)
 
 

@@ -21,6 +21,11 @@ def test_figures_are_of_what_is_reported_whatever_rewards_a_search():
     assert to_report(dict(type='CocoReward', metric='segm')) == dict(type='CocoReward', metric='segm', num_images=None)
 
 
+def test_figures_are_not_of_a_reward_without_data():
+    with pytest.raises(AutoDFPError, match='but the reward of the config is SyntheticReward; name a config'):
+        to_report(dict(type='SyntheticReward', images=dict(size=64)))
+
+
 def test_samples_without_spread_are_not_correlated():
     assert spearman([1, 2, 3], [2, 2, 2]) == 0
     assert spearman([1, 2, 3, 4], [1, 3, 2, 8]) == pytest.approx(0.8)

@@ -96,12 +96,19 @@ def test_what_is_to_come_is_told_first_whatever_the_config_leaves_to_the_default
     monkeypatch.setattr('mmautodfp.experiments.reproduce.detectors.require_data', lambda *_: None)
     config = tmp_path / 'bare.py'
     bare = "autodfp = dict(_delete_=True, type='mmautodfp.AutoDFPHook', reward=dict(type='CocoReward'))"
-    config.write_text(f"_base_ = '{CONFIG}'\n{bare}\n")
+    config.write_text(f"_base_ = '{CONFIG}'\n{bare}\nmodel = dict(type='mmdet.RetinaNet')\n")
     settings = DetectorSettings(tmp_path, [config], shares=dict(backbone=(0.9, 0.7), model=(0.7,)))
     told = []
     (found,) = reproduce_detectors(settings, told.append)
-    assert (found['reason'], found['search_images']) == (None, 500)
+    assert (found['reason'], found['model'], found['search_images']) == (None, 'RetinaNet', 500)
     assert '(19 rows without a search, 19 minutes' in told[0]  # the model's backbone alone is one more
+
+
+def test_a_config_whose_reward_has_no_data_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr('mmautodfp.experiments.reproduce.detectors.require_data', lambda *_: None)
+    settings = DetectorSettings(tmp_path, [REPO / 'configs/demo/retinanet_digits_zero_data.py'])
+    (found,) = reproduce_detectors(settings, lambda _: None)
+    assert found['reason'].startswith('figures are measured on annotated images, but the reward of the config is Synth')
 
 
 @pytest.mark.parametrize(

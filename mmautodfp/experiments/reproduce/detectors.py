@@ -12,11 +12,12 @@ from typing import Any, Literal
 from mmautodfp.hooks import read_settings
 from mmautodfp.runs import find_checkpoint, load_search_config, require_data
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.configs import type_name
 from mmautodfp.utils.fileio import load_json, save_json, save_text
 from mmautodfp.utils.registry import REWARDS, build
 from mmautodfp.utils.settings import Count, Share, settings
 
-from ..bench import deviation, search_in
+from ..bench import deviation, search_in, to_report
 from ..shares import OURS, UNSEARCHED, WHOLE_SHARES, budget_of, measure_shares
 from ..tables import markdown_table, measured_shares, metric_cell
 from .bench import locate
@@ -106,8 +107,9 @@ class _Detector:
         cfg = load_search_config(config, cfg_options=settings.cfg_options)
         self.checkpoint = locate(cfg.get('load_from') or find_checkpoint(None, config), settings.checkpoints)
         require_data(cfg, 'val', 'test')
-        reward = build(REWARDS, read_settings(cfg.autodfp.to_dict()).reward)
-        self.facts = dict(model=cfg.model.type, search_images=reward.num_images)
+        reward = read_settings(cfg.autodfp.to_dict()).reward
+        to_report(reward)  # for its error, if it is of no data set
+        self.facts = dict(model=type_name(cfg.model), search_images=build(REWARDS, reward).num_images)
 
     def measure_unsearched(self) -> None:
         for target, shares in self.settings.shares.items():
