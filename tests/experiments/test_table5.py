@@ -155,7 +155,7 @@ def test_a_table_tells_what_was_not_measured_and_the_papers_figures(tmp_path):
     found = reproduce_detectors(DetectorSettings(tmp_path, [plain, config]), lambda _: None)
     assert [one['reason'].partition(' ')[2] for one in found] == [
         "was to be pruned, but it has no 'autodfp' entry; put '_base_/autodfp.py' among its bases",
-        f'checkpoint is needed: name one on the command line or as load_from in {config}',
+        f'5 takes the weights that a config names, but {config} has no load_from; add it',
     ]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmautodfp.hooks import read_settings
-from mmautodfp.runs import find_checkpoint, load_search_config, require_data
+from mmautodfp.runs import load_search_config, require_data
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.configs import type_name
 from mmautodfp.utils.fileio import load_json, save_json, save_text
@@ -105,7 +105,9 @@ class _Detector:
     ):
         self.config, self.settings, self.entry, self.keep, self.say = config, settings, entry, keep, say
         cfg = load_search_config(config, cfg_options=settings.cfg_options)
-        self.checkpoint = locate(cfg.get('load_from') or find_checkpoint(None, config), settings.checkpoints)
+        if not cfg.get('load_from'):
+            raise AutoDFPError(f'table 5 takes the weights that a config names, but {config} has no load_from; add it')
+        self.checkpoint = locate(cfg.load_from, settings.checkpoints)
         require_data(cfg, 'val', 'test')
         reward = read_settings(cfg.autodfp.to_dict()).reward
         to_report(reward)  # for its error, if it is of no data set
@@ -163,7 +165,9 @@ class _Detector:
 
 def methods_of(target: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Methods without a search, and with one; the paper's searches prune backbones."""
-    return (METHODS[:-2], METHODS[-1:]) if target == 'model' else (METHODS[:-3], METHODS[-2:])
+    if target == 'model':
+        return UNSEARCHED, (SEARCHED,)
+    return UNSEARCHED[:-1], (AUTODFP, SEARCHED)
 
 
 def options_of(settings: DetectorSettings, target: str, method: str) -> dict[str, Any]:
