@@ -24,7 +24,8 @@ def tables(folder: Path) -> str:
     from mmautodfp.utils.fileio import load_json
 
     found = {path.stem: load_json(path, 'the figures') for path in sorted(folder.glob('*.json'))}
-    reproduced = [result for result in found.values() if isinstance(result, dict) and 'rows' in result]
+    # The rows of a whole_*.json are a dict.
+    reproduced = [one for one in found.values() if isinstance(one, dict) and isinstance(one.get('rows'), list)]
     if reproduced:
         return compact(reproduced)
     results = {name: found[name] for name in NAMES if name in found}

@@ -96,6 +96,7 @@ def test_bad_requests_end_with_code_2_and_a_sentence(arguments, message, tmp_pat
         ('benchmark', ['latency', DEMO, '--divisors', '4'], '--divisors is for latency --whole'),
         ('benchmark', ['fine_tuning', 'absent.py', '--share', '2'], 'fine-tuning was asked for share=2.0'),
         ('benchmark', ['robustness', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
+        ('tables', [str(REPO / 'configs/demo/results')], 'tables were to be made of'),
         ('tables', ['nope'], 'tables were to be made of nope, but it holds none of faster_rcnn'),
         ('frontier', ['faster_rcnn_zero_data', '--points', '3', 'absent.pth'], 'the checkpoint was to be read from'),
         ('report', ['absent'], 'the summary of a run was to be read from'),
