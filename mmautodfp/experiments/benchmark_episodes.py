@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from mmautodfp.api import search
 from mmautodfp.graph import join_path
 from mmautodfp.hooks import AutoDFPHook
 from mmautodfp.rewards import CocoReward
+from mmautodfp.runs import load_search_config
 from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import load_json, save_json
@@ -155,6 +157,7 @@ def benchmark_ranks(config: str | os.PathLike, episodes: int = 24) -> dict[str, 
     Raises:
         AutoDFPError: A search failed.
     """
+    load_search_config(config)  # for its error, which the ranks would wrap into others
     seconds = {}
     for count in (1, 2):
         with tempfile.TemporaryDirectory() as scratch:
@@ -167,7 +170,9 @@ def benchmark_ranks(config: str | os.PathLike, episodes: int = 24) -> dict[str, 
                 [*launcher, '--no-python', sys.executable, '-c', code], env=environment, capture_output=True, text=True
             )
             if result.returncode:
-                raise AutoDFPError(f'the search on {count} ranks failed: {result.stderr.strip().splitlines()[-1]}')
+                found = re.search('error: (.+)', result.stderr, re.IGNORECASE)  # of a rank; torchrun's comes later
+                told = found[1] if found else f'exit code {result.returncode}'
+                raise AutoDFPError(f'the search on {count} ranks failed: {told}')
             seconds[count] = load_json(Path(scratch) / 'summary.json', 'the summary')['seconds']['search'] / episodes
     return dict(
         episodes=episodes,

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 from conftest import REPO
 from mmengine.config import Config
@@ -64,6 +66,19 @@ def test_ranks_are_compared_on_as_many_episodes(config, monkeypatch):
     found = benchmark_ranks(config, episodes=2)
     assert set(found['seconds_per_episode']) == {1, 2}
     assert found['ratio'] == found['seconds_per_episode'][1] / found['seconds_per_episode'][2]
+
+
+@pytest.mark.parametrize(
+    ('stderr', 'told'),
+    [
+        ('raise\nmmautodfp.AutoDFPError: no room\nTraceback\ntorch.ChildFailedError: \n====', 'no room'),
+        ('torch.ChildFailedError: \nexitcode : -9\n====', 'exit code 1'),
+    ],
+)
+def test_of_ranks_that_fail_their_own_error_is_told(monkeypatch, stderr, told):
+    monkeypatch.setattr('subprocess.run', lambda *_, **__: SimpleNamespace(returncode=1, stderr=stderr))
+    with pytest.raises(AutoDFPError, match=f'^the search on 1 ranks failed: {told}$'):
+        benchmark_ranks('configs/demo/vgg_digits_autodfp.py', episodes=2)
 
 
 def test_what_the_agent_costs_is_what_the_evaluations_leave_of_an_episode():

@@ -90,6 +90,7 @@ def test_bad_requests_end_with_code_2_and_a_sentence(arguments, message, tmp_pat
         ),
         ('benchmark', ['reward', 'absent.py'], 'config absent.py was asked for'),
         ('benchmark', ['latency', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
+        ('benchmark', ['ranks', 'nothing'], 'config nothing was asked for, but there is no such file'),
         ('benchmark', ['search'], 'search needs a config'),
         ('benchmark', ['racing', DEMO, '--lr-factors', '1'], 'racing has no --lr-factors'),
         ('benchmark', ['kernels', '--repeat', '0'], '--repeat must be 1 or more, got 0'),
