@@ -21,6 +21,18 @@ except ImportError:  # Windows
     fcntl = None
 
 
+def require_folder(path: str | os.PathLike, what: str) -> None:
+    """Raise an :class:`AutoDFPError` if a file is where a folder is to be made.
+
+    Args:
+        path (str | os.PathLike): The folder.
+        what (str): What it is to hold, for the message.
+    """
+    file = next((place for place in (Path(path), *Path(path).parents) if place.is_file()), None)
+    if file is not None:
+        raise AutoDFPError(f'{path} was to receive {what}, but {file} is a file; name another folder')
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Give the block a temporary file beside ``path``, which takes its place if no error ends the block.

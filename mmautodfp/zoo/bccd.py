@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import require_folder
 
 BCCD_CLASSES = ('RBC', 'WBC', 'Platelets')
 
@@ -28,9 +29,11 @@ def make_bccd(source: str | os.PathLike, out: str | os.PathLike) -> Path:
         Path: ``out``.
 
     Raises:
-        AutoDFPError: ``source`` lacks a folder or a file, or a box is of none of the three classes.
+        AutoDFPError: ``source`` lacks a folder or a file, one is damaged, a box is of none of the three classes, or
+            ``out`` is a file.
     """
     source, out = Path(source), Path(out)
+    require_folder(out, 'the BCCD data set')
     if (source / 'BCCD').is_dir():
         source = source / 'BCCD'
     for name in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
@@ -52,16 +55,11 @@ def _read_split(source: Path, split: str) -> dict:
     for number, name in enumerate(_read(source / 'ImageSets' / 'Main' / f'{split}.txt').split()):
         if not (source / 'JPEGImages' / f'{name}.jpg').is_file():
             raise AutoDFPError(f'{name}.jpg is in the {split} split of BCCD, but it is not in {source / "JPEGImages"}')
-        root = ElementTree.fromstring(_read(source / 'Annotations' / f'{name}.xml'))
-        width, height = (int(root.findtext(f'size/{side}')) for side in ('width', 'height'))
-        images.append(dict(id=number, file_name=f'{name}.jpg', width=width, height=height))
-        for found in root.iter('object'):
-            kind = found.findtext('name')
+        size, boxes = _read_annotation(source / 'Annotations' / f'{name}.xml')
+        images.append(dict(id=number, file_name=f'{name}.jpg') | size)
+        for kind, (left, top, right, bottom) in boxes:
             if kind not in BCCD_CLASSES:
                 raise AutoDFPError(f'{name}.xml has a box of class {kind!r}; BCCD has {", ".join(BCCD_CLASSES)}')
-            left, top, right, bottom = (
-                float(found.findtext(f'bndbox/{at}')) for at in ('xmin', 'ymin', 'xmax', 'ymax')
-            )
             w, h = right - left, bottom - top
             if w > 0 and h > 0:
                 box = dict(bbox=[left, top, w, h], area=w * h, iscrowd=0)
@@ -69,6 +67,23 @@ def _read_split(source: Path, split: str) -> dict:
                 annotations.append(dict(id=len(annotations) + 1, image_id=number, category_id=category, **box))
     categories = [dict(id=number + 1, name=name) for number, name in enumerate(BCCD_CLASSES)]
     return dict(images=images, annotations=annotations, categories=categories)
+
+
+def _read_annotation(path: Path) -> tuple[dict[str, int], list[tuple[str | None, list[float]]]]:
+    """Size of a photograph; and its boxes, each with its class."""
+    text, sides = _read(path), ('xmin', 'ymin', 'xmax', 'ymax')
+    try:
+        root = ElementTree.fromstring(text)
+        size = {side: int(root.findtext(f'size/{side}')) for side in ('width', 'height')}
+        boxes = [
+            (one.findtext('name'), [float(one.findtext(f'bndbox/{side}')) for side in sides])
+            for one in root.iter('object')
+        ]
+    except (ElementTree.ParseError, TypeError, ValueError):  # a text that is missing is None, which is no number
+        raise AutoDFPError(
+            f'{path} was to be XML with the size of a photograph and its boxes, but it is damaged; fetch BCCD anew'
+        ) from None
+    return size, boxes
 
 
 def _read(path: Path) -> str:

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.fileio import require_folder
 
 DIGIT_CLASSES = tuple(str(digit) for digit in range(10))
 IMAGE_SIZE = 128
@@ -58,9 +59,10 @@ def make_digits(root: str | os.PathLike) -> Path:
         Path: ``root``.
 
     Raises:
-        AutoDFPError: ``root`` exists and holds something else.
+        AutoDFPError: ``root`` is a file or in one, or holds something else.
     """
     root = Path(root)
+    require_folder(root, 'the digits data set')
     stamp = root / STAMP
     if stamp.is_file() and stamp.read_text().strip() == str(VERSION):
         return root

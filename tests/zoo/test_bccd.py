@@ -99,6 +99,21 @@ def test_a_box_of_another_class_is_told(source, tmp_path):
         make_bccd(source, tmp_path / 'out')
 
 
+@pytest.mark.parametrize('part', ['</annotation>', '<width>640</width>', '<ymax>220</ymax>'])
+def test_a_damaged_annotation_is_told(source, tmp_path, part):
+    path = source / 'BCCD/Annotations/BloodImage_00007.xml'
+    path.write_text(path.read_text().replace(part, ''))
+    with pytest.raises(AutoDFPError, match=r'BloodImage_00007\.xml was to be XML with .* it is damaged; fetch BCCD'):
+        make_bccd(source, tmp_path / 'out')
+
+
+@pytest.mark.parametrize('place', ['file', 'file/bccd'])
+def test_no_folder_is_made_where_a_file_is(source, tmp_path, place):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(AutoDFPError, match=f'{place} was to receive the BCCD data set, but .*/file is a file; name'):
+        make_bccd(source, tmp_path / place)
+
+
 @pytest.mark.parametrize('path', CHECKPOINTS, ids=[path.stem for path in CHECKPOINTS])
 def test_a_shipped_checkpoint_is_small_and_of_its_config(path):
     register_all_modules()

@@ -82,6 +82,13 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('place', ['file', 'file/digits'])
+def test_no_folder_is_made_where_a_file_is(tmp_path, place):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(AutoDFPError, match=f'{place} was to receive the digits data set, but .*/file is a file; name'):
+        make_digits(tmp_path / place)
+
+
 def test_a_folder_with_other_files_is_not_touched(tmp_path):
     (tmp_path / 'thesis.tex').write_text('years of work')
     (tmp_path / 'VERSION').write_text('2.4.1')
