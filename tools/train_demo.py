@@ -39,10 +39,17 @@ def main(argv: list[str] | None = None) -> None:
     from mmengine.utils.dl_utils import collect_env
 
     from mmautodfp.runs import find_config, load_config
+    from mmautodfp.utils import AutoDFPError
     from mmautodfp.zoo import DIGIT_CLASSES, make_digits
 
     config = find_config(args.config)
     cfg = load_config(config, args.work_dir)
+    missing = [name for name in ('metainfo', 'max_epochs', 'randomness', 'train_dataloader') if name not in cfg]
+    if missing:
+        raise AutoDFPError(
+            f'{args.config} was to be trained, but it has no {" and no ".join(missing)}; name a config such as '
+            'configs/demo/faster_rcnn_digits.py'
+        )
     out = args.out or config.with_suffix('.pth')
     if 'data_root' in cfg and tuple(cfg.metainfo['classes']) == DIGIT_CLASSES:
         make_digits(cfg.data_root)  # the detectors'; the classifiers' come with scikit-learn

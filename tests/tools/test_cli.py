@@ -102,6 +102,7 @@ def test_bad_requests_end_with_code_2_and_a_sentence(arguments, message, tmp_pat
         ('frontier', ['faster_rcnn_zero_data', '--points', '3', 'absent.pth'], 'the checkpoint was to be read from'),
         ('report', ['absent'], 'the summary of a run was to be read from'),
         ('train_demo', ['absent.py'], 'config absent.py was asked for'),
+        ('train_demo', ['retinanet_zero_data'], 'retinanet_zero_data was to be trained, but it has no metainfo and no'),
         ('make_bccd', ['absent'], 'absent was to be the BCCD data set, but it has no folder JPEGImages'),
         ('export_onnx', ['absent.py'], 'config absent.py was asked for, but there is no such file'),
         ('export_mmdeploy', ['absent.py'], 'config absent.py was asked for, but there is no such file'),
