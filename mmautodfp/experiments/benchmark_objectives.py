@@ -14,6 +14,7 @@ from pydantic import Field
 
 from mmautodfp.api import search
 from mmautodfp.hooks import AutoDFPHook
+from mmautodfp.runs import load_search_config
 from mmautodfp.search import Objectives, pareto_set
 from mmautodfp.search.objectives import read_weights
 from mmautodfp.surgery import PruningPlan
@@ -64,10 +65,10 @@ def benchmark_objectives(
     Raises:
         AutoDFPError: A count is too small, the config's agent is not SAC, or no images are held out.
     """
-    _, hook = prepare_hook(config, cfg_options=cfg_options)
-    if hook.settings.objectives is None:
-        options = {f'autodfp.objectives.{name}': weight for name, weight in OBJECTIVES.items()}
-        _, hook = prepare_hook(config, cfg_options=(cfg_options or {}) | options)
+    options = dict(cfg_options or {})
+    if load_search_config(config, cfg_options=cfg_options).autodfp.get('objectives') is None:
+        options |= {f'autodfp.objectives.{name}': weight for name, weight in OBJECTIVES.items()}
+    _, hook = prepare_hook(config, cfg_options=options)
     if type_name(hook.settings.agent) != 'SAC':
         raise AutoDFPError(
             f"one search for many preferences takes an agent that learns from them, but the config's is "
