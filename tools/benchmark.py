@@ -34,25 +34,24 @@ from pathlib import Path
 
 from mmautodfp.utils.command_line import add_cfg_options, new_parser, option_of, read_options, told
 
-#: What can be measured: a module of mmautodfp.experiments and its function, whose parameters are the options.
+#: What can be measured: a module of mmautodfp.experiments and its function, whose parameters are the options; and the
+#: parameter that --repeat sets.
 KINDS = dict(
-    kernels='benchmark_kernels.benchmark_kernels',
-    latency='benchmark_latency.benchmark_latency',
-    memory='benchmark_memory.benchmark_memory',
-    overhead='benchmark_episodes.benchmark_overhead',
-    search='benchmark_search.benchmark_search',
-    reward='benchmark_episodes.benchmark_reward',
-    racing='benchmark_episodes.benchmark_racing',
-    precision='benchmark_episodes.benchmark_precision',
-    ranks='benchmark_episodes.benchmark_ranks',
-    families='families.measure_families',
-    objectives='benchmark_objectives.benchmark_objectives',
-    fine_tuning='benchmark_fine_tuning.benchmark_fine_tuning',
-    robustness='benchmark_robustness.benchmark_robustness',
+    kernels=('benchmark_kernels.benchmark_kernels', 'repeat'),
+    latency=('benchmark_latency.benchmark_latency', 'repeat'),
+    memory=('benchmark_memory.benchmark_memory', None),
+    overhead=('benchmark_episodes.benchmark_overhead', 'episodes'),
+    search=('benchmark_search.benchmark_search', 'seeds'),
+    reward=('benchmark_episodes.benchmark_reward', 'repeat'),
+    racing=('benchmark_episodes.benchmark_racing', 'seeds'),
+    precision=('benchmark_episodes.benchmark_precision', 'plans'),
+    ranks=('benchmark_episodes.benchmark_ranks', 'episodes'),
+    families=('families.measure_families', None),
+    objectives=('benchmark_objectives.benchmark_objectives', 'seeds'),
+    fine_tuning=('benchmark_fine_tuning.benchmark_fine_tuning', 'seeds'),
+    robustness=('benchmark_robustness.benchmark_robustness', None),
 )
-WHOLE = 'benchmark_latency.benchmark_whole'  # for latency --whole
-#: What --repeat sets: the first of these parameters that a function has.
-REPEATED = ('repeat', 'seeds', 'plans', 'episodes')
+WHOLE = ('benchmark_latency.benchmark_whole', 'repeat')  # for latency --whole
 
 
 def make_parser() -> ArgumentParser:
@@ -117,16 +116,20 @@ def main(argv: list[str] | None = None) -> None:
 
     from mmautodfp.utils.fileio import load_json, save_json
 
-    module, function = (WHOLE if whole else KINDS[what]).split('.')
+    place, repeated = WHOLE if whole else KINDS[what]
+    module, function = place.split('.')
     measure = getattr(import_module(f'mmautodfp.experiments.{module}'), function)
     takes = set(signature(measure).parameters)
-    repeated = next((name for name in REPEATED if name in takes), None)
-    known = takes - {repeated} | ({'repeat'} if repeated else set())
+    if config and not takes & {'config', 'configs'}:
+        parser.error(f'{what} takes no config')
+    repeat = given.pop('repeat', None)
     for name in given:
-        if name not in known:
+        if name not in takes - {repeated}:
             parser.error(f'{what} has no {option_of(name)}')
-    if 'repeat' in given:
-        given[repeated] = given.pop('repeat')
+    if repeat is not None:
+        if repeated is None:
+            parser.error(f'{what} has no --repeat')
+        given[repeated] = repeat
 
     tell_aside = lambda line: print(line, file=sys.stderr)
 

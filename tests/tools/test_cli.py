@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+from importlib import import_module
+from inspect import signature
 
 import pytest
 from conftest import REPO
-from in_process import TOOLS, run_tool
+from in_process import TOOLS, load_tool, run_tool
 
 from mmautodfp.utils.command_line import told
 
@@ -94,6 +96,9 @@ def test_bad_requests_end_with_code_2_and_a_sentence(arguments, message, tmp_pat
         ('benchmark', ['search'], 'search needs a config'),
         ('benchmark', ['racing', DEMO, '--lr-factors', '1'], 'racing has no --lr-factors'),
         ('benchmark', ['kernels', '--repeat', '0'], '--repeat must be 1 or more, got 0'),
+        ('benchmark', ['kernels', DEMO], 'kernels takes no config'),
+        ('benchmark', ['memory', DEMO, '--repeat', '2'], 'memory has no --repeat'),
+        ('benchmark', ['overhead', DEMO, '--episodes', '2'], 'overhead has no --episodes'),
         ('benchmark', ['latency', DEMO, '--divisors', '4'], '--divisors is for latency --whole'),
         ('benchmark', ['fine_tuning', 'absent.py', '--share', '2'], 'fine-tuning was asked for share=2.0'),
         ('benchmark', ['robustness', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
@@ -124,6 +129,14 @@ def test_every_tool_tells_bad_requests_in_a_sentence(tool, arguments, message, t
     result = run_tool(tool, *arguments)
     assert result.returncode == 2
     assert f'error: {message}' in result.stderr
+
+
+def test_what_a_benchmark_repeats_is_a_parameter_of_it():
+    tool = load_tool('benchmark')
+    for place, repeated in (tool.WHOLE, *tool.KINDS.values()):
+        module, function = place.split('.')
+        takes = signature(getattr(import_module(f'mmautodfp.experiments.{module}'), function)).parameters.keys()
+        assert takes & {'repeat', 'seeds', 'plans'} <= {repeated} <= {*takes, None}
 
 
 def test_an_interrupted_tool_ends_with_code_130_and_says_what_is_kept(capsys):
