@@ -252,7 +252,8 @@ class Paths:
         for part in reversed(way):
             for entering in self._entering:
                 for index, net in enumerate(self.nets):
-                    entering[index] = ((net.get_submodule(self.at)(*entering[index][0]),), {})
+                    args, kwargs = entering[index]
+                    entering[index] = ((net.get_submodule(self.at)(*args, **kwargs),), {})
             self.at = part
         return self._fits()
 
@@ -286,8 +287,8 @@ class Census:
 
     Attributes:
         calls (dict[str, int]): Path of each part to its number of calls, in the order of the first calls.
-        follows (dict[str, str]): Path of a part to that of the part whose output, the same object, is its only
-            argument; both are called once.
+        follows (dict[str, str]): Path of a part to that of the part whose output, the same object, not changed in
+            between, is its only argument; both are called once.
         weights (list[str]): Paths of the called layers whose weight has two axes or more.
     """
 
@@ -304,21 +305,21 @@ def take_census(net: nn.Module, inputs: tuple) -> Census:
         net (nn.Module): The module.
         inputs (tuple): Its inputs, one batch.
     """
-    came_from: dict[int, tuple[str, Any]] = {}  # by id; holds the outputs, so that no id is used again
+    came_from: dict[tuple, tuple[str, Any]] = {}  # by state; holds the outputs, so that no id is used again
     follows: dict[str, str] = {}
     calls: dict[str, int] = {}
 
     def enter(path):
         def hook(_, args, kwargs):
             calls[path] = calls.get(path, 0) + 1
-            if len(args) == 1 and not kwargs and id(args[0]) in came_from:
-                follows[path] = came_from[id(args[0])][0]
+            if len(args) == 1 and not kwargs and _state(args[0]) in came_from:
+                follows[path] = came_from[_state(args[0])][0]
 
         return hook
 
     def leave(path):
         def hook(_, __, output):
-            came_from.setdefault(id(output), (path, output))  # the innermost of nested parts with this output
+            came_from.setdefault(_state(output), (path, output))  # the innermost of nested parts with this output
 
         return hook
 
@@ -333,3 +334,8 @@ def take_census(net: nn.Module, inputs: tuple) -> Census:
     follows = {path: before for path, before in follows.items() if calls[path] == calls[before] == 1}
     weighty = [path for path, part in net.named_modules() if getattr(getattr(part, 'weight', None), 'ndim', 0) > 1]
     return Census(calls, follows, [path for path in weighty if path in calls])
+
+
+def _state(value: Any) -> tuple:
+    """Which object a value is, and its tensors with their version counters, which every change in place raises."""
+    return id(value), *((id(x), x._version) for x in flat_tensors(value))

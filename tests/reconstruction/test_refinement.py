@@ -8,7 +8,7 @@ from conftest import build_resnet, enliven, random_plan
 from least_squares_data import IMAGES, assert_same, frozen_resnet, snapshot, uniform  # noqa: F401, a fixture
 from torch import nn
 
-from mmautodfp.graph import find_groups
+from mmautodfp.graph import ChannelGroup, Consumer, find_groups
 from mmautodfp.reconstruction import Refinement, SyntheticImages, SyntheticLeastSquares
 from mmautodfp.reconstruction.patches import patches_of
 from mmautodfp.reconstruction.paths import Paths, Seen, Watched, watch_layers
@@ -172,6 +172,52 @@ def test_carrying_on_from_block_to_block_gives_what_starting_at_the_images_gives
             states.append(snapshot(module))
     for name, tensor in states[0].items():
         torch.testing.assert_close(tensor, states[1][name], rtol=1e-3, atol=1e-4)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+
+    def forward(self, x, scale=1.0, *, shift=0.0):
+        return scale * self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())) + shift
+
+
+class TwoBlocks(nn.Module):
+    def __init__(self, between, **named):
+        super().__init__()
+        self.stem, self.a, self.b = nn.Conv2d(3, 8, 3), Block(), Block()
+        self.between, self.named = between, named
+
+    def forward(self, x):
+        return self.b(self.between(self.a(self.stem(x), **self.named)))
+
+
+@pytest.mark.parametrize(
+    ('between', 'named'),
+    [
+        (nn.ReLU(), {}),
+        (nn.ReLU(inplace=True), {}),
+        (nn.Sequential(nn.ReLU(inplace=True)), {}),
+        (lambda x: x.add_(1), {}),
+        (nn.Identity(), dict(scale=5.0, shift=1.0)),
+    ],
+)
+def test_carrying_on_misses_neither_what_is_done_in_place_between_blocks_nor_arguments_by_name(between, named):
+    torch.manual_seed(0)
+    module, found = enliven(TwoBlocks(between, **named)), []
+    groups = [
+        ChannelGroup(f'{block}.conv1', 8, f'{block}.bn1', (Consumer(f'{block}.conv2', f'{block}.bn2'),))
+        for block in 'ab'
+    ]
+    plan = PruningPlan({group.name: GroupPlan((0, 1, 2, 3), 8) for group in groups})
+    for cache_gb in (2.0, 0.0):
+        reconstructor = SyntheticLeastSquares(IMAGES, refinement=dict(cache_gb=cache_gb))
+        with apply_plan(module, plan, reconstructor, final=True, groups=groups):
+            found.append(snapshot(module))
+    for name, tensor in found[0].items():
+        assert torch.equal(tensor, found[1][name]), name
 
 
 def test_paths_know_which_block_follows_which():
