@@ -34,7 +34,8 @@ def inputs_of(model: nn.Module, module: nn.Module, images: Tensor) -> tuple:
     """The positional arguments with which ``model`` calls ``module`` when it is run on images.
 
     If they are the same, these are the images; for a two-stage detector they are followed by the regions that its first
-    stage proposes now. Call this while the model is dense: the pruned second stage then gets the same regions.
+    stage proposes now. Call this while the model is dense: the pruned second stage then gets the same regions. The
+    norms in front of the module, too, use the statistics of the batch.
 
     Args:
         model (nn.Module): The whole model.
@@ -44,12 +45,10 @@ def inputs_of(model: nn.Module, module: nn.Module, images: Tensor) -> tuple:
     Raises:
         AutoDFPError: The model does not call the module, or passes by name what the module takes by name only.
     """
-    if model is module:
-        if not has_plain_second_stage(model):
-            return (images,)
-        with torch.no_grad(), batch_statistics(model):
-            return images, regions_of(model, images)
-    found = first_call(model, module, images)
+    with torch.no_grad(), batch_statistics(model):
+        if model is module:
+            return (images, regions_of(model, images)) if has_plain_second_stage(model) else (images,)
+        found = first_call(model, module, images)
     if found is None:
         raise AutoDFPError(
             f'synthetic images were sent through the {type(model).__name__}, but they do not reach the '

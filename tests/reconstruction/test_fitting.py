@@ -1,5 +1,7 @@
 """When a reconstructor is fitted anew, and when it is not."""
 
+import copy
+
 import pytest
 import torch
 from conftest import enliven, random_plan
@@ -181,3 +183,15 @@ def test_a_part_that_is_given_its_inputs_by_name_is_run_with_the_same_ones():
         AutoDFPError, match='the Scaled that is to be pruned is given by_name by name, but it is run by'
     ):
         inputs_of(model, model.part, images)
+
+
+def test_norms_in_front_of_a_part_use_the_statistics_of_the_batch():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), Scaled())
+    model[1].running_var.fill_(9.0)
+    images = torch.rand(8, 3, 6, 6)
+    before = copy.deepcopy(model.state_dict())
+    expected = copy.deepcopy(model[:2]).train()(images)
+    found = inputs_of(model.eval(), model[2], images)[0]
+    torch.testing.assert_close(found, expected.detach())
+    assert not found.requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
