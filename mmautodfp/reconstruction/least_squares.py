@@ -32,7 +32,7 @@ from .layer_fit import Refinement
 from .recalibration import Recalibration
 from .refine import refine
 from .sensitivity import output_errors, scaled_curve
-from .synthetic import InputMoments, batch_statistics, input_moments, inputs_of, require_taken
+from .synthetic import InputMoments, batch_statistics, in_eval_mode, input_moments, inputs_of, require_taken
 
 # Default number of images on which the sensitivity of groups is measured; of small images, those with as many pixels.
 SENSITIVITY = 8
@@ -163,29 +163,24 @@ class SyntheticLeastSquares(Reconstructor):
         device = next(module.parameters()).device
         images = list(self.images.normalized_as(model).batches(device))  # all at once: small beside a layer's outputs
         otherwise = "reconstructor=dict(type='SimilarityReconstructor') needs no images"
-        for part in dict.fromkeys((module, model)):  # the model too: the foreground comes from its head
-            require_taken(part, model, images[0], otherwise)
-        whole = [inputs_of(model, model, batch) for batch in images]  # now, for the regions of the dense first stage
-        if module is model:
-            self._batches = lambda: iter(whole)
-        else:
-            self._batches = lambda: (inputs_of(model, module, batch) for batch in images)
-        groups = self._groups
-        modes = [(part, part.training) for part in model.modules()]
-        try:
-            model.eval()
+        with in_eval_mode(model):
+            for part in dict.fromkeys((module, model)):  # the model too: the foreground comes from its head
+                require_taken(part, model, images[0], otherwise)
+            # Now, for the regions of the dense first stage.
+            whole = [inputs_of(model, model, batch) for batch in images]
+            if module is model:
+                self._batches = lambda: iter(whole)
+            else:
+                self._batches = lambda: (inputs_of(model, module, batch) for batch in images)
             with batch_statistics(model), torch.no_grad():
                 self._foregrounds = [foreground_of(model, outputs_by_kind(model, *inputs)) for inputs in whole]
-            moments, statistics = input_moments(module, groups, self._batches(), self._foregrounds)
+            moments, statistics = input_moments(module, self._groups, self._batches(), self._foregrounds)
             few = -(-self.recalibration // self.images.batch_size)
             if few:
                 few_batches = lambda: islice(self._batches(), few)
-                self._recalibration = Recalibration(module, groups, few_batches, statistics.of_first(few))
-        finally:
-            for part, mode in modes:
-                part.training = mode
+                self._recalibration = Recalibration(module, self._groups, few_batches, statistics.of_first(few))
         _require_finite(module, moments)
-        self._consumers = {group.name: self._keep(module, group, moments) for group in groups}
+        self._consumers = {group.name: self._keep(module, group, moments) for group in self._groups}
         self._twin = statistics.twin(module) if self.refinement else None
 
     def _keep(
@@ -264,13 +259,15 @@ class SyntheticLeastSquares(Reconstructor):
 
     def recalibrate(self, module: nn.Module, plan: PruningPlan, restore: Restore) -> None:
         if self._recalibration:
-            self._recalibration(module, plan, restore)
+            with in_eval_mode(self._model):
+                self._recalibration(module, plan, restore)
 
     def finalize(self, module: nn.Module, plan: PruningPlan, restore: Restore) -> None:
         if not self.refinement:
             self.recalibrate(module, plan, restore)
-        else:
-            images = (self._batches, self._foregrounds)
+            return
+        images = (self._batches, self._foregrounds)
+        with in_eval_mode(self._model):  # the layers in front of the module; the copies are in it already
             slim = refine(module, self._twin, self._groups, plan, self, *images, self.refinement, restore)
             if self.distillation:
                 distill(module, self._twin, slim, self._new_batches(module), self.distillation, restore)

@@ -140,6 +140,18 @@ def batch_statistics(module: nn.Module, watch: Callable[[str, Tensor], None] | N
                 norm.forward = own
 
 
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """For the block, put a model into eval mode; its parts may have been in different modes before."""
+    modes = [(part, part.training) for part in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
 def as_channels(x: Tensor, num_channels: int) -> Tensor:
     """A feature map [B, N, ...], or a flattened one [B, N * positions], as samples [B * positions, N]."""
     return x.flatten(1).unflatten(1, (num_channels, -1)).transpose(1, 2).flatten(0, 1)

@@ -12,7 +12,7 @@ from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconst
 from mmautodfp.reconstruction.base import fingerprint
 from mmautodfp.search.run import search
 from mmautodfp.search.task import PruningTask
-from mmautodfp.surgery import apply_plan
+from mmautodfp.surgery import GroupPlan, PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.zoo import CifarResNet
 
@@ -90,6 +90,25 @@ def test_a_module_is_fitted_anew_within_the_model_that_it_was_fitted_in():
     model[0].weight.data += 1  # what the module reads has changed
     reconstructor.ensure_fitted(model[1])
     assert seen == [model, model]
+
+
+class WantsTargets(nn.Module):
+    def forward(self, x):
+        if self.training:
+            raise RuntimeError('in training, targets are expected')
+        return x
+
+
+@pytest.mark.parametrize('final', [False, True])
+def test_a_part_of_a_model_in_training_mode_is_pruned_as_in_eval_mode(final):
+    part, states = nn.Sequential(nn.Dropout(), enliven(CifarResNet(depth=8))), []
+    plan = PruningPlan({'1.layer1.0.conv1': GroupPlan((0, 1, 2), 16)})
+    for training in (False, True):
+        model = nn.Sequential(WantsTargets(), copy.deepcopy(part)).train(training)
+        apply_plan(model[1], plan, SyntheticLeastSquares(IMAGES), final, model)
+        states.append(model.state_dict())
+        assert all(layer.training == training for layer in model.modules())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.int8, torch.bool])
