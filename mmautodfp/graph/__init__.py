@@ -31,7 +31,7 @@ from .groups import (
     walk_groups,
 )
 from .rerun import Rerun
-from .statistics import group_statistics, norm_statistics, outputs_first, path_statistics
+from .statistics import group_statistics, norm_statistics, outputs_first, path_statistics, phases
 from .tracing import trace_channels
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     'outputs_first',
     'outputs_of',
     'path_statistics',
+    'phases',
     'regions_of',
     'run_model',
     'samples_of',

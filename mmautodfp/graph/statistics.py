@@ -1,5 +1,6 @@
 """Weights and norm statistics of a group, as the kernels take them."""
 
+import math
 from dataclasses import replace
 
 import torch
@@ -50,6 +51,11 @@ def norm_statistics(norm: nn.Module) -> BatchNormStats:
 def outputs_first(layer: nn.Module) -> Tensor:
     """A layer's weight as [M, N, ...]; that of a transposed convolution, [N, M, ...], is transposed."""
     return layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
+
+
+def phases(layer: nn.Module) -> int:
+    """Each output of a layer reads one in so many taps of the kernel: all of them, unless it is transposed."""
+    return math.prod(layer.stride) if isinstance(layer, nn.ConvTranspose2d) else 1
 
 
 def path_statistics(module: nn.Module, group: ChannelGroup) -> tuple[Tensor, BatchNormStats]:

@@ -1,13 +1,12 @@
 """New weights of one layer in the full pass, by least squares from the pruned path's inputs to the dense outputs."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import ChannelGroup, Consumer, norm_statistics, outputs_first
+from mmautodfp.graph import ChannelGroup, Consumer, norm_statistics, outputs_first, phases
 from mmautodfp.kernels import Moments, bounded_gain, solve_ridge
 from mmautodfp.surgery import GroupPlan, Restore, replace_weight, shift_outputs
 from mmautodfp.utils.settings import Count, NotNegative, Share, settings
@@ -185,9 +184,7 @@ class LayerFit:
             columns.append(merged)
             shift = shift + missing
         columns.append(dense[:, end:])
-        if isinstance(self.layer, nn.ConvTranspose2d):  # each output reads 1 / prod(stride) of the taps
-            shift = shift / math.prod(self.layer.stride)
-        return torch.cat(columns, 1).flatten(1), shift
+        return torch.cat(columns, 1).flatten(1), shift / phases(self.layer)
 
     def install(self, weight: Tensor, shift: Tensor, module: nn.Module, restore: Restore) -> None:
         """Put a solution of :meth:`solve` into both the pruned module and the pruned path."""

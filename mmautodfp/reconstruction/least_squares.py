@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import ChannelGroup, outputs_by_kind, outputs_first
+from mmautodfp.graph import ChannelGroup, outputs_by_kind, outputs_first, phases
 from mmautodfp.kernels import (
     bounded_gain,
     least_squares_delivery,
@@ -51,6 +51,7 @@ class _Consumer:
         covariance (Tensor): [N, N], likewise.
         taps (Tensor): [taps, taps], correlation of the inputs at the kernel's taps.
         variance (Tensor): [M], of the part of its outputs that comes from these channels.
+        phases (int): Each output reads one in so many taps.
     """
 
     weight: Tensor
@@ -58,6 +59,7 @@ class _Consumer:
     covariance: Tensor
     taps: Tensor
     variance: Tensor
+    phases: int
 
     @cached_property
     def matters(self) -> Tensor:
@@ -189,11 +191,12 @@ class SyntheticLeastSquares(Reconstructor):
         consumers = {}
         for consumer in group.consumers:
             seen = moments[group.name, consumer.key]
-            weight = outputs_first(module.get_submodule(consumer.name)).detach()
+            layer = module.get_submodule(consumer.name)
+            weight = outputs_first(layer).detach()
             weight = weight.narrow(1, seen.offset, seen.size).flatten(1).unflatten(1, (group.width, -1)).clone()
             own, taps = seen.moments, seen.taps
             variance = output_variance(weight, own.covariance, taps)
-            consumers[consumer.key] = _Consumer(weight, own.mean, own.covariance, taps, variance)
+            consumers[consumer.key] = _Consumer(weight, own.mean, own.covariance, taps, variance, phases(layer))
         return consumers
 
     def ranking(self, group: ChannelGroup) -> Tensor | None:
@@ -253,7 +256,8 @@ class SyntheticLeastSquares(Reconstructor):
                 merged = torch.einsum('mns,nk->mks', consumer.weight.double(), delivery)
                 gain = bounded_gain(consumer.variance, output_variance(merged, covariance, consumer.taps))
                 # The shift keeps the mean, which the gain would change.
-                changes[key] = OutputChange(gain, (1 - gain) * (merged.sum(2) @ consumer.mean[channels]))
+                mean = merged.sum(2) @ consumer.mean[channels] / consumer.phases
+                changes[key] = OutputChange(gain, (1 - gain) * mean)
         first = next(iter(own))
         return Reconstruction(*own[first], changes, own)
 

@@ -1,13 +1,12 @@
 """Pruning a live model in place, as a plan says."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from mmautodfp.graph import ChannelGroup, Consumer, find_groups, outputs_first
+from mmautodfp.graph import ChannelGroup, Consumer, find_groups, outputs_first, phases
 from mmautodfp.kernels import merge_input_channels
 from mmautodfp.utils import AutoDFPError
 
@@ -146,9 +145,7 @@ def _merged(
     if reconstruction.constant is not None:
         constant = reconstruction.constant
         per_channel = weight.flatten(1).unflatten(1, (len(constant), -1)).sum(-1)  # [M, N]
-        if _is_transposed(layer):  # an output sees one in so many taps
-            per_channel = per_channel / math.prod(layer.stride)
-        shift_outputs(module, consumer, per_channel @ constant.to(per_channel), restore)
+        shift_outputs(module, consumer, per_channel / phases(layer) @ constant.to(per_channel), restore)
     merged = merge_input_channels(weight, reconstruction.delivery)
     change = reconstruction.changes.get(consumer.key)
     if change is not None:

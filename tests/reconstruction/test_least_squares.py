@@ -1,6 +1,7 @@
 """Least squares on synthetic images: moments, surgery, images and settings, on small networks."""
 
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from mmengine.model import ImgDataPreprocessor
 from torch import nn
 
 from mmautodfp.api import prune
-from mmautodfp.graph import find_groups
+from mmautodfp.graph import ChannelGroup, Consumer, find_groups
 from mmautodfp.reconstruction import PruneOnly, Refinement, SyntheticImages, SyntheticLeastSquares, batch_statistics
 from mmautodfp.surgery import GroupPlan, PruningPlan, apply_plan
 from mmautodfp.utils import AutoDFPError
@@ -99,6 +100,25 @@ def test_each_step_brings_the_module_nearer_to_the_dense_one():
         with apply_plan(module, plan, method, final), torch.no_grad(), batch_statistics(module):
             errors.append(float((module(images) - dense).pow(2).sum() / (dense - dense.mean(0)).pow(2).sum()))
     assert errors[0] > errors[1] > errors[2]
+
+
+@pytest.mark.parametrize('final', [False, True])
+@pytest.mark.parametrize(
+    'kind', [partial(nn.Conv2d, kernel_size=1), partial(nn.ConvTranspose2d, kernel_size=2, stride=2)]
+)
+def test_the_mean_of_what_reads_pruned_channels_stays(kind, final):
+    torch.manual_seed(0)
+    module = enliven(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), kind(8, 4)))
+    groups = [ChannelGroup('0', 8, '1', (Consumer('3'),))]
+    plan = PruningPlan({'0': GroupPlan((0, 2, 3), 8)})
+    settings = IMAGES | dict(batch_size=12)
+    (images,), outputs = SyntheticImages(**settings).batches(), []
+    for reconstructor in (None, SyntheticLeastSquares(settings)):
+        if reconstructor:
+            apply_plan(module, plan, reconstructor, final, groups=groups)
+        with torch.no_grad(), batch_statistics(module):
+            outputs.append(module(images))
+    torch.testing.assert_close(*(x.mean((0, 2, 3)) for x in outputs), rtol=0, atol=1e-3 * float(outputs[0].std()))
 
 
 def on_rows():
