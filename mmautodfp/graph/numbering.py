@@ -57,7 +57,8 @@ class Numbers:
         self.together: list[Tensor] = []
         self.fixed: list[tuple[Tensor, str]] = []
         self.reads: Counter[int] = Counter()
-        # By id; the tensor is kept too, since the id of a freed tensor can be given to another one.
+        # Tensors are kept, since the id of a freed one can be given to another one.
+        self._read: list[Tensor] = []
         self._known: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __contains__(self, x: Tensor) -> bool:
@@ -71,6 +72,11 @@ class Numbers:
     def set(self, x: Tensor, numbers: Tensor) -> None:
         """Set the numbers of a tensor's elements."""
         self._known[id(x)] = (x, numbers)
+
+    def read(self, x: Tensor) -> None:
+        """Count that a tensor is read."""
+        self.reads[id(x)] += 1
+        self._read.append(x)
 
     def new(self, count: int) -> Tensor:
         """New numbers, [count]."""
@@ -113,7 +119,7 @@ class Numbers:
         if not given or name in IGNORED:
             return
         for x in given:
-            self.reads[id(x)] += 1
+            self.read(x)
         if name in VIEWS:
             self.set(result, _reshaped(self.of(args[0]), result.shape))
         elif name in MOVES:

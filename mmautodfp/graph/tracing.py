@@ -135,7 +135,7 @@ class _Tracer(TorchDispatchMode):
         def leave(layer: nn.Module, args: tuple, output: Tensor) -> None:
             self.inside -= 1
             x = args[0]
-            self.numbers.reads[id(x)] += 1
+            self.numbers.read(x)
             self.calls.setdefault(path, []).append((id(x), id(output)))
             axis = -1 if isinstance(layer, nn.Linear) else 1
             call = self.layers.get(path)
@@ -173,7 +173,7 @@ class _Tracer(TorchDispatchMode):
 
     def _aligned(self, _: nn.Module, args: tuple, output: Tensor) -> None:
         self.inside -= 1
-        self.numbers.reads[id(args[0])] += 1
+        self.numbers.read(args[0])
         self.numbers.keep_channels(args[0], output, 'a RoIAlign')
 
     def _extracted(self, path: str) -> Callable:
@@ -195,7 +195,7 @@ class _Tracer(TorchDispatchMode):
             if first is None:
                 return
             for level, of_level in zip(levels, numbers, strict=True):
-                self.numbers.reads[id(level)] += 1
+                self.numbers.read(level)
                 self.numbers.join(first[0, :, 0, 0], of_level[0, :, 0, 0])
             if hasattr(extractor, 'out_channels'):
                 self.extractors.append((path, first[0, :, 0, 0]))

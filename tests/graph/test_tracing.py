@@ -209,6 +209,22 @@ def test_a_norm_is_a_consumers_own_only_if_it_reads_nothing_else():
     assert [(consumer.name, consumer.norm) for consumer in group.consumers] == [('b', None), ('c', None)]
 
 
+def test_what_is_done_to_the_images_first_does_not_matter():
+    """A scaled image is freed while the model runs, and another tensor can get its place in memory."""
+
+    def forward(m, x):
+        x = x / 255
+        x = m.a(x)
+        x = m.b(x)
+        x = m.n(x)
+        return m.c(x)
+
+    for _ in range(10):
+        first, second = follow(forward, a=conv(3, 8), b=conv(8, 8), n=nn.BatchNorm2d(8), c=conv(8, 4)).groups
+        assert [(group.name, group.norm) for group in (first, second)] == [('a', None), ('b', 'n')]
+        assert first.consumers[0].norm == 'n'
+
+
 @pytest.mark.parametrize('batch', [1, 2])
 def test_random_regions_lie_row_by_row_in_memory_as_roi_align_reads_them(batch):
     regions = random_regions(torch.rand(batch, 3, 64, 64))
