@@ -50,6 +50,7 @@ class ResidualBlockFinder(GroupFinder):
 
     def find(self, block: nn.Module, name: str) -> Iterator[ChannelGroup | tuple[str, str]]:
         convs = ['conv1', 'conv2', 'conv3'] if hasattr(block, 'conv3') else ['conv1', 'conv2']
+        own = [child for child in block.children() if type(child) in _ELEMENTWISE]
         for producer, consumer in pairwise(convs):
             reason = self._obstacle(block, producer, consumer)
             if reason:
@@ -60,7 +61,7 @@ class ResidualBlockFinder(GroupFinder):
                 num_channels=getattr(block, producer).out_channels,
                 norm=self._norm_path(block, producer, name),
                 consumers=(Consumer(join_path(name, consumer), self._norm_path(block, consumer, name)),),
-                activation=getattr(block, 'relu', torch.relu),
+                activation=getattr(block, 'relu', own[0] if own else torch.relu),
             )
         for layer in [convs[-1], 'downsample']:
             for path, child in named_layers(getattr(block, layer, None), join_path(name, layer)):

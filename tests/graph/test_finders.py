@@ -125,6 +125,29 @@ def test_channels_that_stay_constant_are_moved_through_a_depthwise_layer():
         assert torch.allclose(block(batch), expected, atol=1e-8 * expected.abs().max().item())
 
 
+class BasicBlock(nn.Module):
+    def __init__(self, **activation):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4)
+        ((self.name, layer),) = activation.items()
+        self.add_module(self.name, layer)
+
+    def forward(self, x):
+        return self.bn2(self.conv2(getattr(self, self.name)(self.bn1(self.conv1(x)))))
+
+
+@pytest.mark.parametrize('name', ['relu', 'act', 'nonlinearity'])
+def test_channels_that_stay_constant_are_moved_through_a_blocks_own_activation(name):
+    block = enliven(BasicBlock(**{name: nn.LeakyReLU(0.3)})).double()
+    block.bn1.weight.data[0], block.bn1.bias.data[0] = 0, -2
+    batch = torch.randn(2, 4, 9, 9, dtype=torch.float64)
+    with torch.no_grad():
+        expected = block(batch)
+        apply_plan(block, PruningPlan({'conv1': GroupPlan(tuple(range(1, 8)), 8)}), SimilarityReconstructor())
+        torch.testing.assert_close(block(batch), expected)
+
+
 def test_channels_whose_depthwise_kernels_are_alike_too_are_pruned_without_a_trace():
     model, batch = build('mobilenet v1')
     block = model.layers[0]
