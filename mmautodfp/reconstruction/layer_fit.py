@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from mmautodfp.graph import ChannelGroup, Consumer, norm_statistics, outputs_first, phases
 from mmautodfp.kernels import Moments, bounded_gain, solve_ridge
-from mmautodfp.surgery import GroupPlan, Restore, replace_weight, shift_outputs
+from mmautodfp.surgery import Restore, replace_weight, shift_outputs
 from mmautodfp.utils.settings import Count, NotNegative, Share, settings
 
-from .base import Reconstructor
+from .base import Reconstruction
 from .foreground import Foreground
 from .patches import can_unfold, patches_of
 from .paths import Seen
@@ -63,8 +63,8 @@ class FullPass:
         twin (nn.Module): The dense path.
         slim (nn.Module): The pruned path.
         cut (Restore): Of the pruned path; knows which inputs and outputs its layers still have.
-        planned (Mapping[str, GroupPlan]): Name of each group, pruned or not, to its plan.
-        reconstructor (Reconstructor): Gives the delivery of the episodes.
+        reconstructions (Mapping[str, Reconstruction | None]): Name of each group to that of the episodes; None if the
+            group is not pruned.
         settings (Refinement): The settings.
         most (int): Most output positions of a batch that a layer's weights are fitted on, in each call.
     """
@@ -72,8 +72,7 @@ class FullPass:
     twin: nn.Module
     slim: nn.Module
     cut: Restore
-    planned: Mapping[str, GroupPlan]
-    reconstructor: Reconstructor
+    reconstructions: Mapping[str, Reconstruction | None]
     settings: Refinement
     most: int
 
@@ -213,14 +212,12 @@ class _Part:
     """
 
     def __init__(self, full_pass: FullPass, group: ChannelGroup, consumer: Consumer, places: Tensor, num_inputs: int):
-        plan, device = full_pass.planned[group.name], full_pass.twin.get_submodule(consumer.name).weight.device
+        device = full_pass.twin.get_submodule(consumer.name).weight.device
         self.width, self.offset, self.size = group.width, consumer.offset, consumer.num_inputs or num_inputs
-        keep = torch.tensor(plan.keep, device=device)
-        self.kept = len(keep) * group.block
         self.start = int((places < self.offset).sum())
-        self.prior = torch.eye(group.width, device=device)
-        if plan.width < group.num_channels:
-            self.prior = full_pass.reconstructor.reconstruct(group, keep, plan.lam).for_consumer(consumer.key).delivery
+        found = full_pass.reconstructions[group.name]
+        self.prior = found.for_consumer(consumer.key).delivery if found else torch.eye(group.width, device=device)
+        self.kept = self.prior.shape[1]
         self.moments = Moments(self.kept, self.width, device)
 
     def update(self, dense: Tensor, pruned: Tensor, weights: Tensor | None) -> None:

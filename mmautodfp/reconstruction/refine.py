@@ -54,9 +54,8 @@ def refine(
     """
     slim, cut = copy.deepcopy(twin), Restore()
     planned = {group.name: _plan_of(plan, group) for group in groups}
-    for group in groups:
-        prune_group(slim, group, planned[group.name], reconstructor, cut)
-    full_pass = FullPass(twin, slim, cut, planned, reconstructor, settings, -(-settings.positions // len(foregrounds)))
+    used = {group.name: prune_group(slim, group, planned[group.name], reconstructor, cut) for group in groups}
+    full_pass = FullPass(twin, slim, cut, used, settings, -(-settings.positions // len(foregrounds)))
     paths = Paths(twin, slim, batches, settings.cache_gb)
     reads: _Reads = {}
     for group in groups:

@@ -80,10 +80,10 @@ def _match(
 
 def prune_group(
     module: nn.Module, group: ChannelGroup, plan: GroupPlan, reconstructor: 'Reconstructor | None', restore: Restore
-) -> None:
-    """Prune one group in place; all groups of a plan must share one ``restore``."""
+) -> 'Reconstruction | None':
+    """Prune one group in place; all groups of a plan must share one ``restore``. Returns what the consumers got."""
     if plan.width == group.num_channels:
-        return
+        return None
     device = module.get_submodule(group.name).weight.device
     keep = torch.tensor(plan.keep, device=device)
     reconstruction = None if reconstructor is None else reconstructor.reconstruct(group, keep, plan.lam)
@@ -101,6 +101,7 @@ def prune_group(
         set_sizes(restore.remember(module.get_submodule(name)), dict(out_channels=len(channels)))
     for consumer in group.consumers:
         _hand_over(module, group, consumer, channels, reconstruction, restore)
+    return reconstruction
 
 
 def _between_sizes(layer: nn.Module) -> dict[str, int]:

@@ -61,6 +61,26 @@ def test_a_layer_that_misses_nothing_keeps_its_weights_in_the_full_pass(resnet):
     assert_same(resnet, before)
 
 
+def test_a_full_pass_computes_each_groups_reconstruction_once_for_all_its_readers(monkeypatch):
+    class Fan(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.readers = nn.Conv2d(3, 8, 3), nn.ModuleList(nn.Conv2d(8, 2, 1) for _ in range(4))
+
+        def forward(self, x):
+            x = self.a(x).relu()
+            return [reader(x) for reader in self.readers]
+
+    calls, original = [], SyntheticLeastSquares.reconstruct
+    monkeypatch.setattr(
+        SyntheticLeastSquares, 'reconstruct', lambda self, *args: calls.append(args[0].name) or original(self, *args)
+    )
+    group = ChannelGroup('a', 8, None, tuple(Consumer(f'readers.{index}') for index in range(4)))
+    plan = PruningPlan({'a': GroupPlan((0, 1, 2), 8)})
+    apply_plan(Fan().eval(), plan, SyntheticLeastSquares(IMAGES), final=True, groups=[group])
+    assert calls == ['a', 'a']  # for the module, and for the pruned path
+
+
 @pytest.mark.parametrize(
     'layer',
     [
