@@ -41,6 +41,13 @@ class Choice:
         """The point itself."""
         return self.frontier.points[self.index]
 
+    def __str__(self) -> str:
+        within = ' and '.join(f'{option_of(name)} {limit}' for name, limit in self.limits.items()) or 'no limits'
+        return (
+            f'point {self.index} of {self.source} is pruned, the best within {within}: '
+            f'{self.frontier.about.get("metric", "metric")} {self.point.metric:.4f}'
+        )
+
     def describe(self) -> dict[str, Any]:
         """The choice as plain data."""
         return dict(file=self.source, point=self.index, limits=self.limits)

@@ -16,7 +16,7 @@ from mmautodfp.api import PruningTask, SearchResult, search
 from mmautodfp.costs import read_constraint
 from mmautodfp.frontier import Choice
 from mmautodfp.graph import join_path, samples_of
-from mmautodfp.outputs import RunArtifacts, compare, read_metainfo, search_line
+from mmautodfp.outputs import RunArtifacts, compare, keep_config, read_metainfo, search_line
 from mmautodfp.rewards import OtherDataset
 from mmautodfp.search import NUM_FINALISTS, AgentSpec, Progress, on_every_rank, on_main
 from mmautodfp.search.survey import Survey, survey_target
@@ -109,6 +109,7 @@ class AutoDFPHook(Hook):
             which FLOPs are counted.
         """
         told = self.settings
+        self.logger.info('groups of channels are looked for and tested, which can take minutes for a whole detector')
         survey = survey_target(model, told.target, residual_streams=told.residual_streams)
         changing = [join_path(survey.path, layer) for group in survey.groups for layer in group.layers]
         self.reward.prepare(model, cfg.get('val_dataloader'), changing)
@@ -153,7 +154,16 @@ class AutoDFPHook(Hook):
             return  # another test with the same hook: the model is pruned already
         self.prepare(runner)
         told, task, cfg = self.settings, self.task, runner.cfg
+        if self.choice:
+            self.logger.info(str(self.choice))
+        elif all(budget.limit >= budget.dense for budget in task.constraint.budgets):
+            self.logger.warning('the limit is no less than what the dense model has: nothing has to be pruned')
+        keep = partial(on_main, partial(keep_config, cfg, runner.work_dir))
+        if not told.resume:  # the search to go on with may be another one
+            keep()
         found = self.choice.found_for(task) if self.choice else self._search(runner)
+        if told.resume:
+            keep()
         how = dict(agent=told.agent, reconstructor=told.reconstructor)
         if self.choice:
             how['frontier'] = self.choice.describe()

@@ -2,14 +2,14 @@
 
 from .artifacts import RunArtifacts
 from .comparison import compare
-from .config import PRUNED, kept_as, read_metainfo, slim_config
+from .config import PRUNED, keep_config, read_metainfo, slim_config
 from .progress import search_line
 
 __all__ = [
     'PRUNED',
     'RunArtifacts',
     'compare',
-    'kept_as',
+    'keep_config',
     'read_metainfo',
     'search_line',
     'slim_config',

@@ -22,6 +22,11 @@ def kept_as(config: str | os.PathLike) -> str:
     return 'pruned_before.py' if name == PRUNED else name
 
 
+def keep_config(cfg: Config, work_dir: str | os.PathLike) -> None:
+    """Write the config of a run beside its results, as :func:`kept_as` says."""
+    cfg.dump(Path(work_dir) / kept_as(cfg.filename))
+
+
 def slim_config(
     cfg: Config, target: str, layers: dict[str, dict[str, int | bool]], checkpoint: str | os.PathLike | None
 ) -> Config:

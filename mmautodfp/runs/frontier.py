@@ -15,6 +15,7 @@ from mmautodfp.frontier import Choice, Frontier, choose
 from mmautodfp.frontier.measure import NUM_POINTS
 from mmautodfp.frontier.points import FURTHER
 from mmautodfp.hooks import read_settings
+from mmautodfp.outputs import keep_config
 from mmautodfp.rewards import Reward
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import pickle_allowed
@@ -93,6 +94,7 @@ def frontier(
     file, identity = Path(cfg.work_dir) / FILE, _identify(cfg, dict(val=hook.reward, test=held_out))
     found = api.frontier(task, hook.reward, held_out, points, file, about, runner.logger, identity)
     if is_main_process():
+        keep_config(cfg, cfg.work_dir)
         from mmautodfp.outputs.report.frontier_page import write_frontier  # imports what draws
 
         page = write_frontier(found, cfg.work_dir)

@@ -7,11 +7,9 @@ from typing import TypeVar
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import master_only
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mmautodfp.outputs import kept_as
 from mmautodfp.utils import AutoDFPError, last_line
 from mmautodfp.utils.fileio import fit_state, read_state
 
@@ -21,11 +19,10 @@ T = TypeVar('T')
 
 
 class _Runner(Runner):
-    """Keeps its config beside the results of a run, under a name that is not one of theirs."""
+    """Leaves the config for later: a run that fails must not put its own beside the results of an earlier one."""
 
-    @master_only
     def dump_config(self) -> None:
-        self.cfg.dump(Path(self.work_dir) / kept_as(self.cfg.filename))
+        pass
 
 
 def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:

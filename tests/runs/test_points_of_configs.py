@@ -91,6 +91,9 @@ def test_a_classifiers_point_is_pruned_to_what_the_file_says(classifier, tmp_pat
     summary = load_json(tmp_path / 'summary.json', 'the summary')
     assert summary['frontier'] == dict(file=file, point=index, limits=dict(max_flops='50%'))
     assert (summary['episodes'], summary['best_episode']) == (0, None)
+    (log,) = tmp_path.glob('*/*.log')
+    said = f'point {index} of {file} is pruned, the best within --max-flops 50%: top1 {found.points[index].metric:.4f}'
+    assert said in log.read_text()
     assert not (tmp_path / 'search.pth').exists()
     page = (tmp_path / 'report.html').read_text()
     assert f'--from-frontier {file} --max-flops 50%' in page
