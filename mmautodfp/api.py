@@ -17,7 +17,7 @@ from .utils.settings import Count, checked, require_known
 __all__ = ['Frontier', 'PruningResult', 'PruningTask', 'SearchResult', 'choose', 'frontier', 'prune', 'search']
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PruningResult:
     """Result of pruning a model in place.
 
@@ -37,6 +37,11 @@ class PruningResult:
     restore: Restore
     layers: dict[str, dict]
     search: SearchResult | None = None
+
+    def __repr__(self) -> str:
+        costs = self.task.summary(self.plan)
+        shares = (f'{name.replace("_", " ")} {cost["ratio"]:.1%}' for name, cost in costs.items() if 'ratio' in cost)
+        return f'PruningResult({len(self.plan.groups)} groups; of the dense costs: {", ".join(shares)})'
 
 
 @checked('prune')

@@ -66,6 +66,7 @@ def test_the_readmes_classifier_is_pruned_saved_and_built_again():
     dense = narrow_resnet()
     assert count(pruned) <= 0.7 * count(dense)
     assert len(names['result'].search.history) == 2
+    assert re.fullmatch(r'PruningResult\(\d+ groups; .*module params \d\d\.\d%.*\)', repr(names['result']))
     assert names['result'].search.reward == max(names['result'].search.history.rewards)
     with torch.no_grad():
         assert torch.equal(slim.eval()(images), pruned(images))

@@ -185,7 +185,7 @@ class Frontier:
                 name for name in known | wanted if read_written(known.get(name)) != read_written(wanted.get(name))
             ]
         if different:
-            others = ' and other '.join(different)
+            others = ' and other '.join(different[:3]) + (' and more' if len(different) > 3 else '')
             raise AutoDFPError(
                 f'{source} was measured with other {others} than what is asked for now; name another work dir '
                 'for another frontier, or ask for what it was measured with'

@@ -215,7 +215,7 @@ class RunArtifacts:
     def table(self, rows: Sequence[Row]) -> list[str]:
         """The comparison as a table, line by line."""
         memory = f'{"memory":>15}' if self.task.costs.memory else ''
-        head = f'{"":28}{"search":>9}{"held-out":>10}{"params":>16}{"FLOPs":>18}{memory}'
+        head = f'{"":28}{"search":>9}{"held-out":>10}{"params":>19}{"FLOPs":>22}{memory}'
         lines = [f'{head}   of {self.task.target or "all"}']
         for row in rows:
             params, flops = row.counts['module_params'], row.counts['module_flops']
@@ -224,8 +224,8 @@ class RunArtifacts:
                 for value, width in ((row.search_metric, 9), (row.held_out_metric, 10))
             ]
             lines.append(
-                f'{row.name:28}{"".join(metrics)}{params["count"]:>12,} {params["ratio"]:4.0%}'
-                f'{flops["count"]:>13,} {flops["ratio"]:4.0%}'
+                f'{row.name:28}{"".join(metrics)}{params["count"]:>14,} {params["ratio"]:4.0%}'
+                f'{flops["count"]:>17,} {flops["ratio"]:4.0%}'
             )
             if memory:
                 held = row.counts['module_memory']

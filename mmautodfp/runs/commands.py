@@ -77,6 +77,8 @@ def prune(
         raise AutoDFPError(
             f"--search is for configs without settings, but {config} has an 'autodfp' entry; leave out --search"
         )
+    if preserve_ratio is not None and 'autodfp.budget.limit' in (cfg_options or {}):
+        raise AutoDFPError('--preserve-ratio and autodfp.budget.limit both set the limit; leave out one of them')
     override_settings(cfg, preserve_ratio, episodes, seed)
     if images is not None:
         use_pictures(cfg, images)

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.config import config as config_module
+from mmengine.hub import get_config
 
 from mmautodfp.hooks import read_settings
 from mmautodfp.outputs import PRUNED
@@ -28,7 +29,8 @@ def find_config(config: str | os.PathLike) -> Path:
 
     Args:
         config (str | os.PathLike): A path, or the end of one below ``configs`` with or without ``.py``, such as
-            ``demo/vgg_digits_autodfp`` or ``vgg_digits_autodfp.py``.
+            ``demo/vgg_digits_autodfp`` or ``vgg_digits_autodfp.py``; or that of a package of OpenMMLab, such as
+            ``mmdet::yolox/yolox_tiny_8xb8-300e_coco.py``.
 
     Raises:
         AutoDFPError: There is none.
@@ -36,6 +38,9 @@ def find_config(config: str | os.PathLike) -> Path:
     path = Path(config)
     if path.is_file():
         return path
+    if '::' in str(config):  # such as mmdet::yolox/yolox_tiny_8xb8-300e_coco.py
+        with contextlib.suppress(Exception):  # raised in many kinds if the package or the file is not there
+            return Path(get_config(str(config)).filename)
     name = Path(str(config).removesuffix('.py') + '.py').parts
     for known in sorted(CONFIGS.rglob('*.py')):
         if known.relative_to(CONFIGS.parent).parts[-len(name) :] == name:

@@ -240,7 +240,8 @@ class PruningTask:
 
     def describe(self) -> str:
         """A text: how much can be pruned, a line for each reason why the rest cannot, and the limits."""
-        head = f'{len(self.groups)} prunable groups in the {type(self.module).__name__} {self.target!r}; left alone:'
+        groups = '1 prunable group' if len(self.groups) == 1 else f'{len(self.groups)} prunable groups'
+        head = f'{groups} in the {type(self.module).__name__} {self.target!r}; left alone:'
         return '\n'.join([head, *(f'  {line}' for line in self.left), *self.constraint.table()])
 
     def require_dense(self) -> None:

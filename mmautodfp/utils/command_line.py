@@ -138,7 +138,7 @@ def read_options(options: Sequence[str]) -> dict[str, Any]:
         if not readable:
             raise AutoDFPError(
                 f'--cfg-options cannot read {option!r}; values within an entry are named with dots, such as '
-                'autodfp.reward.num_images=200'
+                'autodfp.reward.num_images=200; a list of entries, such as several budgets, has to be in a config'
             )
         found |= namespace.options
     return found

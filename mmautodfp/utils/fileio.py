@@ -280,6 +280,8 @@ def fit_state(state: dict[str, Tensor], model: nn.Module, source: str | os.PathL
 
 def _damaged(path: Path, what: str, error: Exception) -> AutoDFPError:
     # torch puts a paragraph of advice before the cause.
-    cause = str(error).rpartition('WeightsUnpickler error:')[2].strip() or type(error).__name__
+    cause = str(error).rpartition('WeightsUnpickler error:')[2].strip()
+    if not cause or isinstance(error, KeyError):  # whose text is a bare number
+        cause = f'{type(error).__name__} {cause}'.strip()
     reason = cause.splitlines()[0].rstrip('.')[:160]
     return AutoDFPError(f'{what} {path} cannot be read, it is damaged or no checkpoint at all ({reason})')

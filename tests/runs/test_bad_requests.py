@@ -144,6 +144,7 @@ def test_a_bad_setting_ends_with_code_2_and_a_sentence(base, refuse, tmp_path, k
     content = change(base, key, value)
     config.write_text('nan, inf = float("nan"), float("inf")\n' + ''.join(f'{k} = {v!r}\n' for k, v in content.items()))
     refuse('prune', str(config), f'--work-dir={tmp_path}/w')
+    assert not (tmp_path / 'w/bad.py').exists()  # a run that fails keeps no config beside earlier results
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,7 @@ def test_settings_of_the_search_are_told_before_a_model_is_built(base, refuse, t
     ('tool', 'arguments', 'said'),
     [
         ('prune', ['--preserve-ratio', '0.5', '--cfg-options', 'autodfp.budget=3'], 'asked for budget=3; it must be'),
+        ('prune', ['--preserve-ratio', '0.5', '--cfg-options', 'autodfp.budget.limit=1M'], 'both set the limit; leave'),
         ('prune', ['--images', 'pictures', '--cfg-options', 'autodfp.reconstructor=none'], "reconstructor='none'; it"),
         (
             'prune',

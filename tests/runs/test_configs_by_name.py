@@ -87,7 +87,16 @@ def test_a_file_of_ones_own_comes_before_ours(tmp_path, monkeypatch):
     assert runs.load_config('vgg_digits_autodfp.py').model == 3
 
 
-@pytest.mark.parametrize('name', ['absent', 'igits_autodfp', '../demo/vgg_digits_autodfp.py', 'demo', '', '/'])
+def test_a_config_of_a_package_is_found_as_in_base():
+    found = runs.load_config('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py')
+    assert found.model.type == 'YOLOX'
+    assert found.work_dir == 'work_dirs/yolox_tiny_8xb8-300e_coco'
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['mmdet::absent.py', 'absent::a.py', 'absent', 'igits_autodfp', '../demo/vgg_digits_autodfp.py', 'demo', '', '/'],
+)
 def test_other_names_are_told(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AutoDFPError, match='was asked for, but there is no such file, and mmautodfp has no config of'):
