@@ -23,8 +23,9 @@ def kept_as(config: str | os.PathLike) -> str:
 
 
 def keep_config(cfg: Config, work_dir: str | os.PathLike) -> None:
-    """Write the config of a run beside its results, as :func:`kept_as` says."""
-    cfg.dump(Path(work_dir) / kept_as(cfg.filename))
+    """Write the config of a run beside its results, as :func:`kept_as` says; one without a file has no name."""
+    if cfg.filename:
+        cfg.dump(Path(work_dir) / kept_as(cfg.filename))
 
 
 def slim_config(

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmautodfp.api import prune
 from mmautodfp.deploy.mmdeploy import deploy_settings
 from mmautodfp.graph import outputs_of
-from mmautodfp.outputs import read_metainfo, slim_config
+from mmautodfp.outputs import keep_config, read_metainfo, slim_config
 
 COCO_CLASSES = CocoDataset.METAINFO['classes']
 
@@ -99,3 +99,12 @@ def test_classes_are_known_where_no_data_set_may_be_opened(own, classes):
     for one in (dataset, dict(type='RepeatDataset', times=1, dataset=dataset)):
         cfg = Config(dict(test_dataloader=dict(dataset=one)))
         assert read_metainfo(SimpleNamespace(cfg=cfg), may_open=False)['classes'] == classes
+
+
+@pytest.mark.parametrize(('name', 'kept'), [('mine.py', ['mine.py']), ('pruned.py', ['pruned_before.py']), (None, [])])
+def test_a_runs_config_takes_the_name_of_no_result(tmp_path, name, kept):
+    given, work_dir = tmp_path / (name or 'mine.py'), tmp_path / 'work'
+    given.write_text('a = 1')
+    work_dir.mkdir()
+    keep_config(Config(dict(a=1), filename=name and str(given)), work_dir)
+    assert [file.name for file in work_dir.iterdir()] == kept
