@@ -67,11 +67,13 @@ def foreground_of(model: nn.Module, outputs: Sequence[Sequence[Tensor]]) -> Fore
 
 def _surest(head: nn.Module, scores: Tensor) -> Tensor:
     """Probability [B, h, w] of the likeliest class at each position; the last class is the background, not counted."""
+    from mmdet.models.dense_heads import CenterNetHead, TOODHead  # as above
+
     if hasattr(head, 'num_attrib'):  # YOLOv3: for each anchor four numbers for the box, the objectness, the classes
         found = scores.unflatten(1, (-1, head.num_attrib)).sigmoid()
         return (found[:, :, 4] * found[:, :, 5:].amax(2)).amax(1)
     if getattr(head, 'use_sigmoid_cls', True):
-        logits = bool(scores.min() < 0)  # CenterNet's and TOOD's heads give probabilities
-        return (scores.sigmoid() if logits else scores).amax(1)
+        are_probabilities = isinstance(head, CenterNetHead | TOODHead)  # the forward of others gives logits
+        return (scores if are_probabilities else scores.sigmoid()).amax(1)
     classes = scores.unflatten(1, (-1, head.cls_out_channels)).softmax(2)
     return classes[:, :, :-1].amax((1, 2))
