@@ -16,7 +16,7 @@ from mmautodfp.api import PruningTask, SearchResult, search
 from mmautodfp.costs import read_constraint
 from mmautodfp.frontier import Choice
 from mmautodfp.graph import join_path, samples_of
-from mmautodfp.outputs import RunArtifacts, compare, keep_config, read_metainfo, search_line
+from mmautodfp.outputs import RunArtifacts, compare, keep_config, read_metainfo, search_line, slim_config
 from mmautodfp.rewards import OtherDataset
 from mmautodfp.search import NUM_FINALISTS, AgentSpec, Progress, on_every_rank, on_main
 from mmautodfp.search.survey import Survey, survey_target
@@ -112,6 +112,7 @@ class AutoDFPHook(Hook):
         self.logger.info('groups of channels are looked for and tested, which can take minutes for a whole detector')
         survey = survey_target(model, told.target, residual_streams=told.residual_streams)
         changing = [join_path(survey.path, layer) for group in survey.groups for layer in group.layers]
+        slim_config(cfg, survey.path, {}, None)  # for its errors, which should not come after the search
         self.reward.prepare(model, cfg.get('val_dataloader'), changing)
         example = dict(self.reward.one_batch(), mode='tensor')
         limits = [one.asked for one in read_constraint(told.budget).budgets if one.metric != 'params']
@@ -156,14 +157,12 @@ class AutoDFPHook(Hook):
         told, task, cfg = self.settings, self.task, runner.cfg
         if self.choice:
             self.logger.info(str(self.choice))
-        elif all(budget.limit >= budget.dense for budget in task.constraint.budgets):
+        elif not told.objectives and all(budget.limit >= budget.dense for budget in task.constraint.budgets):
             self.logger.warning('the limit is no less than what the dense model has: nothing has to be pruned')
         keep = partial(on_main, partial(keep_config, cfg, runner.work_dir))
         if not told.resume:  # the search to go on with may be another one
             keep()
         found = self.choice.found_for(task) if self.choice else self._search(runner)
-        if told.resume:
-            keep()
         how = dict(agent=told.agent, reconstructor=told.reconstructor)
         if self.choice:
             how['frontier'] = self.choice.describe()
@@ -171,6 +170,8 @@ class AutoDFPHook(Hook):
         pruned = on_every_rank(partial(task.apply, found.plan, final=True))
         # First of all, so that a later error does not cost the pruned model.
         on_main(lambda: artifacts.write_model(pruned, read_metainfo(runner, self.reward.needs_data)))
+        if told.resume:
+            keep()
         pruned.swap()
         rows = compare(task, found, [self.reward, self.held_out], told.compare, pruned)
         if told.report:

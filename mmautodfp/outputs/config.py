@@ -10,7 +10,9 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
 from mmautodfp.graph import join_path
+from mmautodfp.utils import AutoDFPError, in_one_line
 from mmautodfp.utils.configs import forget_weights, inner_dataset, name_nms, type_name
+from mmautodfp.utils.fileio import atomic_path
 
 #: The config of the pruned model in a run's work dir.
 PRUNED = 'pruned.py'
@@ -23,9 +25,23 @@ def kept_as(config: str | os.PathLike) -> str:
 
 
 def keep_config(cfg: Config, work_dir: str | os.PathLike) -> None:
-    """Write the config of a run beside its results, as :func:`kept_as` says; one without a file has no name."""
-    if cfg.filename:
-        cfg.dump(Path(work_dir) / kept_as(cfg.filename))
+    """Write the config of a run beside its results, as :func:`kept_as` says; one without a file has no name.
+
+    Raises:
+        AutoDFPError: It cannot be written.
+    """
+    if not cfg.filename:
+        return
+    with atomic_path(Path(work_dir) / kept_as(cfg.filename)) as scratch:
+        try:
+            cfg.dump(scratch)
+        except OSError:
+            raise
+        except Exception as error:  # a config may hold anything
+            raise AutoDFPError(
+                f'{cfg.filename} cannot be written as a config for the results ({in_one_line(error)}); let it hold '
+                'only what a config can: numbers, strings, lists, dicts and types'
+            ) from error
 
 
 def slim_config(
@@ -42,6 +58,9 @@ def slim_config(
 
     Returns:
         Config: Builds the slim model, and has no settings of the search.
+
+    Raises:
+        AutoDFPError: The model takes an argument that :func:`mmautodfp.surgery.SlimModel` takes.
     """
     cfg = copy.deepcopy(cfg)
     layers = {join_path(target, name): sizes for name, sizes in layers.items()}
@@ -51,6 +70,12 @@ def slim_config(
     else:
         forget_weights(cfg.model)
         dense = {name: value for name, value in cfg.model.items() if name != 'type'}
+        for name in ('layers', 'slim_type'):
+            if name in dense:
+                raise AutoDFPError(
+                    f'the model of {cfg.filename} takes {name}, a name that mmautodfp.SlimModel needs for itself; '
+                    'give this argument of your model another name'
+                )
         kind = cfg.model.type
         if not isinstance(kind, str):  # MMEngine writes classes down under 'type' alone
             kind = f'{kind.__module__}.{kind.__qualname__}'

@@ -94,7 +94,7 @@ def frontier(
     file, identity = Path(cfg.work_dir) / FILE, _identify(cfg, dict(val=hook.reward, test=held_out))
     found = api.frontier(task, hook.reward, held_out, points, file, about, runner.logger, identity)
     if is_main_process():
-        keep_config(cfg, cfg.work_dir)
+        keep_config(runner.cfg, cfg.work_dir)
         from mmautodfp.outputs.report.frontier_page import write_frontier  # imports what draws
 
         page = write_frontier(found, cfg.work_dir)

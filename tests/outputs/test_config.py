@@ -13,6 +13,7 @@ from mmautodfp.api import prune
 from mmautodfp.deploy.mmdeploy import deploy_settings
 from mmautodfp.graph import outputs_of
 from mmautodfp.outputs import keep_config, read_metainfo, slim_config
+from mmautodfp.utils import AutoDFPError
 
 COCO_CLASSES = CocoDataset.METAINFO['classes']
 
@@ -108,3 +109,20 @@ def test_a_runs_config_takes_the_name_of_no_result(tmp_path, name, kept):
     work_dir.mkdir()
     keep_config(Config(dict(a=1), filename=name and str(given)), work_dir)
     assert [file.name for file in work_dir.iterdir()] == kept
+
+
+def test_a_config_that_cannot_be_written_costs_no_earlier_one(tmp_path):
+    (tmp_path / 'mine.py').write_text('a = 1')
+    given = tmp_path / 'given' / 'mine.py'
+    given.parent.mkdir()
+    given.write_text('')
+    cfg = Config(dict(a=1), filename=str(given))
+    cfg.a = lambda: 1
+    with pytest.raises(AutoDFPError, match=r'mine\.py cannot be written as a config for the results'):
+        keep_config(cfg, tmp_path)
+    assert [file.read_text() for file in tmp_path.iterdir() if file.is_file()] == ['a = 1']
+
+
+def test_a_model_whose_argument_has_a_name_of_slim_models_is_refused():
+    with pytest.raises(AutoDFPError, match=r'takes layers, a name that mmautodfp\.SlimModel needs for itself'):
+        slim_config(Config(dict(model=dict(type='Net', layers=[3, 4], backbone={}))), 'backbone', {}, None)

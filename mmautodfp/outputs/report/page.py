@@ -185,7 +185,7 @@ class Report:
 
     @property
     def config_file(self) -> Path:
-        """The config as it was run, overrides included; MMEngine's Runner writes it."""
+        """The config as it was run, overrides included; the hook keeps it."""
         return self.work_dir / kept_as(self.summary['config'])
 
     def _config(self) -> str:
