@@ -143,6 +143,7 @@ class ImageBatches:
         first = self._prepared(self._read(middle[:1]))['inputs'][0]
         may_fit = first.nbytes * sum(map(len, self.chunks)) <= self._room  # padding may take more
         for preprocessed in (True, False) if may_fit else (False,):
+            cache = []  # frees those that are preprocessed before others are read
             cache = self._that_fit(preprocessed)
             if len(cache) == len(self):
                 return cache

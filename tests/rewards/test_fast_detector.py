@@ -7,6 +7,7 @@ import torch
 from conftest import REPO, enliven, random_plan
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.hub import get_config
 from reward_data import (
     DEMOS,
     answers,
@@ -256,6 +257,14 @@ def test_a_stem_ends_where_its_output_is_a_feature(faster_rcnn, digits_root):
 def test_what_plans_change_is_no_stem(faster_rcnn, digits_root, layers):
     inputs = digits_batches(faster_rcnn, digits_root)[0]['inputs']
     assert FastDetector(faster_rcnn).split_stem(inputs, layers) == []
+
+
+def test_a_layer_that_gives_more_than_a_map_is_no_stem():
+    cfg = get_config('mmdet::swin/retinanet_swin-t-p4-w7_fpn_1x_coco.py').model
+    cfg.backbone.update(embed_dims=24, num_heads=[1, 2, 4, 8], depths=[1, 1, 1, 1], init_cfg=None)
+    cfg.neck.in_channels = [48, 96, 192]
+    images, layers = torch.rand(1, 3, 64, 64), ['backbone.stages.0.blocks.0.ffn.layers.0.0']
+    assert FastDetector(MODELS.build(cfg).eval()).split_stem(images, layers) == []  # patch_embed tells the size, too
 
 
 def test_a_stem_with_larger_outputs_than_fit_is_run_each_time(faster_rcnn, digits_root):

@@ -116,7 +116,8 @@ class FastDetector(FastModel):
         names = [name for name, _, _ in calls]
         stem = []
         for name, args, out in calls:
-            if name in changing or len(args) != 1 or args[0] is not data or names.count(name) > 1:
+            once = names.count(name) == 1 and len(args) == 1 and args[0] is data
+            if name in changing or not once or not isinstance(out, Tensor):
                 break
             stem.append(name)
             data = out
@@ -132,7 +133,7 @@ class FastDetector(FastModel):
         try:
             both = [dict(enumerate(tensors_in(one))) for one in (features, self._extract_feat(output))]
             return both[0].keys() != both[1].keys() or self._differing(*both) is not None
-        except RuntimeError:  # a later layer was given the output of another one
+        except Exception:  # a later layer was given the output of another one, and may say so in any way
             return True
         finally:
             for name, child in children.items():
