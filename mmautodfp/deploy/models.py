@@ -83,7 +83,9 @@ def input_size(cfg: Config, otherwise: tuple[int, int] | None = None) -> tuple[i
     found = size_of_tests(cfg) or otherwise
     if found is not None:
         return found
-    raise AutoDFPError(f'{cfg.filename} does not say how large its images are; name height and width with --size')
+    raise AutoDFPError(
+        f'{cfg.filename or "the config"} does not say how large its images are; name height and width with --size'
+    )
 
 
 def input_channels(model: nn.Module) -> int:

@@ -9,7 +9,6 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmautodfp.outputs import PRUNED
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.command_line import option_of
 from mmautodfp.utils.fileio import claimed, pickle_allowed
@@ -77,7 +76,10 @@ def prune(
         raise AutoDFPError(
             f"--search is for configs without settings, but {config} has an 'autodfp' entry; leave out --search"
         )
-    if preserve_ratio is not None and 'autodfp.budget.limit' in (cfg_options or {}):
+    options = cfg_options or {}
+    budget = options.get('autodfp.budget')
+    limited = 'autodfp.budget.limit' in options or (isinstance(budget, dict) and 'limit' in budget)
+    if preserve_ratio is not None and limited:
         raise AutoDFPError('--preserve-ratio and autodfp.budget.limit both set the limit; leave out one of them')
     override_settings(cfg, preserve_ratio, episodes, seed)
     if images is not None:
@@ -139,8 +141,6 @@ def evaluate(
     """
     cfg = load_config(config, work_dir, launcher, cfg_options)
     require_data(cfg, 'test')
-    if Path(cfg.filename).name != PRUNED:  # the runner keeps that under another name
-        require_other_folder(cfg)
     cfg.load_from = find_checkpoint(checkpoint, config)
     runner = build_runner(cfg, trust_checkpoint)
     with pickle_allowed(trust_checkpoint):

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.config import config as config_module
 from mmengine.hub import get_config
+from mmengine.utils import is_installed
 
 from mmautodfp.hooks import read_settings
 from mmautodfp.outputs import PRUNED
@@ -39,8 +40,9 @@ def find_config(config: str | os.PathLike) -> Path:
     if path.is_file():
         return path
     if '::' in str(config):  # such as mmdet::yolox/yolox_tiny_8xb8-300e_coco.py
-        with contextlib.suppress(Exception):  # raised in many kinds if the package or the file is not there
-            return Path(get_config(str(config)).filename)
+        with contextlib.suppress(Exception):  # raised in many kinds if the file is not there
+            if is_installed(str(config).partition('::')[0]):  # else mmengine would install the package
+                return Path(get_config(str(config)).filename)
     name = Path(str(config).removesuffix('.py') + '.py').parts
     for known in sorted(CONFIGS.rglob('*.py')):
         if known.relative_to(CONFIGS.parent).parts[-len(name) :] == name:
