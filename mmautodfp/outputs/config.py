@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mmautodfp.graph import join_path
 from mmautodfp.utils import AutoDFPError, in_one_line
 from mmautodfp.utils.configs import forget_weights, inner_dataset, name_nms, type_name
-from mmautodfp.utils.fileio import atomic_path
+from mmautodfp.utils.fileio import save_text
 
 #: The config of the pruned model in a run's work dir.
 PRUNED = 'pruned.py'
@@ -32,16 +32,14 @@ def keep_config(cfg: Config, work_dir: str | os.PathLike) -> None:
     """
     if not cfg.filename:
         return
-    with atomic_path(Path(work_dir) / kept_as(cfg.filename)) as scratch:
-        try:
-            cfg.dump(scratch)
-        except OSError:
-            raise
-        except Exception as error:  # a config may hold anything
-            raise AutoDFPError(
-                f'{cfg.filename} cannot be written as a config for the results ({in_one_line(error)}); let it hold '
-                'only what a config can: numbers, strings, lists, dicts and types'
-            ) from error
+    try:
+        text = cfg.dump()
+    except Exception as error:  # a config may hold anything
+        raise AutoDFPError(
+            f'{cfg.filename} cannot be written as a config for the results ({in_one_line(error)}); let it hold only '
+            'what a config can: numbers, strings, lists, dicts and types'
+        ) from error
+    save_text(text, Path(work_dir) / kept_as(cfg.filename))
 
 
 def slim_config(
