@@ -20,7 +20,8 @@ from mmautodfp.search import on_main, share_out
 from mmautodfp.search.example import call_whole
 from mmautodfp.search.reward_facts import RewardFacts
 from mmautodfp.search.searcher import as_number
-from mmautodfp.search.task import PruningTask, undisturbed
+from mmautodfp.search.task import PruningTask
+from mmautodfp.search.undisturbed import undisturbed
 from mmautodfp.surgery import Restore
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import TwoOrMore, checked

@@ -28,7 +28,8 @@ from .racing import Racing
 from .ranks import on_every_rank, on_main
 from .reward_facts import RewardFacts
 from .searcher import Searcher, as_number, load_search
-from .task import PruningTask, undisturbed
+from .task import PruningTask
+from .undisturbed import undisturbed
 
 LONG_SEARCH = 500  # episodes: from here on, a race saves more than it costs
 

@@ -2,8 +2,8 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from .environment import PruningEnv, RatioRange
 from .ranks import on_every_rank, on_main
 from .state import Clustering, LayerState, layer_state, scale_states
 from .survey import Survey, survey_target
+from .undisturbed import undisturbed
 
 
 @dataclass
@@ -304,36 +305,6 @@ class PruningTask:
         """The task as an agent sees it; arguments as of :class:`.AgentSpec`."""
         share = 0.5 if self.allocation else self.ratios.to_action(self.constraint.uniform_ratio())
         return AgentSpec(len(self.groups), uniform_action=(share, 0.5), seed=seed, preference=tuple(preference))
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode for the block that rewards it, and check afterwards that it was not changed.
-
-    Raises:
-        AutoDFPError: A weight is not what it was, or a norm was trained.
-    """
-    model.eval()
-    before = _versions(model)
-    yield
-    model.eval()  # a reward may have trained a copy, or put the mode back that it found elsewhere
-    after = _versions(model)
-    changed = next((name for name, version in before.items() if after.get(name) != version), None)
-    if changed is not None:
-        raise AutoDFPError(
-            f'the reward changed {changed} of the {type(model).__name__}, which it is to look at alone; let it work on '
-            'a copy (copy.deepcopy(model)), and load the weights anew, for the dense ones may have changed too'
-        )
-
-
-def _versions(model: nn.Module) -> dict[str, tuple]:
-    """By name, what differs once a weight is changed or a norm trained."""
-    # Training a norm raises the version of its batch counter, but not that of its statistics.
-    counts = ((name, buffer) for name, buffer in model.named_buffers() if name.endswith('num_batches_tracked'))
-    return {
-        name: (id(tensor), None if tensor.is_inference() else tensor._version, tensor.dtype, tensor.device)
-        for name, tensor in (*model.named_parameters(), *counts)
-    }
 
 
 def _rank_by_norm(module: nn.Module, group: ChannelGroup) -> Tensor:

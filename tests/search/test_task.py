@@ -1,5 +1,7 @@
 """A task and its model: what it is made of, that it is pruned once at a time, and that a reward only looks at it."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 from chain import IMAGES, brightness, make_chain
@@ -10,6 +12,7 @@ from torch import nn
 from mmautodfp.api import PruningTask, frontier, prune, search
 from mmautodfp.costs import ParamBudget
 from mmautodfp.reconstruction import SimilarityReconstructor
+from mmautodfp.search.undisturbed import undisturbed
 from mmautodfp.surgery import apply_plan
 from mmautodfp.utils import AutoDFPError
 
@@ -65,6 +68,14 @@ def test_a_reward_finds_the_model_in_eval_mode_whatever_the_last_one_left():
     expected = task.evaluate(task.uniform_plan(), brightness)
     task.model.train()
     assert task.evaluate(task.uniform_plan(), brightness) == expected
+
+
+def test_a_model_is_in_eval_mode_after_a_reward_that_was_stopped():
+    model = make_task().model
+    with suppress(KeyError), undisturbed(model):
+        model.train()
+        raise KeyError
+    assert not model.training
 
 
 def test_a_plan_is_applied_in_eval_mode_whatever_the_last_reward_left(monkeypatch):
