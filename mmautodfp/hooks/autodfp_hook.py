@@ -194,10 +194,11 @@ class AutoDFPHook(Hook):
 
         dataset = cfg.val_dataloader.dataset.to_dict() if self.reward.needs_data else {}
         dataset.pop('data_root', None)  # the data may be moved before the search is resumed
+        kept = told.num_episodes > 1 or told.resume  # a single plan leaves nothing to go on with
         with search_line(self.logger, told.num_episodes, told.log_interval) as tell_line:
             return search(
                 *(task, self.reward, told.num_episodes, told.agent, told.opening_lams, told.racing),
-                checkpoint=Path(runner.work_dir) / 'search.pth',
+                checkpoint=Path(runner.work_dir) / 'search.pth' if kept else None,
                 resume=told.resume,
                 seed=told.seed,
                 identity=dict(model=repr(cfg.model.to_dict()), data=repr(dataset)),

@@ -85,3 +85,15 @@ def test_a_race_is_run_where_it_is_asked_for(small_demo, tmp_path):
     history = torch.load(tmp_path / 'search.pth')['history']
     stages = torch.tensor([2, 4, 8])[(~history['stages'].isnan()).sum(1) - 1]
     assert evaluations == dict(done=int(stages.sum()), without_racing=12 * 8)
+
+
+def test_a_single_plan_leaves_no_search_and_takes_none_away(small_demo, tmp_path):
+    options = small_demo | {'autodfp.compare': False}
+    apis.prune(CONFIG, work_dir=str(tmp_path), episodes=1, cfg_options=options)
+    assert not (tmp_path / 'search.pth').exists()
+    assert 'id="search"' not in (tmp_path / 'report.html').read_text()
+    apis.prune(CONFIG, work_dir=str(tmp_path), episodes=2, cfg_options=options)
+    assert 'id="search"' in (tmp_path / 'report.html').read_text()
+    search = (tmp_path / 'search.pth').read_bytes()
+    apis.prune(CONFIG, work_dir=str(tmp_path), episodes=1, cfg_options=options)
+    assert [(file.name, file.read_bytes()) for file in tmp_path.glob('search*')] == [('search.pth', search)]

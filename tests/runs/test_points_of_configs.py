@@ -97,7 +97,7 @@ def test_a_classifiers_point_is_pruned_to_what_the_file_says(classifier, tmp_pat
     assert not (tmp_path / 'search.pth').exists()
     page = (tmp_path / 'report.html').read_text()
     assert f'--from-frontier {file} --max-flops 50%' in page
-    assert 'the plan was read off a frontier, without a search' in page
+    assert 'id="search"' not in page
 
 
 def test_the_work_dir_gets_a_page_a_picture_and_a_table(classifier):

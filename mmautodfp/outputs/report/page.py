@@ -81,7 +81,7 @@ class Report:
 
     def _content(self) -> dict[str, Any]:
         shown = [found for found in self.evidence.channels if found.places]
-        budgets = self.summary['budget']
+        budgets, searched = self.summary['budget'], self.summary['episodes'] > 1
         parts = self._try('parts', self._parts) or []
         pictures = self.evidence.pictures
         save_pictures = lambda: self._save('pictures', pictures_figure(pictures))
@@ -96,7 +96,8 @@ class Report:
             # COCOeval says -1 where there is no object of a size
             tested=[item for item in (self.summary.get('test') or {}).items() if item[1] not in (None, -1)],
             device=self.evidence.device,
-            search=self._plot('search', self._search_figure),
+            searched=searched,
+            search=self._plot('search', self._search_figure) if searched else None,
             strategy=self._plot('strategy', self._strategy_figure),
             clusters=self._plot('channels', lambda: channels_figure(shown)) if shown else None,
             merges=[_merges(found) for found in self.evidence.channels],
@@ -162,8 +163,6 @@ class Report:
         return sorted({finding.label for finding in found})
 
     def _search_figure(self) -> Figure:
-        if not self.summary['episodes']:
-            raise AutoDFPError('the plan was read off a frontier, without a search')
         history = load_tensors(self.work_dir / 'search.pth', 'the search')['history']
         if self.summary.get('objectives'):  # rewards are utilities, and no baseline has one
             return search_figure(history['rewards'].tolist(), {}, 'utility')
