@@ -124,7 +124,10 @@ def ablate(
         fit = round(time.perf_counter() - start, 3)
         task = bench.task(1.0, reconstructor)
         for ratio in missing:
-            widths = round_widths(ratio, dense.dense_widths) if of_channels else bench.uniform_widths(ratio)
+            if of_channels:
+                widths = round_widths(ratio, dense.dense_widths, dense.constraint.divisors)
+            else:
+                widths = bench.uniform_widths(ratio)
             if variant.allocated:
                 share = task.costs.params['module'].ratio(widths)
                 widths = bench.task(share, reconstructor, p_min=bench.settings.p_min, allocate=True).allocation

@@ -21,6 +21,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from mmautodfp.api import PruningTask
+from mmautodfp.costs import Budget
 from mmautodfp.deploy.models import build_model, input_size
 from mmautodfp.graph import samples_of
 from mmautodfp.hooks import AutoDFPHook, read_settings
@@ -125,14 +126,20 @@ class Bench:
         common |= dict(images=len(self.reward.images))
         return take_up(known, common | asked, self.model, self.cfg_options)
 
-    def task(self, ratio: float = 1.0, reconstructor: Reconstructor | None = None, **settings: Any) -> PruningTask:
-        """Limit the model to a share of the target's parameters; without a reconstructor, nothing is compensated.
+    def task(
+        self, limit: Budget | float = 1.0, reconstructor: Reconstructor | dict | None = None, **settings: Any
+    ) -> PruningTask:
+        """Limit the model's target; without a reconstructor, nothing is compensated.
 
-        Further settings are those of :meth:`PruningTask.build`; any width is allowed by default.
+        Further settings are those of :meth:`PruningTask.build`. By default they are the config's, but groups may become
+        as narrow as the limit asks for, and nothing is allocated.
         """
-        settings = dict(reconstructor=reconstructor or PruneOnly(), p_min=0.01, allocate=False) | settings
-        own = dict(constraint=ratio, residual_streams=self.settings.residual_streams)
-        return PruningTask.build(self.model, self.settings.target, **own, **settings)
+        told = self.settings
+        own = {name: getattr(told, name) for name in ('target', 'p_max', 'channel_divisor', 'residual_streams')}
+        own |= dict(p_min=0.01, allocate=False)
+        return PruningTask.build(
+            self.model, constraint=limit, reconstructor=reconstructor or PruneOnly(), **own | settings
+        )
 
     def uniform_widths(self, ratio: float) -> list[int]:
         """Widths of the largest uniform plan within a share of the target's parameters."""

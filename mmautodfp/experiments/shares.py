@@ -53,10 +53,14 @@ def build_task(
     Raises:
         AutoDFPError: The share cannot be reached.
     """
-    example, told = dict(bench.reward.one_batch(), mode='tensor'), bench.settings
-    limit, reconstructor = budget_of(target, share), reconstructor or dict(told.reconstructor)
-    own = {name: getattr(told, name) for name in ('p_min', 'channel_divisor', 'residual_streams')}
-    return PruningTask.build(bench.model, part or target, example, limit, reconstructor, **own)
+    return bench.task(
+        budget_of(target, share),
+        reconstructor or dict(bench.settings.reconstructor),
+        target=part or target,
+        example_input=dict(bench.reward.one_batch(), mode='tensor'),
+        p_min=bench.settings.p_min,
+        allocate=True,
+    )
 
 
 def require_allocation(task: PruningTask) -> PruningPlan:

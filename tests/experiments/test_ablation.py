@@ -60,6 +60,13 @@ def test_an_allocated_plan_is_within_the_uniform_ones_parameters(small_demo):
     assert rows['episode']['0.7']['metric'] != rows['episode, allocated plan']['0.7']['metric']
 
 
+def test_shares_of_channels_are_rounded_to_the_configs_divisor():
+    options = {'autodfp.channel_divisor': 64}  # wider than any group, so that all channels stay
+    config = 'configs/demo/vgg_digits_autodfp.py'
+    result = ablate(config, [0.5], of_channels=True, only='prune only', cfg_options=options)
+    assert result['variants']['prune only']['0.5']['params'] == 1
+
+
 def test_of_the_means_of_a_whole_detector_those_named_are_measured(small_demo):
     config = 'configs/demo/retinanet_digits_whole_autodfp.py'
     images = dict(num_images=2, size=64, batch_size=2)

@@ -95,10 +95,12 @@ def test_a_finished_search_is_not_run_again_and_has_as_many_episodes_as_the_hook
         search_in(tmp_path / 'run', config)
 
 
-def test_plans_without_a_search_keep_to_the_configs_divisor():
-    bench = Bench(CONFIG, cfg_options={'autodfp.channel_divisor': 4})
-    widths = build_task(bench, 'network', 0.5, PruneOnly()).uniform_plan().widths
-    assert all(width % 4 == 0 for width in widths.values())
+def test_plans_without_a_search_keep_to_the_configs_divisor_and_widest_share():
+    bench = Bench(CONFIG, cfg_options={'autodfp.channel_divisor': 4, 'autodfp.p_max': 0.75})
+    assert bench.task().dense_widths == [24, 24, 48, 48, 48]
+    for plan in (bench.task(0.9).uniform_plan(), build_task(bench, 'network', 0.9, PruneOnly()).uniform_plan()):
+        assert list(plan.widths.values()) == [16, 16, 36, 36, 36]  # 0.75 of each, as multiples of 4
+    assert all(width % 4 == 0 for width in bench.uniform_widths(0.5))
 
 
 def test_the_residual_streams_that_a_config_asks_for_are_measured_too(small_demo):
