@@ -21,8 +21,8 @@ def main() -> None:
         print('usage: python -m mmautodfp TOOL ...; TOOL --help tells more\n')
         print('\n'.join(f'{tool:16}{line}' for tool, line in tools.items()))
     elif name in tools:
-        sys.argv[1:] = arguments
-        runpy.run_path(str(TOOLS / f'{name}.py'), run_name='__main__')
+        sys.argv[:] = [f'python -m mmautodfp {name}', *arguments]  # the first is the program's name in the tool's help
+        runpy.run_path(str(TOOLS / f'{name}.py'))['main']()
     else:
         print(f'error: there is no tool {name!r}; there are {", ".join(tools)}', file=sys.stderr)
         sys.exit(2)

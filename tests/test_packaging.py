@@ -80,6 +80,14 @@ def test_the_package_lists_its_tools_in_a_line_each(capsys):
     assert 'prune           Prune a trained detector or classifier without its training data.' in lines
 
 
+def test_a_tool_is_called_what_was_typed(capsys):
+    for arguments, code in ((['--help'], 0), (['--episodes', 'many'], 2)):
+        with patch('sys.argv', ['mmautodfp', 'prune', *arguments]), pytest.raises(SystemExit) as end:
+            runpy.run_module('mmautodfp', run_name='__main__')
+        assert end.value.code == code
+        assert ''.join(capsys.readouterr()).startswith('usage: python -m mmautodfp prune [-h] ')
+
+
 def test_a_tool_that_is_not_there_is_told(capsys):
     with patch('sys.argv', ['mmautodfp', 'prunes']), pytest.raises(SystemExit) as end:
         runpy.run_module('mmautodfp', run_name='__main__')
