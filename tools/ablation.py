@@ -9,7 +9,7 @@ Example:
 from argparse import SUPPRESS
 from pathlib import Path
 
-from mmautodfp.utils.command_line import add_cfg_options, new_parser, option_of, read_options, told
+from mmautodfp.utils.command_line import add_cfg_options, new_parser, option_of, read_arguments, told
 
 #: What can be measured instead, and the options that it does not take.
 OTHERS = dict(
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--only', help='regular expression that the names of variants must match')
     parser.add_argument('--out', type=Path, required=True, help='JSON file to write')
     add_cfg_options(parser)
-    given = vars(parser.parse_args(argv))
+    given = read_arguments(parser, argv)
     for other, foreign in OTHERS.items():
         for name in foreign:
             if other in given and name in given:
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     from mmautodfp.experiments.shares import WHOLE_SHARES, measure_shares
     from mmautodfp.utils.fileio import load_json, save_json
 
-    config, out, options = given['config'], given['out'], read_options(given['cfg_options'])
+    config, out, options = given['config'], given['out'], given['cfg_options']
     names = dict(image_size='size', num_images='num_images', batch_size='batch_size')
     images = {name: given[option] for option, name in names.items() if option in given}
     if 'cost' in given:

@@ -32,7 +32,7 @@ from importlib import import_module
 from inspect import signature
 from pathlib import Path
 
-from mmautodfp.utils.command_line import add_cfg_options, new_parser, option_of, read_options, told
+from mmautodfp.utils.command_line import add_cfg_options, new_parser, option_of, read_arguments, told
 
 #: What can be measured: a module of mmautodfp.experiments and its function, whose parameters are the options; and the
 #: parameter that --repeat sets.
@@ -100,11 +100,11 @@ def make_parser() -> ArgumentParser:
 @told()
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser()
-    given = vars(parser.parse_args(argv))
+    given = read_arguments(parser, argv)
     what, config, out = (given.pop(name) for name in ('what', 'config', 'out'))
-    whole, options = given.pop('whole', False), given.pop('cfg_options')
-    if options:
-        given['cfg_options'] = read_options(options)
+    whole = given.pop('whole', False)
+    if not given['cfg_options']:
+        del given['cfg_options']
     if config is None and what not in ('kernels', 'families'):
         parser.error(f'{what} needs a config')
     if whole and what != 'latency':

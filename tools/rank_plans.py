@@ -6,7 +6,7 @@ Example:
 
 from pathlib import Path
 
-from mmautodfp.utils.command_line import add_cfg_options, new_parser, read_options, told
+from mmautodfp.utils.command_line import add_cfg_options, new_parser, read_arguments, told
 
 
 @told()
@@ -19,18 +19,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--num-images', type=int, default=16, help='synthetic images of each reward (default: 16)')
     parser.add_argument('--out', type=Path, required=True, help='JSON file to write')
     add_cfg_options(parser)
-    args = parser.parse_args(argv)
+    given = read_arguments(parser, argv)
 
     from mmautodfp.experiments.rank_plans import rank_plans
     from mmautodfp.utils.fileio import save_json
 
     def report(result: dict) -> None:
-        save_json(result, args.out)
+        save_json(result, given['out'])
         figures = '  '.join(f'{name}: {rho["all"]:.3f}' for name, rho in result['correlation'].items())
         print(f'{result["plans"]} plans  {figures}', flush=True)
 
-    images = dict(size=args.image_size, num_images=args.num_images)
-    rank_plans(args.config, args.plans, args.checkpoint, images, read_options(args.cfg_options), report)
+    images = dict(size=given['image_size'], num_images=given['num_images'])
+    rank_plans(given['config'], given['plans'], given['checkpoint'], images, given['cfg_options'], report)
 
 
 if __name__ == '__main__':

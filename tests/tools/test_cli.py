@@ -76,7 +76,7 @@ def test_bad_requests_end_with_code_2_and_a_sentence(arguments, message, tmp_pat
 @pytest.mark.parametrize(
     ('tool', 'arguments', 'message'),
     [
-        ('ablation', ['absent.py', '--out', 'x.json'], 'config absent.py was asked for'),
+        ('ablation', ['absent.py', '--out', 'x.json', 'a.pth'], 'config absent.py was asked for'),
         (
             'ablation',
             [DEMO, '--only', 'fill', '--out', 'x.json'],
@@ -84,13 +84,13 @@ def test_bad_requests_end_with_code_2_and_a_sentence(arguments, message, tmp_pat
         ),
         ('ablation', ['absent.py', '--whole', '--image-size', '128', '--out', 'x.json'], '--whole has no --image-size'),
         ('ablation', ['absent.py', 'a.pth', '--cost', '--out', 'x.json'], '--cost has no checkpoint'),
-        ('rank_plans', ['absent.py', '--out', 'x.json'], 'config absent.py was asked for'),
+        ('rank_plans', ['absent.py', '--out', 'x.json', 'a.pth'], 'config absent.py was asked for'),
         (
             'rank_plans',
             [DEMO, '--plans', '0', '--out', 'x.json'],
             'a ranking of plans was asked for num_plans=0; it must',
         ),
-        ('benchmark', ['reward', 'absent.py'], 'config absent.py was asked for'),
+        ('benchmark', ['reward', '--repeat', '2', 'absent.py'], 'config absent.py was asked for'),
         ('benchmark', ['latency', 'absent.py'], 'config absent.py was asked for, but there is no such file'),
         ('benchmark', ['ranks', 'nothing'], 'config nothing was asked for, but there is no such file'),
         ('benchmark', ['search'], 'search needs a config'),
