@@ -89,4 +89,4 @@ def _read_annotation(path: Path) -> tuple[dict[str, int], list[tuple[str | None,
 def _read(path: Path) -> str:
     if not path.is_file():
         raise AutoDFPError(f'BCCD was to be read, but {path} is not there')
-    return path.read_text(encoding='utf-8')
+    return path.read_text(encoding='utf-8', errors='replace')  # the caller refuses what is damaged

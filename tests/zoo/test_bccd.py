@@ -99,10 +99,11 @@ def test_a_box_of_another_class_is_told(source, tmp_path):
         make_bccd(source, tmp_path / 'out')
 
 
-@pytest.mark.parametrize('part', ['</annotation>', '<width>640</width>', '<ymax>220</ymax>'])
-def test_a_damaged_annotation_is_told(source, tmp_path, part):
+@pytest.mark.parametrize('part', [b'</annotation>', b'<width>640</width>', b'<ymax>220</ymax>'])
+@pytest.mark.parametrize('left', [b'', b'\xff'])  # the second is no UTF-8
+def test_a_damaged_annotation_is_told(source, tmp_path, part, left):
     path = source / 'BCCD/Annotations/BloodImage_00007.xml'
-    path.write_text(path.read_text().replace(part, ''))
+    path.write_bytes(path.read_bytes().replace(part, left))
     with pytest.raises(AutoDFPError, match=r'BloodImage_00007\.xml was to be XML with .* it is damaged; fetch BCCD'):
         make_bccd(source, tmp_path / 'out')
 
