@@ -270,6 +270,15 @@ def search_in(folder: Path, config: str | os.PathLike, episodes: int | None = No
     return done
 
 
+def require_judged(row: dict[str, Any], search: str) -> None:
+    """Raise :class:`AutoDFPError` if a row of a search's summary has no held-out metric."""
+    if row['held_out_metric'] is None:
+        raise AutoDFPError(
+            f'the search in {search} was not judged on held-out images; leave autodfp.compare alone, and let '
+            'test_dataloader have images that do not reward it'
+        )
+
+
 def random_plans(task: PruningTask, count: int, seed: int = 0) -> Iterator[PruningPlan]:
     """Random plans around the one that a search starts from, within the budget."""
     explorer = RandomSearch(task.agent_spec(seed), around_uniform=True)

@@ -1,6 +1,7 @@
 """The table of detectors, on a demo detector and few images; and on photographs of COCO with random weights."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,12 +89,28 @@ def test_searches_are_means_over_seeds_and_are_not_run_again(table):
     assert 'reconstructor' in refused['reason']
 
 
-def test_what_is_to_come_is_told_first_whatever_the_config_leaves_to_the_defaults(tmp_path, monkeypatch):
+@pytest.fixture
+def _unmeasured(monkeypatch):
+    """Let the dense model have a metric, and leave out the rows without a search."""
+
     def measure(config, target, shares, checkpoint, options, known, report):
         report(dict(metric='bbox_mAP', images=1000, dense=0.5, seconds=60.0, rows={}), 'dense 0.5000')
 
     monkeypatch.setattr('mmautodfp.experiments.reproduce.detectors.measure_shares', measure)
     monkeypatch.setattr('mmautodfp.experiments.reproduce.detectors.require_data', lambda *_: None)
+
+
+@pytest.mark.usefixtures('_unmeasured')
+def test_a_search_that_was_not_judged_on_held_out_images_is_told(tmp_path, monkeypatch):
+    summary = dict(results=[dict(held_out_metric=None)])
+    monkeypatch.setattr('mmautodfp.experiments.reproduce.detectors.search_in', lambda *_, **__: summary)
+    settings = DetectorSettings(tmp_path, [CONFIG], episodes=1, shares=dict(backbone=(0.9,)))
+    (found,) = reproduce_detectors(settings, lambda _: None)
+    assert re.match(r'the search in retinanet_.*_0\.9_autodfp_seed0 was not judged on held-out images', found['reason'])
+
+
+@pytest.mark.usefixtures('_unmeasured')
+def test_what_is_to_come_is_told_first_whatever_the_config_leaves_to_the_defaults(tmp_path):
     config = tmp_path / 'bare.py'
     bare = "autodfp = dict(_delete_=True, type='mmautodfp.AutoDFPHook', reward=dict(type='CocoReward'))"
     config.write_text(f"_base_ = '{CONFIG}'\n{bare}\nmodel = dict(type='mmdet.RetinaNet')\n")

@@ -17,7 +17,7 @@ from mmautodfp.utils.fileio import load_json, save_json, save_text
 from mmautodfp.utils.registry import REWARDS, build
 from mmautodfp.utils.settings import Count, Share, settings
 
-from ..bench import deviation, search_in, to_report
+from ..bench import deviation, require_judged, search_in, to_report
 from ..shares import OURS, UNSEARCHED, WHOLE_SHARES, budget_of, measure_shares
 from ..tables import markdown_table, measured_shares, metric_cell
 from .bench import locate
@@ -160,7 +160,9 @@ class _Detector:
         if method == AUTODFP:
             options['autodfp.finalists'] = 0  # the paper has none
         told = dict(checkpoint=self.checkpoint, seed=seed, cfg_options=options)
-        return search_in(folder, self.config, self.settings.episodes, **told)['results'][-1]
+        row = search_in(folder, self.config, self.settings.episodes, **told)['results'][-1]
+        require_judged(row, folder.name)
+        return row
 
 
 def methods_of(target: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

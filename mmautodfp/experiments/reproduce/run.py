@@ -14,7 +14,7 @@ from mmautodfp.surgery import PruningPlan
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import REWARDS, build
 
-from ..bench import search_in
+from ..bench import require_judged, search_in
 from .bench import NetworkBench, locate
 from .paper import ALL_TABLES, NETWORKS, SEARCHED, Claim, claims
 
@@ -154,8 +154,7 @@ class _Laboratory:
             return found | dict(ours=summary['seconds']['search'] / summary['episodes'] * 3000 / 3600, images=None)
         if claim.method == 'search+merging':
             return found | dict(ours=100 * bench.merging.evaluate(plan, judge), images=len(judge.images))
-        if row['held_out_metric'] is None:
-            raise AutoDFPError(f'the search in {name} was not judged on held-out images; leave autodfp.compare alone')
+        require_judged(row, name)
         return found | dict(ours=100 * row['held_out_metric'])
 
     @property
