@@ -63,7 +63,7 @@ def benchmark_objectives(
         evaluated, and how many are in the set; the seconds.
 
     Raises:
-        AutoDFPError: A count is too small, the config's agent is not SAC, or no images are held out.
+        AutoDFPError: A count is too small, the config's agent is not SAC, all costs weigh 0, or no images are held out.
     """
     options = dict(cfg_options or {})
     if load_search_config(config, cfg_options=cfg_options).autodfp.get('objectives') is None:
@@ -84,7 +84,7 @@ def benchmark_objectives(
     ways = dict(
         conditioned=partial(play, hook.settings.agent),
         asked=partial(play, dict(hook.settings.agent, drawn_preferences=0.0)),
-        weighted=partial(_play_weighted, hook, episodes),
+        weighted=partial(_play_weighted, hook, episodes, preferences(asked)),
         random=partial(play, dict(type='RandomSearch', around_uniform=True)),
     )
 
@@ -118,9 +118,18 @@ def benchmark_objectives(
 
 
 def preferences(asked: Mapping[str, float]) -> list[dict[str, float]]:
-    """Preferences with evenly spaced weights of the metric; the costs share the rest as in ``asked``."""
+    """Preferences with evenly spaced weights of the metric; the costs share the rest as in ``asked``.
+
+    Raises:
+        AutoDFPError: All costs weigh 0.
+    """
     weights = read_weights(asked)
     rest = 1 - weights['metric']
+    if rest == 0:
+        raise AutoDFPError(
+            f'searches with several weights were asked for, but {", ".join([*weights][1:])} of the objectives all '
+            'weigh 0; give one of the costs a weight'
+        )
     shares = [(step + 0.5) / PREFERENCES for step in range(PREFERENCES)]
     return [
         {name: share if name == 'metric' else (1 - share) * weight / rest for name, weight in weights.items()}
@@ -135,11 +144,11 @@ def _play(hook: AutoDFPHook, episodes: int, agent: dict, seed: int, **settings: 
     return list(zip(plans, history.outcomes, strict=True))
 
 
-def _play_weighted(hook: AutoDFPHook, episodes: int, seed: int) -> Played:
+def _play_weighted(hook: AutoDFPHook, episodes: int, wanted: Sequence[dict[str, float]], seed: int) -> Played:
     agent, played = dict(hook.settings.agent, drawn_preferences=0.0), []
     if 'warmup_episodes' in agent:
         agent['warmup_episodes'] //= PREFERENCES
-    for number, weights in enumerate(preferences(hook.settings.objectives)):
+    for number, weights in enumerate(wanted):
         # With the opening and the seed of the first search, the others would only repeat its plans.
         opening = dict(opening_lams=(), opening_points=0) if number else {}
         share = len(range(number, episodes, PREFERENCES))

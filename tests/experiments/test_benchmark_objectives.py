@@ -62,5 +62,7 @@ def test_all_ways_get_as_many_evaluations_and_are_judged_alike():
 
 
 def test_impossible_requests_are_refused():
+    with pytest.raises(AutoDFPError, match='but params, flops of the objectives all weigh 0; give one of the costs a'):
+        preferences(dict(metric=1, params=0, flops=0))
     with pytest.raises(AutoDFPError, match='asked for episodes=4; it must be greater than or equal to 5'):
         benchmark_objectives(CONFIG, episodes=4)
