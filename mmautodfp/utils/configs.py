@@ -2,7 +2,7 @@
 
 import ast
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -19,34 +19,33 @@ def inner_dataset(config: dict) -> dict:
     return config
 
 
-def forget_weights(config: Any) -> None:
-    """Remove weights from which a model is initialised, ``init_cfg`` and ``pretrained``, from its config, in place."""
+def dicts_in(config: Any) -> Iterator[dict]:
+    """A config and all dicts in it, each before those inside of it; they may be changed meanwhile."""
     if isinstance(config, dict):
-        for name in ('init_cfg', 'pretrained'):
-            if config.get(name):
-                config[name] = None
+        yield config
         config = list(config.values())
     if isinstance(config, list | tuple):
         for value in config:
-            forget_weights(value)
+            yield from dicts_in(value)
+
+
+def forget_weights(config: Any) -> None:
+    """Remove weights from which a model is initialised, ``init_cfg`` and ``pretrained``, from its config, in place."""
+    for part in dicts_in(config):
+        for name in ('init_cfg', 'pretrained'):
+            if part.get(name):
+                part[name] = None
 
 
 def name_nms(config: Any) -> None:
-    """Replace mmcv's NMS functions with their bare names, such as ``nms``.
+    """Replace mmcv's NMS functions in a model's config, in place, with their bare names, such as ``nms``.
 
     MMEngine writes a function down with its module, ``mmcv.ops.nms``, which mmcv does not find: the config that a run
     leaves would not work.
-
-    Args:
-        config (Any): Config of a model, changed in place.
     """
-    if isinstance(config, dict):
-        if getattr(config.get('type'), '__module__', '') == 'mmcv.ops.nms':
-            config['type'] = config['type'].__name__
-        config = list(config.values())
-    if isinstance(config, list | tuple):
-        for value in config:
-            name_nms(value)
+    for part in dicts_in(config):
+        if getattr(part.get('type'), '__module__', '') == 'mmcv.ops.nms':
+            part['type'] = part['type'].__name__
 
 
 def read_written(fact: Any) -> Any:
