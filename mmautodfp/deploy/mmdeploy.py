@@ -75,7 +75,7 @@ def export_end2end(
     if not isinstance(model, BaseDetector):
         raise AutoDFPError(f'{config} was to be exported with mmdeploy, but a {type(model).__name__} is no detector')
     mmdeploy = require('mmdeploy', 'pip install --no-deps mmdeploy==1.3.1 aenum')
-    images = list(images_of(cfg, num_images))
+    images = images_of(cfg, num_images)
     settings = deploy_settings(cfg.model, opset)
     save_text(Config(settings).pretty_text, folder / 'deploy.py')
     path = folder / 'end2end.onnx'
@@ -191,7 +191,7 @@ def special_operators(path: Path) -> list[str]:
     return sorted(own | {f'{node.domain}::{node.op_type}' for node in nodes if node.domain not in ('', 'ai.onnx')})
 
 
-def images_of(cfg: Config, number: int) -> Iterator[dict[str, Any]]:
+def images_of(cfg: Config, number: int) -> list[dict[str, Any]]:
     """The first images of the test split, after the test pipeline; fewer than ``number`` if the split has fewer.
 
     Raises:
@@ -207,8 +207,7 @@ def images_of(cfg: Config, number: int) -> Iterator[dict[str, Any]]:
         raise
     except Exception as error:
         raise AutoDFPError(f'the test data of {cfg.filename} cannot be read: {last_line(error)}') from None
-    for index in range(min(number, len(dataset))):
-        yield dataset[index]
+    return [dataset[index] for index in range(min(number, len(dataset)))]
 
 
 @contextlib.contextmanager

@@ -165,7 +165,7 @@ class Session:
 
 def test_each_image_of_a_batch_is_compared_and_empty_rows_are_not_detections(pruned):
     folder, model = pruned
-    data = pseudo_collate(list(images_of(Config.fromfile(folder / 'pruned.py'), 2)))
+    data = pseudo_collate(images_of(Config.fromfile(folder / 'pruned.py'), 2))
     found = compare(list(run_both(model, Session(model, data), data)))
     assert found['images'] == 2
     total, agreed, extra = counted(found)

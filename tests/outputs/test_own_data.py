@@ -61,7 +61,7 @@ def test_the_command_that_the_run_names_exports_it_within_1e_4_of_torch(run, own
     assert report['parts']['backbone_neck']['pruned']['params'] < report['parts']['backbone_neck']['dense']['params']
     model = init_detector(config, checkpoint, device='cpu')
     assert model.dataset_meta['classes'] == CLASSES
-    data = pseudo_collate(list(images_of(Config.fromfile(config), len(NAMES))))
+    data = pseudo_collate(images_of(Config.fromfile(config), len(NAMES)))
     assert [Path(sample.img_path).name for sample in data['data_samples']] == own_data.names[: len(NAMES)]
     images = model.data_preprocessor(data)['inputs']
     session = runtime.InferenceSession(str(folder / 'backbone_neck.onnx'), providers=['CPUExecutionProvider'])
