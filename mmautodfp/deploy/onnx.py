@@ -3,11 +3,11 @@
 ``tools/export_onnx.py`` runs it.
 """
 
-import importlib
 import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,7 +111,7 @@ def export_onnx(
         twin = next((other for other in parts_of(dense) if other.name == part.name), None) if dense else None
         report['parts'][part.name] = _export_part(part, twin, folder, shape, opset, repeat)
     report['machine'] = describe_machine()
-    report['versions'] = {name: importlib.import_module(name).__version__ for name in ('onnx', 'onnxruntime')}
+    report['versions'] = {name: require(name).__version__ for name in ('onnx', 'onnxruntime')}
     save_json(report, folder / 'export.json')
     for line in table(report, folder, type(pruned).__name__):
         print_log(line)
@@ -148,9 +148,8 @@ def _export_part(
         images = torch.rand(shape)
         calls: dict[str, Callable[[], Any]] = {}
         for name, (model, file) in models.items():
-            session = open_session(file)
-            calls[f'{name} torch'] = lambda model=model: model(images)
-            calls[f'{name} onnxruntime'] = lambda session=session: session.run(None, {'images': images.numpy()})
+            calls[f'{name} torch'] = partial(model, images)
+            calls[f'{name} onnxruntime'] = partial(open_session(file).run, None, dict(images=images.numpy()))
         seconds = median_in_turns(calls, repeat)
         figures = {
             name: dict(
@@ -214,7 +213,7 @@ def write_onnx(part: Part, path: Path, shape: Sequence[int], opset: int = 17) ->
                 dynamic_axes=axes,
                 **tracer,
             )
-        importlib.import_module('onnx').checker.check_model(str(path))
+        require('onnx').checker.check_model(str(path))
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
         raise AutoDFPError(f'the {part.name} cannot be written as ONNX of opset {opset}: {first_line(error)}') from None
     return names
