@@ -1,5 +1,7 @@
 """Measure the tool itself; each figure is a ratio within one run.
 
+Figures of search, fine_tuning and robustness that --out holds already are kept: the same command goes on.
+
 Example:
     python tools/benchmark.py reward configs/demo/faster_rcnn_digits_autodfp.py --out reward.json
     python tools/benchmark.py search configs/demo/vgg_digits_autodfp.py --episodes 100 --out searches.json
@@ -15,13 +17,12 @@ reward      an episode against MMDetection's runner.val() on the same images, an
 racing      searches with and without stopping hopeless plans early, over five seeds
 precision   whether lower precision ranks a hundred random plans as float32 does
 ranks       seconds an episode on one rank and on two
-search      random search, CMA-ES and SAC on the same task, over five seeds, beside the plans that need no search; what
-            --out holds already is kept
+search      random search, CMA-ES and SAC on the same task, over five seeds, beside the plans that need no search
 objectives  one search for many preferences against weighted searches, random plans and the frontier: hypervolumes
             over five seeds
 fine_tuning a pruned detector trained for a short while: from ours, from uniform pruning and from random weights of its
-            shape, over three seeds; figures that --out holds already are kept
-robustness  the dense and the pruned detectors on blurred, noisy, darker and compressed test images; the same of --out
+            shape, over three seeds
+robustness  the dense and the pruned detectors on blurred, noisy, darker and compressed test images
 families    which of MMDetection's detectors can be pruned as a whole: one config of each family, or the one named
 """
 
