@@ -53,7 +53,7 @@ def build_model(cfg: Config) -> nn.Module:
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     if not isinstance(cfg.get('model'), dict):
-        raise AutoDFPError(f'{cfg.filename} was to be exported, but it has no model')
+        raise AutoDFPError(f'{cfg.filename} was to be exported or measured, but it has no model')
     try:
         model = MODELS.build(cfg.model)
     except AutoDFPError:
