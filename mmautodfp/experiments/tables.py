@@ -42,7 +42,7 @@ def variant_table(results: Mapping[str, Mapping[str, Any]], variant: str) -> str
     """The metrics that a variant of the compensation keeps, a row for each model.
 
     Args:
-        results (Mapping): By model, what :func:`mmautodfp.experiments.ablation.ablate` gave.
+        results (Mapping): By model, one of :data:`NAMES`, what :func:`mmautodfp.experiments.ablation.ablate` gave.
         variant (str): One of :data:`mmautodfp.experiments.ablation.VARIANTS`.
     """
     measured = {name: result['variants'].get(variant, {}) for name, result in results.items()}
@@ -53,7 +53,7 @@ def variant_table(results: Mapping[str, Mapping[str, Any]], variant: str) -> str
             continue
         cells = [metric_cell(measured[name].get(ratio), result['dense']) for ratio in ratios]
         kind = f'{result["metric"]}, shares of {result["shares_of"]}'
-        rows.append([f'{NAMES.get(name, name)} ({kind})', f'{result["dense"]:.3f}', *cells])
+        rows.append([f'{NAMES[name]} ({kind})', f'{result["dense"]:.3f}', *cells])
     return '\n'.join(markdown_table(['', 'dense', *(f'{float(ratio):.0%}' for ratio in ratios)], rows))
 
 
