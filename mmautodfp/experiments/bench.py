@@ -253,7 +253,8 @@ def search_in(folder: Path, config: str | os.PathLike, episodes: int | None = No
     overrides = {name: value for name, value in options.items() if name != 'checkpoint'}
     cfg = load_search_config(config, str(folder), episodes=episodes, **overrides)
     settings = asdict(read_settings(cfg.autodfp.to_dict()))
-    episodes, _ = settings.pop('num_episodes'), settings.pop('resume')  # episodes can be added
+    episodes = settings.pop('num_episodes')  # more can be added
+    del settings['resume']
     others = {key: value for key, value in (options.get('cfg_options') or {}).items() if key.split('.')[0] != 'autodfp'}
     weights = read_state(find_checkpoint(options.get('checkpoint') or cfg.get('load_from'), config))
     asked = portable(settings | dict(weights=_fingerprint(weights), cfg_options=others))

@@ -42,12 +42,12 @@ def benchmark_memory(
     example = example_of(images)
     run = lambda: call_model(model, example)
     models = {}
-    for target in ('backbone', 'model'):
+    for part, target in dict(backbone='backbone', whole='model').items():
         budget = MemoryBudget(1.0, 'model')
         task = PruningTask.build(model, target, example, budget, dict(type='PruneOnly'), allocate=False)
         cost, dense = task.costs.memory['model'], task.dense_widths
         half = round_widths(0.5, dense, task.constraint.divisors)
-        found = {'dense': dense, f'{"whole" if target == "model" else target}, 50% of the channels': half}
+        found = {'dense': dense, f'{part}, 50% of the channels': half}
         for name, kept in found.items():
             if name in models:
                 continue

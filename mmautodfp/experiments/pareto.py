@@ -86,15 +86,11 @@ def draw_pareto(path: str | os.PathLike, cells: Sequence[dict], methods: dict[st
 
 
 def _panel(cells: Sequence[dict], methods: dict[str, str]) -> Panel:
-    curves = {
+    curves = {}
+    for name, label in methods.items():
+        judged = [cell for cell in cells if name in cell['held_out'] and None not in cell['held_out'][name]]
         # Over what is really kept, which may be less than the budget allows.
-        label: [
-            (cell['params'][name], mean(cell['held_out'][name]))
-            for cell in cells
-            if None not in cell['held_out'].get(name, [None])
-        ]
-        for name, label in methods.items()
-    }
+        curves[label] = [(cell['params'][name], mean(cell['held_out'][name])) for cell in judged]
     dense = [value for cell in cells for value in cell['held_out'].get('dense', []) if value is not None]
     return Panel(
         title=cells[0]['model'],

@@ -145,9 +145,9 @@ class ImageFolder(ClassificationDataset):
         try:
             found = torchvision.datasets.ImageFolder(str(data_root))
         except FileNotFoundError as error:
-            found = error if Path(data_root).is_dir() else 'there is no such folder'
+            reason = error if Path(data_root).is_dir() else 'there is no such folder'
             raise AutoDFPError(
-                f'images were to be read from {data_root}, one folder a class, but {found}; put them there or set '
+                f'images were to be read from {data_root}, one folder a class, but {reason}; put them there or set '
                 'data_root of the data set'
             ) from None
         self._root = Path(data_root)
