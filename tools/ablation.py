@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     from mmautodfp.experiments.ablation import ablate
     from mmautodfp.experiments.benchmark_cost import measure_cost
     from mmautodfp.experiments.shares import WHOLE_SHARES, measure_shares
-    from mmautodfp.utils.fileio import load_json, save_json
+    from mmautodfp.utils.fileio import earlier_result, save_json
 
     config, out, options = given['config'], given['out'], given['cfg_options']
     names = dict(image_size='size', num_images='num_images', batch_size='batch_size')
@@ -60,8 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         save_json(result, out)
         print(line, flush=True)
 
-    known = load_json(out, 'the earlier result') if out.exists() else None
-    common = dict(checkpoint=given.get('checkpoint'), cfg_options=options, known=known, report=keep)
+    common = dict(checkpoint=given.get('checkpoint'), cfg_options=options, known=earlier_result(out), report=keep)
     common['only'] = given.get('only', '')
     if 'whole' in given:
         measure_shares(config, 'model', given.get('ratios', WHOLE_SHARES), **common)

@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     if given.get('repeat', 1) < 1:
         parser.error(f'--repeat must be 1 or more, got {given["repeat"]}')
 
-    from mmautodfp.utils.fileio import load_json, save_json
+    from mmautodfp.utils.fileio import earlier_result, save_json
 
     place, repeated = WHOLE if whole else KINDS[what]
     module, function = place.split('.')
@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> None:
         if out:
             save_json(result, out)
 
-    earlier = load_json(out, 'the earlier result') if out and out.exists() else None
+    earlier = earlier_result(out)
     others = dict(config=config, configs=[config] if config else None, known=earlier, report=keep, tell=tell_aside)
     result = measure(**given, **{name: value for name, value in others.items() if name in takes})
     if whole or what == 'memory':  # several detectors share a file

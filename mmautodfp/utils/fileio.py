@@ -127,6 +127,20 @@ def load_json(path: str | os.PathLike, what: str) -> Any:
         raise AutoDFPError(f'{what} was to be read from {path}, but that is not readable JSON ({error})') from None
 
 
+def earlier_result(file: Path | None) -> dict[str, Any] | None:
+    """What an earlier measurement has left in a file; None if there is no file.
+
+    Raises:
+        AutoDFPError: The file holds something else.
+    """
+    if file is None or not file.exists():
+        return None
+    found = load_json(file, 'the earlier result')
+    if not isinstance(found, dict):
+        raise AutoDFPError(f'{file} was to receive a result, but it holds a {type(found).__name__}; name another file')
+    return found
+
+
 def portable(options: dict[str, Any]) -> dict[str, Any]:
     """Options as plain data to be kept: of absolute paths, which hold on this machine alone, only the last part."""
     return _shortened(json.loads(json.dumps(options, default=str)))

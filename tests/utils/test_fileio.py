@@ -16,6 +16,7 @@ from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.fileio import (
     atomic_path,
     claimed,
+    earlier_result,
     fit_state,
     load_json,
     load_tensors,
@@ -36,6 +37,16 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):
         scratch.write_text(f'half of {1 / 0}')
     assert load_json(path, 'it') == [1]
     assert os.listdir(tmp_path) == ['file.json']
+
+
+def test_an_earlier_result_is_what_a_file_holds_if_it_can_be_one(tmp_path):
+    file = tmp_path / 'result.json'
+    assert earlier_result(None) is earlier_result(file) is None
+    save_json(dict(dense=0.5), file)
+    assert earlier_result(file) == dict(dense=0.5)
+    save_json([dict(dense=0.5)], file)  # as a sweep leaves it
+    with pytest.raises(AutoDFPError, match=r'result\.json was to receive a result, but it holds a list; name another'):
+        earlier_result(file)
 
 
 @contextmanager

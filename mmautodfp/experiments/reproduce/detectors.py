@@ -13,7 +13,7 @@ from mmautodfp.hooks import read_settings
 from mmautodfp.runs import load_search_config, require_data
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.configs import type_name
-from mmautodfp.utils.fileio import load_json, save_json, save_text
+from mmautodfp.utils.fileio import earlier_result, save_json, save_text
 from mmautodfp.utils.registry import REWARDS, build
 from mmautodfp.utils.settings import Count, Share, settings
 
@@ -116,10 +116,9 @@ class _Detector:
     def measure_unsearched(self) -> None:
         for target, shares in self.settings.shares.items():
             file = self.settings.out / f'{self.config.stem}_{target}.json'
-            known = load_json(file, 'the earlier result') if file.is_file() else None
             report = partial(self._report_unsearched, target, file)
             options = options_of(self.settings, target, OURS)
-            measure_shares(self.config, target, shares, self.checkpoint, options, known, report)
+            measure_shares(self.config, target, shares, self.checkpoint, options, earlier_result(file), report)
 
     def _report_unsearched(self, target: str, file: Path, result: dict[str, Any], line: str) -> None:
         save_json(result, file)
