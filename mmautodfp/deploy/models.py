@@ -89,8 +89,14 @@ def input_size(cfg: Config, otherwise: tuple[int, int] | None = None) -> tuple[i
 
 
 def input_channels(model: nn.Module) -> int:
-    """Channels of the images that a model takes, from its first convolution; YOLOX's reads four times as many."""
-    first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d | Focus))
+    """Channels of the images that a model takes, from its first convolution; YOLOX's reads four times as many.
+
+    Raises:
+        AutoDFPError: It has no convolution.
+    """
+    first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d | Focus)), None)
+    if first is None:
+        raise AutoDFPError(f'a model of images was expected, but the {type(model).__name__} has no convolution')
     return first.conv.in_channels // 4 if isinstance(first, Focus) else first.in_channels
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from conftest import REPO, enliven
 from mmengine.config import Config
+from torch import nn
 
-from mmautodfp.deploy.models import build_model, input_size
+from mmautodfp.deploy.models import build_model, input_channels, input_size
 from mmautodfp.deploy.onnx import check_onnx, export_onnx, open_session, parts_of, write_onnx
 from mmautodfp.graph import find_groups
 from mmautodfp.outputs import slim_config
@@ -139,6 +140,12 @@ def test_a_detector_that_makes_four_channels_of_each_first_takes_images_of_three
     report = export_onnx(config, str(checkpoint), size=(64, 96), repeat=1)
     assert report['input'] == [1, 3, 64, 96]
     assert list(report['parts']) == ['backbone_neck', 'detector']
+
+
+def test_a_model_without_a_convolution_is_told():
+    assert input_channels(nn.Sequential(nn.Conv2d(5, 2, 3), nn.Conv2d(2, 1, 3))) == 5
+    with pytest.raises(AutoDFPError, match='a model of images was expected, but the Linear has no convolution'):
+        input_channels(nn.Linear(2, 1))
 
 
 def test_images_are_of_the_size_that_the_run_of_the_config_counted_flops_on(tmp_path, monkeypatch):
