@@ -21,14 +21,7 @@ from mmautodfp.utils.fileio import load_json, load_weights
 def load_model(
     config: str | os.PathLike, checkpoint: str | None, folder: Path, trust: bool, cfg_options: dict[str, Any] | None
 ) -> tuple[Config, str, nn.Module]:
-    """Load the model that is to be exported.
-
-    Args:
-        config (str | os.PathLike): As of :func:`.export_onnx`.
-        checkpoint (str | None): As of :func:`.export_onnx`.
-        folder (Path): Where the files go.
-        trust (bool): ``trust_checkpoint`` of :func:`.export_onnx`.
-        cfg_options (dict | None): As of :func:`.export_onnx`.
+    """Load the model that is to be exported into a folder; arguments as of :func:`.export_onnx`.
 
     Returns:
         tuple[Config, str, nn.Module]: The config, the checkpoint's file or URL, and the model in eval mode.
