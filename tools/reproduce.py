@@ -42,13 +42,13 @@ def main(argv: list[str] | None = None) -> None:
     from mmautodfp.experiments.reproduce.detectors import DETECTORS, SHARES, DetectorSettings, reproduce_detectors
     from mmautodfp.experiments.reproduce.paper import ALL_TABLES, NETWORKS
     from mmautodfp.experiments.reproduce.report import write_report
-    from mmautodfp.experiments.reproduce.run import Settings, reproduce, require_known
+    from mmautodfp.experiments.reproduce.run import Settings, reproduce, require_in_paper
     from mmautodfp.runs import find_config
     from mmautodfp.utils import AutoDFPError
 
     tables, options = args.tables or ALL_TABLES, read_options(args.cfg_options)
     others = tuple(table for table in tables if table != '5')
-    require_known(others, args.networks or ())
+    require_in_paper(others, args.networks or ())
     if '5' in tables:
         configs = args.detectors or [find_config(f'{name}_autodfp') for name in DETECTORS]
         asked = dict(backbone=args.shares, model=args.whole_shares)

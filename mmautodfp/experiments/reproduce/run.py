@@ -69,7 +69,7 @@ def reproduce(settings: Settings, tell: Callable[[str], None] = print) -> list[d
     Raises:
         AutoDFPError: A table or network is unknown.
     """
-    require_known(settings.tables, settings.networks)
+    require_in_paper(settings.tables, settings.networks)
     rows = []
     for network in settings.networks:
         wanted = claims(settings.tables, (network,))
@@ -87,7 +87,7 @@ def reproduce(settings: Settings, tell: Callable[[str], None] = print) -> list[d
     return sorted(rows, key=lambda row: ALL_TABLES.index(row['table']))
 
 
-def require_known(tables: Sequence[str], networks: Sequence[str]) -> None:
+def require_in_paper(tables: Sequence[str], networks: Sequence[str]) -> None:
     """Raise :class:`AutoDFPError` for a table or network that the paper does not have."""
     for asked, known, what in ((tables, ALL_TABLES, 'table'), (networks, NETWORKS, 'network')):
         unknown = [name for name in asked if name not in known]
