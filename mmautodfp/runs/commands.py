@@ -16,7 +16,7 @@ from mmautodfp.utils.registry import HOOKS, build
 
 from .checkpoints import find_checkpoint
 from .configs import add_settings, load_config, override_settings, require_other_folder, use_pictures
-from .data import require_data
+from .data import require_data, require_pictures
 from .frontier import require_model, take_point
 from .runner import build_runner, run_test
 
@@ -84,6 +84,7 @@ def prune(
     override_settings(cfg, preserve_ratio, episodes, seed)
     if images is not None:
         use_pictures(cfg, images)
+        require_pictures(images)
     cfg.autodfp.resume = resume or cfg.autodfp.get('resume', False)
     hook = build(HOOKS, cfg.autodfp.to_dict())
     hook.choice, hook.trusted = choice, trust_checkpoint

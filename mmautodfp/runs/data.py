@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.fileio import exists
 
+from mmautodfp.reconstruction.images import Pictures
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.configs import inner_dataset
 from mmautodfp.utils.fileio import load_json
@@ -32,6 +33,11 @@ def require_data(cfg: Config, *splits: str) -> None:
             build(DATASETS, dict(dataset))  # raises an error if something is missing
         else:
             _require_annotations(cfg, split, dataset)
+
+
+def require_pictures(folder: str) -> None:
+    """Raise :class:`AutoDFPError` if there is no such folder, or no picture in it."""
+    Pictures(folder, scale=None, rgb=True, keep_ratio=True)
 
 
 def _find_dataset(cfg: Config, split: str) -> dict:

@@ -24,7 +24,7 @@ from mmautodfp.utils.settings import TwoOrMore, checked
 
 from .checkpoints import find_checkpoint
 from .configs import add_settings, load_config, require_other_folder, use_pictures
-from .data import require_data
+from .data import require_data, require_pictures
 from .runner import build_runner
 
 FILE = 'frontier.json'
@@ -66,6 +66,7 @@ def frontier(
     ready_settings(cfg, no_data)
     if images is not None:
         use_pictures(cfg, images)
+        require_pictures(images)
     # Where the limits lie does not matter, and no single plan is needed.
     cfg.autodfp.update(budget=budgets_at(cfg, lambda budget: 1.0), allocate=False, compare=True, resume=False)
     cfg.autodfp.objectives = dict(metric=1, memory=0)  # so that memory is measured; the other costs are anyway
@@ -74,6 +75,9 @@ def frontier(
         require_data(cfg, 'val', 'test')
     require_other_folder(cfg)
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
+    file = Path(cfg.work_dir) / FILE
+    if file.is_file():  # what is known now should not be told only after groups were looked for
+        Frontier.load(file).require(dict(number_of_points=points, reconstructor=hook.reconstructor.identity), file)
     runner = build_runner(cfg, trust_checkpoint)
     with pickle_allowed(trust_checkpoint):
         runner.load_or_resume()
@@ -91,7 +95,7 @@ def frontier(
         flops_input=list(task.example_input['inputs'].shape),
         trust_checkpoint=trust_checkpoint,
     )
-    file, identity = Path(cfg.work_dir) / FILE, _identify(cfg, dict(val=hook.reward, test=held_out))
+    identity = _identify(cfg, dict(val=hook.reward, test=held_out))
     found = api.frontier(task, hook.reward, held_out, points, file, about, runner.logger, identity)
     if is_main_process():
         keep_config(runner.cfg, cfg.work_dir)

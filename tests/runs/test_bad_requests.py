@@ -158,18 +158,19 @@ def test_settings_of_the_search_are_told_before_a_model_is_built(base, refuse, t
     assert said in refuse('prune', str(config), f'--work-dir={tmp_path}/w')
 
 
+PICTURES = ['--images', 'pictures']
+LEAST_SQUARES = ['--cfg-options', 'autodfp.reconstructor.type=SyntheticLeastSquares']
+
+
 @pytest.mark.parametrize(
     ('tool', 'arguments', 'said'),
     [
         ('prune', ['--preserve-ratio', '0.5', '--cfg-options', 'autodfp.budget=3'], 'asked for budget=3; it must be'),
         ('prune', ['--preserve-ratio', '0.5', '--cfg-options', 'autodfp.budget.limit=1M'], 'both set the limit; leave'),
-        ('prune', ['--images', 'pictures', '--cfg-options', 'autodfp.reconstructor=none'], "reconstructor='none'; it"),
-        (
-            'prune',
-            ['--images', 'pictures', '--cfg-options', 'autodfp.reconstructor.type=SyntheticLeastSquares']
-            + ['autodfp.reconstructor.images=3'],
-            'asked for images=3; it must be',
-        ),
+        ('prune', [*PICTURES, '--cfg-options', 'autodfp.reconstructor=none'], "reconstructor='none'; it"),
+        ('prune', [*PICTURES, *LEAST_SQUARES, 'autodfp.reconstructor.images=3'], 'asked for images=3; it must be'),
+        ('prune', [*PICTURES, *LEAST_SQUARES], 'read from pictures, but there is no such folder'),
+        ('frontier', [*PICTURES, *LEAST_SQUARES], 'read from pictures, but there is no such folder'),
         ('frontier', ['--points', '1', '--cfg-options', 'model=3'], 'asked for points=1; it must be'),
         ('frontier', ['--cfg-options', 'autodfp.budget=3'], 'asked for budget=3; it must be'),
         ('frontier', ['--no-data', '--cfg-options', 'autodfp.reward=mAP'], "asked for reward='mAP'; it must be"),
