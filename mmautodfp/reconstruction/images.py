@@ -98,12 +98,18 @@ class Pictures:
         """A whole picture, [C, H, W], 0 to 255."""
         try:
             image = mmcv.imread(str(file), 'color' if channels > 1 else 'grayscale')
-            if self.scale and image is not None:
-                image = self._resize(image, self.scale)
-        except (cv2.error, OSError):  # an empty file, no permission, or a picture so thin that resizing leaves nothing
+        except (cv2.error, OSError):  # an empty file, or no permission
             image = None
         if image is None:
             raise AutoDFPError(f'picture {file} was to be read, but it cannot be, or is no picture; take it out')
+        height, width = image.shape[:2]
+        try:
+            image = self._resize(image, self.scale) if self.scale else image
+        except cv2.error:
+            raise AutoDFPError(
+                f'picture {file} of {width}x{height} pixels was to be made to fit in {"x".join(map(str, self.scale))}, '
+                'but is too thin: nothing would be left of it; take it out'
+            ) from None
         pixels = torch.from_numpy(image).reshape(*image.shape[:2], -1).permute(2, 0, 1).float()
         return pixels.flip(0) if self.rgb else pixels  # mmcv reads blue first
 

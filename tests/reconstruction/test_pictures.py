@@ -173,7 +173,9 @@ def test_what_cannot_be_read_is_told(tmp_path, spoil, message):
 
 def test_a_line_that_scaling_leaves_nothing_of_is_told(tmp_path):
     mmcv.imwrite(np.zeros((1, 200, 3), np.uint8), str(tmp_path / 'line.png'))
-    with pytest.raises(AutoDFPError, match=r'line\.png was to be read, but it cannot be'):
+    with pytest.raises(
+        AutoDFPError, match=r'line\.png of 200x1 pixels was to be made to fit in 32x32, but is too thin'
+    ):
         drawn(tmp_path, num_images=2, size=16, scale=(32, 32))
 
 
