@@ -88,6 +88,8 @@ def sweep(
                 continue
             cell['latency'] = {name: dict(module=value) for name, value in seconds.items()}
             _write(root, cells)
+    if cells:
+        print_log(f'in {root}: sweep.md (the table), sweep.json, pareto.png', logger='current')
     if failures:
         some = f'{len(failures)} runs of the sweep failed, the others are done'
         raise AutoDFPError(f'{some if cells else "no run of the sweep succeeded"}; {"; ".join(failures)}')

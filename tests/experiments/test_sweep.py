@@ -90,9 +90,12 @@ def test_a_latency_that_cannot_be_measured_is_left_out(tmp_path, monkeypatch):
             raise RuntimeError('expected images')
         return dict(dense=0.002, AutoDFP=0.001)
 
+    said = []
     monkeypatch.setattr(sweeping, 'measure_latency', measure)
+    monkeypatch.setattr(sweeping, 'print_log', lambda line, **_: said.append(line))
     cells = sweep([CONFIG], [0.5, 0.9], work_dir=tmp_path)
     assert ['latency' in cell for cell in cells] == [False, True]
+    assert said[-1] == f'in {tmp_path}: sweep.md (the table), sweep.json, pareto.png'
     assert [line.split('|')[-2].strip() for line in markdown(cells)[2:]] == ['-', '2.0 / 1.0']
 
 
