@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
         help="open no data set: how alike the model's outputs stay on synthetic images",
     )
     add_images(parser)
-    add_common_arguments(parser)
+    add_common_arguments(parser, 'work_dirs/<config name>_frontier')
     arguments = read_arguments(parser, argv)
 
     from mmautodfp.runs import frontier

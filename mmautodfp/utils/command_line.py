@@ -18,9 +18,9 @@ def new_parser(doc: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of mmdet's tools, and ``--trust-checkpoint``."""
-    parser.add_argument('--work-dir', help='where the results go (default: work_dirs/<config name>)')
+def add_common_arguments(parser: argparse.ArgumentParser, work_dir: str = 'work_dirs/<config name>') -> None:
+    """Add the arguments of mmdet's tools, and ``--trust-checkpoint``; the results go to ``work_dir`` by default."""
+    parser.add_argument('--work-dir', help=f'where the results go (default: {work_dir})')
     add_device(parser)
     # torch.distributed.launch passes it, and so do scripts written for mmdet's tools.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
