@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 from scipy.stats import t as student_t
 
+from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.settings import Count, settings
 
 
@@ -48,6 +49,9 @@ class Racing:
 
         Returns:
             tuple[float, list[float]]: The reward, predicted if the plan was stopped, and the reward after each stage.
+
+        Raises:
+            AutoDFPError: There were more or fewer rewards than stages.
         """
         whole = np.array([row for row in earlier if len(row) == num_stages], dtype=float).reshape(-1, num_stages)
         racing = len(whole) >= self.warmup and episode % self.refresh != 0
@@ -59,6 +63,11 @@ class Racing:
             predicted, bound = self.predict(whole[:, len(seen) - 1], whole[:, -1], reward)
             if bound < whole[:, -1].max():
                 return predicted, seen
+        if len(seen) != num_stages:
+            raise AutoDFPError(
+                f'a plan was to be evaluated in {num_stages} stages, but the reward gave {len(seen)} numbers; let its '
+                'evaluate() give one after each of its stages'
+            )
         return seen[-1], seen
 
     def predict(self, partial: np.ndarray, final: np.ndarray, reward: float) -> tuple[float, float]:

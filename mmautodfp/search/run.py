@@ -101,7 +101,7 @@ def search(
             never ends below it. Where there is an allocated plan, that one comes first, and these are played with
             objectives only. Defaults to (0.0, 0.5, 1.0).
         racing (Racing | dict | bool | None): Stops plans that part of the images show to be hopeless, if the reward
-            has stages. Defaults to None: in searches of 500 episodes or more.
+            has several stages. Defaults to None: in searches of 500 episodes or more.
         checkpoint (str | os.PathLike | None): File that keeps the search. Defaults to None: not kept.
         resume (bool): Go on from ``checkpoint``. Defaults to False: an earlier file of that name is put aside.
         seed (int): Seed of the agent. Defaults to 0.
@@ -135,7 +135,7 @@ def search(
     # Now: an error for a judge that is not prepared must not come after the search.
     judged_by = RewardFacts.of(judge) if judge is not None and finalists else None
     saved = on_main(partial(load_search, path)) if resume else None
-    racing = _read_race(racing, told.stages, objectives, num_episodes, saved)
+    racing = _read_race(racing, told.stages, objectives, num_episodes, saved, logger)
     goals = _read_objectives(objectives, task, reward, saved)
     spec = task.agent_spec(seed, [] if goals is None else goals.weights.values())
     player: Agent = build(AGENTS, agent or dict(type='SAC'), spec=spec)
@@ -191,6 +191,7 @@ def _read_race(
     objectives: Mapping[str, float] | None,
     num_episodes: int,
     saved: dict[str, Any] | None,
+    logger: logging.Logger,
 ) -> Racing | None:
     """The race that is asked for. By default the saved search's; a new search has one if it is long."""
     if objectives is not None:
@@ -200,11 +201,19 @@ def _read_race(
                 'set may need; leave one of the two out'
             )
         return None
-    if racing is None:
+    by_default = racing is None
+    if by_default:
         # A search that is resumed with more episodes must stay the same search.
         racing = saved['identity'].get('racing') or False if saved else num_episodes >= LONG_SEARCH
-    racing = read_racing(racing)
-    return racing if stages else None  # there is nothing to stop between
+    race = read_racing(racing)
+    if len(stages) > 1:
+        return race
+    if race and not by_default:
+        logger.warning(
+            f'racing={racing!r} was asked for, but a race needs a reward with two or more stages, and this one has '
+            f'{len(stages)}; no plan is stopped'
+        )
+    return None
 
 
 def _evaluate(task: PruningTask, reward: Callable, plan: PruningPlan, in_stages: bool) -> Generator[float, None, None]:
@@ -216,6 +225,8 @@ def _evaluate(task: PruningTask, reward: Callable, plan: PruningPlan, in_stages:
 
 
 def _go_on(searcher: Searcher, saved: dict[str, Any], task: PruningTask, logger: logging.Logger) -> None:
+    if len(saved['identity'].get('stages') or []) == 1:  # of an earlier version, whose race could stop nothing
+        saved['identity'].update(stages=None, racing=None)
     searcher.load_state_dict(saved)
     if searcher.objectives:
         on_main(searcher.save)  # with the rewards that the present weights make

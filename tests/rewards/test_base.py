@@ -52,7 +52,7 @@ def test_a_subclass_that_says_no_more_than_it_must_rewards_a_search_with_and_wit
     assert task.evaluate(found.plan, reward) == pytest.approx(found.reward)
     assert found.image_evaluations == dict(done=20, without_racing=20)
     assert reward(task.model) == dense
-    # There is one stage, after which all is known: a race stops nothing.
+    # There is one stage, after which all is known: there is no race.
     assert search(task, reward, 4, AGENT, racing=True).history.rewards == found.history.rewards
 
 
