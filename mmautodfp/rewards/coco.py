@@ -155,14 +155,16 @@ class CocoReward(DatasetReward):
             list[dict]: Detections in COCO's result format.
         """
         numbers = range(len(self._batches)) if stage is None else self._batches.stages[stage]
-        if self.stand_in is not None:
+        load = self._batches.__getitem__
+        predict = torch.no_grad()(lambda **data: model(**data, mode='predict'))
+        if self.stand_in is not None and self.stand_in.lacks_stem_of(model):
+            load = self._batches.read  # the cache holds what another stem made of the images
+        elif self.stand_in is not None:
             self.stand_in.update(model)
             predict = self.stand_in.predict
-        else:
-            predict = torch.no_grad()(lambda **data: model(**data, mode='predict'))
 
         def run(number: int) -> list[dict]:
-            samples = predict(**self._batches[number])
+            samples = predict(**load(number))
             return [detection for sample in samples for detection in self._to_coco(sample)]
 
         found = in_threads(run, numbers, self._device)

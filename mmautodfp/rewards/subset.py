@@ -86,13 +86,16 @@ class ImageBatches:
 
     def __getitem__(self, number: int) -> dict:
         """A batch as the model takes it. It may be cached, so predictions must not stay in its samples."""
-        if number < len(self.cache):
-            data = self.cache[number]
-        else:
-            data = self._read(self.chunks[number])
+        if number >= len(self.cache):
+            return self.read(number)
+        data = self.cache[number]
         if isinstance(data['inputs'], list):  # not preprocessed yet
             data = self._prepared(data)
         return dict(inputs=data['inputs'], data_samples=data['data_samples'])
+
+    def read(self, number: int) -> dict:
+        """A batch as the model takes it, from the files."""
+        return self._prepared(self._read(self.chunks[number]))
 
     @property
     def all_preprocessed(self) -> bool:

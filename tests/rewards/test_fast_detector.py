@@ -26,7 +26,7 @@ from mmautodfp.reconstruction import PruneOnly, SimilarityReconstructor, Synthet
 from mmautodfp.rewards import CocoReward
 from mmautodfp.rewards.fast.detector import FastDetector
 from mmautodfp.rewards.fast.model import TOLERANCE, FastModel, choose_precision
-from mmautodfp.surgery import PruningPlan, apply_plan
+from mmautodfp.surgery import PruningPlan, Restore, apply_plan, replace_tensor
 from mmautodfp.utils import AutoDFPError
 
 
@@ -221,6 +221,21 @@ def test_the_stem_is_run_once_and_changes_nothing(model, digits_root):
         expected = answers(plain.stand_in.predict, plain._batches)
         assert assert_all_same(answers(split.stand_in.predict, split._batches), expected, scores=1e-5, boxes=1e-3)
         assert assert_all_same(model_answers(model, plain._batches), expected)
+
+
+def test_a_model_whose_stem_was_trained_is_rewarded_with_that_stem(digits_root):
+    model = demo_detector('faster_rcnn')
+    reward, slow = CocoReward(6, batch_size=3), CocoReward(6, batch_size=3, fast=False)
+    reward.prepare(model, digits_loader(digits_root), group_names(model))
+    slow.prepare(model, digits_loader(digits_root))
+    dense = reward(model)
+    with Restore() as restore:  # as a distillation puts its weights in place
+        replace_tensor(restore.remember(model.backbone.conv1), 'weight', model.backbone.conv1.weight.detach() * 1.5)
+        expected = slow(model)
+        assert expected != pytest.approx(dense, abs=1e-3)
+        assert reward(model) == pytest.approx(expected, abs=1e-6)
+        assert [*reward.evaluate(model)][-1] == pytest.approx(expected, abs=1e-6)
+    assert reward(model) == dense
 
 
 def test_a_stem_of_several_layers_is_left_alone_by_plans_that_move_norms(digits_root):

@@ -154,6 +154,19 @@ class FastDetector(FastModel):
             replace_module(self._copy, f'backbone.{name}', nn.Identity())
         self._dropped = tuple(f'backbone.{name}.' for name in stem)
 
+    def lacks_stem_of(self, model: nn.Module) -> bool:
+        """Whether :meth:`drop_stem` removed layers that have other weights in this model.
+
+        It has after a distillation or a training. Episodes renew the statistics of norms, but not with other values in
+        the stem.
+        """
+        for name, layer in model.named_modules():
+            if f'{name}.'.startswith(self._dropped):
+                (seen, _), _ = self._seen[name]
+                if not {(id(weight), weight._version) for weight in layer.parameters(recurse=False)} <= set(seen):
+                    return True
+        return False
+
 
 def _answers(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     """Outputs for a batch, by name: the features of each level, and what dense heads and RoI heads make of them."""
