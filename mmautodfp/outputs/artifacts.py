@@ -176,11 +176,14 @@ class RunArtifacts:
         ]
         return sorted(points, key=lambda point: -point['metric'])
 
-    def add_test_metrics(self, metrics: dict[str, float]) -> None:
+    def add_test_metrics(self, metrics: dict[str, Any]) -> None:
         """Add the test loop's figures of the pruned model to ``summary.json``."""
-        values = {name: float(value) for name, value in metrics.items()}
-        # mmdet gives nan for the mAP of a class that does not occur; JSON knows no nan.
-        self.summary['test'] = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self.summary['test'] = {}
+        for name, value in metrics.items():
+            with suppress(TypeError, ValueError, RuntimeError):  # a metric may also give a text or a table
+                number = float(value)
+                # mmdet gives nan for the mAP of a class that does not occur; JSON knows no nan.
+                self.summary['test'][name] = number if math.isfinite(number) else None
         save_json(self.summary, self.work_dir / 'summary.json')
 
     def gather_evidence(self, pruned: Restore, rows: Sequence[Row], needs_data: bool) -> None:

@@ -218,6 +218,13 @@ def test_the_figure_of_a_search_draws_every_row_of_a_comparison():
     assert levels == list(baselines.values())
 
 
+def test_what_a_test_loop_tells_beside_numbers_is_left_out_of_the_summary(tmp_path):
+    work = RunArtifacts(SimpleNamespace(), tmp_path, None, None, {})
+    metrics = dict(mAP=torch.tensor(0.5), rare=float('nan'), confusion=[[3, 1]], per_class=torch.zeros(2), note='fine')
+    work.add_test_metrics(metrics)
+    assert load_json(tmp_path / 'summary.json', 'the summary') == dict(test=dict(mAP=0.5, rare=None))
+
+
 def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
     found = SimpleNamespace(history=[], objectives=None)
     work = RunArtifacts(SimpleNamespace(), tmp_path / 'absent', None, found, {})
