@@ -55,24 +55,18 @@ class LayerState:
     silhouette: float
 
 
-def layer_state(
-    index: int,
-    weight: Tensor,
-    bn: BatchNormStats,
-    clustering: Clustering | None = None,
-    threshold: float = 0.5,
-) -> LayerState:
+def layer_state(index: int, weight: Tensor, bn: BatchNormStats, clustering: Clustering, threshold: float) -> LayerState:
     """Describe one layer.
 
     Args:
         index (int): Its position among the prunable layers.
         weight (Tensor): [N, C, kH, kW] or [N, C], dense.
         bn (BatchNormStats): Of its norm, [N] each.
-        clustering (Clustering | None): Of its channels. Defaults to None: the defaults of that class.
+        clustering (Clustering): Of its channels.
         threshold (float): t, which the paper leaves open, in the unit of pre-activations (which are normalised to a
-            deviation of gamma). Defaults to 0.5.
+            deviation of gamma).
     """
-    clusters = cluster_channels(weight, **asdict(clustering or Clustering()))
+    clusters = cluster_channels(weight, **asdict(clustering))
     bias = bias_matrix(weight, bn)
     return LayerState(
         index=index,

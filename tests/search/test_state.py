@@ -27,7 +27,7 @@ def test_the_bias_features_equal_loops_over_eq_18():
             scale = (norm[i] * sigma[j] * bn.weight[i]) / (norm[j] * bn.weight[j] * sigma[i])
             term = scale * (bn.weight[j] * bn.mean[j] / sigma[j] - bn.bias[j])
             values.append((term - bn.weight[i] * bn.mean[i] / sigma[i] + bn.bias[i]).item())
-    state = layer_state(3, weight, bn, threshold=0.8)
+    state = layer_state(3, weight, bn, Clustering(), 0.8)
     assert state.bias_mean == pytest.approx(sum(values) / 144, abs=1e-5)
     assert state.bias_small == pytest.approx(sum(abs(value) < 0.8 for value in values) / 144)
     assert (state.index, state.kind, state.in_channels, state.num_channels) == (3, 0, 5, 12)
@@ -37,9 +37,9 @@ def test_clusters_are_seen_and_linear_layers_told_apart():
     weight, bn = random_layer(channels=12)
     twins = weight.clone()
     twins[1:6] = twins[:1]
-    state = layer_state(0, twins, bn, Clustering(eps=0.01, min_samples=5))
+    state = layer_state(0, twins, bn, Clustering(eps=0.01, min_samples=5), 0.5)
     assert (state.num_clusters, state.noise_ratio) == (1, 0.5)
-    assert layer_state(0, weight.flatten(1), bn).kind == 1
+    assert layer_state(0, weight.flatten(1), bn, Clustering(), 0.5).kind == 1
 
 
 def test_clusters_tell_the_layers_of_a_trained_detector_apart():
@@ -48,7 +48,8 @@ def test_clusters_tell_the_layers_of_a_trained_detector_apart():
     state = torch.load(REPO / 'configs/demo/faster_rcnn_digits.pth', map_location='cpu')
     state = {name: tensor for name, tensor in state.get('state_dict', state).items() if name.startswith('backbone.')}
     backbone.load_state_dict({name.removeprefix('backbone.'): tensor for name, tensor in state.items()})
-    states = [layer_state(0, *group_statistics(backbone, group)) for group in find_groups(backbone)]
+    statistics = [group_statistics(backbone, group) for group in find_groups(backbone)]
+    states = [layer_state(0, *layer, Clustering(), 0.5) for layer in statistics]
     assert sum(state.num_clusters >= 2 for state in states) > 0.75 * len(states)
     assert len({state.num_clusters for state in states}) >= 4
     assert all(state.noise_ratio < 0.9 for state in states)
