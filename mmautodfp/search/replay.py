@@ -58,7 +58,7 @@ class ReplayBuffer:
         )
 
     def add(self, trajectory: Trajectory) -> None:
-        """Store an episode's L transitions; if there are more than the capacity, the last ones."""
+        """Store an episode's L transitions, no more than the capacity."""
         length = len(trajectory.rewards)
         states = trajectory.states
         dones = torch.zeros(length, dtype=torch.bool)
@@ -66,7 +66,7 @@ class ReplayBuffer:
         columns = Batch(states, trajectory.actions, trajectory.rewards, torch.cat([states[1:], states[-1:]]), dones)
         slots = (self.cursor + torch.arange(length)) % self.capacity
         for stored, column in zip(self.data, columns, strict=True):
-            stored[slots[-self.capacity :]] = column[-self.capacity :].detach().to(stored)
+            stored[slots] = column.to(stored)
         self.cursor = (self.cursor + length) % self.capacity
         self.size = min(self.size + length, self.capacity)
 

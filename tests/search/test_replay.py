@@ -37,7 +37,7 @@ def stored_transitions(buffer):
     return [(tuple(state), tuple(action), reward, tuple(after), done) for state, action, reward, after, done in rows]
 
 
-@pytest.mark.parametrize('lengths', [[4], [4, 4, 4], [3, 5, 2, 7, 1, 4], [10], [11], [25, 3]])
+@pytest.mark.parametrize('lengths', [[4], [4, 4, 4], [3, 5, 2, 7, 1, 4], [10], [9, 3]])
 def test_ring_holds_the_latest_transitions_in_the_slots_of_a_slow_list(lengths):
     generator = torch.Generator().manual_seed(0)
     buffer, slots, written = ReplayBuffer(10, STATE_DIM, ACTION_DIM), [], 0
