@@ -1,7 +1,6 @@
 """Parameters and FLOPs of each part of a detector that was pruned as a whole, before and after."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,21 +63,13 @@ def part_of(name: str) -> str:
     return f'{first}.{rest[0]}' if first == SECOND_STAGE and rest else first
 
 
-def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, part in model.named_children():
-        if name == SECOND_STAGE:
-            yield from ((f'{name}.{own}', child) for own, child in part.named_children())
-        else:
-            yield name, part
-
-
 def _count(model: nn.Module, shape: list[int], total: int) -> dict[str, tuple[int, int]]:
     """Parameters and FLOPs by part; the latter are ``total`` in all."""
     images = torch.rand(shape, device=next(model.parameters()).device)
     positions = measure_positions(model, lambda: model(images, samples_of(images), mode='tensor'))
     found = {}
-    for name, part in _parts(model):
-        costs = model_costs(model, part, [], positions)
+    for name in dict.fromkeys(part_of(path) for path, _ in model.named_modules() if path not in ('', SECOND_STAGE)):
+        costs = model_costs(model, model.get_submodule(name), [], positions)
         found[name] = costs.params['module']([]), costs.flops['module']([])
     # FLOPs of a second stage depend on how many regions the first one finds, and random weights find more or fewer than
     # the run did. All other FLOPs are the run's.
