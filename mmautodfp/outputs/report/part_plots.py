@@ -1,22 +1,18 @@
 """Pictures of what is kept, group by group and part by part."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .parts import part_of
+from .parts import PartCounts, part_of
 from .plots import BLUE, GREY, ORANGE, WIDTH, new_figure, styled
-
-if TYPE_CHECKING:
-    from .parts import PartCounts
 
 ROW = 0.16  # inches, of a group among many
 
 
 @styled
-def parts_figure(parts: Sequence['PartCounts']) -> Figure:
+def parts_figure(parts: Sequence[PartCounts]) -> Figure:
     """FLOPs and parameters of each part, dense and pruned.
 
     Args:

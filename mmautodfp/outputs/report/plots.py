@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import accumulate, cycle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mmcv
 import numpy as np
@@ -20,9 +20,8 @@ from matplotlib.ticker import MaxNLocator
 
 from mmautodfp.utils.fileio import atomic_path
 
-if TYPE_CHECKING:
-    from .evidence import ChannelMap
-    from .pictures import Finding, Picture
+from .evidence import ChannelMap
+from .pictures import Finding, Picture
 
 BLUE, ORANGE, GREY = '#2f7fc9', '#d9573f', '#8d99ae'
 INK = '#1b1f24'  # of all that is no data; svg_uri() puts the page's own in its place
@@ -110,7 +109,7 @@ def search_figure(rewards: Sequence[float], baselines: dict[str, float], metric:
 
 
 @styled
-def channels_figure(maps: Sequence['ChannelMap']) -> Figure:
+def channels_figure(maps: Sequence[ChannelMap]) -> Figure:
     """Channels as t-SNE places them, coloured by cluster; lines lead from pruned ones to their stand-ins (Fig. 2).
 
     Args:
@@ -130,7 +129,7 @@ def channels_figure(maps: Sequence['ChannelMap']) -> Figure:
     return figure
 
 
-def _draw_channels(axes: Axes, found: 'ChannelMap') -> None:
+def _draw_channels(axes: Axes, found: ChannelMap) -> None:
     places, kept = np.asarray(found.places), set(found.kept)
     colours = [GREY if label < 0 else CLUSTERS[label % len(CLUSTERS)] for label in found.labels]
     for channel, partner in enumerate(found.partner):
@@ -150,7 +149,7 @@ def _draw_channels(axes: Axes, found: 'ChannelMap') -> None:
 
 
 @styled
-def pictures_figure(pictures: Sequence['Picture']) -> Figure:
+def pictures_figure(pictures: Sequence[Picture]) -> Figure:
     """Images with what the dense and the pruned model find in them: boxes side by side, or labels below.
 
     Args:
@@ -170,7 +169,7 @@ def pictures_figure(pictures: Sequence['Picture']) -> Figure:
     return figure
 
 
-def _objects_figure(pictures: Sequence['Picture']) -> Figure:
+def _objects_figure(pictures: Sequence[Picture]) -> Figure:
     rows = (len(pictures) + 3) // 4
     figure = new_figure(WIDTH, 1.9 * rows)
     panels = list(figure.subplots(rows, 4, squeeze=False).flat)
@@ -183,7 +182,7 @@ def _objects_figure(pictures: Sequence['Picture']) -> Figure:
     return figure
 
 
-def _draw_box(axes: Axes, finding: 'Finding', picture: 'Picture') -> None:
+def _draw_box(axes: Axes, finding: Finding, picture: Picture) -> None:
     x1, y1, x2, y2 = np.multiply(finding.box, [picture.width, picture.height] * 2)
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor='#ffd23f', linewidth=1.2))
     label = axes.text(
@@ -192,5 +191,5 @@ def _draw_box(axes: Axes, finding: 'Finding', picture: 'Picture') -> None:
     label.set_path_effects([withStroke(linewidth=1.8, foreground='black')])
 
 
-def _decode(picture: 'Picture') -> np.ndarray:
+def _decode(picture: Picture) -> np.ndarray:
     return mmcv.imfrombytes(base64.b64decode(picture.jpeg), channel_order='rgb')
