@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from mmautodfp.costs import read_constraint
-from mmautodfp.search import Clustering, RatioRange
+from mmautodfp.search import Clustering, Racing, RatioRange
 from mmautodfp.search.objectives import read_weights
-from mmautodfp.search.run import read_racing
 from mmautodfp.utils import AutoDFPError
+from mmautodfp.utils.registry import build_switched
 from mmautodfp.utils.settings import Count, NotNegative, Several, Share, Whole, settings
 
 # Names of settings in version 0.1, whose configs still work.
@@ -125,7 +125,7 @@ def read_settings(arguments: Mapping[str, Any]) -> HookSettings:
     told = HookSettings(**present)
     # Only for their errors: a wrong setting should be reported before anything is loaded.
     read_constraint(told.budget)
-    read_racing(told.racing or False)
+    build_switched(Racing, told.racing or False, 'racing')
     RatioRange(told.p_min, told.p_max)
     Clustering(**(told.clustering or {}))
     if told.objectives is not None:

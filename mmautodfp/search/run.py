@@ -205,7 +205,7 @@ def _read_race(
     if by_default:
         # A search that is resumed with more episodes must stay the same search.
         racing = saved['identity'].get('racing') or False if saved else num_episodes >= LONG_SEARCH
-    race = read_racing(racing)
+    race = racing if isinstance(racing, Racing) else build_switched(Racing, racing, 'racing')
     if len(stages) > 1:
         return race
     if race and not by_default:
@@ -269,12 +269,8 @@ def _read_objectives(
     if objectives is None:
         return None
     known = (saved or {}).get('objectives', {}).get('dense_metric')
-
-    def dense_metric() -> float:
-        if known is not None:
-            return known
-        return on_main(lambda: as_number(task.evaluate(None, reward), 'the dense model was rewarded'))
-
+    measure = lambda: as_number(task.evaluate(None, reward), 'the dense model was rewarded')
+    dense_metric = partial(on_main, measure) if known is None else lambda: known
     return Objectives.build(objectives, task.costs, task.constraint, dense_metric)
 
 
@@ -282,12 +278,3 @@ def _put_aside(path: Path, logger: logging.Logger) -> None:
     previous = path.with_name(f'{path.stem}.{time.strftime("%Y%m%d_%H%M%S")}_{os.getpid()}{path.suffix}')
     path.replace(previous)
     logger.warning(f'{path} holds an earlier search, which is not resumed; it is now {previous}')
-
-
-def read_racing(settings: Racing | dict | bool) -> Racing | None:
-    """The race that ``settings`` ask for: True for the defaults, False for none.
-
-    Raises:
-        AutoDFPError: :class:`mmautodfp.search.Racing` has no such setting.
-    """
-    return settings if isinstance(settings, Racing) else build_switched(Racing, settings, 'racing')
