@@ -62,14 +62,7 @@ def _inherits(head: nn.Module, base: type, methods: Sequence[str]) -> bool:
 
 
 def predict_dense(
-    self,
-    cls_scores,
-    bbox_preds,
-    score_factors=None,
-    batch_img_metas=None,
-    cfg=None,
-    rescale=False,
-    with_nms=True,
+    self, cls_scores, bbox_preds, score_factors=None, batch_img_metas=None, cfg=None, rescale=False, with_nms=True
 ):
     """``BaseDenseHead.predict_by_feat`` (RetinaNet, FCOS, ATSS)."""
     cfg = self.test_cfg if cfg is None else cfg
@@ -89,22 +82,12 @@ def predict_dense(
         if score_factors is not None:
             found = found * _per_prior(score_factors[level], 1)[image, prior, 0].sigmoid()
         chosen = _per_prior(deltas, self.bbox_coder.encode_size)[image, prior]
-        parts.append((image, priors[level][prior], chosen, found, label))
-    image, priors, deltas, scores, labels = (torch.cat(column) for column in zip(*parts, strict=True))
-    boxes = _decode(self.bbox_coder, priors, deltas, image, batch_img_metas, rescale)
-    columns = _drop_small((image, boxes, scores, labels, labels), cfg.get('min_bbox_size', -1))
-    return _suppress(*columns, len(batch_img_metas), cfg)
+        parts.append((image, priors[level][prior], chosen, found, label, label))
+    return _join_levels(self, parts, batch_img_metas, cfg, rescale)
 
 
 def predict_proposals(
-    self,
-    cls_scores,
-    bbox_preds,
-    score_factors=None,
-    batch_img_metas=None,
-    cfg=None,
-    rescale=False,
-    with_nms=True,
+    self, cls_scores, bbox_preds, score_factors=None, batch_img_metas=None, cfg=None, rescale=False, with_nms=True
 ):
     """``RPNHead.predict_by_feat``: without classes, and with suppression in each level."""
     cfg = self.test_cfg if cfg is None else cfg
@@ -126,11 +109,9 @@ def predict_proposals(
         image = torch.arange(len(scores), device=scores.device)[:, None].expand(-1, count).flatten()
         prior = prior.flatten()
         chosen = _per_prior(deltas, self.bbox_coder.encode_size)[image, prior]
-        parts.append((image, priors[level][prior], chosen, scores.flatten(), torch.full_like(image, level)))
-    image, priors, deltas, scores, levels = (torch.cat(column) for column in zip(*parts, strict=True))
-    boxes = _decode(self.bbox_coder, priors, deltas, image, batch_img_metas, rescale)
-    columns = (image, boxes, scores, levels, torch.zeros_like(levels))
-    return _suppress(*_drop_small(columns, cfg.get('min_bbox_size', -1)), len(batch_img_metas), cfg)
+        group, label = torch.full_like(image, level), torch.zeros_like(image)
+        parts.append((image, priors[level][prior], chosen, scores.flatten(), group, label))
+    return _join_levels(self, parts, batch_img_metas, cfg, rescale)
 
 
 def predict_rois(self, rois, cls_scores, bbox_preds, batch_img_metas, rcnn_test_cfg=None, rescale=False):
@@ -146,6 +127,16 @@ def predict_rois(self, rois, cls_scores, bbox_preds, batch_img_metas, rcnn_test_
     deltas = deltas[index, torch.zeros_like(label) if self.reg_class_agnostic else label]
     boxes = _decode(self.bbox_coder, roi[index, 1:], deltas, image, batch_img_metas, rescale)
     return _suppress(image, boxes, scores[index, label], label, label, len(batch_img_metas), rcnn_test_cfg)
+
+
+def _join_levels(
+    head: nn.Module, parts: Sequence[Sequence[Tensor]], metas: Sequence[dict], cfg, rescale: bool
+) -> list[InstanceData]:
+    """The best boxes of each image, from the images, priors, deltas, scores, groups and labels of each level."""
+    image, priors, deltas, scores, groups, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+    boxes = _decode(head.bbox_coder, priors, deltas, image, metas, rescale)
+    columns = _drop_small((image, boxes, scores, groups, labels), cfg.get('min_bbox_size', -1))
+    return _suppress(*columns, len(metas), cfg)
 
 
 def _priors(head: nn.Module, maps: Sequence[Tensor]) -> list[Tensor]:
