@@ -69,17 +69,17 @@ def survey_target(
             compiled or scripted it, or a weight or a norm's statistic is nan or infinite.
     """
     _require_sound(model)
-    whole = target == 'model' and not hasattr(model, 'model')
     several = not isinstance(target, str)
+    across = several or (target == 'model' and not hasattr(model, 'model'))  # groups go from part to part
     parts = tuple(target) if several else ('',)
-    path = '' if whole or several else target
-    for part in parts if several else (path,):
-        find_module(model, part)
-    if several and not parts:
+    if not parts:
         raise AutoDFPError("a list of parts was to be pruned, but it is empty; name at least one, such as 'backbone'")
-    module = model.get_submodule(path)
-    streams = whole or several if residual_streams is None else residual_streams
-    known_by_name = not (whole or several or streams)  # else there is more to prune than the inside of blocks
+    path = '' if across else target
+    module = find_module(model, path)
+    for part in parts:
+        find_module(module, part)
+    streams = across if residual_streams is None else residual_streams
+    known_by_name = not (across or streams)  # else there is more to prune than the inside of blocks
     known, wrong = survey_groups(module), {}
     if known_by_name:
         wrong = _disprove(model, path, known, example_input)
