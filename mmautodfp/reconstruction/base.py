@@ -67,22 +67,19 @@ class Reconstruction:
             one-hot if channel n is retained. N and K count single channels, not blocks.
         constant (Tensor | None): [N], after the activation; the part of channel n that is the same for every input and
             that the delivery misses. It is moved into the consumer's norm or bias. Defaults to None: nothing is moved.
-        changes (Mapping[str, OutputChange]): By consumer. Defaults to none.
-        own (Mapping[str, tuple[Tensor, Tensor | None]]): By consumer, a delivery and constant that replace the common
-            ones, for consumers that read the channels in another state, as on a residual stream. Defaults to none.
-
-    Consumers are named by their :attr:`.Consumer.key`.
+        change (OutputChange | None): Of the consumer's outputs. Defaults to None: they are not changed.
+        own (Mapping[str, Reconstruction]): By :attr:`.Consumer.key`, what single consumers get in place of all this:
+            they may read the channels in another state, as on a residual stream. Defaults to none.
     """
 
     delivery: Tensor
     constant: Tensor | None = None
-    changes: Mapping[str, OutputChange] = field(default_factory=dict)
-    own: Mapping[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    change: OutputChange | None = None
+    own: Mapping[str, 'Reconstruction'] = field(default_factory=dict)
 
     def for_consumer(self, key: str) -> 'Reconstruction':
-        """The reconstruction with the delivery and the constant of one consumer."""
-        delivery, constant = self.own.get(key, (self.delivery, self.constant))
-        return Reconstruction(delivery, constant, self.changes)
+        """What the consumer of this :attr:`.Consumer.key` gets."""
+        return self.own.get(key, self)
 
 
 def _describe(value: Any) -> str:

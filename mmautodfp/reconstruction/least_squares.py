@@ -247,19 +247,19 @@ class SyntheticLeastSquares(Reconstructor):
 
     def reconstruct(self, group: ChannelGroup, keep: Tensor, lam: float) -> Reconstruction:
         channels = group.channels(keep)
-        own, changes = {}, {}
-        for key, consumer in self._consumers[group.name].items():
-            delivery, constant = least_squares_delivery(consumer.mean, consumer.covariance, channels, self.ridge)
-            own[key] = (delivery, constant)
-            if self.rematch:
-                covariance = consumer.covariance[channels][:, channels]
-                merged = torch.einsum('mns,nk->mks', consumer.weight.double(), delivery)
-                gain = bounded_gain(consumer.variance, output_variance(merged, covariance, consumer.taps))
-                # The shift keeps the mean, which the gain would change.
-                mean = merged.sum(2) @ consumer.mean[channels] / consumer.phases
-                changes[key] = OutputChange(gain, (1 - gain) * mean)
-        first = next(iter(own))
-        return Reconstruction(*own[first], changes, own)
+        own = {key: self._for_consumer(one, channels) for key, one in self._consumers[group.name].items()}
+        return replace(next(iter(own.values())), own=own)
+
+    def _for_consumer(self, consumer: _Consumer, channels: Tensor) -> Reconstruction:
+        delivery, constant = least_squares_delivery(consumer.mean, consumer.covariance, channels, self.ridge)
+        if not self.rematch:
+            return Reconstruction(delivery, constant)
+        covariance = consumer.covariance[channels][:, channels]
+        merged = torch.einsum('mns,nk->mks', consumer.weight.double(), delivery)
+        gain = bounded_gain(consumer.variance, output_variance(merged, covariance, consumer.taps))
+        # The shift keeps the mean, which the gain would change.
+        mean = merged.sum(2) @ consumer.mean[channels] / consumer.phases
+        return Reconstruction(delivery, constant, OutputChange(gain, (1 - gain) * mean))
 
     def recalibrate(self, module: nn.Module, plan: PruningPlan, restore: Restore) -> None:
         if self._recalibration:

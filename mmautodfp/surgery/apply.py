@@ -148,7 +148,7 @@ def _merged(
         per_channel = weight.flatten(1).unflatten(1, (len(constant), -1)).sum(-1)  # [M, N]
         shift_outputs(module, consumer, per_channel / phases(layer) @ constant.to(per_channel), restore)
     merged = merge_input_channels(weight, reconstruction.delivery)
-    change = reconstruction.changes.get(consumer.key)
+    change = reconstruction.change
     if change is not None:
         # Some of the consumer's own outputs may be pruned already.
         rows = restore.places(layer, 0, len(merged)).to(merged.device)

@@ -53,11 +53,10 @@ def test_a_plan_leaves_what_a_masked_dense_model_gives(norm):
         found = task.reconstructor.reconstruct(group, keep, 0.5)
         (consumer,) = group.consumers
         layer, behind = body.get_submodule(consumer.name), body.get_submodule(consumer.norm)
-        change = found.changes[consumer.name]
         constant = layer.weight.data.sum((2, 3)) @ found.constant.float()  # of what its inputs lose on average
-        behind.running_mean = behind.running_mean - constant - change.shift.float()
+        behind.running_mean = behind.running_mean - constant - found.change.shift.float()
         merged = torch.einsum('mnyx,nk->mkyx', layer.weight.data.double(), found.delivery)
-        layer.weight.data[:, keep] = (merged * change.gain.view(-1, 1, 1, 1)).float()
+        layer.weight.data[:, keep] = (merged * found.change.gain.view(-1, 1, 1, 1)).float()
         gone = torch.tensor([n for n in range(group.num_channels) if n not in set(keep.tolist())])
         layer.register_forward_pre_hook(lambda _, args, gone=gone: args[0].index_fill(1, gone, 0))
     with torch.no_grad(), task.apply(plan):
