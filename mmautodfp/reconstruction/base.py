@@ -129,6 +129,7 @@ class Reconstructor(ABC):
             groups = self._given if again else None
         values, found = fingerprint(model), find_groups(module) if groups is None else list(groups)
         if not again or values != self._values or found != self._groups:
+            self._fitted = None  # until the fit is done: it may fail
             self._given, self._groups = groups, found
             self._fit(module, model)
             self._fitted, self._model, self._values = module, model, values

@@ -8,6 +8,7 @@ from conftest import enliven, random_plan
 from least_squares_data import IMAGES
 from torch import nn
 
+from mmautodfp.graph import find_groups
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor, SyntheticLeastSquares, inputs_of
 from mmautodfp.reconstruction.base import fingerprint
 from mmautodfp.search.run import search
@@ -90,6 +91,24 @@ def test_a_module_is_fitted_anew_within_the_model_that_it_was_fitted_in():
     model[0].weight.data += 1  # what the module reads has changed
     reconstructor.ensure_fitted(model[1])
     assert seen == [model, model]
+
+
+def test_a_fit_to_other_groups_that_failed_is_done_again():
+    seen = []
+
+    class FailsAtFirst(PruneOnly):
+        def _fit(self, module, model):
+            seen.append(len(self._groups))
+            if len(seen) == 2:
+                raise AutoDFPError('no image reaches a layer')
+
+    module, reconstructor = enliven(CifarResNet(depth=8)), FailsAtFirst()
+    groups = find_groups(module)
+    reconstructor.ensure_fitted(module, groups=groups[:1])
+    with pytest.raises(AutoDFPError, match='no image'):
+        reconstructor.ensure_fitted(module, groups=groups)
+    reconstructor.ensure_fitted(module, groups=groups)
+    assert seen == [1, 3, 3]
 
 
 class WantsTargets(nn.Module):
