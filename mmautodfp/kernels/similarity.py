@@ -127,6 +127,7 @@ def reconstruction_scale(weight: Tensor, bn: BatchNormStats) -> Tensor:
     return (gain[:, None] / gain).nan_to_num_(nan=0, posinf=0, neginf=0)  # the divisor is 0 if r is dead
 
 
+@torch.no_grad()
 def bias_matrix(weight: Tensor, bn: BatchNormStats) -> Tensor:
     """The constant that is missing where one channel stands in for another (Eq. 18).
 
@@ -142,12 +143,8 @@ def bias_matrix(weight: Tensor, bn: BatchNormStats) -> Tensor:
     Raises:
         ValueError: ``bn`` belongs to another number of channels.
     """
-    return _left_over(reconstruction_scale(weight, bn), bn)
-
-
-@torch.no_grad()
-def _left_over(scale: Tensor, bn: BatchNormStats) -> Tensor:
-    return bn.shift[:, None] - scale * bn.shift  # Eq. 18: its two brackets are the two channels' shifts
+    # The two brackets of Eq. 18 are the two channels' shifts.
+    return bn.shift[:, None] - reconstruction_scale(weight, bn) * bn.shift
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,11 +222,10 @@ class ChannelSimilarity:
         Raises:
             ValueError: ``bn`` belongs to another number of channels.
         """
-        scale = reconstruction_scale(weight, bn)
         return cls(
             distance=cosine_distance(weight),
-            scale=scale,
-            bias=_left_over(scale, bn),
+            scale=reconstruction_scale(weight, bn),
+            bias=bias_matrix(weight, bn),
             alive=alive_channels(weight, bn),
         )
 
