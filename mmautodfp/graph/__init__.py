@@ -1,7 +1,7 @@
 """Channel groups of a live model, found by finders that know its blocks, or by tracing it."""
 
 from .discovery import groups_of
-from .finders import ChainFinder, ChannelPath, InvertedResidualFinder, ResidualBlockFinder, chain_groups
+from .finders import ChainFinder, InvertedResidualFinder, ResidualBlockFinder, chain_groups
 from .forward import (
     flat_tensors,
     has_plain_second_stage,
@@ -38,7 +38,6 @@ __all__ = [
     'GROUP_FINDERS',
     'ChainFinder',
     'ChannelGroup',
-    'ChannelPath',
     'Consumer',
     'GroupFinder',
     'GroupSurvey',

@@ -1,6 +1,7 @@
 """The group finders, one for each kind of block or network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -27,12 +28,8 @@ _ELEMENTWISE += (nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus)
 _POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _PASSIVE = (*_ELEMENTWISE, *_POOLING, nn.Identity, nn.Dropout, nn.Dropout2d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
-# Networks that run their children in the order of registration, with a flatten before the one named here.
-_KNOWN_CHAINS = {
-    torchvision.models.AlexNet: 'classifier',
-    torchvision.models.VGG: 'classifier',
-    torchvision.models.MobileNetV2: 'classifier',
-}
+# Networks that run their children in the order of registration, with a flatten before their classifier.
+_KNOWN_CHAINS = (torchvision.models.AlexNet, torchvision.models.VGG, torchvision.models.MobileNetV2)
 
 Step = tuple[str, nn.Module]
 
@@ -123,28 +120,26 @@ class ChainFinder(GroupFinder):
         yield from chain_groups(list(_unroll(block, name)), end='gives the output of the network')
 
 
-class ChannelPath:
+@torch.no_grad()
+def _at_consumer(layers: Sequence[nn.Module], constant: Tensor) -> Tensor:
     """What becomes of constant channels on the way from a group's producer to its consumer.
 
     Args:
-        layers (tuple[nn.Module, ...]): Activations, poolings, norms and depthwise convolutions, in order.
+        layers (Sequence[nn.Module]): Activations, poolings, norms and depthwise convolutions, in order.
+        constant (Tensor): [N], behind the producer's norm.
+
+    Returns:
+        Tensor: [N], at the consumer, away from zero-padded borders.
     """
-
-    def __init__(self, layers: tuple[nn.Module, ...]):
-        self.layers = layers
-
-    @torch.no_grad()
-    def __call__(self, constant: Tensor) -> Tensor:
-        """Map constants [N] behind the producer's norm to those at the consumer, [N], away from zero-padded borders."""
-        for layer in self.layers:
-            if isinstance(layer, nn.Conv2d):
-                constant = constant * layer.weight.flatten(1).sum(1) + (0 if layer.bias is None else layer.bias)
-            elif is_batch_norm(layer):
-                bn = norm_statistics(layer)
-                constant = constant * bn.slope + bn.shift
-            elif isinstance(layer, _ELEMENTWISE):
-                constant = layer(constant.clone())  # it may work in place
-        return constant
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            constant = constant * layer.weight.flatten(1).sum(1) + (0 if layer.bias is None else layer.bias)
+        elif is_batch_norm(layer):
+            bn = norm_statistics(layer)
+            constant = constant * bn.slope + bn.shift
+        elif isinstance(layer, _ELEMENTWISE):
+            constant = layer(constant.clone())  # it may work in place
+    return constant
 
 
 def chain_groups(steps: list[Step], end: str) -> Iterator[ChannelGroup | tuple[str, str]]:
@@ -236,7 +231,7 @@ class _OpenGroup:
             norm=self.norm,
             consumers=(consumer,),
             between=tuple(self.between),
-            activation=ChannelPath(tuple(self.followers)),
+            activation=partial(_at_consumer, self.followers),
         )
 
 
@@ -248,10 +243,9 @@ def _is_chain(module: nn.Module | None) -> bool:
 
 def _unroll(block: nn.Module, name: str) -> Iterator[Step]:
     """The steps of a chain, including those of chains inside it."""
-    flatten_before = _KNOWN_CHAINS.get(type(block))
     for child_name, child in block._modules.items():  # named_children() skips repeated layers
         path = join_path(name, child_name)
-        if child_name == flatten_before:
+        if type(block) in _KNOWN_CHAINS and child_name == 'classifier':
             yield path, nn.Flatten()
         if _is_chain(child):
             yield from _unroll(child, path)
