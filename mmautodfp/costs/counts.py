@@ -228,10 +228,7 @@ def group_roles(
         return roles.setdefault(module.get_submodule(name), Role())
 
     for index, group in enumerate(groups):
-        for producer in group.producers:
-            for name in filter(None, (producer.name, producer.norm)):
-                role(name).outputs.append((index, group.block))
-        for name in group.between:
+        for name in (*(producer.name for producer in group.producers), *group.norms, *group.between):
             role(name).outputs.append((index, group.block))
         for consumer in group.consumers:
             layer = module.get_submodule(consumer.name)

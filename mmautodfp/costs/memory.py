@@ -284,7 +284,7 @@ def _places(module: nn.Module, groups: Sequence[ChannelGroup]) -> dict[nn.Module
         numbers = torch.arange(start, start + group.width)
         start += group.width
         found = [(producer.name, producer.offset) for producer in group.producers]
-        found += [(name, 0) for name in (*(producer.norm for producer in group.producers), *group.between) if name]
+        found += [(name, 0) for name in (*group.norms, *group.between)]
         for name, offset in found:
             places.setdefault(module.get_submodule(name), []).append((offset, numbers))
     return places

@@ -88,6 +88,11 @@ class ChannelGroup:
         return (Producer(self.name, self.norm, self.offset), *self.others)
 
     @property
+    def norms(self) -> list[str]:
+        """Paths of the producers' norms."""
+        return [producer.norm for producer in self.producers if producer.norm is not None]
+
+    @property
     def width(self) -> int:
         """Dense number of channels, N * block."""
         return self.num_channels * self.block
@@ -101,9 +106,9 @@ class ChannelGroup:
     @property
     def layers(self) -> list[str]:
         """Paths of all layers whose shapes a plan changes, the producers first."""
-        norms = [producer.norm for producer in self.producers if producer.norm]
         own = [producer.name for producer in self.producers]
-        return [*own, *norms, *self.between, *(consumer.name for consumer in self.consumers), *self.followers]
+        readers = [consumer.name for consumer in self.consumers]
+        return [*own, *self.norms, *self.between, *readers, *self.followers]
 
 
 @dataclass(frozen=True)

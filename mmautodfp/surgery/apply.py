@@ -91,12 +91,11 @@ def prune_group(
     for producer in group.producers:
         layer = restore.remember(module.get_submodule(producer.name))
         _keep_outputs(layer, producer.offset, group.width, channels, restore)
-    for name in (*(producer.norm for producer in group.producers), *group.between):
-        if name is not None:
-            layer = restore.remember(module.get_submodule(name))
-            _keep_outputs(layer, 0, group.width, channels, restore)
-            share = len(channels) / group.width
-            set_sizes(layer, {name: round(value * share) for name, value in _between_sizes(layer).items()})
+    for name in (*group.norms, *group.between):
+        layer = restore.remember(module.get_submodule(name))
+        _keep_outputs(layer, 0, group.width, channels, restore)
+        share = len(channels) / group.width
+        set_sizes(layer, {size: round(value * share) for size, value in _between_sizes(layer).items()})
     for name in group.followers:
         set_sizes(restore.remember(module.get_submodule(name)), dict(out_channels=len(channels)))
     for consumer in group.consumers:
@@ -157,10 +156,6 @@ def _merged(
     return merged
 
 
-def _is_transposed(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.ConvTranspose2d)
-
-
 def _keep_outputs(layer: nn.Module, offset: int, width: int, channels: Tensor, restore: Restore) -> None:
     """Keep ``channels`` of a group's ``width`` outputs of a layer, from ``offset`` on, and all outputs of others."""
     tensors = _own_outputs(layer)
@@ -183,7 +178,7 @@ def _own_outputs(layer: nn.Module) -> dict[str, Tensor]:
     """A layer's tensors with a row for each output; ``num_batches_tracked`` has none."""
     tensors = {**layer._parameters, **layer._buffers}
     tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None and tensor.ndim}
-    return tensors | dict(weight=outputs_first(layer)) if _is_transposed(layer) else tensors
+    return tensors | dict(weight=outputs_first(layer)) if 'weight' in tensors else tensors
 
 
 def shift_outputs(module: nn.Module, consumer: Consumer, shift: Tensor, restore: Restore) -> None:
@@ -199,7 +194,7 @@ def shift_outputs(module: nn.Module, consumer: Consumer, shift: Tensor, restore:
 
 def replace_weight(layer: nn.Module, weight: Tensor) -> None:
     """Replace a layer's weight with one laid out as that of :func:`mmautodfp.graph.outputs_first`."""
-    replace_tensor(layer, 'weight', weight.transpose(0, 1) if _is_transposed(layer) else weight)
+    replace_tensor(layer, 'weight', weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight)
 
 
 def replace_tensor(layer: nn.Module, name: str, tensor: Tensor) -> None:
