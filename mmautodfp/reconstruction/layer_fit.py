@@ -63,8 +63,7 @@ class FullPass:
         twin (nn.Module): The dense path.
         slim (nn.Module): The pruned path.
         cut (Restore): Of the pruned path; knows which inputs and outputs its layers still have.
-        reconstructions (Mapping[str, Reconstruction | None]): Name of each group to that of the episodes; None if the
-            group is not pruned.
+        reconstructions (Mapping[str, Reconstruction]): Name of each pruned group to that of the episodes.
         settings (Refinement): The settings.
         most (int): Most output positions of a batch that a layer's weights are fitted on, in each call.
     """
@@ -72,7 +71,7 @@ class FullPass:
     twin: nn.Module
     slim: nn.Module
     cut: Restore
-    reconstructions: Mapping[str, Reconstruction | None]
+    reconstructions: Mapping[str, Reconstruction]
     settings: Refinement
     most: int
 
@@ -215,7 +214,7 @@ class _Part:
         device = full_pass.twin.get_submodule(consumer.name).weight.device
         self.width, self.offset, self.size = group.width, consumer.offset, consumer.num_inputs or num_inputs
         self.start = int((places < self.offset).sum())
-        found = full_pass.reconstructions[group.name]
+        found = full_pass.reconstructions.get(group.name)
         self.prior = found.for_consumer(consumer.key).delivery if found else torch.eye(group.width, device=device)
         self.kept = self.prior.shape[1]
         self.moments = Moments(self.kept, self.width, device)

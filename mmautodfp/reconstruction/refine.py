@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mmautodfp.graph import ChannelGroup, Consumer
-from mmautodfp.surgery import GroupPlan, PruningPlan, Restore, prune_group
+from mmautodfp.surgery import PruningPlan, Restore, prune_group
 from mmautodfp.utils import AutoDFPError
 
 from .base import Reconstructor
@@ -53,8 +53,9 @@ def refine(
         AutoDFPError: A layer of the twin is not called.
     """
     slim, cut = copy.deepcopy(twin), Restore()
-    planned = {group.name: _plan_of(plan, group) for group in groups}
-    used = {group.name: prune_group(slim, group, planned[group.name], reconstructor, cut) for group in groups}
+    widths = plan.widths
+    pruned = [group for group in groups if widths.get(group.name, group.num_channels) < group.num_channels]
+    used = {group.name: prune_group(slim, group, plan.groups[group.name], reconstructor, cut) for group in pruned}
     full_pass = FullPass(twin, slim, cut, used, settings, -(-settings.positions // len(foregrounds)))
     paths = Paths(twin, slim, batches, settings.cache_gb)
     reads: _Reads = {}
@@ -62,7 +63,6 @@ def refine(
         for consumer in group.consumers:
             reads.setdefault(consumer.name, []).append((group, consumer))
     # Consumers of unpruned groups miss nothing: new weights would only be fitted to the errors of layers before them.
-    pruned = [group for group in groups if planned[group.name].width < group.num_channels]
     layers = {consumer.name for group in pruned for consumer in group.consumers}
     if lost := layers - paths.census.calls.keys():
         raise AutoDFPError(
@@ -83,10 +83,6 @@ def refine(
             for fit in fits:
                 fit.install(*fit.solve(), module, restore)
     return slim
-
-
-def _plan_of(plan: PruningPlan, group: ChannelGroup) -> GroupPlan:
-    return plan.groups.get(group.name) or GroupPlan(tuple(range(group.num_channels)), group.num_channels)
 
 
 def _blocks(layers: Sequence[str], reads: _Reads, census: Census) -> Iterator[tuple[str, list[list[str]]]]:
