@@ -4,6 +4,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -238,8 +239,7 @@ class InputMoments:
         # An output of a transposed convolution reads only some of the taps; they are taken as uncorrelated.
         spatial = not isinstance(layer, nn.Linear | nn.ConvTranspose2d) and max(layer.kernel_size) > 1
         self.correlation = TapCorrelation(layer.kernel_size, layer.dilation) if spatial else None
-        self.num_taps = layer.weight.numel() // outputs_first(layer).shape[0] // outputs_first(layer).shape[1]
-        self.num_taps *= self.size // num_channels
+        self.num_taps = layer.weight[0, 0].numel() * (self.size // num_channels)
 
     def update(self, x: Tensor, foreground: Foreground | None = None) -> None:
         """Add an input [B, C, ...] of the layer, of a linear one [B, ..., C]; the foreground counts more."""
@@ -279,30 +279,27 @@ def input_moments(
     statistics = NormStatistics()
     moments: dict[tuple[str, str], InputMoments] = {}
     readers: dict[str, list[InputMoments]] = {}
-    current: list[Foreground | None] = [None]
     for group in groups:
         for consumer in group.consumers:
             found = InputMoments(module.get_submodule(consumer.name), consumer, group.width)
             moments[group.name, consumer.key] = found
             readers.setdefault(consumer.name, []).append(found)
 
-    def collect(path):
-        def watch(layer, args):
-            if args[0].dtype != layer.weight.dtype:  # the full pass would run its block outside of autocast
-                raise AutoDFPError(
-                    f'{path} of the {type(module).__name__} reads {args[0].dtype} where its weight is '
-                    f'{layer.weight.dtype}, as under torch.autocast, which least squares cannot do with; take autocast '
-                    'out of the forward until the model is pruned'
-                )
-            for found in readers[path]:
-                found.update(args[0], current[0])
+    def collect(path: str, foreground: Foreground | None, layer: nn.Module, args: tuple) -> None:
+        if args[0].dtype != layer.weight.dtype:  # the full pass would run its block outside of autocast
+            raise AutoDFPError(
+                f'{path} of the {type(module).__name__} reads {args[0].dtype} where its weight is '
+                f'{layer.weight.dtype}, as under torch.autocast, which least squares cannot do with; take autocast '
+                'out of the forward until the model is pruned'
+            )
+        for found in readers[path]:
+            found.update(args[0], foreground)
 
-        return watch
-
-    with hook_handles() as handles:
-        for path in readers:
-            handles.append(module.get_submodule(path).register_forward_pre_hook(collect(path)))
-        for inputs, current[0] in zip(batches, foregrounds, strict=True):
+    for inputs, foreground in zip(batches, foregrounds, strict=True):
+        with hook_handles() as handles:
+            for path in readers:
+                hook = partial(collect, path, foreground)
+                handles.append(module.get_submodule(path).register_forward_pre_hook(hook))
             statistics.run(module, inputs)
     require_reached([path for path in readers if not readers[path][0].moments.count], module)
     return moments, statistics
