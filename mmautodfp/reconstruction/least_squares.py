@@ -181,23 +181,8 @@ class SyntheticLeastSquares(Reconstructor):
             if few:
                 few_batches = lambda: islice(self._batches(), few)
                 self._recalibration = Recalibration(module, self._groups, few_batches, statistics.of_first(few))
-        _require_finite(module, moments)
-        self._consumers = {group.name: self._keep(module, group, moments) for group in self._groups}
+        self._consumers = {group.name: _consumers_of(module, group, moments) for group in self._groups}
         self._twin = statistics.twin(module) if self.refinement else None
-
-    def _keep(
-        self, module: nn.Module, group: ChannelGroup, moments: dict[tuple[str, str], InputMoments]
-    ) -> dict[str, _Consumer]:
-        consumers = {}
-        for consumer in group.consumers:
-            seen = moments[group.name, consumer.key]
-            layer = module.get_submodule(consumer.name)
-            weight = outputs_first(layer).detach()
-            weight = weight.narrow(1, seen.offset, seen.size).flatten(1).unflatten(1, (group.width, -1)).clone()
-            own, taps = seen.moments, seen.taps
-            variance = output_variance(weight, own.covariance, taps)
-            consumers[consumer.key] = _Consumer(weight, own.mean, own.covariance, taps, variance, phases(layer))
-        return consumers
 
     def ranking(self, group: ChannelGroup) -> Tensor | None:
         """The channels that explain most of the consumers' inputs first, consumers weighted alike; None for 'l2'."""
@@ -287,11 +272,24 @@ class SyntheticLeastSquares(Reconstructor):
             yield inputs_of(dense, part, batch)
 
 
-def _require_finite(module: nn.Module, moments: dict[tuple[str, str], InputMoments]) -> None:
-    for (_, path), seen in moments.items():
-        path = path.partition('@')[0]
-        if not (seen.moments.covariance.isfinite().all() and module.get_submodule(path).weight.isfinite().all()):
+def _consumers_of(
+    module: nn.Module, group: ChannelGroup, moments: dict[tuple[str, str], InputMoments]
+) -> dict[str, _Consumer]:
+    """What episodes need of a group's consumers, by key.
+
+    Raises:
+        AutoDFPError: The weight of a consumer, or what it reads, is not finite.
+    """
+    consumers = {}
+    for consumer in group.consumers:
+        seen, layer = moments[group.name, consumer.key], module.get_submodule(consumer.name)
+        weight, covariance, taps = outputs_first(layer).detach(), seen.moments.covariance, seen.taps
+        if not (covariance.isfinite().all() and weight.isfinite().all()):
             raise AutoDFPError(
-                f'{path} of the {type(module).__name__} was to be fitted on synthetic images, but its weight or what '
-                'it reads there is not finite; look for nan and inf in the checkpoint'
+                f'{consumer.name} of the {type(module).__name__} was to be fitted on synthetic images, but its weight '
+                'or what it reads there is not finite; look for nan and inf in the checkpoint'
             )
+        weight = weight.narrow(1, seen.offset, seen.size).flatten(1).unflatten(1, (group.width, -1)).clone()
+        variance = output_variance(weight, covariance, taps)
+        consumers[consumer.key] = _Consumer(weight, seen.moments.mean, covariance, taps, variance, phases(layer))
+    return consumers
