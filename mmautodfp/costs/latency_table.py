@@ -43,8 +43,7 @@ class LayerCall:
         layer (nn.Module): Convolution, linear layer or batch norm.
         shape (tuple[int, ...]): Shape of its input in the dense model, [B, C, ...].
         outputs (Shares): What its outputs consist of.
-        inputs (Shares): What its inputs consist of; ``[(None, 1)]`` if there are always as many as outputs (norms,
-            grouped convolutions).
+        inputs (Shares): What its inputs consist of; ``[(None, 1)]`` if there are always as many as outputs.
     """
 
     layer: nn.Module
@@ -65,21 +64,24 @@ class LayerCall:
 
     def at(self, outputs: int, inputs: int) -> Callable[[], Any]:
         """A function that makes the call with so many steps of outputs and inputs, on random values."""
-        layer = self.layer
-        outputs, inputs = outputs * step_of(self.outputs), inputs * step_of(self.inputs)
+        layer, outputs = self.layer, outputs * step_of(self.outputs)
+        inputs = outputs if _has_equal_sides(layer) else inputs * step_of(self.inputs)
         device, dtype = _placement(layer)
         if isinstance(layer, nn.Linear):
             shape = [*self.shape[:-1], inputs]
             new = nn.Linear(inputs, outputs, layer.bias is not None)
         else:
-            # Norms and grouped convolutions have as many inputs as outputs.
-            own_input = is_batch_norm(layer) or layer.groups > 1
-            shape = [self.shape[0], outputs if own_input else inputs, *self.shape[2:]]
-            new = type(layer)(outputs) if is_batch_norm(layer) else _conv(layer, shape[1], outputs)
+            shape = [self.shape[0], inputs, *self.shape[2:]]
+            new = type(layer)(outputs) if is_batch_norm(layer) else _conv(layer, inputs, outputs)
         new = new.to(device=device, dtype=dtype)
         new.eval()
         values = torch.rand(shape, device=device, dtype=dtype)
         return lambda: new(values)
+
+
+def _has_equal_sides(layer: nn.Module) -> bool:
+    """Whether a layer has as many inputs as outputs at all widths: norms and grouped convolutions."""
+    return is_batch_norm(layer) or getattr(layer, 'groups', 1) > 1
 
 
 def _placement(layer: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -279,17 +281,10 @@ def _record(module: nn.Module, groups: Sequence[ChannelGroup], run: Callable[[],
     def record(layer: nn.Module, args: tuple, _: Any) -> None:
         seen.add(layer)
         if layer in roles:
-            role, weight = roles[layer], getattr(layer, 'weight', None)
-            weight = layer.running_mean if weight is None else outputs_first(layer)
-            own = is_batch_norm(layer) or getattr(layer, 'groups', 1) > 1
-            calls.append(
-                LayerCall(
-                    layer,
-                    tuple(args[0].shape),
-                    shares(len(weight), role.outputs, dense),
-                    [(None, 1)] if own else shares(weight.shape[1], role.inputs, dense),
-                )
-            )
+            role, weight = roles[layer], layer.running_mean if is_batch_norm(layer) else outputs_first(layer)
+            outputs = shares(len(weight), role.outputs, dense)
+            inputs = [(None, 1)] if _has_equal_sides(layer) else shares(weight.shape[1], role.inputs, dense)
+            calls.append(LayerCall(layer, tuple(args[0].shape), outputs, inputs))
 
     kinds = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
     measurable = [layer for layer in roles if isinstance(layer, kinds) or is_batch_norm(layer)]
@@ -307,9 +302,8 @@ def _record(module: nn.Module, groups: Sequence[ChannelGroup], run: Callable[[],
 def _measure(call: LayerCall, dense: Sequence[int], budget: LatencyBudget, divisor: int) -> dict[str, Any]:
     outputs, inputs = (_points(side, dense, budget.points, divisor) for side in (call.outputs, call.inputs))
     seconds = median_in_turns({(i, j): call.at(i, j) for i in outputs for j in inputs}, budget.repeat)
-    return dict(
-        outputs=outputs, inputs=inputs, nanoseconds=[[round(1e9 * seconds[i, j]) for j in inputs] for i in outputs]
-    )
+    nanoseconds = [[round(1e9 * seconds[i, j]) for j in inputs] for i in outputs]
+    return dict(outputs=outputs, inputs=inputs, nanoseconds=nanoseconds)
 
 
 def _points(parts: Shares, dense: Sequence[int], count: int, divisor: int) -> list[int]:
