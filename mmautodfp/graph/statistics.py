@@ -83,5 +83,4 @@ def path_statistics(module: nn.Module, group: ChannelGroup) -> tuple[Tensor, Bat
         elif is_batch_norm(layer):
             own = norm_statistics(layer)
             slope, shift = slope * own.slope, shift * own.slope + own.shift
-    ones = torch.ones_like(slope)
-    return weight, BatchNormStats(weight=slope, bias=shift, mean=ones * 0, var=ones, eps=0.0)
+    return weight, replace(BatchNormStats.identity(shift), weight=slope)
