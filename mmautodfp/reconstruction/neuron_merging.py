@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from mmautodfp.graph import ChannelGroup, group_statistics
 from mmautodfp.kernels import neuron_merging_delivery
 from mmautodfp.utils.registry import RECONSTRUCTORS
-from mmautodfp.utils.settings import Share
+from mmautodfp.utils.settings import Share, checked
 
 from .base import Reconstruction, Reconstructor
 
@@ -19,8 +19,12 @@ class NeuronMerging(Reconstructor):
             0.85.
         min_cosine (float): Pruned channels whose replacement has a lower cosine similarity than this get none. Defaults
             to 0.1.
+
+    Raises:
+        AutoDFPError: An argument is of another type or out of its range.
     """
 
+    @checked('NeuronMerging')
     def __init__(self, lam: Share = 0.85, min_cosine: float = 0.1):
         super().__init__()
         self.lam = lam

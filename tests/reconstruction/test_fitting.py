@@ -188,6 +188,12 @@ def test_settings_are_told_in_words_that_are_the_same_in_another_process():
     assert ' at 0x' not in Own(nn.ReLU.forward).identity + Own(object()).identity
 
 
+@pytest.mark.parametrize('settings', [dict(lam=2.0), dict(lam='a half'), dict(min_cosine='low')])
+def test_settings_that_neuron_merging_cannot_use_are_told(settings):
+    with pytest.raises(AutoDFPError, match=f'NeuronMerging was asked for {next(iter(settings))}='):
+        NeuronMerging(**settings)
+
+
 def test_images_that_a_model_does_not_take_are_told_in_a_sentence():
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     with pytest.raises(AutoDFPError, match=r'sent through the Sequential, which does not take them .*mean=') as caught:
