@@ -114,7 +114,8 @@ class Numbers:
             kwargs (dict): Its keyword arguments.
             result (Any): Its result.
         """
-        given = [x for x in tensors_in((args, tuple(kwargs.values()))) if x in self]
+        tensors = tensors_in((args, tuple(kwargs.values())))
+        given = [x for x in tensors if x in self]
         name = func.overloadpacket.__name__
         if not given or name in IGNORED:
             return
@@ -136,7 +137,7 @@ class Numbers:
         elif name in REDUCTIONS or name in SCANS:
             self._reduce(args[0], _argument('dim', func, args, kwargs), result, name)
         elif name in POINTWISE or torch.Tag.pointwise in func.tags:
-            self._combine(list(tensors_in((args, tuple(kwargs.values())))), result, name)
+            self._combine(tensors, result, name)
         else:
             for x in given:
                 self.fix(x, f'feeds {name}, through which its channels cannot be followed')
@@ -193,15 +194,11 @@ class Numbers:
             if not (few == few.narrow(dim, 0, 1)).all():
                 self.fix(x, f'feeds {name}, which mixes its channels')
                 return
+        if name not in SCANS:
+            for dim in dims:
+                numbers = numbers.narrow(dim, 0, 1)
         for part in tensors_in(result):
-            kept = numbers
-            if name not in SCANS:
-                for dim in dims:
-                    kept = kept.narrow(dim, 0, 1)
-            if kept.numel() == part.numel():
-                self.set(part, kept.reshape(part.shape))
-            else:
-                self.set(part, numbers.expand(part.shape))
+            self.set(part, numbers.reshape(part.shape))
 
     def _combine(self, parts: list[Tensor], result: Any, name: str) -> None:
         """Number an elementwise result; channels whose elements meet must be pruned together."""
@@ -241,7 +238,7 @@ def _argument(name: str, func: Any, args: tuple, kwargs: dict) -> Any:
     return dict(zip(names, args, strict=False), **kwargs).get(name)
 
 
-def tensors_in(value: Any) -> Sequence[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
     """All tensors in nested lists and tuples."""
     if isinstance(value, Tensor):
         return [value]
