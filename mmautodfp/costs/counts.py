@@ -234,8 +234,8 @@ def group_roles(
             layer = module.get_submodule(consumer.name)
             inputs = consumer.num_inputs or outputs_first(layer).shape[1]
             role(consumer.name).inputs.append((index, inputs // group.num_channels))
-            without = consumer.norm is None and getattr(layer, 'bias', layer) is None
-            if without and moves_constants is not None and moves_constants(group):
+            may_get_bias = consumer.norm is None and hasattr(layer, 'bias') and layer.bias is None
+            if may_get_bias and moves_constants is not None and moves_constants(group):
                 role(consumer.name).constants.append(index)
     return roles
 

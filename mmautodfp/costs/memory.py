@@ -173,7 +173,7 @@ class _Watch(TorchDispatchMode):
         self.gone: list[_Storage] = []
         self.within: list[bool] = []  # for each operation, whether it is in a pruned part
         self.depth = self.unseen = 0  # calls under way: of pruned parts, and of layers handled by _cut_out
-        for layer in {layer: None for part in parts for layer in part.modules()}:
+        for layer in layers_by_scope(model, parts)['module']:
             handles.append(layer.register_forward_pre_hook(self._enter))
             handles.append(layer.register_forward_hook(self._leave))
         for layer in model.modules():

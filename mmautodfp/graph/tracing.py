@@ -208,8 +208,8 @@ class _Tracer(TorchDispatchMode):
         for path, calls in self.calls.items():
             if not is_batch_norm(self.layers[path].layer):
                 continue
-            before = {gave.get(x) for x, _ in calls}
-            (source,) = before if len(before) == 1 else (None,)
+            sources = {gave.get(x) for x, _ in calls}
+            source = sources.pop() if len(sources) == 1 else None
             call = self.layers.get(source)
             if call is None or _is_norm(call.layer) or len(self.calls[source]) != len(calls):
                 continue

@@ -94,8 +94,8 @@ def prune_group(
     for name in (*group.norms, *group.between):
         layer = restore.remember(module.get_submodule(name))
         _keep_outputs(layer, 0, group.width, channels, restore)
-        share = len(channels) / group.width
-        set_sizes(layer, {size: round(value * share) for size, value in _between_sizes(layer).items()})
+        sizes = _between_sizes(layer)
+        set_sizes(layer, {size: value * len(channels) // group.width for size, value in sizes.items()})
     for name in group.followers:
         set_sizes(restore.remember(module.get_submodule(name)), dict(out_channels=len(channels)))
     for consumer in group.consumers:
