@@ -209,7 +209,7 @@ class SyntheticLeastSquares(Reconstructor):
     @torch.no_grad()
     def error_curves(self, groups: Sequence[ChannelGroup], rankings: Sequence[Tensor]) -> list[Tensor]:
         """The error curves of all groups, scaled by the errors in the model's outputs (see ``sensitivity``)."""
-        curves = [self.error_curve(*pair) for pair in zip(groups, rankings, strict=True)]
+        curves = super().error_curves(groups, rankings)
         model, module = self._model, self._fitted
         count = self._sensitivity_of(module, model) if self.sensitivity is None else self.sensitivity
         if not count:
