@@ -40,7 +40,6 @@ def prove_groups(
     groups: Sequence[ChannelGroup],
     run: Callable[[nn.Module], list[Tensor]],
     path: str = '',
-    seed: int = 0,
 ) -> dict[str, str]:
     """Prune random channels of each group, and compare with the dense model whose consumers read zeros instead.
 
@@ -54,7 +53,6 @@ def prove_groups(
         run (Callable): Runs the model, or its copy, on a fixed input in the precision of its weights, and returns the
             tensors to compare.
         path (str): Path in the model of the module that the groups' names are relative to. Defaults to '': the model.
-        seed (int): Seed of the random channels. Defaults to 0.
 
     Returns:
         dict[str, str]: Names of the groups that must not be pruned, with the reason.
@@ -63,12 +61,12 @@ def prove_groups(
         return {}
     with full_float32():
         module = model.get_submodule(path)
-        if _difference(module, groups, partial(run, model), seed) is None:
+        if _difference(module, groups, partial(run, model)) is None:
             return {}
         precise = _in_float64(model, run)
         if precise is None:
-            return _to_blame(module, groups, partial(run, model), seed, TRIES)
-        return _to_blame(precise.get_submodule(path), groups, partial(run, precise), seed, 1)
+            return _to_blame(module, groups, partial(run, model), TRIES)
+        return _to_blame(precise.get_submodule(path), groups, partial(run, precise), 1)
 
 
 def _in_float64(model: nn.Module, run: Callable[[nn.Module], list[Tensor]]) -> nn.Module | None:
@@ -86,26 +84,26 @@ def _in_float64(model: nn.Module, run: Callable[[nn.Module], list[Tensor]]) -> n
 
 
 def _to_blame(
-    module: nn.Module, groups: Sequence[ChannelGroup], run: Callable[[], list[Tensor]], seed: int, tries: int
+    module: nn.Module, groups: Sequence[ChannelGroup], run: Callable[[], list[Tensor]], tries: int
 ) -> dict[str, str]:
     """Names of the groups that fail in each of so many tries, with the reason."""
     reason = None
-    for one in range(tries):
-        reason = _difference(module, groups, run, seed + one)
+    for seed in range(tries):
+        reason = _difference(module, groups, run, seed)
         if reason is None:
             return {}
     if len(groups) == 1:
         return {groups[0].name: f'does not come out the same without it: {reason}'}
     half = len(groups) // 2
-    failed = _to_blame(module, groups[:half], run, seed, tries) | _to_blame(module, groups[half:], run, seed, tries)
+    failed = _to_blame(module, groups[:half], run, tries) | _to_blame(module, groups[half:], run, tries)
     if not failed:  # they fail only together
         return {group.name: f'does not come out the same together with others: {reason}' for group in groups[half:]}
     left = [group for group in groups if group.name not in failed]
-    return failed | (_to_blame(module, left, run, seed, tries) if left else {})
+    return failed | (_to_blame(module, left, run, tries) if left else {})
 
 
 def _difference(
-    module: nn.Module, groups: Sequence[ChannelGroup], run: Callable[[], list[Tensor]], seed: int
+    module: nn.Module, groups: Sequence[ChannelGroup], run: Callable[[], list[Tensor]], seed: int = 0
 ) -> str | None:
     """How the outputs of the pruned module differ from those of the masked one; None if they do not."""
     random = torch.Generator().manual_seed(seed)
