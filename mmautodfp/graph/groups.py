@@ -181,7 +181,7 @@ def survey_groups(module: nn.Module) -> GroupSurvey:
             left.pop(name, None)
     repeated = _repeated_layers(module)
     for group in list(groups):
-        paths = [group.name, group.norm, *group.between, *(path for c in group.consumers for path in (c.name, c.norm))]
+        paths = [*group.layers, *(consumer.norm for consumer in group.consumers)]
         shared = next((path for path in paths if path and module.get_submodule(path) in repeated), None)
         if shared is not None:
             groups.remove(group)
