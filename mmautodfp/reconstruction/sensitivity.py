@@ -1,5 +1,6 @@
 """The error that pruning single groups causes in a model's outputs, by which error curves of groups are scaled."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING
@@ -48,23 +49,22 @@ def output_errors(
         (:func:`shares_missed`). Of several kinds of outputs the largest share is taken: a detection is wrong if either
         its class or its box is.
     """
-    plans = {
-        (group.name, width): PruningPlan.of([group.name], [ranking], [width]).groups[group.name]
+    plans = [
+        (group, PruningPlan.of([group.name], [ranking], [width]).groups[group.name])
         for group, ranking in zip(groups, rankings, strict=True)
         for width in _measured_widths(group)
-    }
-    by_name = {group.name: group for group in groups}
-    sums: dict[tuple[str, int], list[Tensor]] = {}
+    ]
+    found: dict[tuple[str, int], list[list[Tensor]]] = defaultdict(list)
     for run in runs:  # outermost, as a rerun holds all feature maps
         rerun = Rerun(model, run)
         foreground = foreground_of(model, rerun.outputs)
-        for key, plan in plans.items():
+        for group, plan in plans:
             with Restore() as restore:
-                prune_group(module, by_name[key[0]], plan, reconstructor, restore)
-                kinds = _sums_of_kinds(rerun.again(restore.layers), rerun.outputs, foreground, missed)
-            sums[key] = [old + new for old, new in zip(sums[key], kinds, strict=True)] if key in sums else kinds
+                prune_group(module, group, plan, reconstructor, restore)
+                sums = _sums_of_kinds(rerun.again(restore.layers), rerun.outputs, foreground, missed)
+            found[group.name, plan.width].append(sums)
         del rerun  # before the next one takes as much memory
-    return [{width: max(_shares(sums[group.name, width])) for width in _measured_widths(group)} for group in groups]
+    return [{width: max(_shares(found[group.name, width])) for width in _measured_widths(group)} for group in groups]
 
 
 def _measured_widths(group: ChannelGroup) -> list[int]:
@@ -93,8 +93,7 @@ def shares_missed(
         single 0 if none has.
     """
     batches = zip(found, dense, foregrounds, strict=False)
-    by_kind = zip(*(_sums_of_kinds(*batch, compare or missed) for batch in batches), strict=True)
-    return _shares([sum(kind) for kind in by_kind])
+    return _shares(_sums_of_kinds(*batch, compare or missed) for batch in batches)
 
 
 def mean_missed(found: Outputs, dense: Outputs, foreground: Foreground | None) -> Tensor:
@@ -111,7 +110,9 @@ def _sums_of_kinds(found: Outputs, dense: Outputs, foreground: Foreground | None
     ]
 
 
-def _shares(sums: Iterable[Tensor]) -> list[float]:
+def _shares(batches: Iterable[list[Tensor]]) -> list[float]:
+    """The shares of all batches together, from what :func:`_sums_of_kinds` gave for each."""
+    sums = (sum(kind) for kind in zip(*batches, strict=True))
     return [float(part / whole) for part, whole in sums if whole > 0] or [0.0]
 
 
