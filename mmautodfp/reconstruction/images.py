@@ -31,22 +31,20 @@ RAW = dict(mean=(0.0,) * 3, std=(1.0,) * 3)
 class Pictures:
     """Random crops of the pictures in a folder, normalised as by a data preprocessor.
 
-    It is called like :func:`mmautodfp.kernels.dead_leaves`. Image number i is always the same crop of the same picture,
-    in batches of any size. All pictures are used before one is used again.
+    Image number i is always the same crop of the same picture, in batches of any size. All pictures are used before one
+    is used again.
 
     Args:
         folder (str): Folder with the pictures, which may be in subfolders.
-        scale (tuple[int, int] | None): Width and height that a picture is resized to before it is cropped. None: it is
-            not resized.
+        scale (tuple[int, int] | None): As of :class:`SyntheticImages`.
         rgb (bool): Whether red is the first channel; if not, blue is.
-        keep_ratio (bool): Whether a picture keeps its ratio: its long side is then at most the longer one of ``scale``,
-            its short side at most the shorter one; if not, it is stretched to ``scale``. Defaults to True.
+        keep_ratio (bool): As of :class:`SyntheticImages`.
 
     Raises:
         AutoDFPError: There is no such folder, or no picture in it.
     """
 
-    def __init__(self, folder: str, scale: tuple[int, int] | None, rgb: bool, keep_ratio: bool = True):
+    def __init__(self, folder: str, scale: tuple[int, int] | None, rgb: bool, keep_ratio: bool):
         self.folder = Path(folder)
         found = (file for file in self.folder.rglob('*') if file.suffix.lower() in SUFFIXES and file.is_file())
         self.files = sorted(found)
@@ -63,23 +61,11 @@ class Pictures:
         return hashlib.sha256(repr(files).encode()).hexdigest()
 
     def __call__(
-        self,
-        num_images: int,
-        size: tuple[int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
-        seed: int = 0,
-        first: int = 0,
+        self, num_images: int, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], seed: int, first: int
     ) -> Tensor:
         """Images [M, C, H, W]; where a picture is too small, the rest is 0, the mean.
 
-        Args:
-            num_images (int): M.
-            size (tuple[int, int]): Height and width in pixels.
-            mean (Sequence[float]): [C], subtracted from pixels of 0 to 255.
-            std (Sequence[float]): [C], by which they are then divided.
-            seed (int): Seed of the choice of pictures and crops. Defaults to 0.
-            first (int): Number of the first image. Defaults to 0.
+        Arguments as of :func:`mmautodfp.kernels.dead_leaves`; ``seed`` is that of the choice of pictures and crops.
 
         Raises:
             AutoDFPError: A picture cannot be read, or C is neither 1 nor 3.
