@@ -73,6 +73,36 @@ def test_channels_that_others_explain_can_go_without_a_loss(final):
             torch.testing.assert_close(module(images), dense, rtol=1e-3, atol=1e-3)
 
 
+class TwoReaders(nn.Module):
+    """The second one reads the channels behind a norm of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.b, self.c = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(x), self.c(self.norm(x))
+
+
+@pytest.mark.parametrize('final', [False, True])
+def test_each_of_several_consumers_is_given_what_explains_the_channels_as_it_reads_them(final):
+    torch.manual_seed(0)
+    module = enliven(TwoReaders())
+    module.a.weight.data[4:], module.a.bias.data[4:] = 2 * module.a.weight.data[:4], 2 * module.a.bias.data[:4]
+    mean, variance = module.norm.running_mean, module.norm.running_var
+    mean[4:], variance[4:] = 2 * mean[:4], 4 * variance[:4]
+    group = ChannelGroup('a', 8, None, (Consumer('b'), Consumer('c')), between=('norm',))
+    reconstructor = SyntheticLeastSquares(IMAGES, ridge=1e-9, refinement=dict(ridge=1e-9, patch_ridge=1e-9))
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        dense = module(images)
+        with apply_plan(module, PruningPlan({'a': GroupPlan((0, 1, 2, 3), 8)}), reconstructor, final, groups=[group]):
+            for found, expected in zip(module(images), dense, strict=True):
+                torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_constant_channels_move_exactly():
     module = enliven(CifarResNet(depth=8))
     for block in (*module.layer1, *module.layer2, *module.layer3):
