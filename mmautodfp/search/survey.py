@@ -66,7 +66,7 @@ def survey_target(
 
     Raises:
         AutoDFPError: There is no such part, nothing to prune in it, the model cannot be run to find out, torch
-            compiled or scripted it, or a weight or a norm's statistic is nan or infinite.
+            compiled or scripted it, or a weight or a norm's statistic is nan, infinite or without a value.
     """
     _require_sound(model)
     several = not isinstance(target, str)
@@ -90,10 +90,19 @@ def survey_target(
         made = {producer.name for group in found.groups for producer in group.producers}
         found.left.update({name: why for name, why in wrong.items() if name not in made | found.left.keys()})
     if not found.groups:
-        reasons = '; '.join(found.describe_left()) or 'no convolution and no linear layer'
+        reasons = '; '.join(found.describe_left()) or _why_nothing(module)
         named = ', '.join(parts) if several else target
         raise AutoDFPError(f'there is nothing to prune in the {type(module).__name__} {named!r}, which has {reasons}')
     return Survey(','.join(parts) if several else target, module, path, parts, found.groups, found.describe_left())
+
+
+def _why_nothing(module: nn.Module) -> str:
+    """What a module has in place of layers that can be pruned, none of which was seen."""
+    if not any(True for _ in module.children()):
+        return 'no layers inside; name a part that has several'
+    kinds = sorted({type(layer).__name__ for layer in module.modules() if isinstance(layer, PRODUCING)})
+    has = f'{" and ".join(kinds)} layers, but ' if kinds else ''
+    return f'{has}no two-dimensional convolution and no linear layer that is called when the model predicts'
 
 
 def _require_sound(model: nn.Module) -> None:
@@ -105,6 +114,11 @@ def _require_sound(model: nn.Module) -> None:
     # Of the buffers only the norms' statistics: a mask may be infinite.
     statistics = [(name, buffer) for name, buffer in model.named_buffers() if '.running_' in f'.{name}']
     for name, weight in (*model.named_parameters(), *statistics):
+        if weight.is_meta:
+            raise AutoDFPError(
+                f'a {type(model).__name__} was to be pruned, but its {name} is on the meta device, where it has no '
+                'values; load the weights first'
+            )
         if not weight.isfinite().all():
             raise AutoDFPError(
                 f'a {type(model).__name__} was to be pruned, but its {name} holds nan or infinite numbers; look for '

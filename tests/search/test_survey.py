@@ -48,6 +48,44 @@ def test_what_is_no_finite_number_is_named(name):
             survey_target(model, target)
 
 
+def test_weights_without_values_are_told():
+    with torch.device('meta'):
+        model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    with pytest.raises(AutoDFPError, match=r'its 0\.weight is on the meta device, where it has no values; load the'):
+        survey_target(model, '')
+
+
+@pytest.mark.parametrize(
+    ('model', 'example', 'target', 'reason'),
+    [
+        (
+            nn.Sequential(nn.Conv1d(3, 16, 3), nn.ReLU(), nn.Conv1d(16, 8, 3)),
+            torch.rand(2, 3, 16),
+            '',
+            'Conv1d layers, but no two-dimensional convolution and no linear layer that is called',
+        ),
+        (
+            nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1),
+            torch.rand(2, 4, 8),
+            '',
+            'Linear and .* layers, but no two-dimensional convolution and no linear layer that is called',
+        ),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)), None, '1', 'no layers inside; name a part'),
+        (nn.Sequential(nn.ReLU(), nn.Tanh()), None, '', 'no two-dimensional convolution'),
+    ],
+)
+def test_where_nothing_can_be_pruned_what_is_there_is_told(model, example, target, reason):
+    with pytest.raises(AutoDFPError, match=f"nothing to prune in the [A-Z]\\w+ '{target}', which has {reason}"):
+        survey_target(model.eval(), target, example)
+
+
+@pytest.mark.parametrize('example', [dict(y=torch.rand(2, 3, 8, 8)), (torch.rand(2, 3, 8, 8),) * 2])
+def test_how_an_example_is_taken_is_told_where_it_does_not_fit(example):
+    model = WantsWords(nn.Conv2d(3, 8, 3)).eval()
+    with pytest.raises(AutoDFPError, match=r'give another one \(a dict holds named arguments, a tuple several\), or'):
+        survey_target(model, 'model', example)
+
+
 class BasicBlock(nn.Module):
     """A residual block with its norms in front, whose class has the name of one with its norms behind."""
 
