@@ -164,7 +164,10 @@ class SyntheticLeastSquares(Reconstructor):
     def _fit(self, module: nn.Module, model: nn.Module) -> None:
         device = next(module.parameters()).device
         images = list(self.images.normalized_as(model).batches(device))  # all at once: small beside a layer's outputs
-        otherwise = "reconstructor=dict(type='SimilarityReconstructor') needs no images"
+        otherwise = (
+            'if it takes anything but one batch of images, use '
+            "reconstructor=dict(type='SimilarityReconstructor'), which needs none"
+        )
         with in_eval_mode(model):
             for part in dict.fromkeys((module, model)):  # the model too: the foreground comes from its head
                 require_taken(part, model, images[0], otherwise)

@@ -74,7 +74,7 @@ def run_small(model: nn.Module, example_input: Any, look: Callable[[Run], Result
         except Exception as error:  # a model's own code may end with anything
             problem = error
     given = f'images of {SIZES} pixels' if pictures else 'the example_input'
-    advice = 'give an example_input' if pictures else 'give another one'
+    advice = 'give an example_input' if pictures else 'give another one (a dict holds named arguments, a tuple several)'
     raise AutoDFPError(
         f'the channels of the {type(model).__name__} were to be followed from layer to layer, but it cannot be run on '
         f'{given} ({first_line(problem)}); {advice}, or prune a part that finders know'

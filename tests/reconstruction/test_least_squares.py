@@ -264,7 +264,7 @@ class TwoInputs(nn.Module):
 def test_a_model_that_is_not_called_with_images_alone_is_refused():
     model = TwoInputs().eval()
     example = (torch.rand(2, 3, 8, 8), torch.rand(2, 1, 8, 8))
-    with pytest.raises(AutoDFPError, match=r"does not take them .*'depth'.*SimilarityReconstructor.*needs no images"):
+    with pytest.raises(AutoDFPError, match=r"does not take them .*'depth'.*SimilarityReconstructor.*which needs none"):
         prune(model, target='', example_input=example, constraint=0.6)
     similar = prune(model, None, 0.6, '', example, reconstructor=dict(type='SimilarityReconstructor'))
     assert model.first.out_channels + model.second.out_channels == model.last.in_channels < 16
