@@ -274,6 +274,15 @@ def test_a_group_that_is_not_safe_is_named_with_the_reason_and_the_others_surviv
         assert run(model)[0].shape == (1, 2, 6, 6)
 
 
+@pytest.mark.parametrize('seed', range(8))
+def test_a_group_that_is_not_safe_is_found_whatever_the_weights_are(seed):
+    """Narrow layers behind it, whose few channels may all be 0, would hide it."""
+    torch.manual_seed(seed)
+    model, images = Careless(lambda x: x / x.shape[1]).eval(), torch.randn(1, 3, 16, 16)
+    groups = groups_of(trace_channels(model, lambda: [model(images)])).groups
+    assert list(prove_groups(model, groups, lambda model: [model(images)])) == ['b']
+
+
 @pytest.mark.parametrize('precise', [True, False], ids=['float64', 'float32 alone'])
 def test_what_rounding_does_does_not_condemn_a_group(precise):
     """As where it turns the order of two boxes."""
