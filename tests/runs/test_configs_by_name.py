@@ -256,7 +256,7 @@ def test_a_folder_in_which_another_run_is_at_work_is_left_to_it(tmp_path):
 
 def test_a_search_goes_on_with_the_config_that_its_run_has_kept(tmp_path):
     config, checkpoint = write(tmp_path)
-    runs.prune(config, checkpoint, str(tmp_path / 'run'), 0.7, cfg_options=FEW)
+    runs.prune(config, checkpoint, str(tmp_path / 'run'), 0.7, episodes=2, cfg_options=FEW)
     plan = PruningPlan.from_json(tmp_path / 'run/strategy.json')
     (tmp_path / 'run/strategy.json').unlink()
     runs.prune(tmp_path / 'run/mine.py', resume=True)
