@@ -240,7 +240,8 @@ class RunArtifacts:
         config, checkpoint = (shlex.quote(str(self.work_dir / name)) for name in ('pruned.py', 'pruned.pth'))
         told = self.evidence and (self.work_dir / 'report.html').is_file()  # it may have failed
         report = 'report.html (open it in a browser; pictures in report/), ' if told else ''
-        searched, weighed = len(self.found.history) > 1, self.found.objectives is not None
+        searched = len(self.found.history) > 1
+        weighed = searched and self.found.objectives is not None
         return [
             f'in {self.work_dir}: {report}pruned.py and pruned.pth (the model), strategy.json (the plan), summary.json '
             f'(figures){", search.pth (to go on)" if searched else ""}',

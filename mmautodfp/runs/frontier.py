@@ -76,8 +76,8 @@ def frontier(
     require_other_folder(cfg)
     cfg.load_from = find_checkpoint(checkpoint or cfg.get('load_from'), config)
     file = Path(cfg.work_dir) / FILE
-    if file.is_file():  # what is known now should not be told only after groups were looked for
-        Frontier.load(file).require(dict(number_of_points=points, reconstructor=hook.reconstructor.identity), file)
+    if file.is_file():  # tell now what is known now: groups may be looked for for minutes
+        Frontier.load(file).require(dict(number_of_points=points), file)
     runner = build_runner(cfg, trust_checkpoint)
     with pickle_allowed(trust_checkpoint):
         runner.load_or_resume()

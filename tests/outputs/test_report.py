@@ -246,6 +246,14 @@ def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
         save_text(text, run / name)
 
 
+@pytest.mark.parametrize(('episodes', 'objectives', 'hints'), [(1, True, 0), (2, False, 1), (2, True, 2)])
+def test_going_on_is_a_hint_where_there_was_a_search_alone(tmp_path, episodes, objectives, hints):
+    found = SimpleNamespace(history=[0] * episodes, objectives=objectives or None)
+    steps = RunArtifacts(SimpleNamespace(), tmp_path, None, found, {}).next_steps()
+    assert sum('--resume' in step for step in steps) == hints
+    assert ('search.pth' in steps[0]) == (hints > 0)
+
+
 def test_a_run_without_a_report_leaves_none_of_an_earlier_run(run, tmp_path):
     bare = SETTINGS | {'autodfp.report': False, 'autodfp.compare': False}
     shutil.copytree(run, tmp_path / 'run')

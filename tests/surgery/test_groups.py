@@ -281,7 +281,7 @@ def test_a_group_that_is_not_safe_is_named_with_the_reason_and_the_others_surviv
     ids=['number of channels', 'first channels'],
 )
 def test_a_group_that_is_not_safe_is_found_whatever_the_weights_are(careless, seed):
-    """Narrow layers behind it, whose few channels may all be 0, would hide it, and so would the same channels always."""
+    """Few channels behind it, which may all be 0, would hide it, and so would pruning the same channels always."""
     torch.manual_seed(seed)
     model, images = Careless(careless).eval(), torch.randn(1, 3, 16, 16)
     groups = groups_of(trace_channels(model, lambda: [model(images)])).groups
