@@ -64,12 +64,6 @@ def test_weights_without_values_are_told():
             '',
             'Conv1d layers, but no two-dimensional convolution and no linear layer that is called',
         ),
-        (
-            nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1),
-            torch.rand(2, 4, 8),
-            '',
-            'Linear and .* layers, but no two-dimensional convolution and no linear layer that is called',
-        ),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)), None, '1', 'no layers inside; name a part'),
         (nn.Sequential(nn.ReLU(), nn.Tanh()), None, '', 'no two-dimensional convolution'),
     ],
