@@ -105,7 +105,7 @@ def _to_blame(
 def _difference(
     module: nn.Module, groups: Sequence[ChannelGroup], run: Callable[[], list[Tensor]], seed: int = 0
 ) -> str | None:
-    """How the outputs of the pruned module differ from those of the masked one, for random plans; None if not."""
+    """How the outputs of the pruned module differ from those of the masked one; None if they do not."""
     random = torch.Generator().manual_seed(seed)
     drawn = [_subsets(group.num_channels, random) for group in groups]
     for subsets in zip(*drawn, strict=True):
@@ -130,6 +130,7 @@ def _subsets(size: int, random: torch.Generator) -> list[tuple[int, ...]]:
 def _difference_of(
     plans: Sequence[GroupPlan], module: nn.Module, groups: Sequence[ChannelGroup], run: Callable[[], list[Tensor]]
 ) -> str | None:
+    """The same for plans of the groups."""
     try:
         with Restore() as restore:
             for group, plan in zip(groups, plans, strict=True):
