@@ -71,16 +71,18 @@ class _Sums(TorchFunctionMode):
         self.waiting: dict[int, tuple[Tensor, Seen]] = {}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        name = getattr(func, '__name__', '')
+        name, kwargs = getattr(func, '__name__', ''), kwargs or {}
+        alpha = kwargs.get('alpha', 1)  # scales the second summand
         tensors = [arg for arg in args[:2] if isinstance(arg, Tensor)]
         for index, tensor in enumerate(tensors):
             if id(tensor) not in self.waiting:
                 continue
-            if name in self.SUMS and len(tensors) == 2 and tensors[0].shape == tensors[1].shape:
-                self.waiting.pop(id(tensor))[1].shortcut = tensors[1 - index].clone()
+            alike = len(tensors) == 2 and tensors[0].shape == tensors[1].shape
+            if name in self.SUMS and alike and (index == 0 or alpha == 1):
+                self.waiting.pop(id(tensor))[1].shortcut = tensors[1 - index] * alpha
             elif name.endswith('_') and not name.startswith('__'):
                 self.waiting.pop(id(tensor))  # changed in place: no longer the norm's output
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 @torch.no_grad()

@@ -157,6 +157,24 @@ def test_numbers_that_are_added_to_channels_are_no_shortcut(shape):
     assert seen['0.0'][0].shortcut is None
 
 
+@pytest.mark.parametrize('written_out', [False, True])
+def test_a_shortcut_is_scaled_as_its_sum_scales_it(written_out):
+    block = nn.Sequential(nn.Conv2d(3, 3, 1))
+    block.forward = lambda x: block[0](x) + 0.5 * x if written_out else torch.add(block[0](x), x, alpha=0.5)
+    images = torch.randn(2, 3, 8, 8)
+    (seen,) = watch_layers(nn.Sequential(block, nn.Conv2d(3, 4, 1)), (images,), {'0.0': Watched()})['0.0']
+    torch.testing.assert_close(seen.shortcut, 0.5 * images)
+
+
+@pytest.mark.parametrize('add', [torch.add, torch.sub])
+def test_a_layer_whose_outputs_are_scaled_or_subtracted_in_a_sum_has_no_shortcut(add):
+    block = nn.Sequential(nn.Conv2d(3, 3, 1))
+    block.forward = lambda x: add(x, block[0](x), alpha=0.5)
+    module = nn.Sequential(block, nn.Conv2d(3, 4, 1))
+    seen = watch_layers(module, (torch.randn(2, 3, 8, 8),), {'0.0': Watched()})
+    assert seen['0.0'][0].shortcut is None
+
+
 def test_a_refinement_can_be_left_out(resnet):
     reconstructor = SyntheticLeastSquares(IMAGES, refinement=False)
     plan = uniform(resnet, 0.5)
