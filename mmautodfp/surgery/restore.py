@@ -1,11 +1,17 @@
 """The dense weights kept aside while a module is pruned."""
 
 from collections.abc import Collection, Mapping
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from mmautodfp.graph import is_batch_norm
+from mmautodfp.utils import AutoDFPError
+
+# Of each layer, the marks of the restores that have remembered it and have not been called, in their order; not the
+# restores themselves, which would keep the layers in memory.
+_OPEN: WeakKeyDictionary[nn.Module, list[object]] = WeakKeyDictionary()
 
 # Attributes with the sizes of a layer. Pruning keeps them up to date, and Slim sets them to rebuild a pruned layer.
 SIZES = ('in_channels', 'out_channels', 'groups', 'num_features', 'in_features', 'out_features')
@@ -19,6 +25,11 @@ def sizes_of(layer: nn.Module) -> dict[str, int]:
     return sizes | dict(num_features=len(layer.running_mean)) if is_batch_norm(layer) else sizes
 
 
+def _contents_of(layer: nn.Module) -> tuple[dict, dict, dict]:
+    """Parameters, buffers and sizes."""
+    return dict(layer._parameters), dict(layer._buffers), sizes_of(layer)
+
+
 def set_sizes(layer: nn.Module, sizes: Mapping[str, int]) -> None:
     """Set sizes of a layer, except those that it has no attribute for."""
     for name, value in sizes.items():
@@ -30,9 +41,13 @@ class Restore:
     """Brings the dense weights back, bit for bit: the very tensors that were there before.
 
     Call it, or use it as a context manager. A second call does nothing.
+
+    Raises:
+        AutoDFPError: A layer has been pruned again since, and that has not been undone. Nothing is changed then.
     """
 
     def __init__(self):
+        self._mark = object()
         self._saved: dict[nn.Module, tuple[dict, dict, dict]] = {}
         self._places: dict[tuple[nn.Module, int], Tensor] = {}
 
@@ -44,7 +59,8 @@ class Restore:
     def remember(self, layer: nn.Module) -> nn.Module:
         """Keep the tensors and sizes of ``layer``, unless it has been remembered before, and return the layer."""
         if layer not in self._saved:
-            self._saved[layer] = (dict(layer._parameters), dict(layer._buffers), sizes_of(layer))
+            self._saved[layer] = _contents_of(layer)
+            _OPEN.setdefault(layer, []).append(self._mark)
         return layer
 
     def places(self, layer: nn.Module, axis: int, size: int) -> Tensor:
@@ -59,22 +75,31 @@ class Restore:
         return stay.nonzero().flatten()
 
     def __call__(self) -> None:
-        for layer, (*tensors, sizes) in self._saved.items():
-            for now, before in zip((layer._parameters, layer._buffers), tensors, strict=True):
-                now.clear()  # also of what was added, such as a bias
-                now.update(before)
-            set_sizes(layer, sizes)
+        self._put_back()
+        for layer in self._saved:
+            if _OPEN.get(layer):  # a copy of a layer has no marks
+                _OPEN[layer].pop()
         self._saved.clear()
         self._places.clear()
 
     def swap(self) -> None:
         """Swap the pruned weights for the dense ones; a second call swaps them back."""
-        dense, self._saved = self._saved, {}
-        for layer in dense:
-            self.remember(layer)
-        pruned, self._saved = self._saved, dense
-        self()
+        pruned = {layer: _contents_of(layer) for layer in self._saved}
+        self._put_back()
         self._saved = pruned
+
+    def _put_back(self) -> None:
+        for layer in self._saved:
+            if any(mark is not self._mark for mark in _OPEN.get(layer, [])[-1:]):
+                raise AutoDFPError(
+                    f'a pruning was to be undone, but one of its layers, a {type(layer).__name__}, has been pruned '
+                    'again since; undo the later pruning first'
+                )
+        for layer, (*tensors, sizes) in self._saved.items():
+            for now, before in zip((layer._parameters, layer._buffers), tensors, strict=True):
+                now.clear()  # also of what was added, such as a bias
+                now.update(before)
+            set_sizes(layer, sizes)
 
     def changes(self, module: nn.Module) -> dict[str, dict[str, int | bool]]:
         """The new sizes of the layers of a pruned module, for :func:`mmautodfp.surgery.Slim`.

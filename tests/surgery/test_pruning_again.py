@@ -1,5 +1,7 @@
 """A model that is pruned already, pruned once more."""
 
+import copy
+
 import pytest
 import torch
 from conftest import REPO, build_resnet, enliven, random_plan
@@ -11,7 +13,8 @@ from mmautodfp.graph import find_groups
 from mmautodfp.outputs import slim_config
 from mmautodfp.outputs.latency import dense_module
 from mmautodfp.reconstruction import NeuronMerging, PruneOnly, SimilarityReconstructor, SyntheticLeastSquares
-from mmautodfp.surgery import Slim, apply_plan
+from mmautodfp.surgery import GroupPlan, PruningPlan, Slim, apply_plan
+from mmautodfp.utils import AutoDFPError
 from mmautodfp.zoo import CifarResNet
 
 IMAGES = dict(num_images=8, size=32, batch_size=4)
@@ -74,3 +77,37 @@ def test_pruning_from_python_once_more_narrows_further():
         assert counts[-1] <= 0.7 * counts[-2]
         assert result.plan.widths == {group.name: group.num_channels for group in find_groups(model)}
     assert model(torch.randn(1, 3, 32, 32)).isfinite().all()
+
+
+def both_ends_pruned(reconstructor):
+    """A network, a copy of its state, and what undoes each of two prunings, of its first and of its last group."""
+    module = enliven(CifarResNet(depth=8))
+    dense = copy.deepcopy(module.state_dict())
+    first, *_, last = find_groups(module)
+    plans = [PruningPlan({group.name: GroupPlan((0, 1, 2), group.num_channels)}) for group in (first, last)]
+    return module, dense, [apply_plan(module, plan, reconstructor) for plan in plans]
+
+
+def assert_state(module, expected):
+    state = module.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in expected.items())
+
+
+def test_prunings_of_the_same_layers_are_undone_last_one_first():
+    """No width tells the order here: what both prunings change are running statistics."""
+    module, dense, (first, second) = both_ends_pruned(SyntheticLeastSquares(IMAGES))
+    pruned = copy.deepcopy(module.state_dict())
+    for undo in (first, first.swap):
+        with pytest.raises(AutoDFPError, match=r'a BatchNorm2d, has been pruned again since; undo the later pruning'):
+            undo()
+    assert_state(module, pruned)
+    second()
+    first()
+    assert_state(module, dense)
+
+
+def test_prunings_of_different_layers_are_undone_in_any_order():
+    module, dense, undo = both_ends_pruned(None)
+    for restore in undo:
+        restore()
+    assert_state(module, dense)
