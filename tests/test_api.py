@@ -1,5 +1,7 @@
 """Pruning from Python: the README's examples as they stand, on random weights."""
 
+import copy
+import pickle
 import re
 from collections import OrderedDict
 from functools import partial
@@ -149,6 +151,20 @@ def test_without_a_reward_the_allocated_plan_is_applied_and_nothing_else_is_need
     assert count(model) <= 0.6 * count(narrow_resnet())
     uniform = api.prune(narrow_resnet(), constraint=0.6, target='', reconstructor=dict(type='SimilarityReconstructor'))
     assert uniform.plan == uniform.task.uniform_plan()
+
+
+@pytest.mark.parametrize('copied', [copy.deepcopy, lambda result: pickle.loads(pickle.dumps(result))])
+def test_a_result_can_be_copied_and_pickled_and_then_runs_its_own_model(copied):
+    model = torch.nn.Sequential(OrderedDict(stem=torch.nn.Conv2d(3, 3, 1), backbone=narrow_resnet()))
+    result = api.prune(model, constraint=0.6, reconstructor=SMALL)
+    pruned = copy.deepcopy(model.state_dict())
+    again = copied(result)
+    for weight in model.parameters():
+        weight.data.fill_(torch.nan)
+    assert all(torch.equal(tensor, pruned[name]) for name, tensor in again.task.model.state_dict().items())
+    again.restore()
+    again.task.apply(again.plan, final=True)
+    assert all(torch.equal(tensor, pruned[name]) for name, tensor in again.task.model.state_dict().items())
 
 
 def test_several_parts_are_pruned_together():

@@ -173,16 +173,14 @@ class SyntheticLeastSquares(Reconstructor):
                 require_taken(part, model, images[0], otherwise)
             # Now, for the regions of the dense first stage.
             whole = [inputs_of(model, model, batch) for batch in images]
-            if module is model:
-                self._batches = lambda: iter(whole)
-            else:
-                self._batches = lambda: (inputs_of(model, module, batch) for batch in images)
+            # No local functions: a task can be pickled, and a copy of it runs the copy of the model.
+            self._batches = partial(iter, whole) if module is model else partial(_inputs_of_all, model, module, images)
             with batch_statistics(model), torch.no_grad():
                 self._foregrounds = [foreground_of(model, outputs_by_kind(model, *inputs)) for inputs in whole]
             moments, statistics = input_moments(module, self._groups, self._batches(), self._foregrounds)
             few = -(-self.recalibration // self.images.batch_size)
             if few:
-                few_batches = lambda: islice(self._batches(), few)
+                few_batches = partial(_first, few, self._batches)
                 self._recalibration = Recalibration(module, self._groups, few_batches, statistics.of_first(few))
         self._consumers = {group.name: _consumers_of(module, group, moments) for group in self._groups}
         self._twin = statistics.twin(module) if self.refinement else None
@@ -273,6 +271,14 @@ class SyntheticLeastSquares(Reconstructor):
         dense, part = (self._twin, self._twin) if module is self._model else (self._model, module)
         for batch in images.normalized_as(self._model).batches(next(module.parameters()).device):
             yield inputs_of(dense, part, batch)
+
+
+def _inputs_of_all(model: nn.Module, module: nn.Module, images: Sequence[Tensor]) -> Iterator[tuple]:
+    return (inputs_of(model, module, batch) for batch in images)
+
+
+def _first(count: int, batches: Callable[[], Iterator[tuple]]) -> Iterator[tuple]:
+    return islice(batches(), count)
 
 
 def _consumers_of(
