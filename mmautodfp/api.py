@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmengine.logging import MMLogger
 from torch import nn
 
 from .costs import Budget, Constraint
@@ -55,7 +56,7 @@ def prune(
     search_settings: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> PruningResult:
-    """Prune a model in place, with a search or without one.
+    """Prune a model in place, with a search or without one; MMEngine's log says what is going on.
 
     Args:
         model (nn.Module): Trained; it is put into eval mode.
@@ -76,8 +77,14 @@ def prune(
     require_known(search, further, 'prune')
     own = [name for name in inspect.signature(prune).parameters if name != 'settings']
     require_known(PruningTask.build, settings, 'prune', own)
+    logger = MMLogger.get_current_instance()
+    logger.info('channels that can be pruned are looked for, and their compensation is fitted, which can take minutes')
     task = PruningTask.build(model, target, example_input, constraint, **settings)
+    logger.info(task.describe())
     found = None if reward is None else search(task, reward, num_episodes, **further)
     plan = found.plan if found else task.allocated_plan() or task.uniform_plan()
+    logger.info('the plan is applied, which can take minutes')
     restore = task.apply(plan, final=True)
-    return PruningResult(task, plan, restore, restore.changes(task.module), found)
+    result = PruningResult(task, plan, restore, restore.changes(task.module), found)
+    logger.info(repr(result))
+    return result

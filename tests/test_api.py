@@ -1,6 +1,7 @@
 """Pruning from Python: the README's examples as they stand, on random weights."""
 
 import copy
+import logging
 import pickle
 import re
 from collections import OrderedDict
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torchvision
 from conftest import REPO, enliven
+from mmengine.logging import MMLogger
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.models.resnet import Bottleneck, ResNet
@@ -151,6 +153,17 @@ def test_without_a_reward_the_allocated_plan_is_applied_and_nothing_else_is_need
     assert count(model) <= 0.6 * count(narrow_resnet())
     uniform = api.prune(narrow_resnet(), constraint=0.6, target='', reconstructor=dict(type='SimilarityReconstructor'))
     assert uniform.plan == uniform.task.uniform_plan()
+
+
+def test_the_log_says_what_a_call_from_python_does_and_what_it_leaves_alone(caplog, monkeypatch):
+    monkeypatch.setattr(MMLogger, 'get_current_instance', lambda: logging.getLogger('ours'))
+    with caplog.at_level(logging.INFO, 'ours'):
+        result = api.prune(narrow_resnet(), constraint=0.6, target='', reconstructor=SMALL)
+    begun, limits, applied, done = (record.getMessage() for record in caplog.records)
+    assert begun.startswith('channels that can be pruned are looked for')
+    assert limits == result.task.describe()
+    assert applied.startswith('the plan is applied')
+    assert done == repr(result)
 
 
 @pytest.mark.parametrize('copied', [copy.deepcopy, lambda result: pickle.loads(pickle.dumps(result))])
