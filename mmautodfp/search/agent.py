@@ -1,5 +1,6 @@
 """What an agent must be able to do: choose an action for each group, and learn from the finished episode."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -15,6 +16,14 @@ from mmautodfp.utils.settings import Count, Several, Share, Whole, settings
 
 # Letters of a setting that an error message shows.
 LONG = 160
+CHECKSUM = re.compile(r'\b[0-9a-f]{64}\b')
+# What a checksum in a setting stands for.
+BEHIND_CHECKSUMS = dict(
+    reconstructor="pictures in the reconstructor's folder (--images)",
+    reward="pictures in the reward's folder",
+    images='images that reward it',
+    weights='weights of the dense model',
+)
 
 
 @settings('an agent')
@@ -163,12 +172,19 @@ def require_settings(owner: str, asked: dict[str, Any], saved: dict[str, Any]) -
     """
     for name, value in asked.items():
         place, known, wanted = _difference(name, saved.get(name), value)
-        if known != wanted:
-            known, wanted = _apart(repr(known), repr(wanted)), _apart(repr(wanted), repr(known))
+        if known == wanted:
+            continue
+        known, wanted = repr(known), repr(wanted)
+        if place in BEHIND_CHECKSUMS and CHECKSUM.sub('', known) == CHECKSUM.sub('', wanted):
             raise AutoDFPError(
-                f'the {owner} to resume was saved with {place}={known}, but {place}={wanted} is asked for; '
-                'resume with the saved settings or start a new search'
+                f'the {owner} to resume was saved with other {BEHIND_CHECKSUMS[place]} than there are now; resume with '
+                'those, or start a new search'
             )
+        known, wanted = _apart(known, wanted), _apart(wanted, known)
+        raise AutoDFPError(
+            f'the {owner} to resume was saved with {place}={known}, but {place}={wanted} is asked for; '
+            'resume with the saved settings or start a new search'
+        )
 
 
 def _difference(name: str, saved: Any, asked: Any) -> tuple[str, Any, Any]:

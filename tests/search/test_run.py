@@ -3,6 +3,7 @@
 import logging
 import re
 
+import mmcv
 import numpy as np
 import pytest
 import torch
@@ -168,7 +169,6 @@ def other_reward(model) -> float:
         (dict(), dict(identity=dict(data='b')), 'data'),
         (dict(), dict(agent=dict(AGENT, batch_size=4)), 'batch_size'),
         (dict(), dict(agent=dict(type='RandomSearch')), 'type'),
-        (dict(seed=1), dict(), 'weights'),
         (dict(share=0.7), dict(), 'constraint'),
         (dict(allocate=False), dict(), 'allocate'),
         (dict(p_min=0.3), dict(), 'ratios'),
@@ -181,6 +181,23 @@ def test_what_a_resumed_search_does_not_share_is_named(tmp_path, task, settings,
     run(make_task(), 2, checkpoint=path, **common)
     with pytest.raises(AutoDFPError, match=rf' to resume was saved with {name}=.*, but {name}=.* is asked for; '):
         run(make_task(**task), 4, checkpoint=path, resume=True, **common | settings)
+
+
+def test_what_is_compared_by_a_checksum_is_named_without_it(tmp_path):
+    def go(name, seed=0, **resumed):
+        pictures = dict(type='SyntheticLeastSquares', images=dict(num_images=2, size=16, folder=str(tmp_path / name)))
+        task = PruningTask.build(make_chain(seed), '', constraint=0.6, reconstructor=pictures)
+        run(task, 2, checkpoint=tmp_path / 'search.pth', **resumed)
+
+    for name in 'ab':
+        mmcv.imwrite(np.zeros((16, 16, 3), np.uint8), str(tmp_path / name / f'{name}.png'))
+    go('a')
+    for changed, what in (
+        (dict(name='b'), r"pictures in the reconstructor's folder \(--images\)"),
+        (dict(name='a', seed=1), 'weights of the dense model'),
+    ):
+        with pytest.raises(AutoDFPError, match=f'the search to resume was saved with other {what} than there are now'):
+            go(**changed, resume=True)
 
 
 def test_a_config_may_be_written_in_another_order_and_what_differs_in_it_is_named(tmp_path):
