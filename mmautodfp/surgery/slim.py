@@ -40,11 +40,13 @@ def Slim(
     Raises:
         AutoDFPError: A name is no layer or group of the module, or a size does not fit it.
     """
+    if layers is None and widths is not None:
+        layers = {}
+    if not isinstance(layers, Mapping):
+        raise AutoDFPError(f'Slim was asked for layers={layers!r}; it takes a dict of each changed layer to its sizes')
     if isinstance(module, dict):
         module = MODELS.build(module)
-    if layers and not isinstance(layers, Mapping):
-        raise AutoDFPError(f'Slim was asked for layers={layers!r}; it takes a dict of each changed layer to its sizes')
-    for path, sizes in (layers or {}).items():
+    for path, sizes in layers.items():
         _resize(module, path, sizes)
     if widths:
         _keep_first(module, widths)

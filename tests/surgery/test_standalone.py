@@ -86,6 +86,7 @@ def test_weights_that_no_checkpoint_fills_are_random_of_the_right_shape():
         ({'0': dict(out_channels='4')}, "out_channels='4'"),
         ({'0': dict(bias=3)}, '0 was to have bias=3, but bias can only be True'),
         ({'0': dict(bias=False)}, '0 was to have bias=False, but bias can only be True'),
+        (None, 'asked for layers=None; it takes a dict of each changed layer to its sizes'),
         (['0'], r"asked for layers=\['0'\]; it takes a dict"),
         ({'1': dict(bias=True)}, '1 is a ReLU, which has no bias'),
     ],
