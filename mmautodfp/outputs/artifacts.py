@@ -242,12 +242,14 @@ class RunArtifacts:
         report = 'report.html (open it in a browser; pictures in report/), ' if told else ''
         searched = len(self.found.history) > 1
         weighed = searched and self.found.objectives is not None
+        lacking = [name for name in ('train_dataloader', 'train_cfg', 'optim_wrapper') if not self.cfg.get(name)]
+        train = f'add {", ".join(lacking)} to {config} and hand it' if lacking else f'hand {config}'
         return [
             f'in {self.work_dir}: {report}pruned.py and pruned.pth (the model), strategy.json (the plan), summary.json '
             f'(figures){", search.pth (to go on)" if searched else ""}',
             f'evaluate it:    python -m mmautodfp test {config} {checkpoint}',
             f'export it:      python -m mmautodfp export_onnx {config} {checkpoint}',
-            f'fine-tune it:   hand {config} to tools/train.py of MMDetection; it starts from the pruned weights',
+            f'fine-tune it:   {train} to tools/train.py of MMDetection; it starts from the pruned weights',
             *(['search longer:  the same command with --resume --episodes N'] if searched else []),
             *(['weigh otherwise: the same command with --resume and other autodfp.objectives'] if weighed else []),
         ]

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import build_resnet, random_plan
+from conftest import REPO, build_resnet, random_plan
+from mmengine.config import Config
 
 from mmautodfp import runs as apis
 from mmautodfp.api import PruningTask
@@ -227,7 +228,7 @@ def test_what_a_test_loop_tells_beside_numbers_is_left_out_of_the_summary(tmp_pa
 
 def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
     found = SimpleNamespace(history=[], objectives=None)
-    work = RunArtifacts(SimpleNamespace(), tmp_path / 'absent', None, found, {})
+    work = RunArtifacts(Config(), tmp_path / 'absent', None, found, {})
     work.evidence = Evidence()
     assert 'summary of a run was to be read' in work.write_report()
     assert 'report.html' not in work.next_steps()[0]
@@ -236,7 +237,7 @@ def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
         raise RuntimeError('no fonts')
 
     monkeypatch.setattr('mmautodfp.outputs.report.page.search_figure', broken)
-    work = RunArtifacts(SimpleNamespace(), run, None, found, {})
+    work = RunArtifacts(Config(), run, None, found, {})
     work.evidence = Evidence.from_json(run / 'report/evidence.json')
     before = (run / 'report.html').read_text(), (run / 'report/evidence.json').read_text()
     assert work.write_report() is None
@@ -249,9 +250,19 @@ def test_a_report_that_fails_does_not_fail_the_run(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(('episodes', 'objectives', 'hints'), [(1, True, 0), (2, False, 1), (2, True, 2)])
 def test_going_on_is_a_hint_where_there_was_a_search_alone(tmp_path, episodes, objectives, hints):
     found = SimpleNamespace(history=[0] * episodes, objectives=objectives or None)
-    steps = RunArtifacts(SimpleNamespace(), tmp_path, None, found, {}).next_steps()
+    steps = RunArtifacts(Config(), tmp_path, None, found, {}).next_steps()
     assert sum('--resume' in step for step in steps) == hints
     assert ('search.pth' in steps[0]) == (hints > 0)
+
+
+def test_what_a_config_lacks_for_a_training_is_told(tmp_path):
+    found, hints = SimpleNamespace(history=[], objectives=None), []
+    for name in ('demo/vgg_digits.py', 'classification/vgg16_cifar10_autodfp.py'):
+        steps = RunArtifacts(Config.fromfile(REPO / 'configs' / name), tmp_path, None, found, {}).next_steps()
+        hints += [step for step in steps if step.startswith('fine-tune it:   ')]
+    config = tmp_path / 'pruned.py'
+    assert f'hand {config} to tools/train.py' in hints[0]
+    assert f'add train_dataloader, train_cfg, optim_wrapper to {config} and hand it to tools/train.py' in hints[1]
 
 
 def test_a_run_without_a_report_leaves_none_of_an_earlier_run(run, tmp_path):
