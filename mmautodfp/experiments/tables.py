@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mmautodfp.utils import AutoDFPError
+
 from .pareto import draw_pareto
 
 NAMES = {
@@ -82,10 +84,19 @@ def draw_without_search(
         path (str | os.PathLike): PNG to write.
         results (Mapping): As of :func:`variant_table`.
         sweep (Sequence[Mapping]): Cells of :func:`mmautodfp.experiments.sweep.sweep`, of the demos' configs.
+
+    Raises:
+        AutoDFPError: The sweep has a config of which there are no figures without a search.
     """
     cells = list(sweep)
     for first in {cell['config']: cell for cell in sweep}.values():
-        figures = results[first['config'].removesuffix('_digits_autodfp')]['variants']['full, allocated plan']
+        name = first['config'].removesuffix('_digits_autodfp')
+        figures = results.get(name, {}).get('variants', {}).get('full, allocated plan')
+        if figures is None:
+            raise AutoDFPError(
+                f'{first["config"]} of the sweep was to be drawn, but there are no figures of allocated plans of '
+                f'{name}; measure them with tools/ablation.py, or take it out of the sweep'
+            )
         same = {key: first[key] for key in ('config', 'model', 'metric')}
         cells += [
             same | dict(params=dict(ours=f['params']), held_out=dict(ours=[f['metric']])) for f in figures.values()
