@@ -80,7 +80,13 @@ def run_model(model: nn.Module, *inputs: Any) -> Any:
     Returns:
         Any: The outputs, tensors in lists, tuples, dicts and other containers. Channels are on the second axis, also
         where a head of torchvision or a detector with queries has them on the last one.
+
+    Raises:
+        AutoDFPError: A model that takes images was given none, or a head of a torchvision detector takes other inputs
+            than torchvision's own.
     """
+    if not inputs and (is_torchvision_detector(model) or hasattr(model, 'extract_feat')):
+        raise AutoDFPError(f'the {type(model).__name__} was to be run without images; give it a batch [B, C, H, W]')
     if is_torchvision_detector(model):
         return _run_torchvision(model, *inputs)
     if not hasattr(model, 'extract_feat') or not isinstance(inputs[0], Tensor):

@@ -1,9 +1,11 @@
 """Which outputs of a model are of one kind."""
 
+import pytest
 import torch
 from torch import nn
 
-from mmautodfp.graph import outputs_by_kind
+from mmautodfp.graph import outputs_by_kind, run_model
+from mmautodfp.utils import AutoDFPError
 
 
 class _Says(nn.Module):
@@ -35,3 +37,10 @@ def test_indices_are_no_kind():
     logits = torch.rand(2, 4)
     (kind,) = outputs_by_kind(_Says((logits, logits.argmax(1), [logits.argmax(0)])), torch.zeros(1))
     assert kind[0] is logits
+
+
+def test_a_model_that_takes_images_is_not_run_without():
+    model = nn.Identity()
+    model.extract_feat = lambda images: images
+    with pytest.raises(AutoDFPError, match='the Identity was to be run without images; give it a batch'):
+        run_model(model)
