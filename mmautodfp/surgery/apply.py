@@ -182,13 +182,17 @@ def _own_outputs(layer: nn.Module) -> dict[str, Tensor]:
 
 
 def shift_outputs(module: nn.Module, consumer: Consumer, shift: Tensor, restore: Restore) -> None:
-    """Add ``shift`` [M] to a consumer's outputs, by its norm's running mean or its bias."""
+    """Add ``shift`` [M] to a consumer's outputs, by its norm's running mean or its bias.
+
+    mmcv's DeformConv2d takes no bias. Without a norm its outputs miss the shift, and no layer behind it can make up for
+    that: behind an activation, the shift is no constant.
+    """
     layer = restore.remember(module.get_submodule(consumer.name))
     shift = shift.to(layer.weight)
     if consumer.norm is not None:
         norm = restore.remember(module.get_submodule(consumer.norm))
         replace_tensor(norm, 'running_mean', norm.running_mean - shift)
-    elif hasattr(layer, 'bias'):  # mmcv's DeformConv2d cannot have one: no shift
+    elif hasattr(layer, 'bias'):
         replace_tensor(layer, 'bias', shift if layer.bias is None else layer.bias + shift)
 
 
