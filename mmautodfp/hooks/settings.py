@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mmautodfp.costs import read_constraint
 from mmautodfp.search import Clustering, Racing, RatioRange
-from mmautodfp.search.objectives import read_weights
+from mmautodfp.search.objectives import read_weights, require_no_race
 from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.registry import build_switched
 from mmautodfp.utils.settings import Count, NotNegative, Several, Share, Whole, settings
@@ -130,4 +130,5 @@ def read_settings(arguments: Mapping[str, Any]) -> HookSettings:
     Clustering(**(told.clustering or {}))
     if told.objectives is not None:
         read_weights(told.objectives)
+    require_no_race(told.racing, told.objectives)
     return told

@@ -54,6 +54,15 @@ def read_weights(objectives: Mapping[str, float]) -> dict[str, float]:
     return {name: weight / sum(named.values()) for name, weight in named.items()}
 
 
+def require_no_race(racing: Any, objectives: Mapping[str, float] | None) -> None:
+    """Raise an :class:`AutoDFPError` if a race is asked for together with objectives."""
+    if racing and objectives is not None:
+        raise AutoDFPError(
+            f'racing={racing!r} was asked for together with objectives, but it gives up plans that their Pareto '
+            'set may need; leave one of the two out'
+        )
+
+
 @dataclass(frozen=True)
 class Objectives:
     """M objectives: each gives a plan a number of about [0, 1], the higher the better.

@@ -23,7 +23,7 @@ from mmautodfp.utils.settings import Count, Share, Whole, checked
 from .agent import Agent
 from .finalists import NUM_FINALISTS, Finalist, judge_finalists
 from .history import History, Progress
-from .objectives import Objectives, pareto_set
+from .objectives import Objectives, pareto_set, require_no_race
 from .racing import Racing
 from .ranks import on_every_rank, on_main
 from .reward_facts import RewardFacts
@@ -194,12 +194,8 @@ def _read_race(
     logger: logging.Logger,
 ) -> Racing | None:
     """The race that is asked for. By default the saved search's; a new search has one if it is long."""
+    require_no_race(racing, objectives)
     if objectives is not None:
-        if racing:
-            raise AutoDFPError(
-                f'racing={racing!r} was asked for together with objectives, but it gives up plans that their Pareto '
-                'set may need; leave one of the two out'
-            )
         return None
     by_default = racing is None
     if by_default:

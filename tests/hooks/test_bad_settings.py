@@ -47,6 +47,10 @@ SMALL = dict(type='SyntheticLeastSquares', images=dict(size=-64))
         ({'autodfp.budget.limit': '1k'}, "limit of 1k of the module's params .* can only reach .*k to .*k; raise the"),
         ({'autodfp.episodes': 3}, 'asked for episodes, which it does not know; it knows .*num_episodes'),
         ({'val_dataloader': None}, 'has no val_dataloader'),
+        (  # before data is asked for
+            {'val_dataloader': None, 'autodfp.racing': True, 'autodfp.objectives': dict(metric=1, params=1)},
+            'racing=True was asked for together with objectives, .* leave one of the two out',
+        ),
     ],
 )
 def test_bad_settings_end_in_one_clear_sentence(tmp_path, options, message):
