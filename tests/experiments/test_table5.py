@@ -101,6 +101,17 @@ def _unmeasured(monkeypatch):
 
 
 @pytest.mark.usefixtures('_unmeasured')
+def test_searches_that_would_not_be_judged_are_refused_before_anything_is_measured(tmp_path):
+    options, told = {'autodfp.compare': False}, []
+    settings = DetectorSettings(tmp_path, [CONFIG], shares=dict(backbone=(0.9,)), cfg_options=options)
+    (found,) = reproduce_detectors(replace(settings, episodes=1), told.append)
+    assert 'judged on held-out images, which autodfp.compare=False leaves out' in found['reason']
+    assert 'dense' not in found
+    (unsearched,) = reproduce_detectors(settings, told.append)
+    assert unsearched['reason'] is None
+
+
+@pytest.mark.usefixtures('_unmeasured')
 def test_a_search_that_was_not_judged_on_held_out_images_is_told(tmp_path, monkeypatch):
     summary = dict(results=[dict(held_out_metric=None)])
     monkeypatch.setattr('mmautodfp.experiments.reproduce.detectors.search_in', lambda *_, **__: summary)

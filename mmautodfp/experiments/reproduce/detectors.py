@@ -109,9 +109,14 @@ class _Detector:
             raise AutoDFPError(f'table 5 takes the weights that a config names, but {config} has no load_from; add it')
         self.checkpoint = locate(cfg.load_from, settings.checkpoints)
         require_data(cfg, 'val', 'test')
-        reward = read_settings(cfg.autodfp.to_dict()).reward
-        to_report(reward)  # for its error, if it is of no data set
-        self.facts = dict(model=type_name(cfg.model), search_images=build(REWARDS, reward).num_images)
+        told = read_settings(cfg.autodfp.to_dict())
+        to_report(told.reward)  # for its error, if it is of no data set
+        if settings.episodes is not None and not told.compare:
+            raise AutoDFPError(
+                'the searches of table 5 are judged on held-out images, which autodfp.compare=False leaves out; leave '
+                'it alone, or ask for no searches (without --episodes)'
+            )
+        self.facts = dict(model=type_name(cfg.model), search_images=build(REWARDS, told.reward).num_images)
 
     def measure_unsearched(self) -> None:
         for target, shares in self.settings.shares.items():
