@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
+from logging import WARNING, FileHandler, Handler
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
@@ -19,7 +21,27 @@ T = TypeVar('T')
 
 
 class _Runner(Runner):
-    """Leaves the config for later: a run that fails must not put its own beside the results of an earlier one."""
+    """Leaves the config for later: a run that fails must not put its own beside the results of an earlier one.
+
+    What MMEngine logs while it is built, hundreds of lines on the config, the environment and the hooks, goes into the
+    log's file alone; warnings are shown in the terminal too.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._levels: dict[Handler, int] = {}
+        try:
+            super().__init__(*args, **kwargs)
+        finally:
+            for handler, level in self._levels.items():
+                handler.setLevel(level)
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, FileHandler):
+                self._levels[handler] = handler.level
+                handler.setLevel(max(handler.level, WARNING))
+        return logger
 
     def dump_config(self) -> None:
         pass
