@@ -110,15 +110,21 @@ def told(kept: str = '') -> Iterator[None]:
     sys.unraisablehook = once_more
     try:
         yield
-    except AutoDFPError as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if _follows_interrupt(error):
+            print('; '.join(filter(None, ('interrupted', kept))), file=sys.stderr)
+            sys.exit(130)
+        if isinstance(error, FileNotFoundError):
+            error = f'a file is needed that is not there: {error.filename or error}'
+        elif not isinstance(error, AutoDFPError):
+            raise
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
-    except FileNotFoundError as error:
-        print(f'error: a file is needed that is not there: {error.filename or error}', file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print('; '.join(filter(None, ('interrupted', kept))), file=sys.stderr)
-        sys.exit(130)
+
+
+def _follows_interrupt(error: BaseException | None) -> bool:
+    """Whether an error is an interrupt or was raised on one, as the SyntaxError of mmengine that formats a config."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _follows_interrupt(error.__context__))
 
 
 def read_options(options: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from mmautodfp.utils.command_line import add_device, new_parser, read_arguments,
 
 WAITING = """
 import time
+from mmautodfp.utils import AutoDFPError
 from mmautodfp.utils.command_line import told
 
 def wait():
@@ -22,14 +23,23 @@ class Waiting:
     def __del__(self):
         wait()
 
+def build():
+    try:
+        try:
+            wait()
+        except:
+            raise SyntaxError('Failed to format the config file')  # as mmengine says
+    except SyntaxError as error:
+        raise AutoDFPError(f'cannot be built: {{error}}') from None
+
 with told('all is kept'):
     {how}
     time.sleep(60)
 """
 
 
-@pytest.mark.parametrize('how', ['wait()', 'waiting = Waiting(); del waiting'])
-def test_a_job_that_is_stopped_ends_with_a_sentence_even_in_a_destructor(how):
+@pytest.mark.parametrize('how', ['wait()', 'waiting = Waiting(); del waiting', 'build()'])
+def test_a_job_that_is_stopped_says_so_wherever_it_is(how):
     script = WAITING.format(how=how)
     tool = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert tool.stdout.readline() == 'waiting\n'
