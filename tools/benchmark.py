@@ -114,6 +114,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error('--divisors is for latency --whole')
     if given.get('repeat', 1) < 1:
         parser.error(f'--repeat must be 1 or more, got {given["repeat"]}')
+    if min(given.get('size', [1])) < 1:
+        parser.error(f'--size takes a height and a width of 1 or more, got {" ".join(map(str, given["size"]))}')
 
     from mmautodfp.utils.fileio import earlier_result, save_json
 

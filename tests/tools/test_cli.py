@@ -96,6 +96,7 @@ def test_bad_requests_end_with_code_2_and_a_sentence(arguments, message, tmp_pat
         ('benchmark', ['search'], 'search needs a config'),
         ('benchmark', ['racing', DEMO, '--lr-factors', '1'], 'racing has no --lr-factors'),
         ('benchmark', ['kernels', '--repeat', '0'], '--repeat must be 1 or more, got 0'),
+        ('benchmark', ['memory', DEMO, '--size', '-5', '64'], '--size takes a height and a width of 1 or more, got -5'),
         ('benchmark', ['kernels', DEMO], 'kernels takes no config'),
         ('benchmark', ['memory', DEMO, '--repeat', '2'], 'memory has no --repeat'),
         ('benchmark', ['overhead', DEMO, '--episodes', '2'], 'overhead has no --episodes'),
