@@ -298,4 +298,7 @@ def _damaged(path: Path, what: str, error: Exception) -> AutoDFPError:
     if not cause or isinstance(error, KeyError):  # whose text is a bare number
         cause = f'{type(error).__name__} {cause}'.strip()
     reason = cause.splitlines()[0].rstrip('.')[:160]
-    return AutoDFPError(f'{what} {path} cannot be read, it is damaged or no checkpoint at all ({reason})')
+    return AutoDFPError(
+        f'{what} {path} cannot be read, it is damaged or no checkpoint at all ({reason}); put back a copy of it, or '
+        'make it anew'
+    )

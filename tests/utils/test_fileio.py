@@ -113,6 +113,7 @@ def test_files_that_are_no_checkpoints_are_refused_in_one_sentence(tmp_path, con
     with pytest.raises(AutoDFPError, match=r'x\.pth cannot be read, it is damaged or no checkpoint') as caught:
         load_tensors(tmp_path / 'x.pth', trust=trust)
     assert '\n' not in str(caught.value)
+    assert str(caught.value).endswith('; put back a copy of it, or make it anew')
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
