@@ -35,7 +35,7 @@ class Pictures:
     is used again.
 
     Args:
-        folder (str): Folder with the pictures, which may be in subfolders.
+        folder (str): Folder with the pictures, which may be in subfolders. Hidden files and folders are left out.
         scale (tuple[int, int] | None): As of :class:`SyntheticImages`.
         rgb (bool): Whether red is the first channel; if not, blue is.
         keep_ratio (bool): As of :class:`SyntheticImages`.
@@ -47,7 +47,9 @@ class Pictures:
     def __init__(self, folder: str, scale: tuple[int, int] | None, rgb: bool, keep_ratio: bool):
         self.folder = Path(folder)
         found = (file for file in self.folder.rglob('*') if file.suffix.lower() in SUFFIXES and file.is_file())
-        self.files = sorted(found)
+        # Hidden ones are no pictures (macOS: ._a.jpg beside a.jpg) or thumbnails of others.
+        hidden = lambda file: any(part.startswith('.') for part in file.relative_to(self.folder).parts)
+        self.files = sorted(file for file in found if not hidden(file))
         if not self.files:
             found = 'none of them is in it or below it' if self.folder.is_dir() else 'there is no such folder'
             raise AutoDFPError(f'pictures ({", ".join(SUFFIXES)}) were to be read from {folder}, but {found}')

@@ -56,6 +56,14 @@ def test_images_are_parts_of_pictures_and_no_picture_comes_twice_before_all_have
     assert sorted(found[:5]) == sorted(found[5:]) == [['a.png'], ['b.png'], ['c.PNG'], ['d.png'], ['e.png']]
 
 
+def test_hidden_files_are_left_out(folder):
+    before = drawn(folder, num_images=12, size=16)
+    (folder / '._a.png').write_text('what macOS leaves beside a.png')
+    (folder / '.thumbnails').mkdir()
+    shutil.copy(folder / 'a.png', folder / '.thumbnails')
+    assert torch.equal(before, drawn(folder, num_images=12, size=16))
+
+
 def test_a_picture_that_comes_again_shows_another_part(folder):
     images = drawn(folder, num_images=10, size=8)
     assert not any(torch.equal(*pair) for pair in zip(images[:5], images[5:], strict=True))
