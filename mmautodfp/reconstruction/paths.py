@@ -68,20 +68,22 @@ class _Sums(TorchFunctionMode):
 
     def __init__(self):
         super().__init__()
-        self.waiting: dict[int, tuple[Tensor, Seen]] = {}
+        self.waiting: dict[int, tuple[Tensor, int, Seen]] = {}  # by id; the tensor, its version, and whose it is
+
+    def await_sum(self, tensor: Tensor, seen: Seen) -> None:
+        """Record what is added to a tensor, unless the tensor is changed in place before."""
+        self.waiting[id(tensor)] = (tensor, tensor._version, seen)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         name, kwargs = getattr(func, '__name__', ''), kwargs or {}
         alpha = kwargs.get('alpha', 1)  # scales the second summand
         tensors = [arg for arg in args[:2] if isinstance(arg, Tensor)]
         for index, tensor in enumerate(tensors):
-            if id(tensor) not in self.waiting:
-                continue
             alike = len(tensors) == 2 and tensors[0].shape == tensors[1].shape
-            if name in self.SUMS and alike and (index == 0 or alpha == 1):
-                self.waiting.pop(id(tensor))[1].shortcut = tensors[1 - index] * alpha
-            elif name.endswith('_') and not name.startswith('__'):
-                self.waiting.pop(id(tensor))  # changed in place: no longer the norm's output
+            if id(tensor) in self.waiting and name in self.SUMS and alike and (index == 0 or alpha == 1):
+                _, version, seen = self.waiting.pop(id(tensor))
+                if tensor._version == version:
+                    seen.shortcut = tensors[1 - index] * alpha
         return func(*args, **kwargs)
 
 
@@ -147,7 +149,7 @@ class _Watch:
         self.seen[path].append(Seen(args[0].clone(), output.clone()))
 
     def await_sum(self, path: str, norm: nn.Module, args: tuple, output: Tensor) -> None:
-        self.sums.waiting[id(output)] = (output, self.seen[path][-1])
+        self.sums.await_sum(output, self.seen[path][-1])
 
     def finish(self, *_: Any) -> None:
         self.left -= 1

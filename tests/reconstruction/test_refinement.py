@@ -166,6 +166,15 @@ def test_a_shortcut_is_scaled_as_its_sum_scales_it(written_out):
     torch.testing.assert_close(seen.shortcut, 0.5 * images)
 
 
+@pytest.mark.parametrize('activate', [nn.ReLU(inplace=True), nn.SiLU(inplace=True), torch.relu_, lambda x: x.mul_(2)])
+def test_a_layer_whose_outputs_are_changed_in_place_before_the_sum_has_no_shortcut(activate):
+    block = nn.Sequential(nn.Conv2d(3, 3, 1))
+    block.forward = lambda x: activate(block[0](x)) + x
+    module = nn.Sequential(block, nn.Conv2d(3, 4, 1))
+    (seen,) = watch_layers(module, (torch.randn(2, 3, 8, 8),), {'0.0': Watched()})['0.0']
+    assert seen.shortcut is None
+
+
 @pytest.mark.parametrize('add', [torch.add, torch.sub])
 def test_a_layer_whose_outputs_are_scaled_or_subtracted_in_a_sum_has_no_shortcut(add):
     block = nn.Sequential(nn.Conv2d(3, 3, 1))
