@@ -31,7 +31,7 @@ SIZE = 256  # side of the image on which FLOPs are counted; twice that where it 
 #: The survey's reasons in words; predictors are never pruned and not named.
 REASONS = {
     'gives an output of the model|feeds (max|argmax|sort)|is not run when': '',
-    'does not come out the same together': 'what cannot be proven',
+    'does not come out the same': 'what cannot be proven',
     'bmm|native_layer_norm|grid_sampler|softmax|feeds mm,': 'attention, softmax and LayerNorm',
     'tensor of fixed size': 'what position codes, queries or boxes are added to',
     'no layer that could make up': 'what no layer reads, such as offsets',
