@@ -58,7 +58,7 @@ def test_what_distillation_on_photographs_brings_is_told_as_it_was_measured():
 
 
 def test_what_searches_of_whole_detectors_bring_is_told_as_it_was_measured():
-    told, gains = {}, []
+    told, gains, unmoved = {}, [], []
     for whole in recorded('whole'):
         distilled = next(one for one in recorded('distilled') if one['model'] == whole['model'])
         for share, rows in whole['rows']['model'].items():
@@ -66,18 +66,23 @@ def test_what_searches_of_whole_detectors_bring_is_told_as_it_was_measured():
                 assert len(row['metrics']) == 5
                 assert row['metric'] < distilled['rows']['model'][share][OURS]['metric']
                 gains.append(100 * (row['metric'] - rows[OURS]['metric']))
+                if row['metrics'].count(rows[OURS]['metric']) == 4:
+                    unmoved.append(whole['model'])
                 told[whole['model'], share] = [
                     f'{row["metric"] / whole["dense"]:.1%}',
                     f'{of_dense(whole, share):.1%}',
                     f'{of_dense(distilled, share):.1%}',
                 ]
-    cases = ('RTMDet', '0.5'), ('FCOS', '0.5'), ('RetinaNet', '0.35'), ('FCOS', '0.35')
-    rtmdet, fcos, retinanet, narrow = (told.pop(case) for case in cases)
-    assert f'keep {rtmdet[0]} of RTMDet ({rtmdet[1]}) and {fcos[0]} of FCOS ({fcos[1]}) at half' in STORY
+    cases = ('FasterRCNN', '0.5'), ('RTMDet', '0.5'), ('FCOS', '0.5'), ('RetinaNet', '0.35'), ('FCOS', '0.35')
+    faster, rtmdet, fcos, retinanet, narrow = (told.pop(case) for case in cases)
+    assert f'keep {faster[0]} of Faster R-CNN ({faster[1]}), {rtmdet[0]} of RTMDet ({rtmdet[1]}) and' in STORY
+    assert f'and {fcos[0]} of FCOS ({fcos[1]}) at half' in STORY
     assert f'and {retinanet[0]} of RetinaNet ({retinanet[1]}) and {narrow[0]} of FCOS ({narrow[1]}) at 35%.' in STORY
-    distilled = f'{rtmdet[2]}, {fcos[2]}, {retinanet[2]} and {narrow[2]}.'
+    distilled = f'{faster[2]}, {rtmdet[2]}, {fcos[2]}, {retinanet[2]} and {narrow[2]}.'
     assert f'the allocated plans keep more in each case: {distilled}' in STORY
-    assert list(told) == [('FasterRCNN', '0.5')]
+    assert not told
+    assert unmoved == ['FasterRCNN']
+    assert 'Four of the five searches of Faster R-CNN end at the allocated plan' in STORY
     assert f'bring between {min(gains):.1f} and {max(gains):.1f} points, less than' in story_of('docs/results.md')
 
 
