@@ -37,19 +37,19 @@ def test_the_same_seed_gives_the_same_plan_and_resume_goes_on_from_it(demo_run, 
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'autodfp.clustering.eps': 1.0}, 'clustering'),
-        ({'autodfp.reconstructor.type': 'NeuronMerging'}, 'reconstructor'),
-        ({'val_dataloader.dataset.pipeline.1.scale': (64, 64)}, r'data\.pipeline'),
-        ({'model.test_cfg.rcnn.score_thr': 0.3}, r'model\.test_cfg\.rcnn\.score_thr'),
-        ({'autodfp.reward.seed': 3}, 'images'),
-        ({'autodfp.agent.batch_size': 64}, 'batch_size'),
-        ({'autodfp.racing': True}, 'stages'),
-        ({'autodfp.reward.stages': (0.1,)}, 'reward'),
+        ({'autodfp.clustering.eps': 1.0}, 'clustering='),
+        ({'autodfp.reconstructor.type': 'NeuronMerging'}, 'reconstructor='),
+        ({'val_dataloader.dataset.pipeline.1.scale': (64, 64)}, r'data\.pipeline='),
+        ({'model.test_cfg.rcnn.score_thr': 0.3}, r'model\.test_cfg\.rcnn\.score_thr='),
+        ({'autodfp.reward.seed': 3}, 'other images that reward it than there are now'),
+        ({'autodfp.agent.batch_size': 64}, 'batch_size='),
+        ({'autodfp.racing': True}, 'stages='),
+        ({'autodfp.reward.stages': (0.1,)}, 'reward='),
     ],
 )
 def test_a_search_for_something_else_is_not_resumed(demo_run, small_demo, tmp_path, change, message):
     shutil.copy(demo_run[0] / 'search.pth', tmp_path)
-    with pytest.raises(AutoDFPError, match=f'saved with {message}='):
+    with pytest.raises(AutoDFPError, match=f'saved with {message}'):
         apis.prune(CONFIG, work_dir=str(tmp_path), episodes=5, resume=True, cfg_options=small_demo | change)
 
 
