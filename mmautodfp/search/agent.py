@@ -21,7 +21,7 @@ CHECKSUM = re.compile(r'\b[0-9a-f]{64}\b')
 BEHIND_CHECKSUMS = dict(
     reconstructor="pictures in the reconstructor's folder (--images)",
     reward="pictures in the reward's folder",
-    images='images that reward it',
+    images='images that reward it (by the data set, or the num_images or seed of the reward)',
     weights='weights of the dense model',
 )
 

@@ -30,7 +30,8 @@ def Slim(
     Args:
         module (dict | nn.Module): The dense module, or its config.
         layers (Mapping[str, Mapping[str, int | bool]] | None): Path of each changed layer to its new sizes, such as
-            ``{'layer1.0.conv1': dict(out_channels=32)}``; ``bias=True`` gives it a bias. Defaults to None.
+            ``{'layer1.0.conv1': dict(out_channels=32)}``; ``bias=True`` gives it a bias. Defaults to None, which takes
+            ``widths``.
         widths (Mapping[str, int] | None): What version 0.1 wrote instead: prunable group to the number of kept
             channels. Defaults to None.
 
@@ -38,7 +39,8 @@ def Slim(
         nn.Module: The slim module.
 
     Raises:
-        AutoDFPError: A name is no layer or group of the module, or a size does not fit it.
+        AutoDFPError: Neither ``layers`` nor ``widths`` is given, a name is no layer or group of the module, or a size
+            does not fit it.
     """
     if layers is None and widths is not None:
         layers = {}
